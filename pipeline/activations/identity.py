@@ -1,0 +1,90 @@
+"""The identity of a store: everything that decides its values, and nothing else.
+
+A flat JSON object. Keys that start with ``seen.`` say what was looked at, keys that start with
+``how.`` say how. The SHA-256 of its canonical JSON is the fingerprint. Not in it: paths, workers,
+device numbers, head settings, lossless codecs, library versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.activations import VERSION
+from pipeline.dataset.picture import DECODER
+from pipeline.errors import enumerate_problems
+from pipeline.files import digest_of
+from pipeline.patches.table import PatchTable
+from pipeline.trunk import VERSION as TRUNK_VERSION
+from pipeline.trunk.registry import Trunk
+
+FORMAT = "activations-1"
+Identity = dict[str, Any]
+
+
+def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, part_rows: int) -> Identity:
+    """The identity of the activations of one layer over one patch table.
+
+    Parameters
+    ----------
+    precision : arithmetic and backend, such as ``cpu-bf16``
+    batch : rows that go through the trunk at once; the last bits can depend on it
+    part_rows : rows a part; batches start at a part's first row
+    """
+    preprocessing = trunk.card.preprocessing
+    return {
+        "seen.pictures": table.pictures_digest(),
+        "seen.rows": table.rows_digest,
+        "seen.which": "all",
+        "seen.n_rows": table.n_rows,
+        "seen.skipped": len(table.skipped),
+        "how.format": FORMAT,
+        "how.extractor": f"{VERSION}.{TRUNK_VERSION}",
+        "how.architecture": trunk.card.architecture,
+        "how.weights": trunk.weights_sha256,
+        "how.layer": trunk.layer,
+        "how.width": trunk.width,
+        "how.input_px": trunk.card.input_px,
+        "how.decoder": DECODER,
+        "how.source": table.source,
+        "how.scales": list(table.grid.scales),
+        "how.overlap": table.grid.overlap,
+        "how.resize": "pillow-bilinear-antialiased, once a scale, uint8",
+        "how.rounding": "window corners to the nearest pixel of the rescaled picture",
+        "how.colour_order": preprocessing.colour_order,
+        "how.mean": list(preprocessing.mean),
+        "how.std": list(preprocessing.std),
+        "how.method": "patches",
+        "how.precision": precision,
+        "how.batch": batch,
+        "how.part_rows": part_rows,
+        "how.dtype": "float16",
+    }
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of the identity's canonical JSON, as hex."""
+    return digest_of(dict(identity))
+
+
+def how_part(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that a head carries: it scores only rows that were made in the same way."""
+    return {key: value for key, value in identity.items() if key.startswith("how.")}
+
+
+def differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """One line a field in which two identities differ.
+
+    >>> differences({"how.layer": "fc6"}, {"how.layer": "fc7"})
+    ["how.layer: got 'fc6', expected 'fc7'"]
+    """
+    lines = []
+    for key in sorted({*got, *expected}):
+        if got.get(key) != expected.get(key):
+            lines.append(f"{key}: got {got.get(key)!r}, expected {expected.get(key)!r}")
+    return lines
+
+
+def explain_differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """All differing fields, as lines of a message."""
+    return enumerate_problems(differences(got, expected), shown=30)

@@ -1,0 +1,183 @@
+"""Manifests: one YAML file names a dataset, its splits, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import MissingDataError, SettingsError, enumerate_problems
+from pipeline.settings import Settings, explain_validation
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+class SplitEntry(Settings):
+    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` below the dataset's folder."""
+
+    ids: str | None = Field(None, description="id list, relative to the manifest")
+    pictures: int | None = Field(None, ge=1, description="official count of pictures")
+    labelled: bool = True
+
+
+class Archive(Settings):
+    """One file to download, and the MD5 that its publisher (or torchvision's table) states."""
+
+    url: str
+    md5: str = Field(pattern="^[0-9a-f]{32}$")
+    filename: str = Field(pattern=r"^[\w.-]+$")
+    strip: str = Field("", description="leading folder inside the archive that is dropped")
+
+
+class Drawn(Settings):
+    """A dataset that our own code draws: counts of scenes a split, and the seed."""
+
+    train: int = Field(ge=2)
+    val: int = Field(ge=2)
+    seed: int = Field(ge=0)
+
+
+class Manifest(Settings):
+    """A named dataset.
+
+    `folder` is looked for below the data root, as it is and inside ``VOCdevkit/``; an absolute
+    `folder` is taken as it is.
+    """
+
+    name: str
+    title: str
+    layout: Literal["voc"] = "voc"
+    folder: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    metric: Literal["voc07", "voc12"]
+    fit: str
+    eval: str
+    splits: dict[str, SplitEntry]
+    official: bool = Field(False, description="counts are those of a published benchmark")
+    competition: Literal["comp1", "comp2"] = "comp2"
+    archives: tuple[Archive, ...] = ()
+    drawn: Drawn | None = None
+    where: str = Field("", description="how a person gets what cannot be downloaded")
+    licence: str = "not stated"
+    path: Path | None = Field(None, exclude=True, description="where this manifest was read from")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("must be lower case letters, digits and _ (it becomes part of file names)")
+        return name
+
+    @field_validator("folder")
+    @classmethod
+    def _folder_stays_inside(cls, folder: str) -> str:
+        if ".." in PurePosixPath(folder).parts:
+            raise ValueError("must not contain '..'")
+        return folder
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Manifest:
+        for role in ("fit", "eval"):
+            if getattr(self, role) not in self.splits:
+                raise ValueError(f"{role}: no split {getattr(self, role)!r}, there are {', '.join(self.splits)}")
+        if not self.splits[self.fit].labelled:
+            raise ValueError(f"fit: split {self.fit!r} has no labels")
+        duplicates = sorted({c for c in self.classes if self.classes.count(c) > 1})
+        if duplicates:
+            raise ValueError(f"classes: named twice: {', '.join(duplicates)}")
+        return self
+
+
+def manifest_folders(extra: Path | None = None) -> list[Path]:
+    """Where manifests are looked for: `extra`, the working folder, and beside the package."""
+    checkout = Path(__file__).resolve().parents[2] / "data_manifests"
+    packaged = Path(__file__).resolve().parents[1] / "data_manifests"
+    folders = [Path("data_manifests"), checkout, packaged]
+    if extra is not None:
+        folders.insert(0, extra)
+    return folders
+
+
+def known_datasets() -> list[str]:
+    """Names of all manifests that can be found."""
+    return sorted(
+        {p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"}
+    )
+
+
+def load_manifest(name: str, folder: Path | None = None) -> Manifest:
+    """Read and check the manifest of dataset `name`.
+
+    Raises
+    ------
+    SettingsError
+        No such manifest (the known names are listed), or mistakes in it (all are listed).
+    """
+    if not NAME.fullmatch(name):
+        raise SettingsError(f"dataset {name!r}: expected lower case letters, digits and _")
+    for candidate in manifest_folders(folder):
+        path = candidate / f"{name}.yaml"
+        if path.is_file():
+            return _parse_manifest(path)
+    raise SettingsError(
+        f"dataset {name!r}: no manifest data_manifests/{name}.yaml; known: {', '.join(known_datasets())}\n"
+        f"for your own pictures: pipeline data new --root DIR --name {name}"
+    )
+
+
+def _parse_manifest(path: Path) -> Manifest:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected a mapping of keys to values")
+    try:
+        manifest = Manifest.model_validate({**content, "path": path})
+    except ValidationError as error:
+        raise SettingsError(f"{path}:\n{enumerate_problems(explain_validation(error))}") from error
+    if manifest.name != path.stem:
+        raise SettingsError(f"{path}: name: got {manifest.name!r}, expected {path.stem!r} as the file's name")
+    return manifest
+
+
+def data_root(given: str | Path | None) -> Path:
+    """The folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``."""
+    return Path(given or os.environ.get("PIPELINE_DATA") or "data")
+
+
+def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
+    """The folder with ``JPEGImages`` and ``Annotations`` of a dataset.
+
+    Raises
+    ------
+    MissingDataError
+        It is nowhere; the message names the ways on.
+    """
+    base = data_root(root)
+    named = Path(manifest.folder)
+    if named.is_absolute() and root is None:
+        candidates = [named]
+    else:
+        candidates = [base / named, base / "VOCdevkit" / named, base / named.name, base / "VOCdevkit" / named.name]
+        # A root that is the folder itself is taken only under its own name: another dataset's pictures
+        # under the same root must not pass for this one's.
+        if base.resolve().name == named.name:
+            candidates.append(base)
+    for candidate in candidates:
+        if (candidate / "JPEGImages").is_dir():
+            return candidate
+    looked = ", ".join(str(c) for c in candidates)
+    ways = [f"--config data_root=DIR (or --data-root DIR): a folder that holds {named.name}/ or VOCdevkit/{named.name}/"]
+    if manifest.archives or manifest.drawn:
+        ways.insert(0, f"pipeline data fetch {manifest.name}")
+    elif manifest.where:
+        ways.insert(0, manifest.where.strip())
+    ways.append("make demo: the same job on drawn pictures, nothing to download")
+    raise MissingDataError(
+        f"{manifest.title}: pictures not found (looked in {looked})\nways on:\n{enumerate_problems(ways)}"
+    )

@@ -1,0 +1,100 @@
+"""Decoding: bytes of an image file -> uint8 RGB, one way for the whole project."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.errors import BadPictureError
+
+DECODER = "pillow-rgb-1"
+"""Name of this way of decoding; it is part of a store's identity."""
+
+MAX_PIXELS = 100_000_000
+
+
+def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.ndarray:
+    """Decode a whole picture.
+
+    Greyscale, palette, CMYK and 16-bit files become 8-bit RGB; transparency is put on white.
+
+    Parameters
+    ----------
+    data : the file's bytes
+    apply_exif : bool
+        Turn the picture as its EXIF orientation says.
+    name : for messages
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8, RGB
+
+    Raises
+    ------
+    BadPictureError
+        Empty, truncated, not an image, or larger than `MAX_PIXELS`.
+    """
+    if not data:
+        raise BadPictureError(f"{name}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadPictureError(
+                        f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
+                    )
+                image.load()
+                if apply_exif:
+                    image = ImageOps.exif_transpose(image)
+                return np.asarray(_to_rgb(image))
+    except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
+        raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image).astype(np.float64)
+        # 16-bit grey spans 0..65535; Pillow's own conversion would clip it to white.
+        image = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def decode_annotated(
+    data: bytes, size_wh: tuple[int, int] | None, name: str = "picture"
+) -> tuple[np.ndarray, bool]:
+    """Decode a picture the way round that its annotation means.
+
+    Boxes belong either to the stored pixels or to the picture as turned by EXIF; the size in the
+    annotation tells which. Where it does not (no size, or one that fits both ways), stored pixels are
+    taken: that is what the devkit and most tools for drawing boxes count in.
+
+    Returns
+    -------
+    pixels : ndarray of shape (height, width, 3), uint8, RGB
+    apply_exif : bool, what was chosen
+
+    Raises
+    ------
+    BadPictureError
+        As `decode_picture`, or the sizes agree neither way.
+    """
+    pixels = decode_picture(data, apply_exif=False, name=name)
+    if size_wh is None or (pixels.shape[1], pixels.shape[0]) == tuple(size_wh):
+        return pixels, False
+    turned = decode_picture(data, apply_exif=True, name=name)
+    if (turned.shape[1], turned.shape[0]) == tuple(size_wh):
+        return turned, True
+    raise BadPictureError(
+        f"{name}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, "
+        f"its annotation says {size_wh[0]} x {size_wh[1]}"
+    )

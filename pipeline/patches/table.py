@@ -1,0 +1,361 @@
+"""The patch table: all patches of a split, what objects do in them, and two digests.
+
+One HDF5 file a split. It fixes the row plan before the trunk runs: every picture has been decoded
+in full when it exists. Labels are not stored; they follow from the stored overlaps and the reading
+that a head asks for, so that another reading costs no new table.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.dataset import VERSION as DATASET_VERSION
+from pipeline.dataset.picture import decode_annotated
+from pipeline.dataset.voc import Annotation, Split
+from pipeline.errors import BadPictureError, DatasetError, StoreError, enumerate_problems
+from pipeline.files import DigestMemory, digest_of, sha256_bytes, write_whole
+from pipeline.patches import VERSION
+from pipeline.patches.grid import grid_windows
+from pipeline.patches.labels import Overlap, label_patches, measure_overlap
+from pipeline.progress import track
+from pipeline.settings import GridSettings, LabelSettings
+
+FORMAT = "patch-table-1"
+SOURCES = ("grid", "whole", "crops", "boxes")
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """All patches of one split, rows ordered by picture, then as the grid orders them.
+
+    Attributes
+    ----------
+    dataset, split : names
+    classes : class names
+    source : where the windows come from, one of ``SOURCES``
+    grid : the settings of the grid
+    picture : int32 ndarray (n_rows,), index into `ids`
+    box_xyxy : float32 ndarray (n_rows, 4), continuous, pixels of the picture
+    scale : uint8 ndarray (n_rows,)
+    n_filling, n_touching, filling_class, filling_difficult : as `Overlap`
+    ids : tuple of str
+    size_wh : int32 ndarray (n_pictures, 2)
+    apply_exif : bool ndarray (n_pictures,)
+    picture_sha256 : tuple of str, digest of each file's bytes
+    picture_labels : int8 ndarray (n_pictures, n_classes), 1, 0, -1; width 0 where there are none
+    skipped : tuple of (id, reason), pictures left out
+    annotation_digest : digest of lists and XML that were read
+    """
+
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    source: str
+    grid: GridSettings
+    picture: np.ndarray
+    box_xyxy: np.ndarray
+    scale: np.ndarray
+    n_filling: np.ndarray
+    n_touching: np.ndarray
+    filling_class: np.ndarray
+    filling_difficult: np.ndarray
+    ids: tuple[str, ...]
+    size_wh: np.ndarray
+    apply_exif: np.ndarray
+    picture_sha256: tuple[str, ...]
+    picture_labels: np.ndarray
+    skipped: tuple[tuple[str, str], ...]
+    annotation_digest: str
+    rows_digest: str = ""
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.picture)
+
+    @property
+    def labelled(self) -> bool:
+        return self.picture_labels.shape[1] > 0
+
+    @property
+    def first_row(self) -> np.ndarray:
+        """int64 ndarray (n_pictures + 1,): rows of picture i are ``first_row[i]:first_row[i + 1]``."""
+        return np.searchsorted(self.picture, np.arange(len(self.ids) + 1)).astype(np.int64)
+
+    @property
+    def overlap(self) -> Overlap:
+        return Overlap(self.n_filling, self.n_touching, self.filling_class, self.filling_difficult)
+
+    def labels(self, settings: LabelSettings) -> np.ndarray:
+        """int16 ndarray (n_rows,): class, background or unused, under one reading."""
+        return label_patches(self.overlap, settings)
+
+    def labels_digest(self, settings: LabelSettings) -> str:
+        """Digest of everything that a head is taught, and a result is measured, against."""
+        return digest_of(
+            {
+                "format": FORMAT,
+                "rows": self.rows_digest,
+                "labels": sha256_bytes(self.labels(settings).astype("<i2").tobytes()),
+                "picture_labels": sha256_bytes(self.picture_labels.tobytes()),
+                "classes": self.classes,
+                "reading": settings.model_dump(),
+            }
+        )
+
+    def pictures_digest(self) -> str:
+        """Digest over (id, SHA-256 of the file's bytes) in id order of the list."""
+        return digest_of(list(zip(self.ids, self.picture_sha256, strict=True)))
+
+    def compute_rows_digest(self) -> str:
+        """Digest of ids, source, scales and boxes: what a store's rows are joined on."""
+        return digest_of(
+            {
+                "format": FORMAT,
+                "ids": self.ids,
+                "source": self.source,
+                "sizes": self.size_wh.tolist(),
+                "apply_exif": [int(e) for e in self.apply_exif],
+                "picture": sha256_bytes(self.picture.astype("<i4").tobytes()),
+                "box_xyxy": sha256_bytes(self.box_xyxy.astype("<f4").tobytes()),
+                "scale": sha256_bytes(self.scale.tobytes()),
+                "scales": list(self.grid.scales),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """One picture, decoded in full: either a problem or what the table needs of it."""
+
+    problem: str | None
+    sha256: str = ""
+    size_wh: tuple[int, int] = (0, 0)
+    apply_exif: bool = False
+    boxes: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    overlap: Overlap | None = None
+
+
+def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str) -> _Inspected:
+    name, path, annotation = job
+    try:
+        data = path.read_bytes()
+        pixels, apply_exif = decode_annotated(data, annotation.size_wh, name)
+        height, width = pixels.shape[:2]
+        objects = annotation.box_xyxy
+        if annotation.size_wh is None and len(objects) and (objects > np.array([width, height] * 2) + 1).any():
+            raise BadPictureError(f"a box lies outside of the picture of {width} x {height}")
+        if source == "whole":
+            boxes, scale = np.array([[0.0, 0.0, width, height]]), np.zeros(1, np.uint8)
+        else:
+            boxes, scale = grid_windows(width, height, grid)
+    except OSError as error:
+        return _Inspected(f"{name}: {path}: {error.strerror or error}")
+    except BadPictureError as error:
+        message = str(error).removeprefix(f"{name}: ")
+        return _Inspected(f"{name}: {path}: {message}")
+    # float32 is what the table keeps; labels are taken of what is kept.
+    boxes = boxes.astype(np.float32)
+    overlap = measure_overlap(boxes, objects, annotation.class_index, annotation.difficult)
+    return _Inspected(None, sha256_bytes(data), (width, height), apply_exif, boxes, scale, overlap)
+
+
+def make_table(
+    split: Split,
+    grid: GridSettings,
+    source: str = "grid",
+    on_error: str = "fail",
+    max_skipped: float = 0.05,
+    workers: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> PatchTable:
+    """Decode every picture of a split and plan its rows.
+
+    Parameters
+    ----------
+    on_error : {"fail", "skip"}
+        What happens when pictures are bad: all are listed and nothing is made, or they are left out
+        of rows and id list and recorded.
+    max_skipped : largest share of pictures that may be skipped, 0..1
+    workers : threads that decode
+
+    Raises
+    ------
+    DatasetError
+        Bad pictures under ``fail``; under ``skip`` if all or more than `max_skipped` are bad.
+    """
+    jobs = list(zip(split.ids, split.paths, split.annotations, strict=True))
+    inspect = partial(_inspect, grid=grid, source=source)
+    what = f"patches {split.manifest.name} {split.name}"
+    # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
+    with ThreadPoolExecutor(workers) as pool:
+        done = list(track(pool.map(inspect, jobs), what, len(jobs), "pictures"))
+
+    problems = [item.problem for item in done if item.problem is not None]
+    if problems:
+        count = f"{len(problems)} of {len(jobs)} pictures are bad"
+        where = f"{split.manifest.name} {split.name}: {count}\n{enumerate_problems(problems)}"
+        if on_error == "fail":
+            raise DatasetError(f"{where}\nmend them, or leave them out with --on-error skip")
+        if len(problems) == len(jobs) or len(problems) > max_skipped * len(jobs):
+            raise DatasetError(
+                f"{where}\nmore than may be skipped (--max-skipped {max_skipped:g} of all, and never all)"
+            )
+        say(f"{where}\nleft out of this run, and recorded in the patch table")
+    good = [index for index, item in enumerate(done) if item.problem is None]
+    kept = [done[index] for index in good]
+    counts = [len(item.scale) for item in kept]
+    if split.labels is None:
+        labels = np.zeros((len(kept), 0), np.int8)
+    else:
+        labels = split.labels[good]
+    table = PatchTable(
+        dataset=split.manifest.name,
+        split=split.name,
+        classes=split.manifest.classes,
+        source=source,
+        grid=grid,
+        picture=np.repeat(np.arange(len(kept)), counts).astype(np.int32),
+        box_xyxy=np.concatenate([item.boxes for item in kept]),
+        scale=np.concatenate([item.scale for item in kept]),
+        n_filling=np.concatenate([item.overlap.n_filling for item in kept]),
+        n_touching=np.concatenate([item.overlap.n_touching for item in kept]),
+        filling_class=np.concatenate([item.overlap.filling_class for item in kept]),
+        filling_difficult=np.concatenate([item.overlap.filling_difficult for item in kept]),
+        ids=tuple(split.ids[index] for index in good),
+        size_wh=np.array([item.size_wh for item in kept], np.int32),
+        apply_exif=np.array([item.apply_exif for item in kept], bool),
+        picture_sha256=tuple(item.sha256 for item in kept),
+        picture_labels=labels,
+        skipped=tuple(
+            (split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None
+        ),
+        annotation_digest=split.annotation_digest,
+    )
+    return _with_digest(table)
+
+
+def _with_digest(table: PatchTable) -> PatchTable:
+    values = {f.name: getattr(table, f.name) for f in fields(PatchTable)}
+    return PatchTable(**{**values, "rows_digest": table.compute_rows_digest()})
+
+
+ROW_COLUMNS = (
+    "picture",
+    "box_xyxy",
+    "scale",
+    "n_filling",
+    "n_touching",
+    "filling_class",
+    "filling_difficult",
+)
+PICTURE_COLUMNS = ("size_wh", "apply_exif", "picture_labels")
+
+
+def table_recipe(grid: GridSettings, source: str, on_error: str) -> str:
+    """Digest of the settings that a table depends on; the first letters name its file."""
+    return digest_of(
+        {
+            "format": FORMAT,
+            "versions": [DATASET_VERSION, VERSION],
+            "grid": grid.model_dump(mode="json"),
+            "source": source,
+            "on_error": on_error,
+        }
+    )
+
+
+def write_table(table: PatchTable, path: Path) -> None:
+    """Write the table as HDF5, whole or not at all; equal tables give equal bytes."""
+    buffer = io.BytesIO()
+    text = h5py.string_dtype("utf-8")
+    with h5py.File(buffer, "w") as file:
+        rows = file.create_group("rows")
+        for name in ROW_COLUMNS:
+            rows.create_dataset(
+                name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True
+            )
+        pictures = file.create_group("pictures")
+        for name in PICTURE_COLUMNS:
+            pictures.create_dataset(name, data=getattr(table, name))
+        pictures.create_dataset("id", data=np.array(table.ids, object), dtype=text)
+        pictures.create_dataset("sha256", data=np.array(table.picture_sha256, object), dtype=text)
+        skipped = file.create_group("skipped")
+        skipped.create_dataset("id", data=np.array([s[0] for s in table.skipped], object), dtype=text)
+        skipped.create_dataset("reason", data=np.array([s[1] for s in table.skipped], object), dtype=text)
+        file.attrs["format"] = FORMAT
+        file.attrs["dataset"] = table.dataset
+        file.attrs["split"] = table.split
+        file.attrs["source"] = table.source
+        file.attrs["grid"] = table.grid.model_dump_json()
+        file.attrs["classes"] = list(table.classes)
+        file.attrs["annotation_digest"] = table.annotation_digest
+        file.attrs["rows_digest"] = table.rows_digest
+    write_whole(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> PatchTable:
+    """Read a table and check its row digest.
+
+    Raises
+    ------
+    StoreError
+        No such table, not a table, or its content disagrees with its digest.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: no patch table; make it with: pipeline patches --dataset NAME --split SPLIT")
+    again = f"remove it and make it again: pipeline patches (file {path})"
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise StoreError(f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; {again}")
+            skipped = zip(
+                file["skipped/id"].asstr()[:], file["skipped/reason"].asstr()[:], strict=True
+            )
+            table = PatchTable(
+                dataset=str(file.attrs["dataset"]),
+                split=str(file.attrs["split"]),
+                classes=tuple(str(name) for name in file.attrs["classes"]),
+                source=str(file.attrs["source"]),
+                grid=GridSettings.model_validate_json(file.attrs["grid"]),
+                **{name: file["rows"][name][:] for name in ROW_COLUMNS},
+                **{name: file["pictures"][name][:] for name in PICTURE_COLUMNS},
+                ids=tuple(file["pictures/id"].asstr()[:]),
+                picture_sha256=tuple(file["pictures/sha256"].asstr()[:]),
+                skipped=tuple((str(i), str(reason)) for i, reason in skipped),
+                annotation_digest=str(file.attrs["annotation_digest"]),
+                rows_digest=str(file.attrs["rows_digest"]),
+            )
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: cannot be read as a patch table: {error}; {again}") from error
+    if table.compute_rows_digest() != table.rows_digest:
+        raise StoreError(f"{path}: rows disagree with their digest; {again}")
+    return table
+
+
+def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | None:
+    """What changed in the dataset since the table was made, or None.
+
+    Costs one stat a picture once their digests are remembered.
+    """
+    if table.annotation_digest != split.annotation_digest:
+        return "annotations or lists changed"
+    skipped = {i for i, _ in table.skipped}
+    kept = [(i, path) for i, path in zip(split.ids, split.paths, strict=True) if i not in skipped]
+    if tuple(i for i, _ in kept) != table.ids:
+        return "the id list changed"
+    if tuple(split.manifest.classes) != table.classes:
+        return "the classes changed"
+    digests = memory.digests([path for _, path in kept])
+    changed = [i for i, old, new in zip(table.ids, table.picture_sha256, digests, strict=True) if old != new]
+    return f"pictures changed: {', '.join(changed[:5])}" if changed else None

@@ -1,0 +1,209 @@
+"""The AlexNet family: C1 to FC7 in three forms, one table of layers.
+
+A form is a row of data (`AlexNetForm`); one module runs them all. The layers that can be asked for
+are ``pool5`` (flattened, channel by row by column), ``fc6`` and ``fc7``, each after its ReLU.
+
+Source: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+LAYERS = ("pool5", "fc6", "fc7")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution, followed by ReLU and, where set, by response normalisation and 3/2 max pooling."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    response_norm: bool = False
+    pool: bool = False
+
+
+@dataclass(frozen=True)
+class AlexNetForm:
+    """One row of the family: input size in pixels, five convolutions, widths of FC6 and FC7."""
+
+    input_px: int
+    convs: tuple[Conv, Conv, Conv, Conv, Conv]
+    fc_widths: tuple[int, int]
+
+    @property
+    def pool5_px(self) -> int:
+        """Side of the pool5 map in cells, by the usual floor arithmetic of convolution and pooling."""
+        side = self.input_px
+        for conv in self.convs:
+            side = (side + 2 * conv.padding - conv.kernel) // conv.stride + 1
+            if conv.pool:
+                side = (side - 3) // 2 + 1
+        return side
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each layer that can be asked for."""
+        pool5 = self.convs[-1].channels * self.pool5_px**2
+        return {"pool5": pool5, "fc6": self.fc_widths[0], "fc7": self.fc_widths[1]}
+
+
+KRIZHEVSKY = AlexNetForm(
+    input_px=224,
+    convs=(
+        # 227 px without padding and 224 px with padding 2 give the same 55 cells; see `krizhevsky`.
+        Conv(96, 11, stride=4, padding=2, response_norm=True, pool=True),
+        Conv(256, 5, padding=2, groups=2, response_norm=True, pool=True),
+        Conv(384, 3, padding=1),
+        Conv(384, 3, padding=1, groups=2),
+        Conv(256, 3, padding=1, groups=2, pool=True),
+    ),
+    fc_widths=(4096, 4096),
+)
+
+ALEXNET = AlexNetForm(
+    input_px=224,
+    convs=(
+        Conv(64, 11, stride=4, padding=2, pool=True),
+        Conv(192, 5, padding=2, pool=True),
+        Conv(384, 3, padding=1),
+        Conv(256, 3, padding=1),
+        Conv(256, 3, padding=1, pool=True),
+    ),
+    fc_widths=(4096, 4096),
+)
+
+ALEXNET64 = AlexNetForm(
+    input_px=64,
+    convs=(
+        Conv(48, 5, stride=2, padding=2, pool=True),
+        Conv(96, 5, padding=2, pool=True),
+        Conv(192, 3, padding=1),
+        Conv(192, 3, padding=1),
+        Conv(128, 3, padding=1, pool=True),
+    ),
+    fc_widths=(1024, 1024),
+)
+
+FORMS = {"krizhevsky": KRIZHEVSKY, "alexnet": ALEXNET, "alexnet64": ALEXNET64}
+
+
+def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
+    """The paper's form at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
+
+    >>> krizhevsky(227).pool5_px == krizhevsky(224).pool5_px == 6
+    True
+    """
+    if input_px not in (224, 227):
+        raise ValueError(f"input_px must be 224 or 227, got {input_px}")
+    first = replace(KRIZHEVSKY.convs[0], padding=2 if input_px == 224 else 0)
+    return replace(
+        KRIZHEVSKY,
+        input_px=input_px,
+        convs=(first, *KRIZHEVSKY.convs[1:]),
+        fc_widths=(fc_width, fc_width),
+    )
+
+
+class AlexNet(nn.Module):
+    """C1 to FC7 of one form.
+
+    Parameters
+    ----------
+    form : AlexNetForm
+    batch_norm : bool
+        Batch normalisation before each ReLU; for pre-training only. `fold_batch_norm` gives the
+        plain network that computes the same.
+    dropout : float
+        Share of the inputs of FC6 and FC7 that is dropped in training mode.
+    """
+
+    def __init__(self, form: AlexNetForm, batch_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.form = form
+        channels = 3
+        for index, conv in enumerate(form.convs, start=1):
+            layer = nn.Conv2d(
+                channels,
+                conv.channels,
+                conv.kernel,
+                conv.stride,
+                conv.padding,
+                groups=conv.groups,
+                bias=not batch_norm,
+            )
+            self.add_module(f"conv{index}", layer)
+            if batch_norm:
+                self.add_module(f"norm{index}", nn.BatchNorm2d(conv.channels))
+            channels = conv.channels
+        n_inputs = form.widths["pool5"]
+        for index, width in enumerate(form.fc_widths, start=6):
+            self.add_module(f"fc{index}", nn.Linear(n_inputs, width, bias=not batch_norm))
+            if batch_norm:
+                self.add_module(f"norm{index}", nn.BatchNorm1d(width))
+            n_inputs = width
+        self.batch_norm = batch_norm
+        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
+        self.dropout = nn.Dropout(dropout)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        """Apply the layer `name` (conv1 ... fc7) and, in pre-training, its batch norm."""
+        x = self.get_submodule(name)(x)
+        return self.get_submodule(f"norm{name[-1]}")(x) if self.batch_norm else x
+
+    def forward(self, x: Tensor, layers: Iterable[str] = ("fc7",)) -> dict[str, Tensor]:
+        """Activations of the asked layers; nothing beyond the last one is computed.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, 3, input_px, input_px), float, normalised
+        layers : names out of ``LAYERS``
+
+        Returns
+        -------
+        dict of layer -> Tensor of shape (n, width), non-negative
+        """
+        wanted = set(layers)
+        for index, conv in enumerate(self.form.convs, start=1):
+            x = self._linear(f"conv{index}", x)
+            # The order ReLU, response norm, pool is the published one. Without response norm,
+            # max and ReLU commute exactly, and pooling first leaves ReLU a quarter of the cells.
+            if conv.response_norm:
+                x = self.response_norm(torch.relu(x))
+                x = self.pool(x) if conv.pool else x
+            else:
+                x = torch.relu(self.pool(x) if conv.pool else x)
+        x = torch.flatten(x, 1)
+        out = {"pool5": x} if "pool5" in wanted else {}
+        for name in ("fc6", "fc7"):
+            if wanted <= out.keys():
+                break
+            x = torch.relu(self._linear(name, self.dropout(x)))
+            if name in wanted:
+                out[name] = x
+        return out
+
+
+@torch.no_grad()
+def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
+    """Weights of the plain network that computes what `trained` computes in eval mode.
+
+    Returns
+    -------
+    dict of name -> float32 Tensor, loadable into ``AlexNet(trained.form)``
+    """
+    folded = {}
+    for name in [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7"]:
+        layer, norm = trained.get_submodule(name), trained.get_submodule(f"norm{name[-1]}")
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        folded[f"{name}.weight"] = layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1))
+        folded[f"{name}.bias"] = norm.bias - norm.running_mean * gain
+    return {name: tensor.float().contiguous() for name, tensor in folded.items()}

@@ -1,0 +1,137 @@
+"""Decoding: every kind of file becomes 8-bit RGB, or is refused by name."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.dataset import picture
+from pipeline.dataset.picture import decode_annotated, decode_picture
+from pipeline.errors import BadPictureError
+
+WIDTH, HEIGHT = 12, 8
+
+
+def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def turned_jpeg(orientation: int, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
+    """A picture whose stored left half is white, with an EXIF orientation."""
+    image = Image.new("RGB", size_wh, "black")
+    image.paste("white", (0, 0, size_wh[0] // 2, size_wh[1]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, "JPEG", exif=exif, quality=95)
+
+
+def palette_image() -> Image.Image:
+    image = Image.new("P", (WIDTH, HEIGHT), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    return image
+
+
+SIXTEEN_BIT = Image.fromarray(np.full((HEIGHT, WIDTH), 25700, np.uint16))
+CASES = {
+    "RGB": (encode(Image.new("RGB", (WIDTH, HEIGHT), (200, 100, 50))), (200, 100, 50)),
+    "greyscale": (encode(Image.new("L", (WIDTH, HEIGHT), 77)), (77, 77, 77)),
+    "greyscale JPEG": (encode(Image.new("L", (WIDTH, HEIGHT), 77), "JPEG"), (77, 77, 77)),
+    "one bit": (encode(Image.new("1", (WIDTH, HEIGHT), 1)), (255, 255, 255)),
+    "palette": (encode(palette_image()), (200, 100, 50)),
+    "palette, transparent": (encode(palette_image(), transparency=1), (255, 255, 255)),
+    "half transparent on white": (encode(Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 128))), (127, 127, 127)),
+    "16 bit PNG, not clipped to white": (encode(SIXTEEN_BIT), (100, 100, 100)),
+    "16 bit TIFF": (encode(SIXTEEN_BIT, "TIFF"), (100, 100, 100)),
+    "CMYK JPEG": (encode(Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)), "JPEG", quality=95), (255, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("data", "colour"), CASES.values(), ids=CASES.keys())
+def test_every_kind_of_file_becomes_8_bit_rgb(data, colour):
+    pixels = decode_picture(data, apply_exif=False)
+
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - colour).max() <= 2
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+JPEG, PNG = encode(NOISE, "JPEG"), encode(NOISE)
+BAD = {
+    "empty": (b"", "the file is empty"),
+    "no picture": (b"GIF is what this text only talks of", "cannot be decoded"),
+    "html instead of a picture": (b"<html><body>404</body></html>", "cannot be decoded"),
+    "JPEG cut in half": (JPEG[: len(JPEG) // 2], "cannot be decoded: image file is truncated"),
+    "PNG cut in half": (PNG[: len(PNG) // 2], "cannot be decoded"),
+    "header only": (JPEG[:20], "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("apply_exif", [False, True])
+@pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD.keys())
+def test_files_that_cannot_be_decoded_are_named(data, message, apply_exif):
+    with pytest.raises(BadPictureError, match=message) as caught:
+        decode_picture(data, apply_exif, name="JPEGImages/a.jpg")
+
+    assert str(caught.value).startswith("JPEGImages/a.jpg: ")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(picture, "MAX_PIXELS", 95)
+
+    with pytest.raises(BadPictureError, match="big: 12 x 8 pixels, at most 95 are decoded"):
+        decode_picture(CASES["RGB"][0], False, "big")
+
+
+def test_a_machine_out_of_memory_is_not_blamed_on_the_picture(monkeypatch):
+    def run_out(image):
+        raise MemoryError
+
+    monkeypatch.setattr(picture, "_to_rgb", run_out)
+
+    with pytest.raises(MemoryError):
+        decode_picture(CASES["RGB"][0], False)
+
+
+def test_exif_orientation_is_applied_only_if_asked():
+    data = turned_jpeg(6)  # to be shown turned a quarter clockwise: stored left is shown above
+
+    stored, shown = decode_picture(data, apply_exif=False), decode_picture(data, apply_exif=True)
+
+    assert (stored.shape, shown.shape) == ((8, 12, 3), (12, 8, 3))
+    assert stored[:, :5].min() > 230 and stored[:, 7:].max() < 25
+    assert shown[:5].min() > 230 and shown[7:].max() < 25
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size_wh", "expect_wh", "turned"),
+    [
+        pytest.param(1, (12, 8), (12, 8), False, id="not turned"),
+        pytest.param(6, (12, 8), (12, 8), False, id="boxes on the stored pixels"),
+        pytest.param(6, (8, 12), (8, 12), True, id="boxes on the turned picture"),
+        pytest.param(8, (8, 12), (8, 12), True, id="turned the other way"),
+        pytest.param(3, (12, 8), (12, 8), False, id="upside down: both fit, stored pixels"),
+        pytest.param(6, None, (12, 8), False, id="no size: stored pixels"),
+    ],
+)
+def test_the_size_in_the_annotation_tells_which_way_round(orientation, size_wh, expect_wh, turned):
+    pixels, applied = decode_annotated(turned_jpeg(orientation), size_wh)
+
+    assert (pixels.shape[1], pixels.shape[0]) == expect_wh
+    assert applied is turned
+
+
+def test_a_square_picture_is_taken_as_stored():
+    pixels, applied = decode_annotated(turned_jpeg(6, (8, 8)), (8, 8))
+
+    assert not applied
+    assert pixels[:, :3].min() > 200
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_size_that_fits_neither_way_is_an_error(orientation):
+    with pytest.raises(BadPictureError, match="a: the picture is 12 x 8, its annotation says 10 x 8"):
+        decode_annotated(turned_jpeg(orientation), (10, 8), "a")

@@ -55,9 +55,7 @@ class Progress:
                 console=Console(stderr=True),
                 transient=False,
             )
-            self._task = self._bar.add_task(
-                self.what, total=self.total, completed=self.done, status=self.status()
-            )
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, status=self.status())
             self._bar.start()
         return self
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import SettingsError, enumerate_problems
+
+Aggregation = float | Literal["max"]
+"""How patch scores become a picture's: k of the mean of k-th powers, or the maximum."""
 
 
 class Settings(BaseModel):
@@ -60,6 +66,42 @@ class LabelSettings(Settings):
     )
 
 
+class HeadSettings(Settings):
+    """A strongly supervised head: which layers, and how they are fitted (Oquab et al. 2014, section 3.3)."""
+
+    hidden: tuple[int, ...] = Field((2048,), description="widths of the layers before FCb: FCa, ...")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
+    input_dropout: float | None = Field(
+        None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+    standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
+    rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")
+    max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="at most so many epochs a rate")
+    settled: float = Field(
+        0.01, ge=0, description="a rate ends when an epoch lowers the mean loss by less than this share"
+    )
+    batch: int = Field(256, ge=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _rates_and_epochs_pair(self) -> HeadSettings:
+        if len(self.rates) != len(self.max_epochs):
+            raise ValueError(f"rates and max_epochs must be equally long, got {self.rates} and {self.max_epochs}")
+        if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs) or any(h < 1 for h in self.hidden):
+            raise ValueError("rates and hidden must be positive, max_epochs at least 0")
+        return self
+
+
+HEADS = {
+    "fca": HeadSettings(),
+    "fcb": HeadSettings(hidden=()),
+    "fca2": HeadSettings(hidden=(2048, 2048)),
+}
+"""Built-in heads: FCa + FCb, FCb alone, two hidden layers."""
+
+
 class PretrainSettings(Settings):
     """How a trunk is pre-trained on the source task."""
 
@@ -74,3 +116,100 @@ class PretrainSettings(Settings):
     shift_px: int = Field(6, ge=0, description="largest shift in each direction")
     zoom: tuple[float, float] = Field((0.9, 1.2), description="range of the random zoom")
     seed: int = Field(0, ge=0)
+
+
+class RunSettings(Settings):
+    """Everything that a run can be told; the keys of ``--config`` and of the Snakefile's config."""
+
+    data_root: str | None = Field(None, description="folder that holds VOC2012/ or VOCdevkit/VOC2012/; default data")
+    cache: str = Field("cache", description="folder of patch tables and stores")
+    results: str = Field("results", description="folder of heads, scores and results")
+    trunk: str = Field("alexnet64", description="name or path of the frozen network")
+    layer: str = Field("fc7", description="layer whose activations are kept")
+    weights: str | None = Field(None, description="safetensors file with the trunk's weights")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch: int | None = Field(None, ge=1, description="patches at once; None: by the trunk's input size")
+    source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
+    grid: GridSettings = GridSettings()
+    labels: LabelSettings = LabelSettings()
+    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
+    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
+    head: str = Field("fca", description="the head of results/{dataset}_map.json")
+    heads: dict[str, HeadSettings] = Field({}, description="further heads by name, or changes of built-in ones")
+    compare: tuple[str, ...] = Field(("fca", "fcb", "fca2"), description="heads of results/{dataset}_heads.json")
+    baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
+    # Not named k: Snakemake's --config takes no key of one letter.
+    aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
+    aggregations: tuple[Aggregation, ...] = Field(
+        (1.0, 3.0, 5.0, 8.0, "max"), description="aggregations that are shown beside it"
+    )
+    held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
+    readings: tuple[Literal["fills", "touches"], ...] = Field(("fills",), description="readings of a sweep")
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, description="threads of torch and of decoding; 0: one a core")
+
+    @field_validator(
+        "aggregation", "aggregations", "seed", "threads", "batch", "held_out", "max_skipped", mode="before"
+    )
+    @classmethod
+    def _no_booleans(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, got {value}")
+        return value
+
+    @field_validator("aggregation", "aggregations")
+    @classmethod
+    def _powers_are_at_least_one(cls, value: object) -> object:
+        for k in value if isinstance(value, tuple) else (value,):
+            if k != "max" and not 1 <= k <= 100:
+                raise ValueError(f"powers must lie in 1..100 or be 'max', got {k!r}")
+        return value
+
+    @field_validator("heads")
+    @classmethod
+    def _head_names_are_plain(cls, heads: dict[str, HeadSettings]) -> dict[str, HeadSettings]:
+        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)]
+        if bad:
+            raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(repr, bad))}")
+        return heads
+
+    @model_validator(mode="after")
+    def _heads_are_known(self) -> RunSettings:
+        known = {**HEADS, **self.heads}
+        unknown = sorted({self.head, *self.compare} - set(known))
+        if unknown:
+            raise ValueError(f"unknown head {', '.join(unknown)}; known: {', '.join(known)}")
+        return self
+
+    def head_settings(self, name: str) -> HeadSettings:
+        """Settings of a head by name, configured ones before built-in ones."""
+        if name in self.heads:
+            return self.heads[name]
+        if name in HEADS:
+            return HEADS[name]
+        known = ", ".join({**HEADS, **self.heads})
+        raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def all_aggregations(self) -> tuple[Aggregation, ...]:
+        """All that scores are kept for: `aggregations`, and `aggregation` if it is none of them."""
+        others = self.aggregations
+        return others if self.aggregation in others else (*others, self.aggregation)
+
+
+def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSettings:
+    """Check settings; all mistakes are reported at once.
+
+    Raises
+    ------
+    SettingsError
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        problems = explain_validation(error)
+        known = ", ".join(RunSettings.model_fields)
+        raise SettingsError(
+            f"{where}: {len(problems)} mistake(s)\n{enumerate_problems(problems)}\nsettings are: {known}"
+        ) from error

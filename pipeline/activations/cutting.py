@@ -37,9 +37,7 @@ def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndar
     return np.stack([np.asarray(item) for item in cut])
 
 
-def cut_patches(
-    pixels: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray, source: str, px: int
-) -> np.ndarray:
+def cut_patches(pixels: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray, source: str, px: int) -> np.ndarray:
     """All patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows."""
     if source != "grid":
         return squash_windows(pixels, box_xyxy, px)

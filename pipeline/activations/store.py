@@ -73,8 +73,7 @@ class Part:
 def parts_of(n_rows: int, part_rows: int) -> list[Part]:
     """All parts of a store, in order."""
     return [
-        Part(index, start, min(start + part_rows, n_rows))
-        for index, start in enumerate(range(0, n_rows, part_rows))
+        Part(index, start, min(start + part_rows, n_rows)) for index, start in enumerate(range(0, n_rows, part_rows))
     ]
 
 
@@ -107,9 +106,7 @@ def create_store(path: Path, identity: Identity, ids: tuple[str, ...], skipped: 
         )
 
 
-def _write_metadata(
-    path: Path, identity: Identity, ids: tuple[str, ...], skipped: tuple[tuple[str, str], ...]
-) -> None:
+def _write_metadata(path: Path, identity: Identity, ids: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> None:
     n_rows, width, rows = identity["seen.n_rows"], identity["how.width"], identity["how.part_rows"]
     layer = identity["how.layer"]
     group = zarr.open_group(
@@ -180,9 +177,7 @@ class StoreWriter:
         self.identity = read_identity(path)
         self.parts = parts_of(self.identity["seen.n_rows"], self.identity["how.part_rows"])
         self._group = zarr.open_group(str(path), mode="r+")
-        self._arrays = {
-            name: self._group[name].with_config({"write_empty_chunks": True}) for name in ARRAYS
-        }
+        self._arrays = {name: self._group[name].with_config({"write_empty_chunks": True}) for name in ARRAYS}
 
     def is_recorded(self, part: Part) -> bool:
         return (self.path / part.record_name).is_file()
@@ -317,7 +312,9 @@ class Store:
         try:
             seal = read_json(seal_path)
             real = seal_content(self.path, self.parts, self.identity)
-            problems = [f"{key}: disagrees with the seal" for key in ("fingerprint", "rows", "parts") if seal[key] != real[key]]
+            problems = [
+                f"{key}: disagrees with the seal" for key in ("fingerprint", "rows", "parts") if seal[key] != real[key]
+            ]
             for group in ("metadata", "records"):
                 for name, digest in real[group].items():
                     if seal[group].get(name) != digest:

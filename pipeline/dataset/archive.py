@@ -41,7 +41,8 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + SPARE_BYTES:
         raise MissingDataError(
-            f"{folder}: {what} needs {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free\n"
+            f"{folder}: {what} needs {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free\n"
             "make room, or give a folder on another disk with --data-root DIR"
         )
 
@@ -73,9 +74,10 @@ def download(archive: Archive, folder: Path) -> Path:
                 break
         else:
             have = partial.stat().st_size if partial.is_file() else 0
+            kept = f"{have:,} bytes are kept in {partial}; " if have else ""
             raise MissingDataError(
                 f"{archive.url}: {reason} ({ATTEMPTS} attempts)\n"
-                f"{have:,} bytes are kept in {partial}; the same command goes on from there"
+                f"{kept}the same command goes on, from there if the server can"
             )
     _check_md5(archive, target if target.is_file() else partial)
     if not target.is_file():
@@ -151,7 +153,13 @@ def _download_some(archive: Archive, partial: Path) -> str | None:
                 "if the file has moved, give its new address as url in the manifest"
             ) from error
         return f"the server answers {error.code} {error.reason}"
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+        ssl.SSLError,
+    ) as error:
         return f"connection failed: {getattr(error, 'reason', error) or type(error).__name__}"
     if total is not None and have < total:
         return f"the connection was cut after {have:,} of {total:,} bytes"
@@ -163,9 +171,7 @@ def _content_length(response: http.client.HTTPResponse) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _receive(
-    response: http.client.HTTPResponse, partial: Path, have: int, total: int | None, name: str
-) -> int:
+def _receive(response: http.client.HTTPResponse, partial: Path, have: int, total: int | None, name: str) -> int:
     """Append the response's bytes to `partial`; returns its size."""
     megabyte = 1_000_000
     with (

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 Colour = tuple[int, int, int]
-Points = np.ndarray
+Points = np.ndarray  # float, of shape (n, 2)
+Outline = Points | Sequence[tuple[float, float]]
 
 PALETTE: tuple[Colour, ...] = (
     (246, 231, 203), (228, 114, 91), (227, 176, 75), (47, 127, 134), (62, 84, 120), (143, 176, 140), (156, 198, 214),
@@ -45,7 +46,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float | None = None, start: flo
     return np.stack([cx + rx * np.cos(angle), cy + (rx if ry is None else ry) * np.sin(angle)], axis=1)
 
 
-def smooth(points: Sequence[tuple[float, float]], closed: bool = True) -> Points:
+def smooth(points: Outline, closed: bool = True) -> Points:
     """A Catmull-Rom curve through `points`."""
     p = np.asarray(points, float)
     p = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
@@ -61,7 +62,7 @@ def mirrored(points: Points) -> Points:
     return points * (-1, 1)
 
 
-def symmetric(right_half: Sequence[tuple[float, float]]) -> Points:
+def symmetric(right_half: Outline) -> Points:
     """An outline from its right half: down the right side, then the same up the left side."""
     half = np.asarray(right_half, float)
     return np.vstack([half, mirrored(half[half[:, 0] > 0])[::-1]])
@@ -105,10 +106,10 @@ class Canvas:
     def pattern(self) -> str:
         return self.pick(["plain", "plain", "bands", "bars", "dots", "slant"])
 
-    def _to_tile(self, points: Points) -> list[tuple[float, float]]:
+    def _to_tile(self, points: Outline) -> list[tuple[float, float]]:
         return [tuple(p) for p in (np.asarray(points, float) @ self._matrix + self._centre).tolist()]
 
-    def fill(self, points: Points, colour: Colour, pattern: str = "plain", marks: Colour | None = None) -> None:
+    def fill(self, points: Outline, colour: Colour, pattern: str = "plain", marks: Colour | None = None) -> None:
         """Fill an outline, with a pattern of `marks` (the second colour unless told), and draw its edge."""
         corners = self._to_tile(points)
         self._draw.polygon(corners, fill=colour)
@@ -116,7 +117,7 @@ class Canvas:
             self._fill_pattern(points, corners, pattern, marks or self.second)
         self._draw.line([*corners, corners[0], corners[1]], fill=self.edge, width=round(self.edge_px), joint="curve")
 
-    def _fill_pattern(self, points: Points, corners: list, pattern: str, colour: Colour) -> None:
+    def _fill_pattern(self, points: Outline, corners: list, pattern: str, colour: Colour) -> None:
         low, high = np.min(points, axis=0), np.max(points, axis=0)
         (x0, y0), (x1, y1) = low, high
         n = int(self.rng.integers(3, 6))
@@ -146,7 +147,7 @@ class Canvas:
             pen.polygon(self._to_tile(piece), fill=255)
         self._tile.paste(colour, mask=ImageChops.darker(inside, drawn))
 
-    def stroke(self, points: Points, width: float, colour: Colour) -> None:
+    def stroke(self, points: Outline, width: float, colour: Colour) -> None:
         """A line with round joints and ends; `width` in the object's coordinates."""
         path, radius = self._to_tile(points), max(width * self.scale, 2.0) / 2
         # Pillow's own wide lines have notches at the joints of curves; quads and discs have none.

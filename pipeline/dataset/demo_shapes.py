@@ -35,30 +35,28 @@ def draw_house(c: Canvas) -> None:
     for x in (-half * 0.68, half * 0.68):
         if abs(x - door) > width + size:
             c.fill(box(x - size, y - size, x + size, y + size * 1.2), c.light)
-            c.stroke(np.array([(x, y - size), (x, y + size * 1.2)]), 0.03, c.edge)
-            c.stroke(np.array([(x - size, y), (x + size, y)]), 0.03, c.edge)
+            c.stroke([(x, y - size), (x, y + size * 1.2)], 0.03, c.edge)
+            c.stroke([(x - size, y), (x + size, y)], 0.03, c.edge)
 
 
 def draw_sailboat(c: Canvas) -> None:
     u = c.rng.uniform
     deck, mast, top = u(0.35, 0.55), u(-0.2, 0.2), -0.95
     stern, bow, keel = u(0.7, 0.95), u(0.8, 1.0), u(0.8, 0.95)
-    c.stroke(np.array([(mast, top), (mast, deck)]), 0.06, c.ink)
+    c.stroke([(mast, top), (mast, deck)], 0.06, c.ink)
     boom, foot = deck - 0.1, u(0.6, 0.85)
     belly = u(0.0, 0.16)
-    main = smooth(
-        [(mast + 0.04, top + 0.05), (mast + foot * 0.62 + belly, boom - 0.55), (mast + foot, boom)], closed=False
-    )
-    c.fill(np.vstack([main, [(mast + 0.04, boom)]]), c.main, c.pattern())
+    luff = mast + 0.04
+    leech = smooth([(luff, top + 0.05), (mast + foot * 0.62 + belly, boom - 0.55), (mast + foot, boom)], closed=False)
+    c.fill([*leech, (luff, boom)], c.main, c.pattern())
     if c.chance(0.8):
-        jib = smooth(
-            [(mast - 0.05, top + u(0.1, 0.3)), (mast - 0.3 - belly, -0.05), (-u(0.65, 0.9), boom)], closed=False
-        )
-        c.fill(np.vstack([jib, [(mast - 0.05, boom)]]), c.accent, c.pick(["plain", "plain", "bands"]), c.light)
+        stay = mast - 0.05
+        jib = smooth([(stay, top + u(0.1, 0.3)), (mast - 0.3 - belly, -0.05), (-u(0.65, 0.9), boom)], closed=False)
+        c.fill([*jib, (stay, boom)], c.accent, c.pick(["plain", "plain", "bands"]), c.light)
     if c.chance(0.4):
-        c.fill(np.array([(mast, top - 0.08), (mast + 0.25, top), (mast, top + 0.08)]), c.second)
+        c.fill([(mast, top - 0.08), (mast + 0.25, top), (mast, top + 0.08)], c.second)
     hull = [(-stern, deck), (-stern * u(0.65, 0.85), keel), (bow * u(0.4, 0.65), keel), (bow, deck - 0.04)]
-    c.fill(np.array(hull), c.second, c.pick(["plain", "bands"]), c.light)
+    c.fill(hull, c.second, c.pick(["plain", "bands"]), c.light)
 
 
 def draw_car(c: Canvas) -> None:
@@ -75,7 +73,7 @@ def draw_car(c: Canvas) -> None:
     glass = cabin.mean(axis=0) + (cabin - cabin.mean(axis=0)) * (0.78, 0.7)
     c.fill(glass, c.light)
     x = glass[:, 0].mean() + u(-0.08, 0.08)
-    c.stroke(np.array([(x, glass[:, 1].min()), (x, belt)]), 0.06, c.main)
+    c.stroke([(x, glass[:, 1].min()), (x, belt)], 0.06, c.main)
     nose = u(0.0, 0.12)
     body = [(-0.97, belt + 0.03), (0.6, belt), (0.95, belt + nose), (1.0, 0.42), (-0.98, 0.42)]
     c.fill(smooth(body) if style == "beetle" else np.array(body), c.main, c.pick(["plain", "plain", "bands", "dots"]))
@@ -89,12 +87,8 @@ def draw_car(c: Canvas) -> None:
 def draw_fish(c: Canvas) -> None:
     u = c.rng.uniform
     tall, tail, fork = u(0.32, 0.6), u(0.3, 0.5), u(0.0, 0.22)
-    c.fill(
-        np.array([(-0.45, 0), (-0.95, -tail), (-0.95 + fork, 0), (-0.95, tail)]),
-        c.second,
-        c.pick(["plain", "bands"]),
-        c.main,
-    )
+    fluke = [(-0.45, 0), (-0.95, -tail), (-0.95 + fork, 0), (-0.95, tail)]
+    c.fill(fluke, c.second, c.pick(["plain", "bands"]), c.main)
     c.fill(smooth([(-0.3, -tall * 0.7), (0.0, -tall - u(0.15, 0.3)), (0.4, -tall * 0.7)]), c.second)
     c.fill(smooth([(-0.1, tall * 0.7), (-0.05, tall + u(0.1, 0.25)), (0.25, tall * 0.8)]), c.second)
     # The back from tail to mouth; the belly is the same curve, turned over.
@@ -127,7 +121,7 @@ def draw_umbrella(c: Canvas) -> None:
     u = c.rng.uniform
     rim, high, panels = u(-0.1, 0.1), u(0.6, 0.85), int(c.rng.integers(3, 6))
     hook = u(0.12, 0.2)
-    c.stroke(np.array([(0, -0.2 - high), (0, 0.8)]), 0.06, c.ink)
+    c.stroke([(0, -0.2 - high), (0, 0.8)], 0.06, c.ink)
     c.stroke(ellipse(hook, 0.8, hook, hook, 180, 0), 0.085, c.accent)
     edges = np.linspace(-0.97, 0.97, panels + 1)
     for i, (x0, x1) in enumerate(zip(edges, edges[1:], strict=False)):
@@ -152,34 +146,21 @@ def draw_teacup(c: Canvas) -> None:
     c.fill(ellipse(-0.1, top + 0.03, wide * 0.85, 0.08), c.accent)
     if c.chance(0.6):
         for x in (-0.35, 0.1):
-            c.stroke(
-                smooth(
-                    [(x, top - 0.2), (x + 0.1, top - 0.32), (x - 0.05, top - 0.45), (x + 0.06, top - 0.6)], closed=False
-                ),
-                0.06,
-                c.light,
-            )
+            steam = [(x, top - 0.2), (x + 0.1, top - 0.32), (x - 0.05, top - 0.45), (x + 0.06, top - 0.6)]
+            c.stroke(smooth(steam, closed=False), 0.06, c.light)
 
 
 def draw_butterfly(c: Canvas) -> None:
     u = c.rng.uniform
     reach, rise, drop, waist = u(0.75, 0.98), u(0.6, 0.9), u(0.5, 0.85), u(-0.05, 0.15)
-    upper = smooth(
-        [(0.04, waist), (0.3, -rise * 0.8), (reach * 0.8, -rise), (reach, -rise * 0.55), (reach * 0.75, waist - 0.05)]
-    )
-    lower = smooth(
-        [
-            (0.04, waist),
-            (reach * 0.7, waist + 0.02),
-            (reach * 0.75, drop * 0.55),
-            (reach * 0.45, drop),
-            (0.15, drop * 0.6),
-        ]
-    )
+    root = (0.04, waist)
+    upper = [root, (0.3, -rise * 0.8), (reach * 0.8, -rise), (reach, -rise * 0.55), (reach * 0.75, waist - 0.05)]
+    side = (reach * 0.7, waist + 0.02)
+    lower = [root, side, (reach * 0.75, drop * 0.55), (reach * 0.45, drop), (0.15, drop * 0.6)]
     pattern, spots = c.pattern(), u(0.1, 0.16)
     for turned in (np.asarray, mirrored):
-        c.fill(turned(lower), c.second)
-        c.fill(turned(upper), c.main, pattern)
+        c.fill(turned(smooth(lower)), c.second)
+        c.fill(turned(smooth(upper)), c.main, pattern)
         c.fill(turned(ellipse(reach * 0.68, -rise * 0.55, spots)), c.accent)
         c.fill(turned(ellipse(reach * 0.45, drop * 0.5, spots * 0.8)), c.light)
         feeler = smooth([(0.02, waist - 0.3), (0.08, -rise * 0.8), (0.22, -rise - 0.1)], closed=False)
@@ -194,27 +175,21 @@ def draw_bicycle(c: Canvas) -> None:
     for x in (-spread, spread):
         for angle in np.linspace(0, np.pi, int(c.rng.integers(3, 6)), endpoint=False):
             reach = radius * np.array([np.cos(angle), np.sin(angle)])
-            c.stroke(np.array([(x, hub) - reach, (x, hub) + reach]), 0.02, c.light)
+            c.stroke([(x, hub) - reach, (x, hub) + reach], 0.02, c.light)
         c.stroke(ellipse(x, hub, radius), tyre, c.ink)
     crank, seat, head = np.array((-0.08, hub)), np.array((-0.25, u(-0.2, -0.05))), np.array((0.38, u(-0.25, -0.12)))
     rear, front = np.array((-spread, hub)), np.array((spread, hub))
     dip = np.array((0, u(0.0, 0.4)))  # from a diamond frame to a step-through
-    for a, b in (
-        (rear, crank),
-        (rear, seat),
-        (crank, seat),
-        (crank, head),
-        (seat + dip, head + dip / 3),
-        (head, front),
-    ):
-        c.stroke(np.array([a, b]), tube, c.main)
-    c.stroke(np.array([crank, seat * 1.25 - crank * 0.25]), tube, c.main)
+    bars = [(rear, crank), (rear, seat), (crank, seat), (crank, head), (seat + dip, head + dip / 3), (head, front)]
+    for a, b in bars:
+        c.stroke([a, b], tube, c.main)
+    c.stroke([crank, seat * 1.25 - crank * 0.25], tube, c.main)
     post = seat * 1.25 - crank * 0.25
-    c.stroke(np.array([post - (0.14, 0), post + (0.1, 0)]), 0.1, c.second)
+    c.stroke([post - (0.14, 0), post + (0.1, 0)], 0.1, c.second)
     grip = head - (0.06, u(0.15, 0.3))
-    c.stroke(np.array([head, grip]), tube, c.main)
+    c.stroke([head, grip], tube, c.main)
     bar = [grip, grip + (0.18, -0.03), grip + (0.2, 0.14)] if c.chance(0.5) else [grip + (0.05, 0), grip - (0.2, 0.04)]
-    c.stroke(np.array(bar), 0.07, c.second)
+    c.stroke(bar, 0.07, c.second)
     c.fill(ellipse(*crank, 0.09), c.accent)
 
 
@@ -237,12 +212,11 @@ def draw_snowman(c: Canvas) -> None:
     for y in np.linspace(y0 + head * 1.9, y2 + 0.1, 3):
         c.fill(ellipse(0, y, 0.05), c.ink)
     c.fill(ellipse(0, y0 + head * 0.8, head * 0.95, 0.11), c.second)
-    c.fill(
-        box(head * 0.3, y0 + head * 0.8, head * 0.3 + 0.15, y0 + head * 0.8 + u(0.2, 0.35)), c.second, "bands", c.light
-    )
+    x, y = head * 0.3, y0 + head * 0.8
+    c.fill(box(x, y, x + 0.15, y + u(0.2, 0.35)), c.second, "bands", c.light)
     for side in (-1, 1):
         c.fill(ellipse(side * head * 0.4, y0 - head * 0.15, 0.035), c.ink)
-    c.fill(np.array([(0, y0), (head * 1.3, y0 + 0.1), (0, y0 + 0.12)]), c.accent)
+    c.fill([(0, y0), (head * 1.3, y0 + 0.1), (0, y0 + 0.12)], c.accent)
     brim = y0 - head * 0.6
     if c.chance(0.65):
         c.fill(box(-head * 0.75, brim - u(0.25, 0.4), head * 0.75, brim), c.ink)
@@ -255,44 +229,30 @@ def draw_snowman(c: Canvas) -> None:
 def draw_cat(c: Canvas) -> None:
     u = c.rng.uniform
     sitting = c.chance(0.5)
-    size, x, y = (0.48, 0.0, -0.4) if sitting else (0.85, 0.0, 0.12)
+    size, y = (0.48, -0.4) if sitting else (0.85, 0.12)
     wide, tall, tip = size * u(0.95, 1.08), size * u(0.78, 0.92), size * u(1.15, 1.35)
     if sitting:
         tail = [(0.3, 0.85), (0.75, 0.8), (0.85, 0.4), (u(0.6, 0.95), 0.1)]
         c.stroke(smooth(tail, closed=False), 0.16, c.main)
-        c.fill(
-            smooth([(-0.3, -0.1), (0.3, -0.1), (0.55, 0.6), (0.45, 0.95), (-0.45, 0.95), (-0.55, 0.6)]),
-            c.main,
-            c.pattern(),
-        )
+        c.fill(smooth(symmetric([(0.3, -0.1), (0.55, 0.6), (0.45, 0.95)])), c.main, c.pattern())
         c.fill(ellipse(0, 0.45, 0.22, 0.32), c.light)
     for side in (-1, 1):
-        ear = np.array(
-            [
-                (side * wide * 0.92, y - tall * 0.2),
-                (side * wide * u(0.75, 0.95), y - tip),
-                (side * wide * 0.2, y - tall * 0.85),
-            ]
-        )
+        ear = np.array([(wide * 0.92, y - tall * 0.2), (wide * u(0.75, 0.95), y - tip), (wide * 0.2, y - tall * 0.85)])
+        ear = ear * (side, 1)
         c.fill(ear, c.main)
         c.fill(ear.mean(axis=0) + (ear - ear.mean(axis=0)) * 0.5, c.accent)
-    c.fill(ellipse(x, y, wide, tall), c.main)
+    c.fill(ellipse(0, y, wide, tall), c.main)
     for i in (-1, 0, 1) if c.chance(0.6) else ():
-        c.stroke(
-            np.array([(i * wide * 0.2, y - tall * 0.95), (i * wide * 0.15, y - tall * 0.55)]), size * 0.1, c.second
-        )
+        c.stroke([(i * wide * 0.2, y - tall * 0.95), (i * wide * 0.15, y - tall * 0.55)], size * 0.1, c.second)
     eye = size * u(0.14, 0.2)
     for side in (-1, 1):
         c.fill(ellipse(side * wide * 0.42, y - tall * 0.08, eye, eye * u(0.8, 1.2)), c.light)
         c.fill(ellipse(side * wide * 0.42, y - tall * 0.08, eye * 0.4, eye * 0.85), c.ink)
         for rise in (-0.08, 0.12):
-            c.stroke(
-                np.array([(side * wide * 0.35, y + tall * 0.35), (side * wide * 1.1, y + tall * (0.35 + rise))]),
-                0.025,
-                c.ink,
-            )
+            whisker = [(side * wide * 0.35, y + tall * 0.35), (side * wide * 1.1, y + tall * (0.35 + rise))]
+            c.stroke(whisker, 0.025, c.ink)
         c.stroke(ellipse(side * size * 0.12, y + tall * 0.38, size * 0.12, size * 0.14, 10, 170), 0.04, c.ink)
-    c.fill(np.array([(-size * 0.12, y + tall * 0.2), (size * 0.12, y + tall * 0.2), (0, y + tall * 0.36)]), c.accent)
+    c.fill([(-size * 0.12, y + tall * 0.2), (size * 0.12, y + tall * 0.2), (0, y + tall * 0.36)], c.accent)
 
 
 def draw_chair(c: Canvas) -> None:
@@ -301,29 +261,27 @@ def draw_chair(c: Canvas) -> None:
     leg, splay, back = u(0.07, 0.11), u(0.0, 0.15), c.pick(["slats", "solid", "round", "ladder"])
     shift = u(0.08, 0.25)  # the far edge of the seat, seen from the side
     for x in (-half + shift, half + shift):
-        c.stroke(np.array([(x, seat - depth), (x, 0.75)]), leg * 0.8, mix(c.main, c.ink, 0.35))
+        c.stroke([(x, seat - depth), (x, 0.75)], leg * 0.8, mix(c.main, c.ink, 0.35))
     left, right = -half + shift, half + shift
     foot = seat - depth
     if back == "solid":
         c.fill(box(left, top, right, foot - 0.12), c.second, c.pattern(), c.accent)
     elif back == "round":
-        arch = np.vstack(
-            [ellipse(shift, top + half, half, half, 180, 360), [(right, foot - 0.05), (left, foot - 0.05)]]
-        )
+        arch = [*ellipse(shift, top + half, half, half, 180, 360), (right, foot - 0.05), (left, foot - 0.05)]
         c.fill(arch, c.second, c.pattern(), c.accent)
     elif back == "slats":
         for x in np.linspace(left, right, int(c.rng.integers(4, 6)))[1:-1]:
-            c.stroke(np.array([(x, top), (x, foot)]), 0.07, c.main)
-        c.stroke(np.array([(left, top + 0.03), (right, top + 0.03)]), 0.15, c.second)
+            c.stroke([(x, top), (x, foot)], 0.07, c.main)
+        c.stroke([(left, top + 0.03), (right, top + 0.03)], 0.15, c.second)
     else:
         for y in np.linspace(top + 0.08, foot - 0.15, 3):
-            c.stroke(np.array([(left, y), (right, y)]), 0.1, c.second)
+            c.stroke([(left, y), (right, y)], 0.1, c.second)
     for x in (left, right):
-        c.stroke(np.array([(x, top + (half if back == "round" else 0)), (x, foot)]), leg, c.main)
+        c.stroke([(x, top + (half if back == "round" else 0)), (x, foot)], leg, c.main)
     for x, out in ((-half - 0.05, -splay), (half - 0.05, splay)):
-        c.stroke(np.array([(x, seat), (x + out, 0.93)]), leg, c.main)
+        c.stroke([(x, seat), (x + out, 0.93)], leg, c.main)
     cushion = [(-half - 0.12, seat + 0.04), (half, seat + 0.04), (half + shift, foot), (left - 0.05, foot)]
-    c.fill(np.array(cushion), c.second, c.pick(["plain", "bars", "slant"]), c.accent)
+    c.fill(cushion, c.second, c.pick(["plain", "bars", "slant"]), c.accent)
     c.fill(box(-half - 0.12, seat + 0.02, half, seat + 0.13), c.main)
 
 
@@ -344,23 +302,21 @@ def draw_clutter(c: Canvas) -> None:
         c.fill(smooth([(np.cos(a) * u(0.7, 1.0), np.sin(a) * u(0.4, 0.65)) for a in angles]), c.main, c.pattern())
     elif kind == "cloud":
         for x, y, r in ((-0.55, 0.15, 0.35), (0.55, 0.18, 0.32), (-0.1, -0.15, u(0.4, 0.55)), (0.3, 0.0, 0.4)):
-            c.stroke(np.array([(x, y), (x + 0.01, y)]), 2 * r, c.light)
-        c.stroke(np.array([(-0.55, 0.3), (0.55, 0.3)]), 0.4, c.light)
+            c.stroke([(x, y), (x + 0.01, y)], 2 * r, c.light)
+        c.stroke([(-0.55, 0.3), (0.55, 0.3)], 0.4, c.light)
     elif kind == "leaf":
         wide = u(0.25, 0.45)
-        c.fill(
-            smooth([(0, -0.95), (wide, -0.2), (wide * 0.8, 0.4), (0, 0.8), (-wide * 0.8, 0.4), (-wide, -0.2)]), c.main
-        )
-        c.stroke(np.array([(0, -0.7), (0, 0.98)]), 0.05, c.edge)
+        c.fill(smooth(symmetric([(0, -0.95), (wide, -0.2), (wide * 0.8, 0.4), (0, 0.8)])), c.main)
+        c.stroke([(0, -0.7), (0, 0.98)], 0.05, c.edge)
         for y in (-0.3, 0.05, 0.4):
-            c.stroke(np.array([(-wide * 0.6, y - 0.2), (0, y), (wide * 0.6, y - 0.2)]), 0.035, c.edge)
+            c.stroke([(-wide * 0.6, y - 0.2), (0, y), (wide * 0.6, y - 0.2)], 0.035, c.edge)
     elif kind == "pole":
         c.fill(box(-0.12, -1.2, 0.12, 1.2), c.main, c.pick(["bands", "slant", "plain"]))
     elif kind == "crate":
         tall = u(0.4, 0.75)
         c.fill(box(-0.7, -tall, 0.7, tall), c.main, c.pattern())
-        c.stroke(np.array([(-0.7, -tall), (0.7, tall)]), 0.08, c.edge)
+        c.stroke([(-0.7, -tall), (0.7, tall)], 0.08, c.edge)
     elif kind == "pennant":
-        c.fill(np.array([(-0.7, -0.7), (0.7, -0.7), (u(-0.4, 0.4), 0.8)]), c.main, c.pattern())
+        c.fill([(-0.7, -0.7), (0.7, -0.7), (u(-0.4, 0.4), 0.8)], c.main, c.pattern())
     else:
         c.stroke(ellipse(0, 0, 0.7), u(0.12, 0.3), c.main)

@@ -129,7 +129,8 @@ def _check_split(
             if i not in faults:
                 xml = annotations / f"{i}.xml" if i in there else None
                 faults[i] = _read_files(manifest, xml, path_of.get(i) if deep else None)
-    lines, lists = [], []
+    lines: list[str] = []
+    lists: list[bytes] = []
     if entry.labelled:
         _, lists, lines = _labels_from_lists(manifest, split, folder, ids)
     return SplitCheck(

@@ -104,9 +104,7 @@ def manifest_folders(extra: Path | None = None) -> list[Path]:
 
 def known_datasets() -> list[str]:
     """Names of all manifests that can be found."""
-    return sorted(
-        {p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"}
-    )
+    return sorted({p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"})
 
 
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
@@ -171,8 +169,10 @@ def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
     for candidate in candidates:
         if (candidate / "JPEGImages").is_dir():
             return candidate
-    looked = ", ".join(str(c) for c in candidates)
-    ways = [f"--config data_root=DIR (or --data-root DIR): a folder that holds {named.name}/ or VOCdevkit/{named.name}/"]
+    looked = ", ".join(dict.fromkeys(str(c) for c in candidates))
+    ways = [
+        f"--config data_root=DIR (or --data-root DIR): a folder that holds {named.name}/ or VOCdevkit/{named.name}/"
+    ]
     if manifest.archives or manifest.drawn:
         ways.insert(0, f"pipeline data fetch {manifest.name}")
     elif manifest.where:

@@ -76,7 +76,7 @@ def new_manifest(
             lists[split] = _IdList(tuple(part), True, True)
     elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
         say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
-    content = {
+    content: dict[str, object] = {
         "name": name,
         "title": f"own pictures in {root.name}",
         "folder": str(root),
@@ -136,8 +136,8 @@ def _annotated_ids(root: Path, say: Callable[[str], None]) -> list[str]:
         raise DatasetError(f"{folders[0]}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
     if len(ids) < 2:
         raise DatasetError(
-            f"{root}: {len(ids)} annotated picture(s), at least 2 are needed "
-            f"(got {len(pictures)} pictures, {len(xmls)} annotations; JPEGImages/a.jpg belongs to Annotations/a.xml)"
+            f"{root}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures)} pictures, "
+            f"{len(xmls)} annotations; JPEGImages/a.jpg belongs to Annotations/a.xml)"
         )
     return ids
 
@@ -206,7 +206,7 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
     """Divide pictures 60 to 40 so that, if possible, each class with two pictures is on both sides.
 
     >>> split_pictures({"a": {"cat"}, "b": {"dog"}, "c": {"cat"}, "d": {"dog"}, "e": {"cat"}}, seed=0)
-    (['a', 'b', 'e'], ['c', 'd'])
+    (['a', 'b', 'c'], ['d', 'e'])
 
     Parameters
     ----------
@@ -261,6 +261,8 @@ def _write(path: Path, content: dict[str, object], lists: dict[str, _IdList]) ->
         if not path.exists():
             for file in written:
                 file.unlink()
+            if written and not any(path.with_suffix("").iterdir()):
+                path.with_suffix("").rmdir()
         raise
     header = "# Made by 'pipeline data new'; title, metric and licence may be edited.\n"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)

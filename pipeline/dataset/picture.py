@@ -15,6 +15,10 @@ DECODER = "pillow-rgb-1"
 
 MAX_PIXELS = 100_000_000
 
+# Pillow warns of odd metadata in pictures that decode well. Filtered here, once: setting filters
+# around each call would not be safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.ndarray:
     """Decode a whole picture.
@@ -40,17 +44,13 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
     if not data:
         raise BadPictureError(f"{name}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise BadPictureError(
-                        f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
-                    )
-                image.load()
-                if apply_exif:
-                    image = ImageOps.exif_transpose(image)
-                return np.asarray(_to_rgb(image))
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadPictureError(
+                    f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
+                )
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
     except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
@@ -69,9 +69,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_annotated(
-    data: bytes, size_wh: tuple[int, int] | None, name: str = "picture"
-) -> tuple[np.ndarray, bool]:
+def decode_annotated(data: bytes, size_wh: tuple[int, int] | None, name: str = "picture") -> tuple[np.ndarray, bool]:
     """Decode a picture the way round that its annotation means.
 
     Boxes belong either to the stored pixels or to the picture as turned by EXIF; the size in the
@@ -95,6 +93,5 @@ def decode_annotated(
     if (turned.shape[1], turned.shape[0]) == tuple(size_wh):
         return turned, True
     raise BadPictureError(
-        f"{name}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, "
-        f"its annotation says {size_wh[0]} x {size_wh[1]}"
+        f"{name}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its annotation says {size_wh[0]} x {size_wh[1]}"
     )

@@ -216,7 +216,9 @@ def _labels_from_lists(
     present = [path.is_file() for path in lists]
     if not any(present):
         return None, [], []
-    problems = [f"{p.name}: missing, other classes have theirs" for p, there in zip(lists, present, strict=True) if not there]
+    problems = [
+        f"{p.name}: missing, other classes have theirs" for p, there in zip(lists, present, strict=True) if not there
+    ]
     labels = np.full((len(ids), len(lists)), -2, np.int8)
     row_of = {i: row for row, i in enumerate(ids)}
     contents = []
@@ -281,9 +283,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
             f"{manifest.name} {split} in {folder}: {len(problems)} problem(s)\n{enumerate_problems(problems)}\n"
             f"mend them and check with: pipeline data check {manifest.name}"
         )
-    return Split(
-        manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests)
-    )
+    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:

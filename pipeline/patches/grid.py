@@ -64,9 +64,7 @@ def grid_windows(width: int, height: int, grid: GridSettings) -> tuple[np.ndarra
         counts.append((count_along(width, side, grid.overlap), count_along(height, side, grid.overlap)))
     total = sum(columns * rows for columns, rows in counts)
     if total > grid.max_patches:
-        raise BadPictureError(
-            f"{width} x {height} pixels give {total} patches, at most {grid.max_patches} are allowed"
-        )
+        raise BadPictureError(f"{width} x {height} pixels give {total} patches, at most {grid.max_patches} are allowed")
     boxes = []
     for factor, (n_columns, n_rows) in zip(grid.scales, counts, strict=True):
         side = short / factor

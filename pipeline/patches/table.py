@@ -235,9 +235,7 @@ def make_table(
         apply_exif=np.array([item.apply_exif for item in kept], bool),
         picture_sha256=tuple(item.sha256 for item in kept),
         picture_labels=labels,
-        skipped=tuple(
-            (split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None
-        ),
+        skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None),
         annotation_digest=split.annotation_digest,
     )
     return _with_digest(table)
@@ -280,9 +278,7 @@ def write_table(table: PatchTable, path: Path) -> None:
     with h5py.File(buffer, "w") as file:
         rows = file.create_group("rows")
         for name in ROW_COLUMNS:
-            rows.create_dataset(
-                name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True
-            )
+            rows.create_dataset(name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True)
         pictures = file.create_group("pictures")
         for name in PICTURE_COLUMNS:
             pictures.create_dataset(name, data=getattr(table, name))
@@ -317,9 +313,7 @@ def read_table(path: Path) -> PatchTable:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise StoreError(f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; {again}")
-            skipped = zip(
-                file["skipped/id"].asstr()[:], file["skipped/reason"].asstr()[:], strict=True
-            )
+            skipped = zip(file["skipped/id"].asstr()[:], file["skipped/reason"].asstr()[:], strict=True)
             table = PatchTable(
                 dataset=str(file.attrs["dataset"]),
                 split=str(file.attrs["split"]),

@@ -52,9 +52,7 @@ def save_trunk(stem: Path, weights: dict[str, Tensor], card: TrunkCard) -> Trunk
     partial = weights_path.with_name(weights_path.name + ".partial")
     save_file(weights, partial, metadata={"architecture": card.architecture})
     os.replace(partial, weights_path)
-    card = card.model_copy(
-        update={"weights_file": weights_path.name, "weights_sha256": file_sha256(weights_path)}
-    )
+    card = card.model_copy(update={"weights_file": weights_path.name, "weights_sha256": file_sha256(weights_path)})
     partial = card_path.with_name(card_path.name + ".partial")
     partial.write_text(yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     os.replace(partial, card_path)

@@ -261,9 +261,7 @@ def pretrain(
                 labels = train.labels[chosen].to(device)
                 with torch.autocast(device.type, torch.bfloat16):
                     outputs = model(inputs)
-                loss = functional.cross_entropy(
-                    outputs.float(), labels, label_smoothing=settings.label_smoothing
-                )
+                loss = functional.cross_entropy(outputs.float(), labels, label_smoothing=settings.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -159,7 +159,9 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
     """
     own = network.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")}
-    problems = [f"{k}: missing, expected shape {tuple(own[k].shape)}" for k in own if k not in state and k not in optional]
+    problems = [
+        f"{k}: missing, expected shape {tuple(own[k].shape)}" for k in own if k not in state and k not in optional
+    ]
     problems += [f"{k}: unknown" for k in state if k not in own]
     for key in own:
         if key in state and state[key].shape != own[key].shape:
@@ -210,7 +212,9 @@ def _load_card(path: Path, layer: str) -> Trunk:
     state = read_weights(weights)
     digest = sha256_file(weights)
     if digest != card.weights_sha256:
-        raise TrunkError(f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: another or a damaged file")
+        raise TrunkError(
+            f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: another or a damaged file"
+        )
     form = FORMS[card.architecture]
     if card.architecture == "krizhevsky":
         form = krizhevsky(card.input_px, card.layers.get("fc6", 4096))
@@ -258,7 +262,9 @@ def _load_alexnet(layer: str, weights: Path | None) -> Trunk:
         state, trained = read_weights(weights), {"on": f"as the file {weights.name} was"}
     if "features.0.weight" in state:
         state = from_torchvision_names(state)
-    card = TrunkCard(name="alexnet", architecture="alexnet", input_px=form.input_px, layers=form.widths, trained=trained)
+    card = TrunkCard(
+        name="alexnet", architecture="alexnet", input_px=form.input_px, layers=form.widths, trained=trained
+    )
     return _family_trunk(card, form, state, layer)
 
 
@@ -271,8 +277,13 @@ def _load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
     state = read_weights(weights)
     width = state["fc6.weight"].shape[0] if "fc6.weight" in state else 4096
     form = krizhevsky(224, width)
-    card = TrunkCard(name="krizhevsky", architecture="krizhevsky", input_px=224, layers=form.widths,
-                     trained={"on": f"as the file {weights.name} was"})
+    card = TrunkCard(
+        name="krizhevsky",
+        architecture="krizhevsky",
+        input_px=224,
+        layers=form.widths,
+        trained={"on": f"as the file {weights.name} was"},
+    )
     return _family_trunk(card, form, state, layer)
 
 
@@ -332,7 +343,9 @@ def _load_torchvision(name: str, layer: str | None, weights: Path | None) -> Tru
     known = torchvision.models.list_models(torchvision.models)
     if model_name not in known:
         close = [k for k in known if k[:4] == model_name[:4]] or known
-        raise TrunkError(f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}")
+        raise TrunkError(
+            f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
+        )
     default = torchvision.models.get_model_weights(model_name).DEFAULT
     model = torchvision.models.get_model(model_name, weights=None)
     if weights is not None:
@@ -345,9 +358,7 @@ def _load_torchvision(name: str, layer: str | None, weights: Path | None) -> Tru
     # A module's name stands for its last node.
     missing = [n for n in nodes if n not in available and not any(a.startswith(f"{n}.") for a in available)]
     if missing:
-        raise TrunkError(
-            f"trunk {name!r}: no node {', '.join(missing)} in {model_name}; it has {', '.join(available)}"
-        )
+        raise TrunkError(f"trunk {name!r}: no node {', '.join(missing)} in {model_name}; it has {', '.join(available)}")
     extractor = feature_extraction.create_feature_extractor(model, return_nodes=list(nodes))
     transforms = default.transforms()
     crop = getattr(transforms, "crop_size", [TORCHVISION_INPUT_PX])[0]

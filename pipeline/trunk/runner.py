@@ -38,8 +38,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies in bfloat16 itself; emulated it would be slower than fp32."""
     return any(
-        getattr(torch.cpu, name, lambda: False)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
 
 

@@ -42,10 +42,16 @@ CASES = {
     "one bit": (encode(Image.new("1", (WIDTH, HEIGHT), 1)), (255, 255, 255)),
     "palette": (encode(palette_image()), (200, 100, 50)),
     "palette, transparent": (encode(palette_image(), transparency=1), (255, 255, 255)),
-    "half transparent on white": (encode(Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 128))), (127, 127, 127)),
+    "half transparent on white": (
+        encode(Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 128))),
+        (127, 127, 127),
+    ),
     "16 bit PNG, not clipped to white": (encode(SIXTEEN_BIT), (100, 100, 100)),
     "16 bit TIFF": (encode(SIXTEEN_BIT, "TIFF"), (100, 100, 100)),
-    "CMYK JPEG": (encode(Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)), "JPEG", quality=95), (255, 0, 0)),
+    "CMYK JPEG": (
+        encode(Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)), "JPEG", quality=95),
+        (255, 0, 0),
+    ),
 }
 
 

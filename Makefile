@@ -1,0 +1,46 @@
+# make demo   the main job on drawn pictures, from nothing, offline
+# make test   the tests
+# make lint   formatters and linters
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CORES ?= 2
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint lock clean
+
+# torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
+$(READY): requirements.lock setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)
+
+demo: $(READY)
+	pipeline data fetch demo
+	snakemake --quiet --cores $(CORES) results/demo_map.json results/demo_heads.json --config 'baselines=["random"]'
+	@pipeline show results/demo_heads.json results/demo_map.json
+
+test: $(READY)
+	python -m pytest
+
+lint: $(READY)
+	ruff check pipeline tests benchmarks
+	ruff format --check pipeline tests benchmarks
+	snakefmt --check Snakefile stages
+	snakemake --lint
+	lint-imports
+
+# Pins from the floors of setup.cfg, in an environment of its own. torch first, or torchvision would
+# bring the CUDA build.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet torch==2.13.0
+	build/lock/bin/pip install --quiet --editable '.[test]'
+	echo "# Exact pins of everything that the project and its tests run on; made by: make lock" > requirements.lock
+	echo "# No hashes: torch's CPU and CUDA builds of one version have different ones." >> requirements.lock
+	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' >> requirements.lock
+
+clean:
+	rm -rf cache results logs build .snakemake

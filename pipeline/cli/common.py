@@ -1,0 +1,102 @@
+"""Options that several commands share, and the settings that they add up to."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Workspace
+
+Command = Callable[..., Any]
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal; results go to stdout, this to stderr."""
+    click.echo(text, err=True)
+
+
+def dataset_option(function: Command) -> Command:
+    return click.option("--dataset", required=True, help="Name of a manifest in data_manifests/.")(function)
+
+
+def split_option(required: bool) -> Callable[[Command], Command]:
+    text = "Split of the dataset" + ("." if required else "; default: its evaluation split.")
+    return click.option("--split", required=required, help=text)
+
+
+def head_option(function: Command) -> Command:
+    return click.option(
+        "--head", "heads", multiple=True, help="Head by name (fca, fcb, fca2 or configured); may be given again."
+    )(function)
+
+
+def settings_options(function: Command) -> Command:
+    """``--config`` and the settings that are often given by hand; both end in one `RunSettings`."""
+    options = [
+        click.option(
+            "--config", type=click.Path(dir_okay=False), help="YAML file with settings; options go before it."
+        ),
+        click.option("--data-root", help="Folder that holds VOC2012/ or VOCdevkit/VOC2012/."),
+        click.option("--cache", help="Folder of patch tables and stores; default: cache."),
+        click.option("--results", help="Folder of heads, scores and results; default: results."),
+        click.option("--trunk", help="alexnet64, random, alexnet, krizhevsky, torchvision/NAME@LAYER or a card."),
+        click.option("--layer", help="pool5, fc6 or fc7."),
+        click.option("--weights", help="safetensors file with the trunk's weights."),
+        click.option("--device", help="auto, cpu, cuda or cuda:N."),
+        click.option("--precision", help="auto, fp32, bf16 or fp16."),
+        click.option("--batch", type=int, help="Patches that go through the trunk at once."),
+        click.option("--single-object", help="Reading of condition (iii): fills or touches."),
+        click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),
+        click.option("--k", help="Power of the mean, or max; default: 5."),
+        click.option("--seed", type=int, help="Default: 0."),
+        click.option("--threads", type=int, help="Default: one a core."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def workspace_from(options: dict[str, Any]) -> Workspace:
+    """Settings from ``--config`` and options, checked, all mistakes at once.
+
+    Raises
+    ------
+    SettingsError
+    """
+    import yaml
+
+    from pipeline.errors import SettingsError
+    from pipeline.settings import parse_run_settings
+    from pipeline.workspace import Workspace
+
+    values: dict[str, Any] = {}
+    config = options.pop("config", None)
+    if config is not None:
+        try:
+            values = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{config}: cannot be read as YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise SettingsError(f"{config}: expected a mapping of settings to values")
+    single_object = options.pop("single_object", None)
+    if single_object is not None:
+        values["labels"] = {**(values.get("labels") or {}), "single_object": single_object}
+    k = options.pop("k", None)
+    if k is not None:
+        try:
+            values["aggregation"] = k if k == "max" else float(k)
+        except ValueError as error:
+            raise SettingsError(f"--k: expected a number or max, got {k!r}") from error
+    values.update({name: value for name, value in options.items() if value is not None})
+    return Workspace(parse_run_settings(values, config or "settings"))
+
+
+def this_command() -> str:
+    """The command line as it was given."""
+    return shlex.join(["pipeline", *sys.argv[1:]])

@@ -1,0 +1,47 @@
+"""``pipeline evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.common import (
+    dataset_option,
+    head_option,
+    say,
+    settings_options,
+    split_option,
+    this_command,
+    workspace_from,
+)
+
+
+@click.command("evaluate")
+@dataset_option
+@split_option(required=False)
+@head_option
+@settings_options
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also copy the result to this file.")
+@click.option("--quiet", is_flag=True, help="Print no table.")
+def command(
+    dataset: str, split: str | None, heads: tuple[str, ...], output: Path | None, quiet: bool, **options: Any
+) -> None:
+    """Average precision a class and mAP from scores, or files for the evaluation server.
+
+    \b
+    Example:
+      pipeline evaluate --dataset demo --k 5 --output results/demo_map.json
+    """
+    from pipeline.cli.show import print_result
+    from pipeline.files import write_json
+    from pipeline.run import run_evaluate
+
+    ws = workspace_from(options)
+    for head in heads or (ws.settings.head,):
+        result = run_evaluate(ws, dataset, head, split, this_command(), say)
+        if output is not None:
+            write_json(output, result)
+        if not quiet:
+            print_result(result)

@@ -1,0 +1,28 @@
+"""``pipeline fit-head``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, head_option, say, settings_options, workspace_from
+
+
+@click.command("fit-head")
+@dataset_option
+@head_option
+@settings_options
+def command(dataset: str, heads: tuple[str, ...], **options: Any) -> None:
+    """Fit heads on the kept activations of the fit split; neither pictures nor trunk are needed.
+
+    \b
+    Example:
+      pipeline fit-head --dataset demo
+      pipeline fit-head --dataset demo --head fca --head fcb --head fca2
+    """
+    from pipeline.run import run_fit
+
+    ws = workspace_from(options)
+    for path in run_fit(ws, dataset, heads or (ws.settings.head,), say).values():
+        click.echo(f"{path}")

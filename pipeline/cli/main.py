@@ -1,0 +1,102 @@
+"""``pipeline``: the group of commands, loaded one at a time, and the exit codes.
+
+0 done; 1 a bug (traceback); 2 something that the user can mend; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from pipeline import __version__
+
+# In the order of the flow: the help reads as the story of the six rooms.
+SECTIONS = {
+    "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
+    "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
+    "Trunk": {"pretrain": ("pretrain", "Pre-train a trunk on a folder of class folders.")},
+    "Activations": {"extract": ("extract", "Run the trunk once over a split and keep its activations.")},
+    "Head": {"fit-head": ("fit_head", "Fit heads on kept activations.")},
+    "Scoring": {
+        "score": ("score", "Score the pictures of a split with fitted heads."),
+        "evaluate": ("evaluate", "Average precision from scores, or files for the evaluation server."),
+        "compare": ("compare", "Set the results of several heads side by side."),
+        "sweep": ("sweep", "Choose head, reading and k on held-out fit pictures."),
+        "show": ("show", "Print a result file as a table."),
+    },
+}
+COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called, so that help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"pipeline.cli.{COMMANDS[name]}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, summary) in commands.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pipeline")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors that you can mend, too.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Image classification on frozen CNN features, looked at once and kept.
+
+    Pictures with boxes go in; patches are cut, a frozen network looks at each once, and its
+    activations are kept. Every head, aggregation and result after that reads the kept activations.
+
+    \b
+    The whole run:   snakemake --cores 8 results/voc12_map.json
+    Step by step:    pipeline data fetch demo
+                     pipeline extract --dataset demo --split train
+                     pipeline extract --dataset demo --split val
+                     pipeline fit-head --dataset demo
+                     pipeline score --dataset demo
+                     pipeline evaluate --dataset demo
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Entry point: turn mendable errors into one message and exit code 2."""
+    from pipeline.errors import PipelineError
+
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments or bool(os.environ.get("PIPELINE_DEBUG"))
+    try:
+        cli.main(args=arguments, prog_name="pipeline", standalone_mode=False)
+    except PipelineError as error:
+        if debug:
+            raise
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.secho(
+            "interrupted: what is recorded is kept; start the same command again to go on", fg="yellow", err=True
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (head, less): nothing to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

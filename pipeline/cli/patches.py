@@ -1,0 +1,39 @@
+"""``pipeline patches``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+
+
+@click.command("patches")
+@dataset_option
+@split_option(required=True)
+@settings_options
+@click.option("--rehash", is_flag=True, help="Forget remembered file digests and hash every picture again.")
+def command(dataset: str, split: str, rehash: bool, **options: Any) -> None:
+    """Decode every picture of a split, find the bad ones, and plan its patches.
+
+    Writes the patch table, which fixes the rows of every store of this split.
+
+    \b
+    Example:
+      pipeline patches --dataset voc12 --split train --data-root ~/VOCdevkit
+    """
+    from pipeline.patches.labels import BACKGROUND, UNUSED
+    from pipeline.run import current_table
+
+    ws = workspace_from(options)
+    table = current_table(ws, dataset, split, say, rehash)
+    click.echo(f"{ws.table_path(dataset, split)}")
+    click.echo(f"  pictures  {len(table.ids):>10,}   skipped {len(table.skipped)}")
+    click.echo(f"  patches   {table.n_rows:>10,}")
+    if table.labelled:
+        labels = table.labels(ws.settings.labels)
+        reading = f"single_object={ws.settings.labels.single_object}"
+        click.echo(f"  positive  {(labels >= 0).sum():>10,}   ({reading})")
+        click.echo(f"  background{(labels == BACKGROUND).sum():>10,}")
+        click.echo(f"  unused    {(labels == UNUSED).sum():>10,}")

@@ -1,0 +1,113 @@
+"""``pipeline show``, and the tables that other commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _print(table: Any) -> None:
+    import sys
+
+    from rich.console import Console
+
+    # Without a terminal, rich would fold the table at 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """AP a class, mAP, and where everything is."""
+    from rich.table import Table
+
+    if result["mAP"] is None and "devkit_files" in result:
+        click.echo(f"{result['dataset']} {result['split']}: no labels; files for the evaluation server:")
+        click.echo(f"  {Path(result['devkit_files'][0]).parent}")
+        return
+    k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
+    click.echo(
+        f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
+    )
+    table = Table(show_footer=True)
+    table.add_column("class", footer="mAP")
+    table.add_column(f"AP ({result['metric']}) %", justify="right", footer=_percent(result["mAP"]))
+    for name, value in result["AP"].items():
+        table.add_row(name, _percent(value))
+    _print(table)
+    for note in result["notes"]:
+        click.secho(f"NOTE: {note}", fg="yellow")
+    used = result["pictures"]
+    click.echo(f"fitted on {used['fit']['used']:,} pictures, measured on {used['eval']['used']:,}")
+    click.echo("k sweep: " + ", ".join(f"{k}: {_percent(v)}" for k, v in result["k_sweep"].items()))
+    click.echo("seconds: " + ", ".join(f"{name} {s:g}" for name, s in result["seconds"].items()))
+    for name, path in result["paths"].items():
+        click.echo(f"{name + ':':8} {path}")
+
+
+def print_comparison(joined: dict[str, Any]) -> None:
+    """One row a recipe."""
+    from rich.table import Table
+
+    click.echo(f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %")
+    table = Table()
+    powers = list(joined["recipes"][0]["k_sweep"])
+    for column in ("recipe", "trunk", "mAP", *(f"k={k}" for k in powers), "fit s", "score s"):
+        table.add_column(column, justify="left" if column in ("recipe", "trunk") else "right")
+    for recipe in joined["recipes"]:
+        seconds = recipe["seconds"]
+        table.add_row(
+            recipe["name"],
+            recipe["trunk"],
+            _percent(recipe["mAP"]),
+            *(_percent(recipe["k_sweep"].get(k)) for k in powers),
+            *(f"{seconds[s]:.1f}" if s in seconds else "-" for s in ("fit_head", "score")),
+        )
+    _print(table)
+
+
+def print_sweep(swept: dict[str, Any]) -> None:
+    """One row for each head, reading and k; the chosen one is marked."""
+    from rich.table import Table
+
+    click.echo(
+        f"{swept['dataset']}: mAP % on {swept['held_out_pictures']} held-out fit pictures, and on {swept['split']}"
+    )
+    table = Table()
+    for column in ("head", "single_object", "k", "held out", swept["split"], ""):
+        table.add_column(column, justify="right" if column in ("k", "held out", swept["split"]) else "left")
+    for row in swept["rows"]:
+        mark = "<- chosen" if row == swept["chosen"] else ""
+        table.add_row(
+            row["head"], row["single_object"], row["k"], _percent(row["held_out_mAP"]), _percent(row["mAP"]), mark
+        )
+    _print(table)
+
+
+@click.command("show")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def command(files: tuple[Path, ...]) -> None:
+    """Print result files (..._map.json, ..._heads.json, ..._sweep.json) as tables.
+
+    \b
+    Example:
+      pipeline show results/demo_map.json
+    """
+    from pipeline.errors import PipelineError
+    from pipeline.files import read_json
+
+    for path in files:
+        try:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
+        kinds = {"recipes": print_comparison, "rows": print_sweep, "mAP": print_result}
+        printer = next((kinds[key] for key in kinds if isinstance(content, dict) and key in content), None)
+        if printer is None:
+            raise PipelineError(f"{path}: not a result; expected one of {', '.join(kinds)} in it")
+        printer(content)

@@ -1,0 +1,25 @@
+"""``pipeline sweep``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, workspace_from
+
+
+@click.command("sweep")
+@dataset_option
+@settings_options
+def command(dataset: str, **options: Any) -> None:
+    """Choose head, reading and k on held-out fit pictures; the evaluation split is only shown.
+
+    \b
+    Example:
+      pipeline sweep --dataset demo
+    """
+    from pipeline.cli.show import print_sweep
+    from pipeline.run import run_sweep
+
+    print_sweep(run_sweep(workspace_from(options), dataset, say))

@@ -1,0 +1,4 @@
+"""Head room: networks on cached rows, sampling, fitting."""
+
+VERSION = 1
+"""Raised when the same rows, labels and settings would give another head."""

@@ -1,0 +1,326 @@
+"""The stages of a run, from files to files: what the commands and the workflow's rules call.
+
+Each function takes a `Workspace`, so that all agree on names; each does nothing where its result is
+there and current.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.activations.extract import extract
+from pipeline.activations.store import Store
+from pipeline.dataset.manifest import Manifest, load_manifest
+from pipeline.dataset.voc import Split, read_split
+from pipeline.errors import MissingDataError, PipelineError, StoreError
+from pipeline.files import DigestMemory, canonical_json, read_json, write_json
+from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
+from pipeline.scoring.results import evaluate_scores, join_heads, versions, write_devkit_files
+from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.sweep import sweep_settings
+from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.runner import TrunkRunner, resolve_device, resolve_precision
+from pipeline.workspace import Workspace
+
+Say = Callable[[str], None]
+
+
+def set_threads(n: int) -> int:
+    """Give torch `n` threads, or one a usable core for 0; the number given."""
+    n = n or len(os.sched_getaffinity(0))
+    torch.set_num_threads(n)
+    return n
+
+
+def labelled_split(manifest: Manifest, split: str) -> bool:
+    return manifest.splits[split].labelled
+
+
+def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
+    """The patch table of a split: as kept if the dataset has not changed since, else made anew.
+
+    Where the pictures are not at hand, the kept table is taken as it is: heads need no pictures.
+    """
+    manifest = load_manifest(dataset)
+    path = ws.table_path(dataset, split)
+    memory = DigestMemory(ws.digest_memory)
+    if rehash:
+        memory.forget()
+    try:
+        content = read_split(manifest, split, ws.settings.data_root)
+    except MissingDataError:
+        if path.is_file():
+            return read_table(path)
+        raise
+    if path.is_file():
+        try:
+            table = read_table(path)
+        except StoreError as error:
+            say(f"{error}")
+        else:
+            reason = why_stale(table, content, memory)
+            if reason is None:
+                return table
+            say(f"{path}: {reason}; making it again")
+    table = make_table(
+        content,
+        ws.settings.grid,
+        ws.settings.source,
+        ws.settings.on_error,
+        ws.settings.max_skipped,
+        workers=ws.settings.threads or len(os.sched_getaffinity(0)),
+        say=say,
+    )
+    write_table(table, path)
+    say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
+    return table
+
+
+def picture_paths(split: Split) -> dict[str, Path]:
+    return dict(zip(split.ids, split.paths, strict=True))
+
+
+def make_trunk(ws: Workspace) -> Trunk:
+    """The configured trunk, loaded."""
+    s = ws.settings
+    return load_trunk(s.trunk, s.layer, Path(s.weights) if s.weights else None, s.seed)
+
+
+def run_extract(
+    ws: Workspace, dataset: str, split: str, say: Say, made: int | None = None, rehash: bool = False
+) -> Store:
+    """Make or complete the store of a split, then write its receipt."""
+    table = current_table(ws, dataset, split, say, rehash)
+    set_threads(ws.settings.threads)
+    device = resolve_device(ws.settings.device)
+    trunk = make_trunk(ws)
+    runner = TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device))
+    # Only the pictures' places are needed here; the table has been checked against their content.
+    paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
+    store = extract(table, paths, runner, ws.cache, ws.settings.batch, say)
+    receipt = {
+        "store": store.path.name,
+        "fingerprint": store.fingerprint,
+        "rows": store.n_rows,
+        "width": store.width,
+        "bytes": store.n_bytes,
+        "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
+        "trunk": trunk.card.name,
+        "layer": trunk.layer,
+        "made": made if made is not None else ws.store_making(dataset, split),
+    }
+    path = ws.receipt_path(dataset, split)
+    # A receipt that says the same is left alone, with its time: nothing downstream is out of date.
+    if not path.is_file() or canonical_json(read_json(path)) != canonical_json(receipt):
+        write_json(path, receipt)
+    return store
+
+
+def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
+    """The store that the receipt of a split names; needs neither pictures nor the trunk's weights.
+
+    Raises
+    ------
+    StoreError
+        Not extracted with these settings yet.
+    """
+    path = ws.receipt_path(dataset, split)
+    if not path.is_file():
+        s = ws.settings
+        raise StoreError(
+            f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
+            f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+        )
+    try:
+        receipt = read_json(path)
+        store = ws.cache / receipt["store"]
+        fingerprint = receipt["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged receipt; remove it and run pipeline extract again") from error
+    opened = Store(store)
+    if opened.fingerprint != fingerprint:
+        raise StoreError(
+            f"{path}: names the store {store} with another fingerprint than it has; run pipeline extract again"
+        )
+    return opened
+
+
+def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say) -> dict[str, Path]:
+    """Fit the heads that are not fitted yet on the fit split's store."""
+    manifest = load_manifest(dataset)
+    settings = {name: ws.settings.head_settings(name) for name in heads}
+    table = current_table(ws, dataset, manifest.fit, say)
+    store = sealed_store(ws, dataset, manifest.fit)
+    set_threads(ws.settings.threads)
+    paths = {}
+    for name in heads:
+        path = paths[name] = ws.head_path(dataset, name)
+        if path.is_file():
+            facts = load_head(path).facts
+            current = (store.fingerprint, table.labels_digest(ws.settings.labels))
+            if (facts["fingerprint"], facts["labels_digest"]) == current:
+                say(f"{path}: fitted on this store and these labels already")
+                continue
+        started = time.perf_counter()
+        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed)
+        digest = save_head(head, path)
+        seconds = time.perf_counter() - started
+        _write_log(path, {"fit_head": seconds})
+        used, skipped = head.facts["pictures"]["used"], head.facts["pictures"]["skipped"]
+        say(
+            f"{path}: fitted on {used:,} of {used + skipped:,} pictures, "
+            f"{head.facts['patches']['positive']:,} positive and {head.facts['patches']['background']:,} background "
+            f"patches in {seconds:.1f} s; loss {head.facts['epochs'][-1]['loss']:.4f}; sha256 {digest[:12]}"
+        )
+    return paths
+
+
+def run_score(ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say) -> dict[str, Path]:
+    """Score a split with fitted heads; the store is read once for all of them."""
+    manifest = load_manifest(dataset)
+    split = split or manifest.eval
+    table = current_table(ws, dataset, split, say)
+    store = sealed_store(ws, dataset, split)
+    set_threads(ws.settings.threads)
+    loaded = [load_head(ws.head_path(dataset, name)) for name in heads]
+    started = time.perf_counter()
+    scored = score_split(store, table, loaded, ws.settings.all_aggregations)
+    seconds = (time.perf_counter() - started) / len(heads)
+    paths = {}
+    for name, scores in zip(heads, scored, strict=True):
+        path = paths[name] = ws.scores_path(dataset, name, split)
+        save_scores(scores, path)
+        _write_log(path, {"score": seconds})
+        say(f"{path}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")
+    return paths
+
+
+def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, command: str, say: Say) -> dict[str, Any]:
+    """Average precision of one head, or devkit files where the split has no labels."""
+    manifest = load_manifest(dataset)
+    split = split or manifest.eval
+    table = current_table(ws, dataset, split, say)
+    scores_path = ws.scores_path(dataset, head, split)
+    scores = load_scores(scores_path)
+    folder = ws.run_dir(dataset, head)
+    seconds = _stage_seconds(ws, dataset, head, manifest, split)
+    if not table.labelled:
+        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
+        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
+        result = {
+            "dataset": dataset,
+            "split": split,
+            "fit_split": manifest.fit,
+            "metric": manifest.metric,
+            "mAP": None,
+            "AP": dict.fromkeys(table.classes),
+            "head": head,
+            "trunk": ws.settings.trunk,
+            "layer": ws.settings.layer,
+            "k": ws.settings.aggregation,
+            "official": False,
+            "notes": [],
+            "devkit_files": [path.as_posix() for path in files],
+            "seed": ws.settings.seed,
+            "seconds": seconds,
+            "versions": versions(),
+            "command": command,
+        }
+        say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
+    else:
+        result = evaluate_scores(scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
+        for note in result["notes"]:
+            say(f"NOTE: {note}")
+    result["paths"] = {
+        "head": ws.head_path(dataset, head).as_posix(),
+        "scores": scores_path.as_posix(),
+        "store": (ws.cache / read_json(ws.receipt_path(dataset, split))["store"]).as_posix(),
+        "result": (folder / "map.json").as_posix(),
+    }
+    write_json(folder / "map.json", result)
+    return result
+
+
+def run_compare(
+    ws: Workspace, dataset: str, heads: Sequence[str], baselines: Sequence[str], say: Say
+) -> dict[str, Any]:
+    """Join the results of several heads, and of the main head on baseline trunks, into one file."""
+    results = []
+    for name in heads:
+        results.append((name, read_json(ws.run_dir(dataset, name) / "map.json")))
+    for trunk in baselines:
+        other = ws.with_trunk(trunk)
+        name = f"{ws.settings.head} on {trunk}"
+        results.append((name, read_json(other.run_dir(dataset) / "map.json")))
+    joined = join_heads(results)
+    write_json(ws.heads_path(dataset), joined)
+    say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")
+    return joined
+
+
+def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
+    """Choose head, reading and k on held-out fit pictures; show the evaluation split beside it."""
+    manifest = load_manifest(dataset)
+    set_threads(ws.settings.threads)
+    fit_table = current_table(ws, dataset, manifest.fit, say)
+    eval_table = current_table(ws, dataset, manifest.eval, say)
+    if not eval_table.labelled:
+        raise PipelineError(f"{dataset} {manifest.eval}: no labels to show a sweep on")
+    swept = sweep_settings(
+        sealed_store(ws, dataset, manifest.fit),
+        fit_table,
+        sealed_store(ws, dataset, manifest.eval),
+        eval_table,
+        manifest.metric,
+        {name: ws.settings.head_settings(name) for name in ws.settings.compare},
+        [ws.settings.labels.model_copy(update={"single_object": reading}) for reading in ws.settings.readings],
+        ws.settings.all_aggregations,
+        ws.settings.held_out,
+        ws.settings.seed,
+        say,
+    )
+    result = {
+        "dataset": dataset,
+        "split": manifest.eval,
+        "fit_split": manifest.fit,
+        "metric": manifest.metric,
+        "trunk": ws.settings.trunk,
+        "layer": ws.settings.layer,
+        "seed": ws.settings.seed,
+        **swept,
+        "versions": versions(),
+    }
+    write_json(ws.sweep_path(dataset), result)
+    return result
+
+
+def _write_log(path: Path, seconds: dict[str, float]) -> None:
+    """Seconds beside a file whose own bytes must not depend on them."""
+    write_json(path.with_suffix(".log.json"), {"seconds": {k: round(v, 2) for k, v in seconds.items()}})
+
+
+def _stage_seconds(ws: Workspace, dataset: str, head: str, manifest: Manifest, split: str) -> dict[str, float]:
+    """Seconds of each stage, from the logs beside what they made; 0 runs of a stage leave no entry."""
+    seconds: dict[str, float] = {}
+    for path in (ws.head_path(dataset, head), ws.scores_path(dataset, head, split)):
+        log = path.with_suffix(".log.json")
+        if log.is_file():
+            seconds |= read_json(log)["seconds"]
+    for role in {manifest.fit, split}:
+        receipt = ws.receipt_path(dataset, role)
+        if not receipt.is_file():
+            continue
+        store = ws.cache / read_json(receipt)["store"]
+        log = store.with_name(store.name.removesuffix(".zarr") + ".log.jsonl")
+        if log.is_file():
+            runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
+            seconds[f"extract_{role}"] = round(sum(run["seconds"] for run in runs), 2)
+    return seconds

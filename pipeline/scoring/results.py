@@ -1,0 +1,150 @@
+"""Results: what a run found, from what, as one JSON object; tables and devkit files made from it."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.voc import is_official
+from pipeline.errors import StoreError
+from pipeline.files import write_whole
+from pipeline.patches.table import PatchTable
+from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.scoring.scores import SplitScores, format_aggregation
+from pipeline.settings import Aggregation, LabelSettings
+
+LIBRARIES = ("torch", "torchvision", "numpy", "zarr", "h5py", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the project, of Python and of the libraries that numbers depend on."""
+    found = {"pipeline": version("pipeline"), "python": platform.python_version()}
+    return {**found, **{name: version(name) for name in LIBRARIES}}
+
+
+def number(value: float) -> float | None:
+    """A float for JSON: NaN becomes None."""
+    return None if math.isnan(value) else round(float(value), 6)
+
+
+def evaluate_scores(
+    scores: SplitScores,
+    table: PatchTable,
+    manifest: Manifest,
+    k: Aggregation,
+    trunk: str,
+    seconds: dict[str, float],
+    command: str,
+) -> dict[str, Any]:
+    """The result of one head on one labelled split.
+
+    Raises
+    ------
+    StoreError
+        The scores are of other pictures than the table.
+    """
+    if scores.ids != table.ids:
+        raise StoreError(
+            f"scores are of {len(scores.ids)} pictures, the patch table of {table.dataset} {table.split} has "
+            f"{len(table.ids)} others; score again: pipeline score --dataset {table.dataset}"
+        )
+    head = scores.facts["head"]
+    mean, each = mean_average_precision(scores.by(k), table.picture_labels, manifest.metric)
+    undefined = [c for c, ap in zip(table.classes, each, strict=True) if math.isnan(ap)]
+    official = is_official(manifest, table.split, len(table.ids)) and is_official(
+        manifest, head["split"], head["pictures"]["used"]
+    )
+    notes = []
+    if manifest.official and not official:
+        fit_count, eval_count = manifest.splits[head["split"]].pictures, manifest.splits[table.split].pictures
+        notes.append(
+            f"not the official splits: {head['split']} has {head['pictures']['used']:,} of {fit_count:,} pictures, "
+            f"{table.split} {len(table.ids):,} of {eval_count:,}; this mAP compares with no published one"
+        )
+    if head["pictures"]["skipped"] or table.skipped:
+        notes.append(
+            f"bad pictures left out: {head['pictures']['skipped']} of {head['split']}, "
+            f"{len(table.skipped)} of {table.split}"
+        )
+    if undefined:
+        notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
+    sweep = {
+        format_aggregation(a): number(mean_average_precision(scores.by(a), table.picture_labels, manifest.metric)[0])
+        for a in scores.aggregations
+    }
+    return {
+        "dataset": table.dataset,
+        "split": table.split,
+        "fit_split": head["split"],
+        "metric": manifest.metric,
+        "mAP": number(mean),
+        "AP": {c: number(ap) for c, ap in zip(table.classes, each, strict=True)},
+        "undefined": undefined,
+        "k": k if isinstance(k, str) else float(k),
+        "k_sweep": sweep,
+        "recipe": {"head": head["settings"], "reading": head["reading"], "layer": head["how"]["how.layer"]},
+        "head": head["name"],
+        "trunk": trunk,
+        "layer": head["how"]["how.layer"],
+        "fingerprints": {
+            "fit": head["fingerprint"],
+            "eval": scores.facts["fingerprint"],
+            "labels_fit": head["labels_digest"],
+            "labels_eval": table.labels_digest(LabelSettings.model_validate(head["reading"])),
+        },
+        "pictures": {
+            "fit": {"used": head["pictures"]["used"], "skipped": head["pictures"]["skipped"]},
+            "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
+        },
+        "patches": head["patches"],
+        "official": official,
+        "notes": notes,
+        "seed": head["seed"],
+        "loss": head["epochs"],
+        "seconds": seconds,
+        "versions": versions(),
+        "command": command,
+    }
+
+
+def write_devkit_files(scores: SplitScores, k: Aggregation, folder: Path, competition: str) -> list[Path]:
+    """Files for the evaluation server: ``<comp>_cls_<split>_<class>.txt``, one ``id score`` a line.
+
+    Source: VOC2012 development kit, section on submission of results.
+    """
+    paths = []
+    for column, name in enumerate(scores.classes):
+        lines = [f"{i} {value:.8f}" for i, value in zip(scores.ids, scores.by(k)[:, column], strict=True)]
+        path = folder / f"{competition}_cls_{scores.facts['split']}_{name}.txt"
+        write_whole(path, ("\n".join(lines) + "\n").encode())
+        paths.append(path)
+    return paths
+
+
+def join_heads(results: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """One comparison of several results of one dataset: ``recipes`` of name, mAP, AP and seconds."""
+    first = results[0][1]
+    recipes = []
+    for name, result in results:
+        seconds = result["seconds"]
+        recipes.append(
+            {
+                "name": name,
+                "head": result["head"],
+                "trunk": result["trunk"],
+                "mAP": result["mAP"],
+                "std": None,
+                "seeds": [result["seed"]],
+                "seconds": {key: seconds[key] for key in ("fit_head", "score") if key in seconds},
+                "AP": result["AP"],
+                "k": result["k"],
+                "k_sweep": result["k_sweep"],
+                "fingerprints": result["fingerprints"],
+            }
+        )
+    shared = ("dataset", "split", "fit_split", "metric", "pictures", "official", "versions")
+    return {**{key: first[key] for key in shared}, "recipes": recipes, "published": []}

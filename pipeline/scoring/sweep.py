@@ -1,0 +1,101 @@
+"""Choosing settings on held-out pictures of the fit split.
+
+What is chosen is chosen there; the evaluation split is shown beside it and never selected from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.activations.store import Store
+from pipeline.head.head import Head, fit_head
+from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.table import PatchTable
+from pipeline.progress import Progress
+from pipeline.scoring.aggregation import PictureScores
+from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.scoring.scores import format_aggregation, score_split
+from pipeline.settings import Aggregation, HeadSettings, LabelSettings
+
+
+def score_pictures(
+    store: Store, table: PatchTable, heads: Sequence[Head], aggregations: Sequence[Aggregation], wanted: np.ndarray
+) -> list[np.ndarray]:
+    """Scores of some pictures of a split; the parts are read once for all heads.
+
+    Parameters
+    ----------
+    wanted : bool ndarray of shape (n_pictures,)
+
+    Returns
+    -------
+    one float64 ndarray of shape (n_aggregations, n_pictures, n_classes) a head, NaN where not wanted
+    """
+    sums = [PictureScores(len(table.ids), len(table.classes), aggregations) for _ in heads]
+    with Progress("score held-out pictures", table.n_rows, "patches") as progress:
+        for part, rows in store.iter_parts():
+            picture = table.picture[part.start : part.stop]
+            chosen = np.flatnonzero(wanted[picture])
+            for head, accumulated in zip(heads, sums, strict=True):
+                accumulated.add(head.probabilities(rows[chosen]), picture[chosen])
+            progress.advance(part.stop - part.start)
+    return [accumulated.result() for accumulated in sums]
+
+
+def sweep_settings(
+    fit_store: Store,
+    fit_table: PatchTable,
+    eval_store: Store,
+    eval_table: PatchTable,
+    metric: str,
+    heads: dict[str, HeadSettings],
+    readings: Sequence[LabelSettings],
+    aggregations: Sequence[Aggregation],
+    held_out: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Every head under every reading and k: mAP on held-out fit pictures, and on the evaluation split.
+
+    For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
+
+    Returns
+    -------
+    JSON object with ``rows`` (one for each head, reading and k) and ``chosen`` (the row with the
+    highest held-out mAP)
+    """
+    pairs = [(name, reading) for reading in readings for name in heads]
+    out = hold_out_pictures(fit_table.ids, held_out)
+    on_part = [fit_head(fit_store, fit_table, n, heads[n], r, seed, held_out) for n, r in pairs]
+    held = score_pictures(fit_store, fit_table, on_part, aggregations, out)
+    on_all = [fit_head(fit_store, fit_table, n, heads[n], r, seed) for n, r in pairs]
+    shown = score_split(eval_store, eval_table, on_all, aggregations)
+    rows = []
+    for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
+        for index, k in enumerate(aggregations):
+            held_map, _ = mean_average_precision(held_scores[index][out], fit_table.picture_labels[out], metric)
+            eval_map, _ = mean_average_precision(eval_scores.scores[index], eval_table.picture_labels, metric)
+            rows.append(
+                {
+                    "head": name,
+                    "single_object": reading.single_object,
+                    "k": format_aggregation(k),
+                    "held_out_mAP": round(held_map, 6),
+                    "mAP": round(eval_map, 6),
+                    "positive": head.facts["patches"]["positive"],
+                }
+            )
+    chosen = max(rows, key=lambda row: row["held_out_mAP"])
+    say(
+        f"chosen on {int(out.sum())} held-out fit pictures: head {chosen['head']}, "
+        f"single_object {chosen['single_object']}, k {chosen['k']}"
+    )
+    return {
+        "held_out_pictures": int(out.sum()),
+        "rows": rows,
+        "chosen": chosen,
+        "heads": {name: s.model_dump(mode="json") for name, s in heads.items()},
+    }

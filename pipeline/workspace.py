@@ -1,0 +1,170 @@
+"""Where a run keeps what: file names from settings alone, the same for CLI and Snakefile.
+
+Each name holds a digest of exactly the settings that the file depends on, so that runs with other
+settings stand side by side, and a changed setting never meets a file of the old one. Nothing here
+imports torch or opens a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.activations import VERSION as ACTIVATIONS_VERSION
+from pipeline.dataset import VERSION as DATASET_VERSION
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.voc import state_of_split
+from pipeline.files import digest_of, read_json
+from pipeline.head import VERSION as HEAD_VERSION
+from pipeline.patches import VERSION as PATCHES_VERSION
+from pipeline.scoring import VERSION as SCORING_VERSION
+from pipeline.settings import RunSettings
+from pipeline.trunk import VERSION as TRUNK_VERSION
+
+VERSIONS = {
+    "dataset": DATASET_VERSION,
+    "patches": PATCHES_VERSION,
+    "trunk": TRUNK_VERSION,
+    "activations": ACTIVATIONS_VERSION,
+    "head": HEAD_VERSION,
+    "scoring": SCORING_VERSION,
+}
+DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Files of runs with one set of settings.
+
+    >>> ws = Workspace(RunSettings())
+    >>> ws.map_path("demo").as_posix()
+    'results/demo_map.json'
+    """
+
+    settings: RunSettings
+
+    def with_trunk(self, trunk: str) -> Workspace:
+        """The same settings with another trunk."""
+        if trunk == self.settings.trunk:
+            return self
+        return Workspace(self.settings.model_copy(update={"trunk": trunk, "weights": None, "layer": "fc7"}))
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.settings.cache)
+
+    @property
+    def results(self) -> Path:
+        return Path(self.settings.results)
+
+    @property
+    def digest_memory(self) -> Path:
+        return self.cache / "file-digests.sqlite"
+
+    # What each file depends on. A key that is missing here is a stale file waiting to happen, so
+    # each takes all of the one before.
+
+    def _table_key(self) -> dict[str, Any]:
+        s = self.settings
+        return {
+            "data_root": s.data_root,
+            "source": s.source,
+            "grid": s.grid.model_dump(mode="json"),
+            "on_error": s.on_error,
+            "max_skipped": s.max_skipped,
+        }
+
+    def _store_key(self) -> dict[str, Any]:
+        s = self.settings
+        how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "device", "precision", "batch")}
+        # Only `random` draws its weights from the seed.
+        return {**self._table_key(), **how, "weights_seed": s.seed if s.trunk == "random" else None}
+
+    def _head_key(self, head: str) -> dict[str, Any]:
+        s = self.settings
+        return {
+            **self._store_key(),
+            "head": s.head_settings(head).model_dump(mode="json"),
+            "labels": s.labels.model_dump(mode="json"),
+            "seed": s.seed,
+        }
+
+    def _scores_key(self, head: str) -> dict[str, Any]:
+        return {**self._head_key(head), "aggregations": list(self.settings.all_aggregations)}
+
+    @property
+    def table_digest(self) -> str:
+        return digest_of(self._table_key())[:DIGITS]
+
+    @property
+    def store_digest(self) -> str:
+        return digest_of(self._store_key())[:DIGITS]
+
+    def head_digest(self, head: str) -> str:
+        return digest_of(self._head_key(head))[:DIGITS]
+
+    def scores_digest(self, head: str) -> str:
+        return digest_of(self._scores_key(head))[:DIGITS]
+
+    def run_digest(self, head: str) -> str:
+        return digest_of({**self._scores_key(head), "name": head, "aggregation": self.settings.aggregation})[:DIGITS]
+
+    def table_path(self, dataset: str, split: str) -> Path:
+        return self.cache / "patches" / f"{dataset}-{split}-{self.table_digest}.h5"
+
+    def receipt_path(self, dataset: str, split: str) -> Path:
+        """The small file that says which store holds a split's activations."""
+        return self.cache / "receipts" / f"{dataset}-{split}-{self.store_digest}.json"
+
+    def head_path(self, dataset: str, head: str) -> Path:
+        return self.results / "heads" / f"{dataset}-{head}-{self.head_digest(head)}.safetensors"
+
+    def scores_path(self, dataset: str, head: str, split: str) -> Path:
+        return self.results / "scores" / f"{dataset}-{split}-{head}-{self.scores_digest(head)}.h5"
+
+    def run_dir(self, dataset: str, head: str | None = None) -> Path:
+        """Folder of one run, named by everything that its result depends on."""
+        head = head or self.settings.head
+        return self.results / "runs" / f"{dataset}-{head}-{self.run_digest(head)}"
+
+    def map_path(self, dataset: str) -> Path:
+        """Copy of the latest run's result."""
+        return self.results / f"{dataset}_map.json"
+
+    def heads_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_heads.json"
+
+    def sweep_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_sweep.json"
+
+    # What a workflow engine cannot see by itself.
+
+    def dataset_state(self, manifest: Manifest, split: str) -> str:
+        """Changes when a picture, an XML or a list file changes size or time; ``absent`` without data."""
+        return state_of_split(manifest, split, self.settings.data_root)
+
+    def weights_state(self) -> str:
+        """Changes when a local weights file or card changes size or time."""
+        parts = []
+        for name in filter(None, (self.settings.weights, self.settings.trunk)):
+            path = Path(name)
+            for candidate in (path, path.with_suffix(".safetensors") if path.suffix == ".yaml" else path):
+                if candidate.is_file():
+                    stat = candidate.stat()
+                    parts.append([str(candidate), stat.st_size, stat.st_mtime_ns])
+        return digest_of(parts)[:DIGITS]
+
+    def store_making(self, dataset: str, split: str) -> int:
+        """Which making of the store is due: the receipt's number, or one more if its store is gone.
+
+        As a rule's parameter this reruns the extraction when a store was deleted behind its receipt,
+        and stays the same afterwards.
+        """
+        path = self.receipt_path(dataset, split)
+        try:
+            receipt = read_json(path)
+            made, store = int(receipt["made"]), self.cache / receipt["store"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 1
+        return made if (store / "integrity/seal.json").is_file() else made + 1

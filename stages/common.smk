@@ -1,0 +1,110 @@
+# Settings of this run, and what rules ask of them. No numerics; nothing here imports torch.
+import shlex
+import sys
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from pipeline.dataset.manifest import known_datasets, load_manifest
+from pipeline.errors import PipelineError
+from pipeline.files import digest_of, write_whole
+from pipeline.settings import parse_run_settings
+from pipeline.workspace import VERSIONS, Workspace
+
+
+def stop(error):
+    """End the parse with the message alone: everything in it is the user's to mend."""
+    sys.stderr.write(f"\nerror: {error}\n")
+    sys.exit(2)
+
+
+def parse_config():
+    values = {key: value for key, value in config.items() if value is not None}
+    try:
+        return parse_run_settings(values, "--config")
+    except PipelineError as error:
+        stop(error)
+
+
+RUN = Workspace(parse_config())
+DATASETS = known_datasets()
+
+
+wildcard_constraints:
+    dataset="|".join(DATASETS),
+    split=r"[A-Za-z0-9_]+",
+    head=r"[A-Za-z0-9.-]+",
+    digest=r"[0-9a-f]{10}",
+
+
+# The configured trunk, and each baseline trunk beside it; what each digest in a file's name stands for.
+WORKSPACES = [RUN] + [RUN.with_trunk(trunk) for trunk in RUN.settings.baselines]
+HEAD_NAMES = sorted({RUN.settings.head, *RUN.settings.compare})
+PAIRS = [(ws, head) for ws in WORKSPACES for head in HEAD_NAMES]
+STORES = {ws.store_digest: ws for ws in WORKSPACES}
+HEADS = {ws.head_digest(head): ws for ws, head in PAIRS}
+SCORES = {ws.scores_digest(head): ws for ws, head in PAIRS}
+RUNS = {ws.run_digest(head): ws for ws, head in PAIRS}
+
+
+def settings_file(ws, stage, digest):
+    """All settings of a workspace, as a file that any command takes as --config.
+
+    Its name, which Snakemake compares as a parameter, holds the digest of the settings that the
+    stage depends on, so that a changed k reruns no head.
+    """
+    path = ws.results / "settings" / f"{stage}-{digest}.yaml"
+    data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
+    if not path.is_file() or path.read_bytes() != data:
+        write_whole(path, data)
+    return shlex.quote(path.as_posix())
+
+
+def manifest(wildcards):
+    return load_manifest(wildcards.dataset)
+
+
+def dataset_state(wildcards):
+    """Changes with any picture, XML or list of the split, which Snakemake cannot see by itself."""
+    try:
+        return RUN.dataset_state(manifest(wildcards), wildcards.split)
+    except PipelineError as error:
+        if RUN.table_path(wildcards.dataset, wildcards.split).is_file():
+            return "absent"
+        stop(error)
+
+
+def weights_state(wildcards):
+    return STORES[wildcards.digest].weights_state()
+
+
+def store_making(wildcards):
+    """One more than the receipt says if its store was deleted behind it."""
+    return STORES[wildcards.digest].store_making(wildcards.dataset, wildcards.split)
+
+
+def table_config(wildcards):
+    return settings_file(RUN, "patches", RUN.table_digest)
+
+
+def store_config(wildcards):
+    return settings_file(STORES[wildcards.digest], "extract", wildcards.digest)
+
+
+def head_config(wildcards):
+    return settings_file(HEADS[wildcards.digest], "fit-head", wildcards.digest)
+
+
+def scores_config(wildcards):
+    return settings_file(SCORES[wildcards.digest], "score", wildcards.digest)
+
+
+def result_config(wildcards):
+    return settings_file(RUNS[wildcards.digest], "evaluate", wildcards.digest)
+
+
+def comparison_config(wildcards):
+    """Of the rules that take in several heads: any change of settings makes them anew."""
+    return settings_file(
+        RUN, "compare", digest_of(RUN.settings.model_dump(mode="json"))[:10]
+    )

@@ -1,0 +1,19 @@
+# One head on the kept activations of the fit split.
+rule fit_head:
+    input:
+        unpack(fit_inputs),
+    output:
+        head=f"{RUN.settings.results}/heads/{{dataset}}-{{head}}-{{digest}}.safetensors",
+    log:
+        "logs/fit_head/{dataset}-{head}-{digest}.log",
+    benchmark:
+        "logs/fit_head/{dataset}-{head}-{digest}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: workflow.cores
+    params:
+        version=VERSIONS["head"],
+        config=head_config,
+    shell:
+        "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"
+        " --config {params.config} 2>&1 | tee {log} >&2"

@@ -1,0 +1,18 @@
+# Decode every picture, find the bad ones, fix the row plan of a split.
+rule patches:
+    output:
+        table=f"{RUN.settings.cache}/patches/{{dataset}}-{{split}}-{RUN.table_digest}.h5",
+    log:
+        f"logs/patches/{{dataset}}-{{split}}-{RUN.table_digest}.log",
+    benchmark:
+        f"logs/patches/{{dataset}}-{{split}}-{RUN.table_digest}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 2
+    params:
+        version=[VERSIONS["dataset"], VERSIONS["patches"]],
+        state=dataset_state,
+        config=table_config,
+    shell:
+        "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"
+        " --config {params.config} > {log} 2>&1"

@@ -1,0 +1,61 @@
+# Results: one folder a run, named files as copies of the latest.
+rule evaluate:
+    input:
+        unpack(evaluate_inputs),
+    output:
+        result=f"{RUN.settings.results}/runs/{{dataset}}-{{head}}-{{digest}}/map.json",
+    log:
+        "logs/evaluate/{dataset}-{head}-{digest}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        version=VERSIONS["scoring"],
+        config=result_config,
+    shell:
+        "pipeline evaluate --dataset {wildcards.dataset} --head {wildcards.head}"
+        " --config {params.config} > {log} 2>&1"
+
+
+rule map:
+    input:
+        main_run,
+    output:
+        f"{RUN.settings.results}/{{dataset}}_map.json",
+    log:
+        "logs/map/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    shell:
+        "cp {input} {output} 2> {log} && pipeline show {output} | tee -a {log}"
+
+
+rule heads:
+    input:
+        compared_runs,
+    output:
+        f"{RUN.settings.results}/{{dataset}}_heads.json",
+    log:
+        "logs/heads/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        config=comparison_config,
+    shell:
+        "pipeline compare --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"
+
+
+rule sweep:
+    input:
+        swept_inputs,
+    output:
+        f"{RUN.settings.results}/{{dataset}}_sweep.json",
+    log:
+        "logs/sweep/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: workflow.cores
+    params:
+        version=[VERSIONS["head"], VERSIONS["scoring"]],
+        config=comparison_config,
+    shell:
+        "pipeline sweep --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"

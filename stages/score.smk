@@ -1,0 +1,19 @@
+# Picture scores of the evaluation split, for all k in one pass.
+rule score:
+    input:
+        unpack(score_inputs),
+    output:
+        scores=f"{RUN.settings.results}/scores/{{dataset}}-{{split}}-{{head}}-{{digest}}.h5",
+    log:
+        "logs/score/{dataset}-{split}-{head}-{digest}.log",
+    benchmark:
+        "logs/score/{dataset}-{split}-{head}-{digest}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: workflow.cores
+    params:
+        version=VERSIONS["scoring"],
+        config=scores_config,
+    shell:
+        "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"
+        " --config {params.config} 2>&1 | tee {log} >&2"

@@ -1,0 +1,357 @@
+"""The VOC layout: boxes, flags, labels and id lists as the devkit writes them, and its traps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.voc import (
+    is_official,
+    labels_from_objects,
+    parse_annotation,
+    read_ids,
+    read_split,
+    state_of_split,
+)
+from pipeline.errors import DatasetError, MissingDataError
+
+CLASSES = ("cat", "dog")
+BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+SIZE = "<size><width>100</width><height>80</height></size>"
+
+
+def thing(name="cat", corners=(11, 21, 50, 60), extra="<difficult>0</difficult>") -> str:
+    return f"<object><name>{name}</name>{extra}{BOX.format(*corners)}</object>"
+
+
+def xml(*things: str, size: str = SIZE) -> bytes:
+    return f"<annotation>{size}{''.join(things)}</annotation>".encode()
+
+
+# ---- annotations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("corners", "expect"),
+    [
+        pytest.param((11, 21, 50, 60), (10, 20, 50, 60), id="1-based, inclusive"),
+        pytest.param((1, 1, 100, 80), (0, 0, 100, 80), id="the whole picture"),
+        pytest.param((5, 5, 5, 5), (4, 4, 5, 5), id="one pixel"),
+        pytest.param((45.70, 21.25, 50.5, 60), (44.70, 20.25, 50.5, 60), id="fractions"),
+        pytest.param((0, 0, 101, 81), (0, 0, 100, 80), id="one pixel outside is cut off"),
+    ],
+)
+def test_boxes_are_converted_exactly_once(corners, expect):
+    annotation = parse_annotation(xml(thing(corners=corners)), CLASSES)
+
+    np.testing.assert_allclose(annotation.box_xyxy, [expect])
+    assert annotation.box_xyxy.dtype == np.float64
+    assert annotation.size_wh == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expect"),
+    [
+        ("", False),
+        ("<difficult></difficult>", False),
+        ("<difficult>0</difficult>", False),
+        ("<difficult>1</difficult>", True),
+        ("<difficult> 1 </difficult>", True),
+    ],
+)
+def test_difficult_may_be_absent(extra, expect):
+    assert parse_annotation(xml(thing(extra=extra)), CLASSES).difficult.tolist() == [expect]
+
+
+def test_parts_are_no_objects():
+    part = f"<part><name>head</name>{BOX.format(12, 22, 20, 30)}</part>"
+
+    annotation = parse_annotation(xml(thing(extra=part), thing("dog", (1, 1, 9, 9))), CLASSES)
+
+    assert annotation.class_index.tolist() == [0, 1]
+    assert annotation.box_xyxy.tolist() == [[10, 20, 50, 60], [0, 0, 9, 9]]
+
+
+def test_a_picture_without_objects_has_empty_arrays_of_the_right_shape():
+    annotation = parse_annotation(xml(), CLASSES)
+
+    assert annotation.box_xyxy.shape == (0, 4)
+    assert annotation.class_index.shape == annotation.difficult.shape == (0,)
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_a_size_may_be_unknown(size):
+    annotation = parse_annotation(xml(thing(corners=(900, 900, 950, 950)), size=size), CLASSES)
+
+    assert annotation.size_wh is None
+    assert annotation.box_xyxy.tolist() == [[899, 899, 950, 950]]
+
+
+BOMB = """<!DOCTYPE bomb [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]>
+<annotation><object><name>&c;</name></object></annotation>"""
+FILE_READER = """<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/hostname">]><annotation>&f;</annotation>"""
+REFUSED = {
+    "billion laughs": (BOMB.encode(), "refused: EntitiesForbidden"),
+    "external entity": (FILE_READER.encode(), "refused: EntitiesForbidden"),
+    "not closed": (b"<annotation><object>", "not valid XML: no element found"),
+    "empty file": (b"", "not valid XML"),
+    "a picture": (b"\xff\xd8\xff\xe0\x00", "not valid XML"),
+    "unknown encoding": (b"<?xml version='1.0' encoding='klingon'?><annotation/>", "not valid XML"),
+    "unknown class": (xml(thing("cow")), r"object 1 \(cow\): unknown class, expected one of cat, dog"),
+    "class of other case": (xml(thing("Cat")), r"object 1 \(Cat\): unknown class"),
+    "no name": (xml(thing("")), r"object 1 \(no name\): unknown class"),
+    "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): bndbox or difficult is missing"),
+    "box of words": (xml(thing(corners=("left", 1, 2, 3))), "bndbox or difficult is missing or not a number"),
+    "difficult of words": (xml(thing(extra="<difficult>very</difficult>")), "bndbox or difficult"),
+    "not finite": (xml(thing(corners=("nan", 1, 20, 30))), "box without area"),
+    "infinite": (xml(thing(corners=(1, 1, "inf", 30))), "box without area"),
+    "no width": (
+        xml(thing(corners=(20, 20, 19, 40))),
+        r"box without area, got xmin, ymin, xmax, ymax = \[20.0,",
+    ),
+    "corners exchanged": (xml(thing(corners=(50, 60, 11, 21))), "box without area"),
+    "outside": (
+        xml(thing(corners=(11, 21, 150, 60))),
+        r"box \[11.0, 21.0, 150.0, 60.0\] outside .* 100 x 80",
+    ),
+    "left of the picture": (xml(thing(corners=(-20, 21, 50, 60))), "outside of the picture of 100 x 80"),
+    "only in the tolerance": (xml(thing(corners=(101, 21, 101, 60))), "outside of the picture"),
+    "left, size unknown": (xml(thing(corners=(-20, 21, 50, 60)), size=""), "outside of the picture$"),
+    "size of words": (xml(size="<size><width>wide</width></size>"), "size: width and height are not numbers"),
+    "endless size": (xml(size="<size><width>inf</width><height>1</height></size>"), "size: width and height"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_annotations_that_cannot_be_used(data, message):
+    with pytest.raises(ValueError, match=message):
+        parse_annotation(data, CLASSES)
+
+
+def test_all_problems_of_a_file_are_told_at_once():
+    with pytest.raises(ValueError, match=r"object 1 \(cow\): unknown class.*; object 3 \(dog\): box without"):
+        parse_annotation(xml(thing("cow"), thing("cat"), thing("dog", (9, 9, 1, 1))), CLASSES)
+
+
+def test_labels_of_a_picture_come_from_its_objects():
+    both = parse_annotation(xml(thing("cat"), thing("cat", extra="<difficult>1</difficult>")), CLASSES)
+    difficult = parse_annotation(xml(thing("dog", extra="<difficult>1</difficult>")), CLASSES)
+
+    assert labels_from_objects([both, difficult], 2).tolist() == [[1, -1], [-1, 0]]
+
+
+# ---- id lists --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expect"),
+    [
+        pytest.param("b\na\n", ("b", "a"), id="order kept"),
+        pytest.param("\n a \r\n\r\nb", ("a", "b"), id="blank lines, other line ends"),
+        pytest.param("\ufeffa\nb\n", ("a", "b"), id="byte order mark"),
+        pytest.param("a -1\nb  1\nc 0\n", ("a", "b", "c"), id="labels behind"),
+        pytest.param(
+            "2007_000027\n2008.x-1@b\nübung\n", ("2007_000027", "2008.x-1@b", "übung"), id="odd names"
+        ),
+    ],
+)
+def test_ids_are_read(tmp_path, text, expect):
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
+
+    assert read_ids(tmp_path / "train.txt") == expect
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "the list is empty", id="empty"),
+        pytest.param(" \n\n", "the list is empty", id="blank"),
+        pytest.param("a\nb\na\n", "'a': listed twice", id="twice"),
+        pytest.param("../../etc/passwd\n", "'../../etc/passwd': not a plain file name", id="path upwards"),
+        pytest.param("/etc/passwd\n", "'/etc/passwd': not a plain file name", id="absolute path"),
+        pytest.param("sub/a\n", "'sub/a': not a plain file name", id="folder"),
+        pytest.param("a\\b\n", "not a plain file name", id="backslash"),
+        pytest.param("..\n", "'..': not a plain", id="dots"),
+        pytest.param("a..b\n", "'a..b': not a plain", id="dots inside"),
+        pytest.param(".hidden\n", "'.hidden': not a plain", id="hidden"),
+        pytest.param("-rf\n", "'-rf': not a plain", id="an option"),
+        pytest.param("a\x00b\n", "not a plain", id="NUL"),
+        pytest.param("IMG 12\n", "'IMG 12': not a plain file name .* without spaces", id="space"),
+    ],
+)
+def test_id_lists_that_cannot_be_used(tmp_path, text, message):
+    (tmp_path / "train.txt").write_text(text)
+
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_ids(tmp_path / "train.txt")
+
+    assert str(caught.value).startswith(str(tmp_path / "train.txt"))
+
+
+def test_id_list_problems_are_told_at_once_the_first_ten_in_full(tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"sub/{n}\n" for n in range(12)))
+
+    with pytest.raises(DatasetError, match=r"12 problem\(s\)\n(?s:.*)'sub/9'(?s:.*)\.\.\. and 2 more"):
+        read_ids(tmp_path / "train.txt")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00a"], ids=["missing", "not a text"])
+def test_a_list_that_is_no_list(tmp_path, content):
+    if content is not None:
+        (tmp_path / "train.txt").write_bytes(content)
+
+    with pytest.raises(DatasetError, match="id list not found|not a text file"):
+        read_ids(tmp_path / "train.txt")
+
+
+# ---- splits ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """Three pictures of 100 x 80: a has a cat, b a difficult dog, c nothing."""
+    folder = tmp_path / "VOC"
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True)
+    contents = {"a": [thing("cat")], "b": [thing("dog", extra="<difficult>1</difficult>")], "c": []}
+    for i, things in contents.items():
+        Image.new("RGB", (100, 80), "teal").save(folder / "JPEGImages" / f"{i}.jpg")
+        (folder / "Annotations" / f"{i}.xml").write_bytes(xml(*things))
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("c\na\nb\n")
+    return folder
+
+
+def manifest(labelled: bool = True, official: bool = False, pictures: int | None = None) -> Manifest:
+    split = {"labelled": labelled, "pictures": pictures}
+    return Manifest.model_validate(
+        {"name": "own", "title": "own", "folder": "VOC", "classes": CLASSES, "metric": "voc12",
+         "fit": "train", "eval": "test" if not labelled else "train", "official": official,
+         "splits": {"train": {"pictures": pictures}, "test": split}}
+    )  # fmt: skip
+
+
+def write_lists(folder: Path, **lines: str) -> None:
+    for name, text in lines.items():
+        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+
+
+def test_a_dataset_with_xml_files_only(voc, tmp_path):
+    split = read_split(manifest(), "train", tmp_path)
+
+    assert split.ids == ("c", "a", "b")
+    assert [path.name for path in split.paths] == ["c.jpg", "a.jpg", "b.jpg"]
+    assert split.folder == voc
+    assert split.labels.tolist() == [[-1, -1], [1, -1], [-1, 0]]
+    assert split.labels.dtype == np.int8
+
+
+def test_list_files_win_over_objects(voc, tmp_path):
+    # The devkit's lists know of objects that the XML does not, and have lines for other pictures.
+    write_lists(voc, cat_train="a  1\nb -1\nc  0\nother 1\n", dog_train="\ufeffa -1\nb  0\nc  1\n")
+
+    assert read_split(manifest(), "train", tmp_path).labels.tolist() == [[0, 1], [1, -1], [-1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"cat_train": "a 1\nb -1\nc 0\n"}, "dog_train.txt: missing, other classes have theirs"),
+        ({"cat_train": "a 1\nc 0\n", "dog_train": "a 1\nb 1\nc 1\n"}, "cat_train.txt: no line for b"),
+        (
+            {"cat_train": "a 2\nb -1\nc\n", "dog_train": "a 1\nb 1\nc 1\n"},
+            r"cat_train.txt line 1: expected 'id -1\|0\|1', got 'a 2'(?s:.*)line 3: (?s:.*)got 'c'",
+        ),
+    ],
+    ids=["one class without", "one picture without", "other values"],
+)
+def test_list_files_that_are_wrong(voc, tmp_path, lists, message):
+    write_lists(voc, **lists)
+
+    with pytest.raises(DatasetError, match=message):
+        read_split(manifest(), "train", tmp_path)
+
+
+def test_everything_wrong_with_a_split_is_told_at_once(voc, tmp_path):
+    write_lists(voc, train="a\nb\nc\nd\n")
+    (voc / "JPEGImages" / "a.jpg").unlink()
+    (voc / "Annotations" / "b.xml").write_bytes(BOMB.encode())
+    (voc / "Annotations" / "c.xml").write_bytes(xml(thing("cow")))
+
+    with pytest.raises(DatasetError) as caught:
+        read_split(manifest(), "train", tmp_path)
+
+    message = str(caught.value)
+    assert f"own train in {voc}: 5 problem(s)" in message
+    for part in (
+        "a: no picture JPEGImages/a.jpg",
+        "d: no picture JPEGImages/d.jpg",
+        "d: no annotation Annotations/d.xml",
+        "b: Annotations/b.xml: refused: EntitiesForbidden",
+        "c: Annotations/c.xml: object 1 (cow): unknown class",
+        "check with: pipeline data check own",
+    ):
+        assert part in message
+
+
+def test_a_split_without_labels_needs_no_annotations(voc, tmp_path):
+    write_lists(voc, test="c\na\n")
+    (voc / "Annotations" / "c.xml").unlink()
+
+    split = read_split(manifest(labelled=False), "test", tmp_path)
+
+    assert split.labels is None
+    assert [len(a.box_xyxy) for a in split.annotations] == [0, 1]
+
+
+def test_pictures_may_have_other_suffixes_and_a_jpg_comes_first(voc, tmp_path):
+    (voc / "JPEGImages" / "a.jpg").rename(voc / "JPEGImages" / "a.PNG")
+    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "b.png")
+    (voc / "JPEGImages" / "c.txt").write_text("no picture")
+
+    assert [p.name for p in read_split(manifest(), "train", tmp_path).paths] == ["c.jpg", "a.PNG", "b.jpg"]
+
+
+def test_unknown_splits_and_folders_are_named(voc, tmp_path):
+    with pytest.raises(DatasetError, match="own: no split 'val'; there are train, test"):
+        read_split(manifest(), "val", tmp_path)
+    with pytest.raises(MissingDataError, match="pictures not found"):
+        read_split(manifest(), "train", tmp_path / "elsewhere")
+
+
+CHANGES = {
+    "an annotation": ("Annotations/a.xml", xml(thing("dog"))),
+    "the id list": ("ImageSets/Main/train.txt", b"a\nb\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), CHANGES.values(), ids=CHANGES.keys())
+def test_digest_and_state_see_a_change(voc, tmp_path, name, data):
+    before = read_split(manifest(), "train", tmp_path).annotation_digest
+    state = state_of_split(manifest(), "train", tmp_path)
+    assert before == read_split(manifest(), "train", tmp_path).annotation_digest
+    assert state == state_of_split(manifest(), "train", tmp_path)
+
+    (voc / name).write_bytes(data)
+
+    assert before != read_split(manifest(), "train", tmp_path).annotation_digest
+    assert state != state_of_split(manifest(), "train", tmp_path)
+
+
+def test_state_sees_a_changed_picture_and_no_foreign_one(voc, tmp_path):
+    state = state_of_split(manifest(), "train", tmp_path)
+    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "foreign.jpg")
+    assert state == state_of_split(manifest(), "train", tmp_path)
+
+    Image.new("RGB", (90, 80)).save(voc / "JPEGImages" / "a.jpg")
+
+    assert state != state_of_split(manifest(), "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("official", "stated", "n", "expect"),
+    [(True, 3, 3, True), (True, 5717, 3, False), (False, 3, 3, False), (True, None, 3, False)],
+)
+def test_official_means_the_published_count(official, stated, n, expect):
+    assert is_official(manifest(official=official, pictures=stated), "train", n) is expect

@@ -213,7 +213,8 @@ def _load_card(path: Path, layer: str) -> Trunk:
     digest = sha256_file(weights)
     if digest != card.weights_sha256:
         raise TrunkError(
-            f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: another or a damaged file"
+            f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: "
+            "another or a damaged file"
         )
     form = FORMS[card.architecture]
     if card.architecture == "krizhevsky":

@@ -39,9 +39,7 @@ def split_files(split: str, *ids: str) -> dict[str, bytes]:
     return files | {f"ImageSets/Main/{split}.txt": ("\n".join(ids) + "\n").encode()}
 
 
-def tar_bytes(
-    files: dict[str, bytes], top: str = "VOCdevkit/VOC/", extra: tuple[tarfile.TarInfo, ...] = ()
-) -> bytes:
+def tar_bytes(files: dict[str, bytes], top: str = "VOCdevkit/VOC/", extra: tuple[tarfile.TarInfo, ...] = ()) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, data in files.items():
@@ -197,9 +195,7 @@ def test_a_connection_that_is_always_cut_keeps_what_came_for_the_next_call(serve
     manifest = voc(served(server, "a.tar", data))
     server.cuts = [1000] * archive_module.ATTEMPTS
 
-    with pytest.raises(
-        MissingDataError, match=r"cut after 5,000 of [\d,]+ bytes \(5 att(?s:.*)5,000 bytes are kept"
-    ):
+    with pytest.raises(MissingDataError, match=r"cut after 5,000 of [\d,]+ bytes \(5 att(?s:.*)5,000 bytes are kept"):
         fetch(manifest, tmp_path, quiet)
     assert not (tmp_path / "VOC").exists()
 
@@ -221,9 +217,7 @@ def test_a_server_that_ignores_ranges_sends_all_of_it_again(server, tmp_path):
 def test_a_file_that_changed_on_the_server_is_never_mixed_with_the_old_one(server, tmp_path):
     old, new = tar_bytes(split_files("train", "x", "y")), tar_bytes(TRAIN)
     server.cuts = [1000] * archive_module.ATTEMPTS
-    manifest = voc(
-        {**served(server, "a.tar", old), "md5": hashlib.md5(new, usedforsecurity=False).hexdigest()}
-    )
+    manifest = voc({**served(server, "a.tar", old), "md5": hashlib.md5(new, usedforsecurity=False).hexdigest()})
     with pytest.raises(MissingDataError, match="cut after"):
         fetch(manifest, tmp_path, quiet)
 
@@ -488,9 +482,7 @@ def test_files_that_differ_from_the_archives_are_never_overwritten(server, tmp_p
     (tmp_path / "VOC" / "JPEGImages").mkdir(parents=True)
     (tmp_path / "VOC" / "JPEGImages" / "a.png").write_bytes(b"mine")
 
-    with pytest.raises(
-        DatasetError, match=r"1 file\(s\) differ from (?s:.*)JPEGImages/a.png\nmove the folder away"
-    ):
+    with pytest.raises(DatasetError, match=r"1 file\(s\) differ from (?s:.*)JPEGImages/a.png\nmove the folder away"):
         fetch(manifest, tmp_path, quiet)
 
     assert content_of(tmp_path / "VOC") == {"JPEGImages/a.png": b"mine"}
@@ -500,9 +492,7 @@ def test_a_picture_that_was_lost_after_fetching_is_told(server, tmp_path):
     manifest = voc(served(server, "a.tar", tar_bytes(TRAIN)))
     (fetch(manifest, tmp_path, quiet) / "JPEGImages" / "a.png").unlink()
 
-    with pytest.raises(
-        DatasetError, match="train: no picture JPEGImages/a.jpg\nmove the folder away and run:"
-    ):
+    with pytest.raises(DatasetError, match="train: no picture JPEGImages/a.jpg\nmove the folder away and run:"):
         fetch(manifest, tmp_path, quiet)
 
 

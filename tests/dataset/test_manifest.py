@@ -107,9 +107,7 @@ def test_a_dataset_name_is_no_path(name):
 
 
 def test_an_unknown_dataset_names_the_known_ones_and_the_way_on():
-    with pytest.raises(
-        SettingsError, match=r"known: .*voc07, voc12, voc12_test\n(?s:.*)data new .*--name birds"
-    ):
+    with pytest.raises(SettingsError, match=r"known: .*voc07, voc12, voc12_test\n(?s:.*)data new .*--name birds"):
         load_manifest("birds")
 
 
@@ -220,9 +218,7 @@ def torchvision_table() -> dict[str, dict[str, str]]:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "DATASET_YEAR_DICT"
     )
     return {
-        year.value: {
-            k.value: v.value for k, v in zip(row.keys, row.values, strict=True) if isinstance(v, ast.Constant)
-        }
+        year.value: {k.value: v.value for k, v in zip(row.keys, row.values, strict=True) if isinstance(v, ast.Constant)}
         for year, row in zip(table.keys, table.values, strict=True)
     }
 
@@ -234,7 +230,5 @@ def test_archives_are_those_of_torchvision(name, entries):
     table = torchvision_table()
     archives = load_manifest(name, SHIPPED).archives
 
-    assert [{"url": a.url, "filename": a.filename, "md5": a.md5} for a in archives] == [
-        table[e] for e in entries
-    ]
+    assert [{"url": a.url, "filename": a.filename, "md5": a.md5} for a in archives] == [table[e] for e in entries]
     assert {a.strip for a in archives} == {"VOCdevkit"}

@@ -220,9 +220,7 @@ def test_a_folder_of_another_layout_says_what_was_expected_and_got(tmp_path, man
 def test_at_least_two_annotated_pictures_are_needed(own, manifests):
     for path in sorted((own / "Annotations").iterdir())[1:]:
         path.unlink()
-    with pytest.raises(
-        DatasetError, match=r"1 annotated picture\(s\), at least 2 .*got 10 pictures, 1 annotations"
-    ):
+    with pytest.raises(DatasetError, match=r"1 annotated picture\(s\), at least 2 .*got 10 pictures, 1 annotations"):
         new_manifest(own, "mine", manifests, say=lambda message: None)
 
     (own / "Annotations" / "p0.xml").unlink()
@@ -258,9 +256,7 @@ def test_pictures_names_that_cannot_stand_in_a_list_are_told(own, manifests):
     write_pair(own, "IMG (1)", "cat")
     Image.new("RGB", (16, 12)).save(own / "JPEGImages" / "p1.png")
 
-    with pytest.raises(
-        DatasetError, match=r"2 problem(?s:.*)p1.jpg, p1.png: one name(?s:.*)'IMG \(1\)': rename"
-    ):
+    with pytest.raises(DatasetError, match=r"2 problem(?s:.*)p1.jpg, p1.png: one name(?s:.*)'IMG \(1\)': rename"):
         new_manifest(own, "mine", manifests)
 
 

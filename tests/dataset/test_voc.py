@@ -152,9 +152,7 @@ def test_labels_of_a_picture_come_from_its_objects():
         pytest.param("\n a \r\n\r\nb", ("a", "b"), id="blank lines, other line ends"),
         pytest.param("\ufeffa\nb\n", ("a", "b"), id="byte order mark"),
         pytest.param("a -1\nb  1\nc 0\n", ("a", "b", "c"), id="labels behind"),
-        pytest.param(
-            "2007_000027\n2008.x-1@b\nübung\n", ("2007_000027", "2008.x-1@b", "übung"), id="odd names"
-        ),
+        pytest.param("2007_000027\n2008.x-1@b\nübung\n", ("2007_000027", "2008.x-1@b", "übung"), id="odd names"),
     ],
 )
 def test_ids_are_read(tmp_path, text, expect):

@@ -32,11 +32,12 @@ lint: $(READY)
 	snakemake --lint
 	lint-imports
 
-# Pins from the floors of setup.cfg, in an environment of its own. torch first, or torchvision would
-# bring the CUDA build.
+# Pins from the floors of setup.cfg, in an environment of its own. torch and torchvision first: newer ones
+# would bring gigabytes of CUDA to machines without it.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet torch==2.13.0
+	build/lock/bin/pip install --quiet torchvision==0.28.0
 	build/lock/bin/pip install --quiet --editable '.[test]'
 	echo "# Exact pins of everything that the project and its tests run on; made by: make lock" > requirements.lock
 	echo "# No hashes: torch's CPU and CUDA builds of one version have different ones." >> requirements.lock

@@ -19,7 +19,7 @@ from pipeline.activations.extract import extract
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import Split, read_split
-from pipeline.errors import MissingDataError, PipelineError, StoreError
+from pipeline.errors import MissingDataError, PipelineError, StoreError, enumerate_problems
 from pipeline.files import DigestMemory, canonical_json, read_json, write_json
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
@@ -253,13 +253,16 @@ def run_compare(
     ws: Workspace, dataset: str, heads: Sequence[str], baselines: Sequence[str], say: Say
 ) -> dict[str, Any]:
     """Join the results of several heads, and of the main head on baseline trunks, into one file."""
-    results = []
-    for name in heads:
-        results.append((name, read_json(ws.run_dir(dataset, name) / "map.json")))
-    for trunk in baselines:
-        other = ws.with_trunk(trunk)
-        name = f"{ws.settings.head} on {trunk}"
-        results.append((name, read_json(other.run_dir(dataset) / "map.json")))
+    runs = [(name, ws, name) for name in heads]
+    runs += [(f"{ws.settings.head} on {trunk}", ws.with_trunk(trunk), ws.settings.head) for trunk in baselines]
+    paths = {name: where.run_dir(dataset, head) / "map.json" for name, where, head in runs}
+    missing = [f"{name}: no {path}" for name, path in paths.items() if not path.is_file()]
+    if missing:
+        raise PipelineError(
+            f"{dataset}: {len(missing)} of {len(paths)} results are missing\n{enumerate_problems(missing)}\n"
+            f"make them with: pipeline evaluate --dataset {dataset} --head NAME"
+        )
+    results = [(name, read_json(path)) for name, path in paths.items()]
     joined = join_heads(results)
     write_json(ws.heads_path(dataset), joined)
     say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")

@@ -1,6 +1,7 @@
 # Settings of this run, and what rules ask of them. No numerics; nothing here imports torch.
 import shlex
 import sys
+from functools import cache
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -64,14 +65,50 @@ def manifest(wildcards):
     return load_manifest(wildcards.dataset)
 
 
-def dataset_state(wildcards):
-    """Changes with any picture, XML or list of the split, which Snakemake cannot see by itself."""
+def versions_to(room):
+    """Versions of a room and of all before it.
+
+    Snakemake deletes the outputs of a failed job and does not miss them where later results are
+    there: so each rule carries all that its result depends on, not just its own room's version.
+    """
+    rooms = list(VERSIONS)
+    return [VERSIONS[name] for name in rooms[: rooms.index(room) + 1]]
+
+
+@cache
+def split_state(dataset, split):
+    """Changes with any picture, XML or list of the split, which Snakemake cannot see by itself.
+
+    Where the pictures are gone and the table is there, it is the state they were last seen in:
+    everything after the store needs no pictures.
+    """
+    seen = RUN.cache / "states" / f"{dataset}-{split}-{RUN.table_digest}.txt"
     try:
-        return RUN.dataset_state(manifest(wildcards), wildcards.split)
+        state = RUN.dataset_state(load_manifest(dataset), split)
     except PipelineError as error:
-        if RUN.table_path(wildcards.dataset, wildcards.split).is_file():
-            return "absent"
-        stop(error)
+        if not RUN.table_path(dataset, split).is_file():
+            stop(error)
+        return seen.read_text() if seen.is_file() else "absent"
+    if not seen.is_file() or seen.read_text() != state:
+        write_whole(seen, state.encode())
+    return state
+
+
+def dataset_state(wildcards):
+    return split_state(wildcards.dataset, wildcards.split)
+
+
+def fit_state(wildcards):
+    """State of all that a head depends on."""
+    data = split_state(wildcards.dataset, manifest(wildcards).fit)
+    return [data, HEADS[wildcards.digest].weights_state()]
+
+
+def result_state(wildcards):
+    """State of all that scores and results depend on."""
+    entry = manifest(wildcards)
+    data = [split_state(wildcards.dataset, split) for split in (entry.fit, entry.eval)]
+    return data + [ws.weights_state() for ws in WORKSPACES]
 
 
 def weights_state(wildcards):

@@ -13,7 +13,8 @@ rule extract:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=[VERSIONS["trunk"], VERSIONS["activations"]],
+        version=versions_to("activations"),
+        state=dataset_state,
         weights=weights_state,
         made=store_making,
         config=store_config,

@@ -12,7 +12,8 @@ rule fit_head:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=VERSIONS["head"],
+        version=versions_to("head"),
+        state=fit_state,
         config=head_config,
     shell:
         "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"

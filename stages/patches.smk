@@ -10,7 +10,7 @@ rule patches:
         "../envs/pipeline.yaml"
     threads: 2
     params:
-        version=[VERSIONS["dataset"], VERSIONS["patches"]],
+        version=versions_to("patches"),
         state=dataset_state,
         config=table_config,
     shell:

@@ -9,7 +9,8 @@ rule evaluate:
     conda:
         "../envs/pipeline.yaml"
     params:
-        version=VERSIONS["scoring"],
+        version=versions_to("scoring"),
+        state=result_state,
         config=result_config,
     shell:
         "pipeline evaluate --dataset {wildcards.dataset} --head {wildcards.head}"
@@ -25,6 +26,9 @@ rule map:
         "logs/map/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
+    params:
+        version=versions_to("scoring"),
+        state=result_state,
     shell:
         "cp {input} {output} 2> {log} && pipeline show {output} | tee -a {log}"
 
@@ -39,6 +43,8 @@ rule heads:
     conda:
         "../envs/pipeline.yaml"
     params:
+        version=versions_to("scoring"),
+        state=result_state,
         config=comparison_config,
     shell:
         "pipeline compare --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"
@@ -55,7 +61,8 @@ rule sweep:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=[VERSIONS["head"], VERSIONS["scoring"]],
+        version=versions_to("scoring"),
+        state=result_state,
         config=comparison_config,
     shell:
         "pipeline sweep --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"

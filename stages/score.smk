@@ -12,7 +12,8 @@ rule score:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=VERSIONS["scoring"],
+        version=versions_to("scoring"),
+        state=result_state,
         config=scores_config,
     shell:
         "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"

@@ -189,7 +189,8 @@ def compute_part(
                 flush()
     if filled:
         flush()
-    bad = np.flatnonzero(~np.isfinite(out.max(axis=1)))
+    # NaN comes through both, each infinity through one of them.
+    bad = np.flatnonzero(~(np.isfinite(out.max(axis=1)) & np.isfinite(out.min(axis=1))))
     if len(bad):
         names = sorted({table.ids[i] for i in table.picture[part.start + bad]})
         raise PipelineError(

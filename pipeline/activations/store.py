@@ -321,7 +321,9 @@ class Store:
                         problems.append(f"{name}: changed since it was sealed")
             self._records = [read_json(self.path / part.record_name) for part in self.parts]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{self.path}: damaged: {error!r}; {MEND}") from error
+            # The repr of an OSError lacks the file's name, the text of a KeyError lacks that it is one.
+            reason = str(error) if isinstance(error, OSError) else repr(error)
+            raise StoreError(f"{self.path}: damaged: {reason}; {MEND}") from error
         if problems:
             raise StoreError(f"{self.path}: damaged\n{enumerate_problems(problems)}\n{MEND}")
 

@@ -86,7 +86,13 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
 @click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder with JPEGImages and Annotations.")
 @click.option("--name", required=True, help="Name of the new dataset: lower case letters, digits and _.")
 @click.option("--seed", default=0, show_default=True, help="Of the splits, where the folder has none.")
-@click.option("--metric", type=click.Choice(["voc07", "voc12"]), default="voc12", show_default=True)
+@click.option(
+    "--metric",
+    type=click.Choice(["voc07", "voc12"]),
+    default="voc12",
+    show_default=True,
+    help="Rule of average precision.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a manifest of this name.")
 def new_dataset(root: Path, name: str, seed: int, metric: str, overwrite: bool) -> None:
     """Describe your own VOC-layout folder, so that results/NAME_map.json just works.

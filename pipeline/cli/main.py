@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -29,6 +30,12 @@ SECTIONS = {
         "show": ("show", "Print a result file as a table."),
     },
 }
+MENDABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and start the same command again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check the rights of file and folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder is needed; choose another one"),
+}
+"""What a user can do about errors of files and folders that no command has words of its own for."""
 COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
 
 
@@ -96,6 +103,13 @@ def main(argv: list[str] | None = None) -> Any:
         # The reader of our output went away (head, less): nothing to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if debug or error.errno not in MENDABLE:
+            raise
+        click.secho(
+            f"error: {error.filename or 'writing'}: {error.strerror}; {MENDABLE[error.errno]}", fg="red", err=True
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

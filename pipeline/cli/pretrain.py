@@ -15,13 +15,13 @@ from pipeline.cli.common import say, this_command
 @click.option("--val", "val_dir", required=True, type=click.Path(path_type=Path), help="The same classes, held out.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of checkpoint, weights and card.")
 @click.option("--name", default="trunk", show_default=True, help="Name of the trunk and of its files.")
-@click.option("--architecture", type=click.Choice(["alexnet64", "krizhevsky"]))
-@click.option("--epochs", type=int)
-@click.option("--batch", type=int)
+@click.option("--architecture", type=click.Choice(["alexnet64", "krizhevsky"]), help="Default: alexnet64.")
+@click.option("--epochs", type=int, help="Passes over the training pictures.")
+@click.option("--batch", type=int, help="Pictures a step.")
 @click.option("--peak-rate", type=float, help="Highest learning rate of the one cycle.")
 @click.option("--dropout", type=float, help="On the inputs of FC6 and FC7.")
-@click.option("--seed", type=int)
-@click.option("--device", default="auto", show_default=True)
+@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=int, default=0, help="Default: one a core.")
 def command(train_dir: Path, val_dir: Path, out: Path, name: str, device: str, threads: int, **options: Any) -> None:
     """Pre-train a trunk on a folder of class folders (the layout of torchvision's ImageFolder).

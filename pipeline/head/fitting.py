@@ -56,7 +56,10 @@ def fit_network(
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.from_numpy(rows), torch.from_numpy(targets)
-    network = HeadNetwork(rows.shape[1], n_outputs, settings)
+    # Layers draw from torch's global generator when they are made, and dropout does when it runs; the
+    # caller's state is put back afterwards.
+    with torch.random.fork_rng(devices=[]):
+        network = HeadNetwork(rows.shape[1], n_outputs, settings)
     network.initialise(generator)
     if settings.standardise:
         network.standardise_to(x)
@@ -68,7 +71,6 @@ def fit_network(
     )
     epochs: list[dict[str, float]] = []
     n_most = sum(settings.max_epochs)
-    # Dropout draws from torch's global generator; the caller's state is put back afterwards.
     with torch.random.fork_rng(devices=[]), Progress(f"fit {name}", n_most * len(x), "rows") as progress:
         torch.manual_seed(seed)
         for rate, most in zip(settings.rates, settings.max_epochs, strict=True):

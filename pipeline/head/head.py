@@ -20,7 +20,7 @@ from safetensors.torch import save
 from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
-from pipeline.files import sha256_bytes, write_whole
+from pipeline.files import digest_of, sha256_bytes, write_whole
 from pipeline.head.fitting import fit_network
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.sampling import choose_rows, hold_out_pictures
@@ -157,13 +157,20 @@ def fit_head(
     return Head(network, facts)
 
 
+def _content_digest(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """Digest of all that a head's file says; safetensors has no checksum of its own."""
+    return digest_of([facts, {name: sha256_bytes(tensor.numpy().tobytes()) for name, tensor in tensors.items()}])
+
+
 def save_head(head: Head, path: Path) -> str:
     """Write a head, whole or not at all; the digest of its bytes.
 
     Equal heads give equal bytes: seconds and versions are in the results, not here.
     """
     tensors = {name: tensor.contiguous() for name, tensor in head.network.state_dict().items()}
-    data = save(tensors, metadata={"facts": json.dumps(head.facts, sort_keys=True)})
+    facts = {**head.facts, "sha256": _content_digest(head.facts, tensors)}
+    # One key only: safetensors writes several in an order that differs from call to call.
+    data = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
     write_whole(path, data)
     return sha256_bytes(data)
 
@@ -174,7 +181,7 @@ def load_head(path: Path) -> Head:
     Raises
     ------
     HeadError
-        No such file, not a head, or weights that do not fit its settings.
+        No such file, not a head, changed since it was written, or weights that do not fit its settings.
     """
     if not path.is_file():
         raise HeadError(f"{path}: no such head; make it with: pipeline fit-head")
@@ -184,6 +191,8 @@ def load_head(path: Path) -> Head:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if facts["format"] != FORMAT:
             raise HeadError(f"{path}: format {facts['format']!r}, expected {FORMAT!r}; fit it again")
+        if facts.pop("sha256") != _content_digest(facts, state):
+            raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
         settings = HeadSettings.model_validate(facts["settings"])
         network = HeadNetwork(len(state["mean"]), len(facts["classes"]) + 1, settings)
         network.load_state_dict(state)

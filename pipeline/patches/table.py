@@ -53,6 +53,7 @@ class PatchTable:
     picture_labels : int8 ndarray (n_pictures, n_classes), 1, 0, -1; width 0 where there are none
     skipped : tuple of (id, reason), pictures left out
     annotation_digest : digest of lists and XML that were read
+    skipped_sha256 : tuple of str, digest of each skipped file's bytes, empty where it could not be read
     """
 
     dataset: str
@@ -74,6 +75,7 @@ class PatchTable:
     picture_labels: np.ndarray
     skipped: tuple[tuple[str, str], ...]
     annotation_digest: str
+    skipped_sha256: tuple[str, ...] = ()
     rows_digest: str = ""
 
     @property
@@ -146,6 +148,7 @@ class _Inspected:
 
 def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str) -> _Inspected:
     name, path, annotation = job
+    data = None
     try:
         data = path.read_bytes()
         pixels, apply_exif = decode_annotated(data, annotation.size_wh, name)
@@ -161,7 +164,7 @@ def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str)
         return _Inspected(f"{name}: {path}: {error.strerror or error}")
     except BadPictureError as error:
         message = str(error).removeprefix(f"{name}: ")
-        return _Inspected(f"{name}: {path}: {message}")
+        return _Inspected(f"{name}: {path}: {message}", "" if data is None else sha256_bytes(data))
     # float32 is what the table keeps; labels are taken of what is kept.
     boxes = boxes.astype(np.float32)
     overlap = measure_overlap(boxes, objects, annotation.class_index, annotation.difficult)
@@ -237,6 +240,7 @@ def make_table(
         picture_labels=labels,
         skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None),
         annotation_digest=split.annotation_digest,
+        skipped_sha256=tuple(item.sha256 for item in done if item.problem is not None),
     )
     return _with_digest(table)
 
@@ -281,12 +285,15 @@ def write_table(table: PatchTable, path: Path) -> None:
             rows.create_dataset(name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True)
         pictures = file.create_group("pictures")
         for name in PICTURE_COLUMNS:
-            pictures.create_dataset(name, data=getattr(table, name))
+            values = getattr(table, name)
+            # An array without elements (no labels) has no chunk that could carry a checksum.
+            pictures.create_dataset(name, data=values, fletcher32=bool(values.size))
         pictures.create_dataset("id", data=np.array(table.ids, object), dtype=text)
         pictures.create_dataset("sha256", data=np.array(table.picture_sha256, object), dtype=text)
         skipped = file.create_group("skipped")
         skipped.create_dataset("id", data=np.array([s[0] for s in table.skipped], object), dtype=text)
         skipped.create_dataset("reason", data=np.array([s[1] for s in table.skipped], object), dtype=text)
+        skipped.create_dataset("sha256", data=np.array(table.skipped_sha256, object), dtype=text)
         file.attrs["format"] = FORMAT
         file.attrs["dataset"] = table.dataset
         file.attrs["split"] = table.split
@@ -326,6 +333,7 @@ def read_table(path: Path) -> PatchTable:
                 picture_sha256=tuple(file["pictures/sha256"].asstr()[:]),
                 skipped=tuple((str(i), str(reason)) for i, reason in skipped),
                 annotation_digest=str(file.attrs["annotation_digest"]),
+                skipped_sha256=tuple(file["skipped/sha256"].asstr()[:]),
                 rows_digest=str(file.attrs["rows_digest"]),
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
@@ -345,11 +353,13 @@ def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | No
     if table.annotation_digest != split.annotation_digest:
         return "annotations or lists changed"
     skipped = {i for i, _ in table.skipped}
-    kept = [(i, path) for i, path in zip(split.ids, split.paths, strict=True) if i not in skipped]
-    if tuple(i for i, _ in kept) != table.ids:
+    if tuple(i for i in split.ids if i not in skipped) != table.ids:
         return "the id list changed"
     if tuple(split.manifest.classes) != table.classes:
         return "the classes changed"
-    digests = memory.digests([path for _, path in kept])
-    changed = [i for i, old, new in zip(table.ids, table.picture_sha256, digests, strict=True) if old != new]
+    # Skipped pictures too: one that was mended belongs into the rows again.
+    known = dict(zip(table.ids, table.picture_sha256, strict=True))
+    known.update(zip((i for i, _ in table.skipped), table.skipped_sha256, strict=True))
+    digests = memory.digests(split.paths)
+    changed = [i for i, new in zip(split.ids, digests, strict=True) if known[i] != new]
     return f"pictures changed: {', '.join(changed[:5])}" if changed else None

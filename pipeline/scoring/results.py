@@ -118,7 +118,8 @@ def write_devkit_files(scores: SplitScores, k: Aggregation, folder: Path, compet
     """
     paths = []
     for column, name in enumerate(scores.classes):
-        lines = [f"{i} {value:.8f}" for i, value in zip(scores.ids, scores.by(k)[:, column], strict=True)]
+        # In full, not with a fixed number of decimals: fifth powers of small odds would all become 0.
+        lines = [f"{i} {float(value)!r}" for i, value in zip(scores.ids, scores.by(k)[:, column], strict=True)]
         path = folder / f"{competition}_cls_{scores.facts['split']}_{name}.txt"
         write_whole(path, ("\n".join(lines) + "\n").encode())
         paths.append(path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
-from pipeline.files import write_whole
+from pipeline.files import digest_of, write_whole
 from pipeline.head.head import Head, check_joined
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
@@ -104,6 +104,11 @@ def score_split(
     ]
 
 
+def _text_digest(scores: SplitScores) -> str:
+    """Digest of everything but the numbers, which HDF5 checks by itself."""
+    return digest_of([scores.ids, scores.classes, scores.aggregations, scores.facts])
+
+
 def save_scores(scores: SplitScores, path: Path) -> None:
     """Write scores as HDF5, whole or not at all; equal scores give equal bytes."""
     buffer = io.BytesIO()
@@ -115,6 +120,7 @@ def save_scores(scores: SplitScores, path: Path) -> None:
         file.attrs["classes"] = json.dumps(scores.classes)
         # As a dataset: attributes are limited to 64 KiB.
         file.create_dataset("facts", data=json.dumps(scores.facts, sort_keys=True), dtype=h5py.string_dtype())
+        file.attrs["digest"] = _text_digest(scores)
     write_whole(path, buffer.getvalue())
 
 
@@ -124,7 +130,7 @@ def load_scores(path: Path) -> SplitScores:
     Raises
     ------
     StoreError
-        No such file, or not one of scores.
+        No such file, not one of scores, or changed since it was written.
     """
     if not path.is_file():
         raise StoreError(f"{path}: no such scores; make them with: pipeline score")
@@ -132,13 +138,16 @@ def load_scores(path: Path) -> SplitScores:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise StoreError(f"{path}: not a file of scores; make it again with: pipeline score")
-            return SplitScores(
+            scores = SplitScores(
                 file["scores"][:],
                 tuple(json.loads(file.attrs["aggregations"])),
                 tuple(file["id"].asstr()[:]),
                 tuple(json.loads(file.attrs["classes"])),
                 json.loads(file["facts"].asstr()[()]),
             )
+            if file.attrs["digest"] != _text_digest(scores):
+                raise StoreError(f"{path}: changed since it was written; make it again with: pipeline score")
+            return scores
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):
             raise

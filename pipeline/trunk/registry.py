@@ -90,11 +90,6 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
             raise TrunkError(f"trunk {name!r} has weights of its own; give a path to a card instead of --weights")
         return _load_card(Path(str(files("pipeline.trunk") / "weights" / f"{name}.yaml")), layer)
     if name == "random":
-        torch_state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        network = AlexNet(ALEXNET64)
-        _scale_like_he(network)
-        torch.set_rng_state(torch_state)
         card = TrunkCard(
             name=f"random{seed}",
             architecture="alexnet64",
@@ -102,7 +97,12 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
             layers=ALEXNET64.widths,
             trained={"on": f"nothing: random weights from seed {seed}"},
         )
-        return _family_trunk(card, ALEXNET64, network.state_dict(), layer)
+        # The caller's generator goes on as if nothing had been drawn.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = AlexNet(ALEXNET64)
+            _scale_like_he(network)
+            return _family_trunk(card, ALEXNET64, network.state_dict(), layer)
     if name == "alexnet":
         return _load_alexnet(layer, weights)
     if name == "krizhevsky":
@@ -138,8 +138,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingDataError(f"{path}: weights file not found")
     with open(path, "rb") as stream:
-        head = stream.read(8)
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".pkl", ".bin"):
+        head = stream.read(9)
+    # A safetensors file begins with the length of its header, which can look like a pickle's start,
+    # and then the header's brace.
+    pickled = head[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and head[8:] != b"{"
+    if pickled or path.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise TrunkError(
             f"{path}: pickled weights are never loaded, since a pickle can run any code; expected safetensors"
         )

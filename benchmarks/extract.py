@@ -1,0 +1,181 @@
+"""Our extraction against the loop that a user would write, on the same pictures and trunk, in one run.
+
+    python benchmarks/extract.py --trunk alexnet --pictures-dir DIR
+    python benchmarks/extract.py --trunk alexnet64
+
+The plain loop: a torch Dataset whose items are patches (the picture opened with PIL, kept while its
+patches are asked for, crop, resize, normalise), a DataLoader with the best of 0, 1 and 2 workers, the
+network in fp32. Ours: JPEG files to a sealed store, at the precision that the device is best at.
+Both go through every patch of the nine scales of the same pictures. Prints medians and the ratio of
+patches a second, and the share of the stages; writes them as JSON with --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.activations.extract import extract
+from pipeline.dataset.demo import draw_demo
+from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
+from pipeline.patches.table import PatchTable, make_table
+from pipeline.settings import GridSettings
+from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.runner import TrunkRunner, resolve_precision
+from pipeline.trunk.torchvision_import import import_torchvision
+
+CPU = torch.device("cpu")
+
+
+class PatchDataset(torch.utils.data.Dataset):
+    """The plain form: one patch an item, cut from the picture and resized by PIL."""
+
+    def __init__(self, table: PatchTable, paths: dict[str, Path], trunk: Trunk) -> None:
+        self.table, self.px = table, trunk.card.input_px
+        self.paths = [paths[i] for i in table.ids]
+        preprocessing = trunk.card.preprocessing
+        self.mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
+        self.std = torch.tensor(preprocessing.std).view(3, 1, 1)
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def picture(path: Path) -> Image.Image:
+        return Image.open(path).convert("RGB")
+
+    def __len__(self) -> int:
+        return self.table.n_rows
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        image = self.picture(self.paths[self.table.picture[row]])
+        box = tuple(map(float, self.table.box_xyxy[row]))
+        patch = image.resize((self.px, self.px), Image.Resampling.BILINEAR, box=box)
+        pixels = torch.from_numpy(np.array(patch)).permute(2, 0, 1).float() / 255
+        return (pixels - self.mean) / self.std
+
+
+@torch.inference_mode()
+def plain_loop(table: PatchTable, paths: dict[str, Path], trunk: Trunk, workers: int, batch: int) -> float:
+    """Seconds of the plain loop over all patches."""
+    loader = torch.utils.data.DataLoader(PatchDataset(table, paths, trunk), batch_size=batch, num_workers=workers)
+    started = time.perf_counter()
+    rows = [trunk.network(patches) for patches in loader]
+    np.concatenate([item.numpy() for item in rows]).astype(np.float16)
+    return time.perf_counter() - started
+
+
+def our_extraction(table: PatchTable, paths: dict[str, Path], runner: TrunkRunner) -> tuple[float, dict[str, float]]:
+    """Seconds from JPEG files to a sealed store, and the seconds of each stage."""
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        extract(table, paths, runner, Path(cache))
+        seconds = time.perf_counter() - started
+        log = next(Path(cache).glob("*.log.jsonl")).read_text().splitlines()[-1]
+    return seconds, json.loads(log)["stages"]
+
+
+def bare_trunk(runner: TrunkRunner, n: int, batch: int) -> float:
+    """Seconds of the trunk alone on `n` patches that are in memory."""
+    px = runner.trunk.card.input_px
+    patches = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), np.uint8)
+    runner(patches)
+    started = time.perf_counter()
+    for _ in range(max(1, n // batch)):
+        runner(patches)
+    return (time.perf_counter() - started) * n / (max(1, n // batch) * batch)
+
+
+def load(name: str, folder: Path) -> Trunk:
+    """The trunk; `alexnet` with random weights, which cost what trained ones cost."""
+    if name != "alexnet":
+        return load_trunk(name)
+    torch.manual_seed(0)
+    model = import_torchvision().models.alexnet(weights=None)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "alexnet.safetensors")
+    return load_trunk(name, weights=folder / "alexnet.safetensors")
+
+
+def pictures(folder: Path | None, n: int, scratch: Path) -> Split:
+    """`n` pictures of a folder, or drawn ones."""
+    if folder is None:
+        draw_demo(scratch / "demo", n, 2, seed=1)
+        folder = scratch / "demo" / "JPEGImages"
+    paths = sorted(folder.glob("*.jpg"))[:n]
+    manifest = Manifest(
+        name="bench",
+        title="benchmark",
+        folder="bench",
+        classes=("none",),
+        metric="voc12",
+        fit="all",
+        eval="all",
+        splits={"all": SplitEntry()},
+    )
+    ids = tuple(path.stem for path in paths)
+    return Split(manifest, "all", folder, ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trunk", default="alexnet64")
+    parser.add_argument("--pictures-dir", type=Path, help="folder of JPEG files; drawn scenes without it")
+    parser.add_argument("--pictures", type=int, help="how many; default 4 at 224 px, 20 at 64 px")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        trunk = load(options.trunk, scratch)
+        px = trunk.card.input_px
+        split = pictures(options.pictures_dir, options.pictures or (4 if px > 100 else 20), scratch)
+        table = make_table(split, GridSettings())
+        paths = dict(zip(split.ids, split.paths, strict=True))
+        batch = 64 if px > 100 else 256
+        one = make_table(pictures(options.pictures_dir, 1, scratch), GridSettings())
+        trial = {workers: plain_loop(one, paths, trunk, workers, batch) for workers in (0, 1, 2)}
+        workers = min(trial, key=trial.get)
+        rates = {"plain": [], "ours": [], "bare": []}
+        stages: dict[str, float] = {}
+        # Interleaved, so that a slow minute of the machine slows all of them.
+        for _ in range(options.repeat):
+            plain_trunk = load(options.trunk, scratch)
+            rates["plain"].append(table.n_rows / plain_loop(table, paths, plain_trunk, workers, batch))
+            runner = TrunkRunner(load(options.trunk, scratch), CPU, resolve_precision("auto", CPU))
+            seconds, stages = our_extraction(table, paths, runner)
+            rates["ours"].append(table.n_rows / seconds)
+            rates["bare"].append(table.n_rows / bare_trunk(runner, table.n_rows, 64 if px > 100 else 512))
+    ratios = [ours / plain for ours, plain in zip(rates["ours"], rates["plain"], strict=True)]
+    total = sum(stages.values())
+    figures = {
+        "trunk": options.trunk,
+        "patches": table.n_rows,
+        "pictures": len(split.ids),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "precision": runner.precision_name,
+        "plain_workers": workers,
+        "plain_trial_seconds": {str(w): round(s, 2) for w, s in trial.items()},
+        "patches_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "ratio_to_plain": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "repeat": options.repeat,
+        "stage_share": {name: round(s / total, 3) for name, s in stages.items()},
+    }
+    print(json.dumps(figures, indent=2))
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

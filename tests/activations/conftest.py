@@ -1,0 +1,171 @@
+"""Six drawn pictures, their patch table, a small random trunk, and small stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.activations.extract import extract
+from pipeline.activations.identity import Identity
+from pipeline.activations.store import Store, StoreWriter, create_store, parts_of
+from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
+from pipeline.patches.table import PatchTable, make_table
+from pipeline.settings import GridSettings
+from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.runner import TrunkRunner
+
+GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)
+SIZES_WH = ((64, 48), (48, 64), (50, 50), (80, 40), (64, 48), (70, 60))
+
+
+def draw_noise(path: Path, size_wh: tuple[int, int], seed: int) -> None:
+    """Coarse coloured noise: every window looks different."""
+    rng = np.random.default_rng(seed)
+    cells = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    cells.resize(size_wh, Image.Resampling.BICUBIC).save(path)
+
+
+def make_split(folder: Path) -> Split:
+    (folder / "JPEGImages").mkdir(parents=True)
+    ids = tuple("abcdef")
+    paths = tuple(folder / "JPEGImages" / f"{i}.png" for i in ids)
+    for seed, (path, size_wh) in enumerate(zip(paths, SIZES_WH, strict=True)):
+        draw_noise(path, size_wh, seed)
+    manifest = Manifest(
+        name="tiny",
+        title="drawn",
+        folder="tiny",
+        classes=("ball",),
+        metric="voc12",
+        fit="train",
+        eval="train",
+        splits={"train": SplitEntry()},
+    )
+    return Split(manifest, "train", folder, ids, paths, (EMPTY_ANNOTATION,) * 6, None, "none")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Rows of these stores are too few to share among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def split(tmp_path) -> Split:
+    """Split ``train`` of dataset ``tiny``: six PNG pictures ``a`` ... ``f`` without annotations."""
+    return make_split(tmp_path / "data/tiny")
+
+
+@pytest.fixture
+def table(split) -> PatchTable:
+    return make_table(split, GRID)
+
+
+@pytest.fixture
+def picture_paths(split) -> dict[str, Path]:
+    return dict(zip(split.ids, split.paths, strict=True))
+
+
+@pytest.fixture(scope="session")
+def trunk() -> Trunk:
+    return load_trunk("random")
+
+
+@pytest.fixture
+def make_runner() -> Callable[..., TrunkRunner]:
+    """A runner of a fresh random trunk on the CPU: ``precision``, and the layer."""
+
+    def make(precision: str = "fp32", layer: str = "fc7") -> TrunkRunner:
+        return TrunkRunner(load_trunk("random", layer), torch.device("cpu"), precision)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_cache(trunk, tmp_path_factory) -> Path:
+    """A cache with the uninterrupted store of the six pictures, in parts of 64 rows and batches of 16."""
+    split = make_split(tmp_path_factory.mktemp("whole") / "data/tiny")
+    cache = split.folder / "cache"
+    runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: 64)
+        extract(make_table(split, GRID), dict(zip(split.ids, split.paths, strict=True)), runner, cache, 16)
+    return cache
+
+
+@pytest.fixture
+def small_identity() -> Callable[..., Identity]:
+    """The fields that a store's shape follows from: 10 rows of 3 columns, parts of 4, 4 and 2 rows."""
+
+    def make(**changes: Any) -> Identity:
+        fields = {
+            "seen.n_rows": 10,
+            "how.part_rows": 4,
+            "how.width": 3,
+            "how.layer": "fc7",
+            "how.precision": "cpu-fp32",
+        }
+        return {**fields, **changes}
+
+    return make
+
+
+@pytest.fixture
+def columns() -> Callable[[int, int], dict[str, np.ndarray]]:
+    """All columns of a range of rows; activations count up from 1, three a row."""
+
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        rows = np.arange(start, stop)
+        return {
+            "activations": (1 + 3 * rows[:, None] + np.arange(3)).astype(np.float16),
+            "picture": (rows // 5).astype(np.int32),
+            "box_xyxy": np.stack([rows, rows, rows + 8, rows + 8], 1).astype(np.float32),
+            "scale": (rows % 2).astype(np.uint8),
+        }
+
+    return make
+
+
+@pytest.fixture
+def write_parts(columns) -> Callable[..., StoreWriter]:
+    """Write some parts (all, unless told) of the small store at a path."""
+
+    def write(path: Path, identity: Identity, parts: tuple[int, ...] | None = None) -> StoreWriter:
+        create_store(path, identity, ("a", "b"), ())
+        writer = StoreWriter(path)
+        for part in parts_of(identity["seen.n_rows"], identity["how.part_rows"]):
+            if parts is None or part.index in parts:
+                writer.write_part(part, columns(part.start, part.stop))
+        return writer
+
+    return write
+
+
+@pytest.fixture
+def sealed(tmp_path, small_identity, write_parts) -> Path:
+    """Path of a sealed small store of two pictures ``a`` and ``b``."""
+    path = tmp_path / "cache" / "small.zarr"
+    write_parts(path, small_identity()).seal()
+    return path
+
+
+@pytest.fixture
+def read_all() -> Callable[[Path], dict[str, np.ndarray]]:
+    """Open a store and read everything in it."""
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        store = Store(path)
+        found = {name: store.read_geometry(name) for name in ("picture", "box_xyxy", "scale")}
+        return {"activations": np.concatenate([rows for _, rows in store.iter_parts()]), **found}
+
+    return read

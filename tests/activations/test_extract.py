@@ -1,0 +1,296 @@
+"""Extraction: each row is its window's activations, and no interruption shows in the bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pipeline.progress
+from pipeline.activations.extract import extract
+from pipeline.activations.store import Store
+from pipeline.errors import PipelineError, StoreError
+from pipeline.patches.table import make_table
+from pipeline.settings import GridSettings
+from pipeline.trunk.runner import TrunkRunner
+
+PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
+BATCH = 16
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr("pipeline.activations.extract.rows_a_part", lambda width: PART_ROWS)
+
+
+class CountingRunner(TrunkRunner):
+    """Counts batches, and stops like a pulled plug before batch number `stop_at`."""
+
+    def __init__(self, runner: TrunkRunner, stop_at: int | None = None) -> None:
+        super().__init__(runner.trunk, runner.device, runner.precision)
+        self.batches: list[int] = []
+        self.stop_at = stop_at
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        if len(self.batches) == self.stop_at:
+            raise KeyboardInterrupt
+        self.batches.append(len(patches))
+        return super().__call__(patches)
+
+
+class BrokenRunner(TrunkRunner):
+    """Puts `value` into one column of every patch that is nearly white."""
+
+    value = np.nan
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        rows = super().__call__(patches)
+        rows[patches.mean(axis=(1, 2, 3)) > 250, 5] = self.value
+        return rows
+
+
+def bytes_of(store: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def uninterrupted(whole_cache, tmp_path) -> Store:
+    """A copy, in the folder ``whole``, of a store that was made in one go."""
+    shutil.copytree(whole_cache, tmp_path / "whole")
+    return Store(next((tmp_path / "whole").glob("*.zarr")))
+
+
+# --- values
+
+
+def test_rows_equal_a_slow_direct_computation(table, picture_paths, make_runner, uninterrupted):
+    network = make_runner().trunk.network
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    rows = uninterrupted.read_rows(np.arange(table.n_rows))
+    assert rows.shape == (table.n_rows, 1024)
+
+    for row in range(table.n_rows):
+        picture = Image.open(picture_paths[table.ids[table.picture[row]]])
+        x0, y0, x1, _ = (float(v) for v in table.box_xyxy[row])
+        factor = 64 / (x1 - x0)
+        size = max(64, round(picture.width * factor)), max(64, round(picture.height * factor))
+        left, top = min(round(x0 * factor), size[0] - 64), min(round(y0 * factor), size[1] - 64)
+        patch = picture.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + 64, top + 64))
+        pixels = (torch.from_numpy(np.asarray(patch).copy()) / 255 - mean) / std
+        with torch.inference_mode():
+            expected = network(pixels.permute(2, 0, 1)[None])[0].numpy()
+        # float16 keeps 11 bits: half a unit in the last place is 2 ** -11 of the value.
+        assert np.allclose(rows[row], expected, rtol=2**-10, atol=1e-4), row
+
+
+def test_geometry_is_that_of_the_table(table, uninterrupted):
+    for name in ("picture", "box_xyxy", "scale"):
+        assert np.array_equal(uninterrupted.read_geometry(name), getattr(table, name))
+    assert uninterrupted.picture_ids == table.ids
+
+
+def test_parts_split_a_picture(table, uninterrupted):
+    # Otherwise nothing here would try a picture that two parts decode.
+    first = uninterrupted.parts[1].start
+    assert len(uninterrupted.parts) == 2
+    assert table.picture[first - 1] == table.picture[first]
+
+
+def test_whole_pictures(split, picture_paths, make_runner, tmp_path):
+    table = make_table(split, GridSettings(), source="whole")
+    store = extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    runner = make_runner()
+    squashed = [np.asarray(Image.open(p).resize((64, 64), Image.Resampling.BILINEAR)) for p in split.paths]
+    assert np.allclose(store.read_rows(np.arange(6)), runner(np.stack(squashed)), rtol=2**-9, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["pool5", "fc6"])
+def test_other_layers_are_other_stores(table, picture_paths, make_runner, tmp_path, uninterrupted, layer):
+    store = extract(table, picture_paths, make_runner(layer=layer), tmp_path / "whole", BATCH)
+    assert store.path != uninterrupted.path
+    assert store.width == {"pool5": 1152, "fc6": 1024}[layer]
+    Store(uninterrupted.path)
+
+
+def test_threads_do_not_change_the_bytes(table, picture_paths, make_runner, tmp_path, uninterrupted):
+    torch.set_num_threads(2)
+    try:
+        store = extract(table, picture_paths, make_runner("fp32"), tmp_path / "two", BATCH)
+    finally:
+        torch.set_num_threads(1)
+    assert bytes_of(store.path) == bytes_of(uninterrupted.path)
+
+
+# --- looked at once
+
+
+def test_running_again_does_not_call_the_trunk(table, picture_paths, make_runner, tmp_path, uninterrupted):
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.path.rglob("*")}
+    runner, said = CountingRunner(make_runner()), []
+
+    extract(table, {}, runner, tmp_path / "whole", BATCH, said.append)  # not even pictures are needed
+
+    assert runner.batches == []
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.path.rglob("*")} == before
+    assert len(said) == 1 and "complete, the trunk does not run" in said[0]
+
+
+def test_log_beside_the_store_says_what_ran(table, uninterrupted):
+    log = uninterrupted.path.with_name(uninterrupted.path.name.replace(".zarr", ".log.jsonl"))
+    (entry,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (entry["rows"], entry["parts"]) == (table.n_rows, 2)
+    assert set(entry["stages"]) == {"decode", "rescale and cut", "trunk", "write"}
+
+
+def test_progress_goes_to_stderr(table, picture_paths, make_runner, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(pipeline.progress, "PLAIN_EVERY_S", 0.0)
+    extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith(f"extract tiny train: {table.n_rows}/{table.n_rows} patches, ")
+    assert len(err.splitlines()) == 4 + 3  # one a batch
+
+
+# --- interrupted
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 4, 5, 6])
+def test_interrupted_and_gone_on_gives_the_same_bytes(
+    table, picture_paths, make_runner, tmp_path, uninterrupted, stop_at
+):
+    # 4 batches make the first part, 3 the second.
+    cache = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        extract(table, picture_paths, CountingRunner(make_runner(), stop_at), cache, BATCH)
+    (path,) = cache.glob("*.zarr")
+    with pytest.raises(StoreError, match="not complete"):
+        Store(path)
+
+    runner, said = CountingRunner(make_runner()), []
+    store = extract(table, picture_paths, runner, cache, BATCH, said.append)
+
+    assert runner.batches == ([16, 16, 3] if stop_at >= 4 else [16, 16, 16, 16, 16, 16, 3])
+    assert any("going on, 1 of 2 parts are there" in line for line in said) == (stop_at >= 4)
+    assert store.path.name == uninterrupted.path.name
+    assert bytes_of(store.path) == bytes_of(uninterrupted.path)
+
+
+def test_lost_seal_is_written_again_without_the_trunk(table, picture_paths, make_runner, tmp_path, uninterrupted):
+    before = bytes_of(uninterrupted.path)
+    (uninterrupted.path / "integrity/seal.json").unlink()
+    runner = CountingRunner(make_runner())
+    extract(table, picture_paths, runner, tmp_path / "whole", BATCH)
+    assert runner.batches == []
+    assert bytes_of(uninterrupted.path) == before
+
+
+SMALL_AND_SLOW = f"""
+import sys
+if "extract" in sys.orig_argv:
+    import pathlib, time
+    from pipeline.activations import extract, store
+    extract.rows_a_part = lambda width: {PART_ROWS}
+    write_json = store.write_json
+    def record_then_wait(path, value):
+        write_json(path, value)
+        time.sleep(60 * pathlib.Path("slow").exists())
+    store.write_json = record_then_wait
+"""
+MANIFEST = """
+{name: tiny, title: drawn, folder: tiny, classes: [ball], metric: voc12, fit: train, eval: train, splits: {train: {}}}
+"""
+
+
+def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted):
+    for sub in ("data_manifests", "site", "data/tiny/Annotations", "data/tiny/ImageSets/Main"):
+        (tmp_path / sub).mkdir(parents=True)
+    (tmp_path / "data_manifests/tiny.yaml").write_text(MANIFEST)
+    (tmp_path / "site/sitecustomize.py").write_text(SMALL_AND_SLOW)
+    (tmp_path / "data/tiny/ImageSets/Main/train.txt").write_text("\n".join(split.ids))
+    for name in split.ids:
+        (tmp_path / f"data/tiny/Annotations/{name}.xml").write_text("<annotation/>")
+    (tmp_path / "config.yaml").write_text("grid: {scales: [1.0, 2.0], overlap: 0.5}")
+    arguments = (
+        "extract --dataset tiny --split train --trunk random --config config.yaml"
+        f" --precision fp32 --threads 1 --batch {BATCH}"
+    )
+    command = [Path(sys.executable).parent / "pipeline", *arguments.split()]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    (tmp_path / "slow").touch()
+
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    try:
+        while not (records := list(tmp_path.glob("cache/*.zarr/integrity/part-*.json"))):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    recorded = records[0].stat().st_mtime_ns
+    with pytest.raises(StoreError, match="1 of 2 parts are missing"):
+        Store(records[0].parents[1])
+    (tmp_path / "slow").unlink()
+
+    finished = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+
+    assert finished.returncode == 0, finished.stderr
+    assert "going on, 1 of 2 parts are there" in finished.stderr
+    assert records[0].stat().st_mtime_ns == recorded
+    assert records[0].parents[1].name == uninterrupted.path.name
+    assert bytes_of(records[0].parents[1]) == bytes_of(uninterrupted.path)
+
+
+# --- what stops it
+
+
+def test_changed_picture_is_named(table, picture_paths, make_runner, tmp_path):
+    Image.new("RGB", (48, 64), "red").save(picture_paths["b"])
+    with pytest.raises(
+        PipelineError, match=r"b: .*b\.png: the picture changed since .* pipeline patches --dataset tiny"
+    ):
+        extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+
+
+def test_removed_picture_is_named(table, picture_paths, make_runner, tmp_path):
+    picture_paths["f"].unlink()
+    with pytest.raises(PipelineError, match=r"f: .*f\.png: No such file or directory; it was there before"):
+        extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    # What came before is kept: the picture is in the second part.
+    (path,) = (tmp_path / "cache").glob("*.zarr")
+    with pytest.raises(StoreError, match=r"1 of 2 parts are missing \(first: 1\)"):
+        Store(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_activations_that_are_not_finite_name_the_picture(split, make_runner, tmp_path, picture_paths, value):
+    Image.new("RGB", (64, 48), "white").save(picture_paths["c"])
+    table = make_table(split, GridSettings(scales=(1.0, 2.0), overlap=0.5))
+    runner = make_runner()
+    broken = BrokenRunner(runner.trunk, runner.device, runner.precision)
+    broken.value = value
+    with pytest.raises(PipelineError, match=r"activations of 17 patches are not finite .*in picture\(s\) c; try"):
+        extract(table, picture_paths, broken, tmp_path / "cache", BATCH)
+    (path,) = (tmp_path / "cache").glob("*.zarr")
+    assert not list(path.glob("integrity/part-*.json"))
+
+
+def test_full_disk_is_seen_before_the_trunk_runs(table, picture_paths, make_runner, tmp_path, monkeypatch):
+    runner = CountingRunner(make_runner())
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("pipeline.activations.extract.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(PipelineError, match="0.0 GiB may be needed and 0.0 GiB are free"):
+        extract(table, picture_paths, runner, tmp_path / "cache", BATCH)
+    assert runner.batches == []

@@ -1,0 +1,379 @@
+"""The life of a store, and every way in which it can be incomplete, damaged or another one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import LocalStore
+
+from pipeline.activations.store import Store, StoreWriter, create_store, parts_of
+from pipeline.errors import PipelineError, StoreError
+
+# --- from identity to seal
+
+
+def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
+    path, identity = tmp_path / "cache/small.zarr", small_identity()
+
+    create_store(path, identity, ("a", "b"), (("c", "truncated"),))
+    writer = StoreWriter(path)
+    assert [p.index for p in writer.missing()] == [0, 1, 2]
+    with pytest.raises(StoreError, match=r"not complete: 3 of 3 parts are missing \(first: 0\)"):
+        Store(path)
+
+    for part in writer.parts:
+        writer.write_part(part, columns(part.start, part.stop))
+        assert writer.is_recorded(part)
+        assert not writer.sealed
+    with pytest.raises(StoreError, match="0 of 3 parts are missing, and the seal"):
+        Store(path)
+
+    writer.seal()
+    assert writer.sealed
+    store = Store(path)
+    assert (store.n_rows, store.width, store.picture_ids, store.skipped) == (10, 3, ("a", "b"), [["c", "truncated"]])
+    assert store.n_bytes == sum(p.stat().st_size for p in path.rglob("c/**/*") if p.is_file())
+    for name, values in read_all(path).items():
+        assert np.array_equal(values, columns(0, 10)[name]), name
+        assert values.dtype == columns(0, 10)[name].dtype
+    assert [p.name for p in path.parent.iterdir()] == ["small.zarr"]  # no partial left
+
+
+def test_missing_parts_are_counted(tmp_path, small_identity, write_parts):
+    writer = write_parts(tmp_path / "s.zarr", small_identity(), parts=(0, 2))
+    assert [p.index for p in writer.missing()] == [1]
+    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(first: 1\).*pipeline extract"):
+        Store(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="1 parts have no record, it cannot be sealed"):
+        writer.seal()
+
+
+def test_objects_without_a_record_do_not_count(tmp_path, small_identity, write_parts):
+    # What a run leaves that was killed between the objects of a part and its record.
+    writer = write_parts(tmp_path / "s.zarr", small_identity())
+    (tmp_path / "s.zarr/integrity/part-00001.json").unlink()
+    assert [p.index for p in writer.missing()] == [1]
+
+
+def test_order_of_writing_leaves_no_trace(tmp_path, small_identity, columns, write_parts):
+    write_parts(tmp_path / "a.zarr", small_identity()).seal()
+    create_store(tmp_path / "b.zarr", small_identity(), ("a", "b"), ())
+    for index in (2, 0, 1):
+        writer = StoreWriter(tmp_path / "b.zarr")
+        part = writer.parts[index]
+        writer.write_part(part, columns(part.start, part.stop))
+    writer.seal()
+    a, b = (
+        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (tmp_path / "a.zarr", tmp_path / "b.zarr")
+    )
+    assert a == b
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "part_rows", "expected"),
+    [
+        (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (8, 4, [(0, 4), (4, 8)]),
+        (3, 4, [(0, 3)]),
+    ],
+)
+def test_parts_cover_all_rows_once(n_rows, part_rows, expected):
+    assert [(p.start, p.stop) for p in parts_of(n_rows, part_rows)] == expected
+
+
+def test_wrong_number_of_rows_is_refused(tmp_path, small_identity, columns):
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    writer = StoreWriter(tmp_path / "s.zarr")
+    with pytest.raises(ValueError, match="3 rows, expected 4 in part 0"):
+        writer.write_part(writer.parts[0], columns(0, 3))
+    assert len(writer.missing()) == 3
+
+
+@pytest.mark.parametrize("rows", [[0], [9], [3, 4], [0, 3, 4, 7, 8, 9], list(range(10)), []])
+def test_chosen_rows_come_from_all_parts(sealed, columns, rows):
+    got = Store(sealed).read_rows(np.array(rows, int))
+    assert np.array_equal(got, columns(0, 10)["activations"][rows])
+
+
+# --- other readers
+
+
+def test_opens_in_plain_zarr(sealed, columns):
+    group = zarr.open_group(str(sealed), mode="r")
+    assert np.array_equal(group["activations"][:], columns(0, 10)["activations"])
+    assert np.isnan(group["activations"].fill_value)
+    assert np.isnan(group["box_xyxy"].fill_value)
+    assert group["activations"].metadata.dimension_names == ("row", "fc7_column")
+    assert group.attrs["identity"]["how.layer"] == "fc7"
+
+
+def test_missing_shard_is_nan_in_plain_zarr(sealed):
+    # The reader of the project refuses it; any other reader sees no zeros that could be activations.
+    (sealed / "activations/c/1/0").unlink()
+    rows = zarr.open_group(str(sealed), mode="r")["activations"][:]
+    assert np.isnan(rows[4:8]).all()
+    assert np.isfinite(rows[:4]).all() and np.isfinite(rows[8:]).all()
+
+
+def test_rows_of_zeros_are_written(tmp_path, small_identity, columns):
+    # zarr leaves out chunks of fill value; a part of zeros must still have its object.
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    writer = StoreWriter(tmp_path / "s.zarr")
+    for part in writer.parts:
+        zeros = {name: np.zeros_like(values) for name, values in columns(part.start, part.stop).items()}
+        writer.write_part(part, {**zeros, "picture": zeros["picture"] - 1, "scale": zeros["scale"] + 255})
+    writer.seal()
+    assert not Store(tmp_path / "s.zarr").read_part(writer.parts[1]).any()
+
+
+# --- another store than was asked for
+
+
+def test_other_identity_at_the_same_path_names_the_fields(sealed, small_identity):
+    asked = small_identity(**{"how.precision": "cuda-fp16", "how.weights": "abc"})
+    with pytest.raises(StoreError) as error:
+        create_store(sealed, asked, ("a", "b"), ())
+    message = str(error.value)
+    assert "how.precision: got 'cpu-fp32', expected 'cuda-fp16'" in message
+    assert "how.weights: got None, expected 'abc'" in message
+    assert "how.width" not in message
+
+
+def test_same_identity_is_taken_as_it_is(sealed, small_identity):
+    before = {p: p.stat().st_mtime_ns for p in sealed.rglob("*")}
+    create_store(sealed, small_identity(), ("a", "b"), ())
+    assert {p: p.stat().st_mtime_ns for p in sealed.rglob("*")} == before
+
+
+def test_reader_names_the_fields_that_it_needs_otherwise(sealed):
+    assert Store(sealed, {"how.layer": "fc7"}).n_rows == 10
+    with pytest.raises(StoreError, match="how.layer: got 'fc7', expected 'fc6'"):
+        Store(sealed, {"how.layer": "fc6", "how.width": 3})
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(StoreError, match="no such store; make it with: pipeline extract"):
+        Store(tmp_path / "none.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(StoreError, match="not a store"):
+        Store(tmp_path / "empty.zarr")
+
+
+# --- damage
+
+
+def flip(name, position=-10):
+    def damage(path):
+        data = bytearray((path / name).read_bytes())
+        data[position] ^= 1
+        (path / name).write_bytes(data)
+
+    return damage
+
+
+def truncate(name):
+    return lambda path: os.truncate(path / name, (path / name).stat().st_size - 1)
+
+
+def remove(name):
+    return lambda path: (path / name).unlink()
+
+
+def edit(name, *keys, value):
+    """Change one value in a JSON file."""
+
+    def damage(path):
+        content = inner = json.loads((path / name).read_text())
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        (path / name).write_text(json.dumps(content))
+
+    return damage
+
+
+def swap_shards(path):
+    first, second = path / "activations/c/0/0", path / "activations/c/1/0"
+    first.rename(path / "aside")
+    second.rename(first)
+    (path / "aside").rename(second)
+
+
+DAMAGE = {
+    "shard deleted": (remove("activations/c/1/0"), r"activations/c/1/0 is missing"),
+    "boxes deleted": (remove("box_xyxy/c/0/0"), r"box_xyxy/c/0/0 is missing"),
+    "last shard deleted": (remove("activations/c/2/0"), r"activations/c/2/0 is missing"),
+    "bit of a shard flipped": (flip("activations/c/0/0"), r"activations/c/0/0 changed"),
+    "first bit of a shard flipped": (flip("activations/c/2/0", 0), r"activations/c/2/0 changed"),
+    "bit of the pictures flipped": (flip("picture/c/1"), r"picture/c/1 changed"),
+    "bit of the boxes flipped": (flip("box_xyxy/c/2/0"), r"box_xyxy/c/2/0 changed"),
+    "bit of the scales flipped": (flip("scale/c/0"), r"scale/c/0 changed"),
+    "shard truncated": (truncate("activations/c/2/0"), r"activations/c/2/0 changed"),
+    "shard emptied": (lambda path: os.truncate(path / "activations/c/0/0", 0), r"activations/c/0/0 changed"),
+    "two shards exchanged": (swap_shards, r"activations/c/0/0 changed"),
+    "fill value changed": (edit("activations/zarr.json", "fill_value", value=0), r"activations/zarr.json: changed"),
+    "ids changed": (edit("zarr.json", "attributes", "picture_ids", value=["b", "a"]), r"zarr.json: changed since"),
+    "identity changed": (
+        edit("zarr.json", "attributes", "identity", "how.precision", value="cpu-bf16"),
+        r"the identity disagrees with its fingerprint",
+    ),
+    "metadata deleted": (remove("scale/zarr.json"), r"damaged: .*No such file.*scale/zarr.json"),
+    "metadata of the group deleted": (remove("zarr.json"), r"not a store"),
+    "metadata is no JSON": (lambda path: (path / "zarr.json").write_text("{"), r"not a store"),
+    "record changed": (edit("integrity/part-00001.json", "rows", value=[0, 4]), r"part-00001.json: changed since"),
+    "record deleted": (remove("integrity/part-00002.json"), r"damaged: .*No such file.*part-00002"),
+    "rows in the seal changed": (edit("integrity/seal.json", "rows", value=9), r"rows: disagrees with the seal"),
+    "fingerprint in the seal changed": (
+        edit("integrity/seal.json", "fingerprint", value="0" * 64),
+        r"fingerprint: disagrees with the seal",
+    ),
+    "record left out of the seal": (
+        edit("integrity/seal.json", "records", value={}),
+        r"part-00000.json: changed since",
+    ),
+    "seal is no JSON": (lambda path: (path / "integrity/seal.json").write_text("{}x"), r"damaged"),
+    "seal is a list": (lambda path: (path / "integrity/seal.json").write_text("[]"), r"damaged"),
+    "seal deleted": (remove("integrity/seal.json"), r"not complete: 0 of 3 parts are missing, and the seal"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_refused_on_reading(sealed, read_all, kind):
+    damage, message = DAMAGE[kind]
+    read_all(sealed)
+    damage(sealed)
+    with pytest.raises(StoreError, match=message) as error:
+        read_all(sealed)
+    assert "small.zarr" in str(error.value)
+    assert "pipeline extract" in str(error.value) or "identity" in str(error.value) or "not a store" in str(error.value)
+
+
+def test_any_flipped_byte_of_any_object_is_noticed(sealed, read_all):
+    for path in sorted(p for p in sealed.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        for position in range(0, len(data), max(1, len(data) // 7)):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+            with pytest.raises(StoreError):
+                read_all(sealed)
+        path.write_bytes(data)
+    read_all(sealed)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, small_identity, columns, value):
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    writer = StoreWriter(tmp_path / "s.zarr")
+    for part in writer.parts:
+        rows = columns(part.start, part.stop)
+        if part.index == 1:
+            rows["activations"][2, 1] = value
+        writer.write_part(part, rows)
+    writer.seal()
+    store = Store(tmp_path / "s.zarr")
+    store.read_part(store.parts[0])
+    with pytest.raises(StoreError, match="part 1 holds values that are not finite"):
+        store.read_rows(np.array([0, 4]))
+
+
+# --- several writers, full disks, closed folders
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from pipeline.activations.store import StoreWriter, create_store
+identity = {"seen.n_rows": 160, "how.part_rows": 20, "how.width": 3, "how.layer": "fc7"}
+path, mine = Path(sys.argv[1]), int(sys.argv[2])
+while not path.with_name("go").exists():
+    pass
+create_store(path, identity, ("a",), ())
+writer = StoreWriter(path)
+for part in writer.parts[mine::2]:
+    rows = np.arange(part.start, part.stop)
+    writer.write_part(part, {
+        "activations": np.repeat(rows[:, None], 3, 1).astype(np.float16), "picture": np.zeros(20, np.int32),
+        "box_xyxy": np.zeros((20, 4), np.float32), "scale": np.zeros(20, np.uint8)})
+"""
+
+
+def test_two_processes_write_one_store(tmp_path):
+    path = tmp_path / "s.zarr"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITER, path, str(i)], stderr=subprocess.PIPE, text=True)
+        for i in (0, 1)
+    ]
+    (tmp_path / "go").touch()
+    for process in processes:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    StoreWriter(path).seal()
+    rows = Store(path).read_rows(np.arange(160))
+    assert np.array_equal(rows[:, 0], np.arange(160))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["go", "s.zarr"]
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def full_disk_async(*args, **kwargs):
+    full_disk()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "replacement"),
+    [(os, "fsync", full_disk), (LocalStore, "set", full_disk_async), (os, "replace", full_disk)],
+    ids=["forcing to disk", "writing a shard", "renaming the record"],
+)
+def test_full_disk_keeps_what_is_recorded(
+    tmp_path, small_identity, write_parts, columns, read_all, monkeypatch, owner, name, replacement
+):
+    writer = write_parts(tmp_path / "s.zarr", small_identity(), parts=(0,))
+    record = (tmp_path / "s.zarr/integrity/part-00000.json").read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, replacement)
+        with pytest.raises(PipelineError) as error:
+            writer.write_part(writer.parts[1], columns(4, 8))
+    assert "the disk is full" in str(error.value) and "start the same command again" in str(error.value)
+    assert [p.index for p in writer.missing()] == [1, 2]
+    assert (tmp_path / "s.zarr/integrity/part-00000.json").read_bytes() == record
+
+    write_parts(tmp_path / "s.zarr", small_identity(), parts=(1, 2)).seal()
+    for column, values in read_all(tmp_path / "s.zarr").items():
+        assert np.array_equal(values, columns(0, 10)[column])
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.fixture
+def closed_folder():
+    """A folder in which nobody may write; root gives up its rights for the test."""
+    folder = Path(tempfile.mkdtemp(prefix="closed-"))
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    yield folder, lambda: os.seteuid(65534) if root else folder.chmod(0o555)
+    if root:
+        os.seteuid(0)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_closed_folder_is_a_plain_error(closed_folder, small_identity, write_parts, columns):
+    folder, close = closed_folder
+    writer = write_parts(folder / "s.zarr", small_identity(), parts=(0,))
+    for path in [folder / "s.zarr", *(folder / "s.zarr").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    close()
+    with pytest.raises(PipelineError, match=r"s.zarr: cannot be written: Permission denied; check the folder's rights"):
+        writer.write_part(writer.parts[1], columns(4, 8))

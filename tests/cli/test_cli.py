@@ -1,0 +1,312 @@
+"""What each command prints, leaves and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pipeline.cli.main import COMMANDS, cli
+from pipeline.errors import PipelineError
+
+# --- step by step
+
+
+def test_every_step_succeeds(stepped):
+    for name, ended in stepped[1].items():
+        assert ended.code == 0, (name, ended.err)
+
+
+def test_data_new_says_what_comes_next(stepped):
+    ended = stepped[1]["new"]
+    assert ended.out == "data_manifests/tiny.yaml\n"
+    assert "train: 6 pictures" in ended.err
+    assert "test: 3 pictures, no annotations" in ended.err
+    assert "2 classes: ball, crate" in ended.err
+    assert ended.err.endswith("next: snakemake --cores 2 results/tiny_map.json\n")
+
+
+def test_data_check_ends_with_complete(stepped):
+    assert stepped[1]["check"].out.splitlines()[-1] == "complete"
+
+
+def test_patches_counts_rows_and_labels(stepped):
+    out = stepped[1]["patches"].out
+    # 64 x 48 pixels: 2 x 1 windows of 48 px and 5 x 3 of 24 px.
+    assert re.search(r"pictures +6 +skipped 0\n", out)
+    assert re.search(r"patches +102\n", out)
+    positive, background, unused = (
+        int(re.search(rf"{word} *(\d+)", out)[1]) for word in ("positive", "background", "unused")
+    )
+    assert positive + background + unused == 102
+    assert positive > 0 and background > 0
+
+
+def test_extract_prints_the_store_and_runs_once(stepped):
+    folder, ended = stepped
+    path, rows, fingerprint = ended["extract"].out.splitlines()
+    assert (folder / path).is_dir() and path.startswith("cache/tiny-train-random0-fc7-")
+    assert rows.startswith("  rows 102 x 1024")
+    assert fingerprint.split()[1].startswith(Path(path).stem.rpartition("-")[2])
+    assert "sealed; 102 patches" in ended["extract"].err
+    assert ended["extract again"].out == ended["extract"].out
+    assert "complete, the trunk does not run" in ended["extract again"].err
+    assert len((folder / path.replace(".zarr", ".log.jsonl")).read_text().splitlines()) == 1
+
+
+def test_fit_head_prints_the_files_of_all_heads(stepped):
+    folder, ended = stepped
+    paths = ended["fit-head"].out.splitlines()
+    assert [Path(p).name.split("-")[1] for p in paths] == ["fca", "fcb"]
+    assert all((folder / p).is_file() for p in paths)
+    assert "fitted on 6 of 6 pictures" in ended["fit-head"].err
+    assert "already" in ended["fit-head again"].err
+
+
+def test_score_prints_the_files_of_all_heads(stepped):
+    folder, ended = stepped
+    paths = ended["score"].out.splitlines()
+    assert len(paths) == 2 and all((folder / p).is_file() for p in paths)
+    assert "4 pictures, 68 patches scored" in ended["score"].err
+
+
+def test_evaluate_prints_a_table_and_writes_the_result(stepped):
+    folder, ended = stepped
+    assert "tiny val: head fca on random fc7, k=5" in ended["evaluate"].out
+    assert "tiny val: head fcb on random fc7, k=5" in ended["evaluate"].out
+    for word in ("ball", "crate", "mAP", "fitted on 6 pictures, measured on 4", "k sweep: 1: "):
+        assert word in ended["evaluate"].out
+    result = json.loads((folder / "results/tiny_map.json").read_text())
+    assert (result["k"], result["head"]) == ("max", "fca")
+    assert result["command"].startswith("pipeline evaluate --dataset tiny")
+    assert json.loads((folder / result["paths"]["result"]).read_text()) == result
+
+
+def test_compare_sets_heads_side_by_side(stepped):
+    folder, ended = stepped
+    joined = json.loads((folder / "results/tiny_heads.json").read_text())
+    assert [r["name"] for r in joined["recipes"]] == ["fca", "fcb"]
+    assert "tiny val: mAP (voc12) %" in ended["compare"].out
+    assert "k=max" in ended["compare"].out
+
+
+def test_sweep_marks_the_choice_made_on_held_out_pictures(stepped):
+    folder, ended = stepped
+    swept = json.loads((folder / "results/tiny_sweep.json").read_text())
+    assert len(swept["rows"]) == 2 * 5  # heads, aggregations
+    assert swept["chosen"]["held_out_mAP"] == max(row["held_out_mAP"] for row in swept["rows"])
+    assert ended["sweep"].out.count("<- chosen") == 1
+    assert "held-out fit pictures" in ended["sweep"].err
+
+
+def test_show_prints_all_kinds_of_results(stepped):
+    ended = stepped[1]
+    assert ended["evaluate k"].out in ended["show"].out
+    assert ended["compare"].out in ended["show"].out
+    assert ended["sweep"].out in ended["show"].out
+
+
+def test_results_go_to_stdout_and_the_rest_to_stderr(stepped):
+    for name in ("extract", "fit-head", "score"):
+        assert "sealed" not in stepped[1][name].out
+        assert "fitted on" not in stepped[1][name].out
+
+
+# --- a split without labels
+
+
+def test_split_without_labels_writes_files_for_the_server(run, work):
+    for line in (
+        "extract --dataset tiny --split test --config config.yaml",
+        "score --dataset tiny --split test --config config.yaml",
+    ):
+        assert run(line).code == 0
+    ended = run("evaluate --dataset tiny --split test --config config.yaml")
+    assert ended.code == 0, ended.err
+    assert "no labels; files for the evaluation server" in ended.out
+    files = sorted(work.glob("results/runs/*/devkit/*.txt"))
+    assert [p.name for p in files] == ["comp1_cls_test_ball.txt", "comp1_cls_test_crate.txt"]
+    for path in files:
+        lines = [line.split(" ") for line in path.read_text().splitlines()]
+        assert [line[0] for line in lines] == ["t0", "t1", "t2"]
+        assert all(0 <= float(line[1]) <= 1 for line in lines)
+
+
+# --- errors that a user can mend
+
+ERRORS = {
+    "unknown dataset": ("patches --dataset tine --split train", "no manifest data_manifests/tine.yaml; known: .*tiny"),
+    "unknown split": ("extract --dataset tiny --split trial", "no split 'trial'; there are test, train, val"),
+    "unknown head": ("fit-head --dataset tiny --head fcz", "unknown head 'fcz'; known: fca, fcb, fca2"),
+    "unknown trunk": ("extract --dataset tiny --split val --trunk vgg", "trunk 'vgg': unknown; expected one of"),
+    "unknown layer": ("extract --dataset tiny --split val --layer fc8", "no layer 'fc8'; it has pool5, fc6, fc7"),
+    "fp16 on a CPU": (
+        "extract --dataset tiny --split val --precision fp16 --device cpu",
+        "precision 'fp16': not on a CPU",
+    ),
+    "k that is no number": ("evaluate --dataset tiny --k five", "--k: expected a number or max, got 'five'"),
+    "k that is too small": ("evaluate --dataset tiny --k 0.5", r"aggregation: powers must lie in 1..100 or be 'max'"),
+    "not extracted yet": ("fit-head --dataset tiny --seed 5", "no activations of trunk 'random'.*pipeline extract"),
+    "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
+    "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),
+    "not evaluated yet": (
+        "compare --dataset tiny --head fca2",
+        "(?s)1 of 1 results are missing.*fca2.*pipeline evaluate",
+    ),
+    "no data": ("patches --dataset voc12 --split train", "(?s)ways on:.*pipeline data fetch voc12.*make demo"),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_mendable_error_is_a_message_and_exit_2(run, what):
+    line, message = ERRORS[what]
+    ended = run(f"{line} --config config.yaml")
+    assert ended.code == 2
+    assert re.search(message, ended.err), ended.err
+    assert "error: " in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("patches --dataset tiny --split val --config none.yaml", "none.yaml: cannot be read as YAML"),
+        ("show results/none.json", "results/none.json: cannot be read as a result"),
+        ("show config.yaml", "config.yaml: cannot be read as a result"),
+        ("data check tine", "dataset 'tine': no manifest"),
+        ("data new --root data/tiny --name tiny", "is there already; choose another --name, or give --overwrite"),
+        ("pretrain --train none --val none --out out", "none: no such folder; expected class folders"),
+        ("pretrain --train none --val none --out out --epochs 0", "epochs: Input should be greater than or equal to 1"),
+    ],
+)
+def test_errors_of_commands_without_settings(run, line, message):
+    ended = run(line)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_all_mistakes_in_a_config_are_reported_at_once(run, work):
+    (work / "bad.yaml").write_text("{trnk: random, seed: -1, grid: {overlap: 2}, aggregation: true}")
+    ended = run("patches --dataset tiny --split val --config bad.yaml")
+    assert ended.code == 2
+    assert ended.err.startswith("error: bad.yaml: 4 mistake(s)")
+    for where in ("trnk:", "seed:", "grid.overlap:", "aggregation:"):
+        assert f"  - {where}" in ended.err
+
+
+def test_usage_errors_exit_2(run):
+    for line in ("extract", "fly", "extract --dataset tiny --split val --batch many", "data new --name x"):
+        ended = run(line)
+        assert ended.code == 2
+        assert "Usage:" in ended.err
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(PipelineError, match="known: "):
+        run("--debug patches --dataset tine --split train")
+
+
+def test_bug_is_not_dressed_up_as_a_message(run, monkeypatch):
+    monkeypatch.setattr("pipeline.run.run_extract", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("extract --dataset tiny --split val --config config.yaml")
+
+
+def test_interrupt_exits_130_and_says_how_to_go_on(run, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.run.run_extract", interrupted)
+    ended = run("extract --dataset tiny --split val --config config.yaml")
+    assert ended.code == 130
+    assert "start the same command again" in ended.err
+
+
+def test_changed_picture_is_found_and_looked_at_again(run, work):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), "green").save(work / "data/tiny/JPEGImages/q0.png")
+    ended = run("extract --dataset tiny --split val --config config.yaml")
+    assert ended.code == 0
+    assert "pictures changed: q0; making it again" in ended.err
+    assert "sealed; 68 patches" in ended.err
+
+
+def test_damaged_store_is_refused_by_later_commands(run, work):
+    shard = next(work.glob("cache/tiny-val-*.zarr")) / "activations/c/0/0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    ended = run("score --dataset tiny --config config.yaml")
+    assert ended.code == 2
+    assert "activations/c/0/0 changed since it was written; remove the store's folder" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--cache", "--results"])
+def test_folder_that_cannot_be_made(run, work, option):
+    (work / "file").touch()
+    ended = run(f"evaluate --dataset tiny --config config.yaml {option} file/below")
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+
+
+# --- the real command
+
+
+def in_shell(*argv):
+    command = [Path(sys.executable).parent / "pipeline", *argv]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=100)
+
+
+def test_exit_codes_reach_the_shell(tmp_path):
+    done = in_shell("patches", "--dataset", "tine", "--split", "train")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: dataset 'tine': no manifest")
+    debug = in_shell("--debug", "patches", "--dataset", "tine", "--split", "train")
+    assert debug.returncode == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert "SettingsError: dataset 'tine'" in debug.stderr
+
+
+def test_help_costs_no_torch():
+    code = (
+        "import sys; from pipeline.cli.main import cli\n"
+        "for args in (['--help'], ['extract', '--help'], ['data', '--help']):\n"
+        "    cli.main(args, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules or 'zarr' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert list(COMMANDS) == re.findall(
+        r"^  ([a-z-]+)  ", done.stdout.partition("Dataset:")[2].partition("Usage")[0], re.M
+    )
+
+
+# --- help
+
+
+def all_commands(group=cli, path=()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from all_commands(command, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list(all_commands()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_help_has_a_summary_and_an_example(name, command):
+    text = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"Example:\n +pipeline {name}", text), text
+    assert command.get_short_help_str(200)
+    for option in command.params:
+        assert isinstance(option, click.Argument) or option.help or option.hidden, option.name

@@ -1,0 +1,201 @@
+"""A head: what it is fitted on, what it says of itself, its file, and which rows it refuses."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from pipeline.errors import HeadError, StoreError
+from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.settings import LabelSettings
+
+LABELS = LabelSettings()
+
+
+@pytest.fixture(scope="module")
+def head(made, small) -> Head:
+    return fit_head(made.store, made.table, "small", small, LABELS, seed=0)
+
+
+def test_what_a_head_says_of_itself(head, made, small):
+    facts = head.facts
+
+    assert (facts["name"], facts["dataset"], facts["split"], facts["seed"]) == ("small", "made", "train", 0)
+    assert head.classes == made.table.classes
+    # Of eight patches a picture three are positive and three background; half of those is used.
+    assert facts["patches"] == {
+        "positive": 72,
+        "background": 36,
+        "background_of": 72,
+        "per_class": {"cat": 24, "dog": 24, "fish": 24},
+    }
+    assert facts["pictures"] == {"used": 24, "held_out": 0, "skipped": 0}
+    assert facts["fingerprint"] == made.store.fingerprint
+    assert facts["labels_digest"] == made.table.labels_digest(LABELS)
+    assert facts["how"] == {k: v for k, v in made.store.identity.items() if k.startswith("how.")}
+    assert facts["settings"] == small.model_dump(mode="json")
+    json.dumps(facts, allow_nan=False)
+
+
+def test_the_reading_decides_the_positives(made, small):
+    head = fit_head(made.store, made.table, "small", small, LabelSettings(single_object="touches"), seed=0)
+
+    assert head.facts["patches"]["positive"] == 48  # one of three is touched by a second box
+    assert head.facts["reading"]["single_object"] == "touches"
+
+
+def test_unseen_patches_are_told_apart(head, make):
+    table = make.table(9, "val")
+    scores = head.probabilities(make.rows(table, seed=5))
+
+    positive = table.labels(LABELS) >= 0
+    assert scores.shape == (72, 3) and scores.dtype == np.float32
+    assert (scores[positive].argmax(1) == table.filling_class[positive]).mean() > 0.95
+    # The last output is background: it takes the odds of empty patches away from all classes.
+    assert scores[table.n_touching == 0].sum(1).mean() < scores[positive].sum(1).mean() - 0.2
+
+
+def test_probabilities_do_not_depend_on_the_batch(head, made):
+    np.testing.assert_allclose(head.probabilities(made.rows, batch=7), head.probabilities(made.rows), atol=1e-6)
+
+
+def test_rows_are_read_from_their_places(made, small, make, tmp_path):
+    # The same rows in parts of other sizes: the fit must not notice.
+    heads = [fit_head(made.store, made.table, "h", small, LABELS, 0)]
+    for part_rows in (17, 192):
+        store = make.store(tmp_path / f"{part_rows}.zarr", made.table, made.rows, part_rows)
+        heads.append(fit_head(store, made.table, "h", small, LABELS, 0))
+
+    for other in heads[1:]:
+        for name, tensor in heads[0].network.state_dict().items():
+            assert torch.equal(tensor, other.network.state_dict()[name]), name
+
+
+# ---- refused ---------------------------------------------------------------------------------------
+
+
+def test_no_positive_patch(made, small):
+    difficult = np.ones(made.table.n_rows, bool)
+
+    with pytest.raises(HeadError, match=r"made train: no positive patch among 192 .* pipeline data check made"):
+        fit_head(made.store, replace(made.table, filling_difficult=difficult), "h", small, LABELS, 0)
+
+
+def test_a_table_of_other_rows(made, make, small):
+    with pytest.raises(StoreError, match=r"other rows than the patch table of made train[\s\S]*seen\.rows: got"):
+        fit_head(made.store, make.table(23), "h", small, LABELS, 0)
+
+
+def test_a_table_of_changed_pictures(made, small):
+    changed = replace(made.table, picture_sha256=("f" * 64, *made.table.picture_sha256[1:]))
+
+    with pytest.raises(StoreError, match=r"other pictures than[\s\S]*pipeline extract --dataset made --split train"):
+        fit_head(made.store, changed, "h", small, LABELS, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("how.precision", "cuda-fp16", "how.precision: got 'cuda-fp16', expected 'cpu-fp32'"),
+        ("how.layer", "fc6", "how.layer: got 'fc6', expected 'fc7'"),
+        ("how.mean", [0.4, 0.5, 0.5], r"how.mean: got \[0.4, 0.5, 0.5\], expected \[0.5, 0.5, 0.5\]"),
+        ("how.resize", "nearest", "how.resize: got 'nearest', expected None"),
+    ],
+)
+def test_rows_made_in_another_way_are_refused(head, make, tmp_path, field, value, message):
+    table = make.table(3, "val")
+    store = make.store(tmp_path / "val.zarr", table, make.rows(table), **{field: value})
+
+    with pytest.raises(HeadError, match=message) as caught:
+        head.check_rows(store)
+    assert str(caught.value).count("\n  - ") == 1  # the one field that differs, and no other
+
+
+def test_rows_of_other_pictures_made_in_the_same_way_are_taken(head, make, tmp_path):
+    table = make.table(3, "val")
+
+    head.check_rows(make.store(tmp_path / "val.zarr", table, make.rows(table)))
+
+
+# ---- the file --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(head, tmp_path):
+    save_head(head, tmp_path / "head.safetensors")
+    return tmp_path / "head.safetensors"
+
+
+def test_round_trip(head, made, path):
+    loaded = load_head(path)
+
+    assert loaded.facts == head.facts
+    assert not loaded.network.training
+    np.testing.assert_array_equal(loaded.probabilities(made.rows), head.probabilities(made.rows))
+    assert save_head(loaded, path.with_name("again")) == save_head(head, path.with_name("once"))
+
+
+def test_the_file_opens_with_safetensors_alone(path):
+    with safe_open(path, "pt") as file:
+        assert {"mean", "gain"} < set(file.keys())
+        assert json.loads(file.metadata()["facts"])["name"] == "small"
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(HeadError, match="no such head; make it with: pipeline fit-head"):
+        load_head(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def test_a_truncated_file_is_refused(path, share):
+    os.truncate(path, int(share * path.stat().st_size))
+
+    with pytest.raises(HeadError, match=r"cannot be read as a head: .*fit it again"):
+        load_head(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 0.9, 0.9999])
+def test_a_flipped_bit_is_refused(path, share):
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(HeadError, match="fit it again"):
+        load_head(path)
+
+
+def test_a_changed_fact_is_refused(head, path):
+    with safe_open(path, "pt") as file:
+        facts = {**json.loads(file.metadata()["facts"]), "seed": 7}
+    save_file(head.network.state_dict(), path, metadata={"facts": json.dumps(facts)})
+
+    with pytest.raises(HeadError, match="changed since it was written"):
+        load_head(path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-1'", id="format"),
+        pytest.param({"settings": {"hidden": [3]}}, "cannot be read as a head", id="settings of another network"),
+        pytest.param({"settings": {"depth": 3}}, "cannot be read as a head", id="unknown setting"),
+        pytest.param({"classes": ["cat"]}, "cannot be read as a head", id="fewer classes"),
+    ],
+)
+def test_facts_that_do_not_fit_the_weights(head, tmp_path, facts, message):
+    save_head(Head(head.network, {**head.facts, **facts}), tmp_path / "h")
+
+    with pytest.raises(HeadError, match=message):
+        load_head(tmp_path / "h")
+
+
+def test_another_safetensors_file_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+
+    with pytest.raises(HeadError, match="cannot be read as a head"):
+        load_head(tmp_path / "other.safetensors")

@@ -1,0 +1,163 @@
+"""The network of a head: its layers, its standardisation, its initialisation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.head.fitting import fit_network
+from pipeline.head.networks import HeadNetwork
+from pipeline.settings import HEADS, HeadSettings
+
+FCB = HeadSettings(hidden=())
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        pytest.param("fca", [(2048, 64), (21, 2048)], id="fca"),
+        pytest.param("fcb", [(21, 64)], id="fcb"),
+        pytest.param("fca2", [(2048, 64), (2048, 2048), (21, 2048)], id="fca2"),
+    ],
+)
+def test_layers_of_the_built_in_heads(name, shapes):
+    network = HeadNetwork(64, 21, HEADS[name])
+
+    linear = [m for m in network.layers if isinstance(m, nn.Linear)]
+    assert [tuple(m.weight.shape) for m in linear] == shapes
+    # Dropout before every linear layer, ReLU after all but the last.
+    assert [type(m) for m in network.layers] == ([nn.Dropout, nn.Linear, nn.ReLU] * len(shapes))[:-1]
+    assert network(torch.zeros(5, 64)).shape == (5, 21)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        pytest.param(HeadSettings(hidden=(4, 4)), [0.5, 0.5, 0.5], id="everywhere"),
+        pytest.param(HeadSettings(hidden=(4, 4), input_dropout=0.0), [0.0, 0.5, 0.5], id="none on the input"),
+        pytest.param(HeadSettings(hidden=(), input_dropout=0.2), [0.2], id="FCb alone"),
+        pytest.param(HeadSettings(hidden=(4,), dropout=0.0), [0.0, 0.0], id="nowhere"),
+    ],
+)
+def test_dropout(settings, rates):
+    assert [m.p for m in HeadNetwork(8, 3, settings).layers if isinstance(m, nn.Dropout)] == rates
+
+
+# ---- standardisation -------------------------------------------------------------------------------
+
+# Columns: any, of deviation 1 and mean 0, large, tiny, constant 0, constant 250.
+RNG = np.random.default_rng(0)
+COLUMNS = np.stack(
+    [
+        RNG.normal(3, 2, 300),
+        RNG.normal(0, 1, 300),
+        RNG.normal(1000, 50, 300),
+        RNG.normal(0, 0.001, 300),
+        np.zeros(300),
+        np.full(300, 250.0),
+    ],
+    axis=1,
+).astype(np.float16)
+
+
+def standardised(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+    network = HeadNetwork(rows.shape[1], 3, FCB)
+    network.standardise_to(torch.from_numpy(of))
+    network.layers = nn.Identity()
+    return network(torch.from_numpy(rows)).numpy()
+
+
+def test_columns_get_mean_0_and_deviation_1():
+    out = standardised(COLUMNS, of=COLUMNS)
+
+    np.testing.assert_allclose(out[:, :4].mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(out[:, :4].std(0), 1, atol=1e-4)
+
+
+def test_a_column_without_deviation_becomes_0_on_other_rows_too():
+    assert (standardised(COLUMNS, of=COLUMNS)[:, 4:] == 0).all()
+    other = COLUMNS + np.float16(1)
+    assert (standardised(other, of=COLUMNS)[:, 4:] == 0).all()
+
+
+def test_rows_above_one_chunk_are_all_counted():
+    rows = np.concatenate([np.zeros((8192, 1)), np.ones((8192, 1))]).astype(np.float16)
+
+    out = standardised(rows, of=rows)
+
+    assert out[0] == pytest.approx(-1) and out[-1] == pytest.approx(1)
+
+
+def test_float16_does_not_overflow_in_the_sums():
+    rows = np.tile(np.array([[60000.0], [50000.0]], np.float16), (500, 1))
+
+    out = standardised(rows, of=rows)
+
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(np.unique(np.round(out, 3)), [-1, 1])
+
+
+def test_one_row_alone_becomes_0():
+    assert (standardised(COLUMNS[:1], of=COLUMNS[:1]) == 0).all()
+
+
+def two_clouds() -> tuple[np.ndarray, np.ndarray]:
+    """240 rows of 6 columns; the first two tell two classes apart. Multiples of 1/16, so that halving is exact."""
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, 240)
+    rows = rng.normal(0, 1, (240, 6))
+    rows[:, 0] += 3 * targets
+    rows[:, 1] -= 3 * targets
+    return (np.round(rows * 16) / 16).astype(np.float16), targets
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [pytest.param(4, 0, id="scaled"), pytest.param(1, 32, id="shifted"), pytest.param(0.5, -16, id="both")],
+)
+def test_rescaled_and_shifted_input_gives_the_same_fit(scale, shift):
+    rows, targets = two_clouds()
+    moved = (rows.astype(float) * scale + shift).astype(np.float16)
+    np.testing.assert_array_equal((moved.astype(float) - shift) / scale, rows)  # float16 keeps it exactly
+    settings = HeadSettings(hidden=(8,), batch=32, rates=(0.01,), max_epochs=(4,), settled=0)
+
+    network, log = fit_network(rows, targets, 3, settings, seed=0)
+    other, other_log = fit_network(moved, targets, 3, settings, seed=0)
+
+    assert [e["loss"] for e in log.epochs] == pytest.approx([e["loss"] for e in other_log.epochs], rel=1e-4)
+    with torch.inference_mode():
+        ours, theirs = network(torch.from_numpy(rows)), other(torch.from_numpy(moved))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_without_standardise_the_input_is_taken_as_it_is():
+    rows, targets = two_clouds()
+    settings = HeadSettings(hidden=(), standardise=False, rates=(0.01,), max_epochs=(1,))
+
+    network, _ = fit_network(rows, targets, 3, settings, seed=0)
+
+    assert (network.mean == 0).all() and (network.gain == 1).all()
+
+
+# ---- initialisation --------------------------------------------------------------------------------
+
+
+def test_initial_weights():
+    network = HeadNetwork(512, 21, HEADS["fca"])
+    network.initialise(torch.Generator().manual_seed(0))
+
+    first, last = (m for m in network.layers if isinstance(m, nn.Linear))
+    assert first.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+    assert last.weight.std().item() == pytest.approx(0.1 * (2 / 2048) ** 0.5, rel=0.02)
+    assert (first.bias == 0).all() and (last.bias == 0).all()
+
+
+def test_initial_weights_follow_the_generator_alone():
+    def weights(seed: int, world: int) -> torch.Tensor:
+        torch.manual_seed(world)
+        network = HeadNetwork(8, 3, FCB)
+        network.initialise(torch.Generator().manual_seed(seed))
+        return network.layers[1].weight
+
+    assert torch.equal(weights(1, world=5), weights(1, world=6))
+    assert not torch.equal(weights(1, world=5), weights(2, world=5))

@@ -1,0 +1,206 @@
+"""Results: the JSON object, what makes it official, the files for the evaluation server, comparisons."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.scoring.average_precision import average_precision
+from pipeline.scoring.results import evaluate_scores, join_heads, number, write_devkit_files
+from pipeline.scoring.scores import SplitScores, score_split
+from pipeline.settings import LabelSettings
+
+KS = (1.0, 5.0, "max")
+# What reports, comparisons and people look for in a result.
+KEYS = {
+    *("dataset", "split", "metric", "mAP", "AP", "k", "recipe", "head", "trunk", "layer", "fingerprints"),
+    *("pictures", "official", "seed", "seconds", "versions", "command"),
+}
+
+
+@pytest.fixture(scope="module")
+def scores(val, heads) -> SplitScores:
+    return score_split(val.store, val.table, [heads["fca"]], KS)[0]
+
+
+@pytest.fixture
+def evaluate(scores, val, manifest):
+    def evaluate_with(**changes):
+        given = {"scores": scores, "table": val.table, "manifest": manifest, "k": 5.0, **changes}
+        return evaluate_scores(**given, trunk="alexnet64", seconds={"score": 1.5}, command="pipeline evaluate")
+
+    return evaluate_with
+
+
+def test_all_keys_are_there(evaluate):
+    result = evaluate()
+
+    assert set(result) >= KEYS
+    assert set(result["fingerprints"]) == {"fit", "eval", "labels_fit", "labels_eval"}
+    assert result["pictures"] == {"fit": {"used": 36, "skipped": 0}, "eval": {"used": 21, "skipped": 0}}
+    assert {"pipeline", "python", "torch", "zarr"} <= set(result["versions"])
+
+
+def test_what_a_result_says(evaluate, scores, val, train, heads):
+    result = evaluate()
+
+    expected = {
+        c: average_precision(scores.by(5.0)[:, i], val.table.picture_labels[:, i], "voc12")
+        for i, c in enumerate(val.table.classes)
+    }
+    assert result["AP"] == pytest.approx(expected, abs=1e-6)
+    assert result["mAP"] == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    assert list(result["k_sweep"]) == ["1", "5", "max"] and result["k_sweep"]["5"] == result["mAP"]
+    assert (result["dataset"], result["split"], result["fit_split"]) == ("made", "val", "train")
+    assert (result["head"], result["trunk"], result["layer"], result["k"]) == ("fca", "alexnet64", "fc7", 5.0)
+    assert result["fingerprints"] == {
+        "fit": train.store.fingerprint,
+        "eval": val.store.fingerprint,
+        "labels_fit": train.table.labels_digest(LabelSettings()),
+        "labels_eval": val.table.labels_digest(LabelSettings()),
+    }
+    assert result["recipe"]["head"] == heads["fca"].facts["settings"]
+    assert result["seconds"] == {"score": 1.5} and result["command"] == "pipeline evaluate"
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc12"])
+def test_the_metric_is_the_manifests(evaluate, scores, val, manifest, metric):
+    # Ranks are spoilt, so that the two rules differ.
+    spoilt = replace(scores, scores=scores.scores[:, ::-1])
+
+    result = evaluate(scores=spoilt, manifest=manifest.model_copy(update={"metric": metric}))
+
+    each = [average_precision(spoilt.by(5.0)[:, i], val.table.picture_labels[:, i], metric) for i in range(3)]
+    assert result["metric"] == metric
+    assert result["mAP"] == pytest.approx(np.mean(each), abs=1e-6)
+
+
+@pytest.mark.parametrize("k", KS)
+def test_the_aggregation_is_the_one_asked_for(evaluate, k):
+    result = evaluate(k=k)
+
+    assert result["k"] == k
+    assert result["mAP"] == result["k_sweep"]["max" if k == "max" else f"{k:g}"]
+
+
+def test_a_class_without_a_positive_is_null_and_said_so(evaluate, val):
+    labels = val.table.picture_labels.copy()
+    labels[:, 1] = -1
+
+    result = evaluate(table=replace(val.table, picture_labels=labels))
+
+    assert result["AP"]["dog"] is None and result["undefined"] == ["dog"]
+    assert result["mAP"] == pytest.approx((result["AP"]["cat"] + result["AP"]["fish"]) / 2, abs=1e-6)
+    assert result["notes"] == ["no positive picture, left out of the mean: dog"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_no_positive_at_all_is_still_json(evaluate, val):
+    result = evaluate(table=replace(val.table, picture_labels=-np.ones((21, 3), np.int8)))
+
+    assert result["mAP"] is None and result["undefined"] == ["cat", "dog", "fish"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_pictures_without_a_score_are_still_json(evaluate, scores):
+    values = scores.scores.copy()
+    values[:, :4] = np.nan
+
+    result = evaluate(scores=replace(scores, scores=values))
+
+    assert 0 < result["mAP"] < 1
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("official", "pictures", "expect", "noted"),
+    [
+        pytest.param(True, (36, 21), True, None, id="official counts"),
+        pytest.param(False, (36, 21), False, None, id="no benchmark"),
+        pytest.param(
+            True,
+            (36, 22),
+            False,
+            "train has 36 of 36 pictures, val 21 of 22; this mAP compares with no published one",
+            id="evaluated on a subset",
+        ),
+        pytest.param(True, (5717, 21), False, "train has 36 of 5,717 pictures, val 21 of 21", id="fitted on a subset"),
+    ],
+)
+def test_official(evaluate, manifest, official, pictures, expect, noted):
+    splits = dict(zip(("train", "val"), pictures, strict=True))
+    changed = manifest.model_validate(
+        {**manifest.model_dump(), "official": official, "splits": {k: {"pictures": n} for k, n in splits.items()}}
+    )
+
+    result = evaluate(manifest=changed)
+
+    assert result["official"] is expect
+    assert len(result["notes"]) == (noted is not None)
+    assert noted is None or noted in result["notes"][0]
+
+
+def test_skipped_pictures_are_counted_and_noted(evaluate, val):
+    skipped = (("val900", "the file is empty"),)
+
+    result = evaluate(table=replace(val.table, skipped=skipped, skipped_sha256=("",)))
+
+    assert result["pictures"]["eval"] == {"used": 21, "skipped": 1}
+    assert result["notes"] == ["bad pictures left out: 0 of train, 1 of val"]
+
+
+def test_scores_of_other_pictures_are_refused(evaluate, make):
+    with pytest.raises(StoreError, match=r"scores are of 21 pictures, the patch table of made val has 20 others"):
+        evaluate(table=make.table("val", 20))
+
+
+@pytest.mark.parametrize(("value", "expect"), [(math.nan, None), (0.12345678, 0.123457), (np.float64(1), 1.0)])
+def test_number(value, expect):
+    assert number(value) == expect
+    assert type(number(value)) in (float, type(None))
+
+
+# ---- files for the evaluation server ---------------------------------------------------------------
+
+
+def test_devkit_files(scores, tmp_path):
+    paths = write_devkit_files(scores, 5.0, tmp_path / "VOC2012/Main", "comp2")
+
+    assert [p.name for p in paths] == [f"comp2_cls_val_{c}.txt" for c in ("cat", "dog", "fish")]
+    assert sorted(p.name for p in (tmp_path / "VOC2012/Main").iterdir()) == sorted(p.name for p in paths)
+    for column, path in enumerate(paths):
+        lines = [line.split(" ") for line in path.read_text().splitlines()]
+        assert [i for i, _ in lines] == list(scores.ids)
+        np.testing.assert_allclose([float(v) for _, v in lines], scores.by(5.0)[:, column], rtol=1e-12)
+
+
+@pytest.mark.parametrize("odds", [1.0, 1e-12])
+def test_devkit_files_keep_the_ranking(scores, tmp_path, odds):
+    # Fifth powers of small odds are tiny; decimals cut off would make them all equal.
+    tiny = replace(scores, scores=scores.scores * odds)
+
+    paths = write_devkit_files(tiny, 5.0, tmp_path, "comp1")
+
+    for column, path in enumerate(paths):
+        values = [float(line.split()[1]) for line in path.read_text().splitlines()]
+        assert np.argsort(values).tolist() == np.argsort(tiny.by(5.0)[:, column]).tolist()
+
+
+# ---- comparison ------------------------------------------------------------------------------------
+
+
+def test_a_comparison_has_one_recipe_a_result(evaluate):
+    first, second = evaluate(), evaluate(k="max")
+
+    joined = join_heads([("one", first), ("two", second)])
+
+    assert [r["name"] for r in joined["recipes"]] == ["one", "two"]
+    for recipe, result in zip(joined["recipes"], (first, second), strict=True):
+        assert {"name", "mAP", "std", "seeds", "seconds", "AP"} <= set(recipe)
+        assert (recipe["mAP"], recipe["AP"], recipe["seeds"]) == (result["mAP"], result["AP"], [0])
+        assert recipe["seconds"] == {"score": 1.5}
+    assert joined["published"] == [] and joined["dataset"] == "made" and joined["metric"] == "voc12"
+    json.dumps(joined, allow_nan=False)

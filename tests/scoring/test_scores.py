@@ -1,0 +1,292 @@
+"""Scores of a split: from rows to the file, for one head and for several."""
+
+import os
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.errors import HeadError, StoreError
+from pipeline.head.head import Head, load_head, save_head
+from pipeline.head.sampling import hold_out_pictures
+from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
+from pipeline.scoring.sweep import score_pictures, sweep_settings
+from pipeline.settings import HeadSettings, LabelSettings
+
+KS = (1.0, 5.0, "max")
+
+
+def scores_in_numpy(head: Head, made, k) -> np.ndarray:
+    """From the arrays of a head and the rows alone: standardise, FCa, ReLU, FCb, softmax, mean of powers."""
+    state = {name: tensor.numpy().astype(float) for name, tensor in head.network.state_dict().items()}
+    x = (made.rows.astype(float) - state["mean"]) * state["gain"]
+    names = sorted({name.split(".")[1] for name in state if name.startswith("layers.")}, key=int)
+    for n in names:
+        x = x @ state[f"layers.{n}.weight"].T + state[f"layers.{n}.bias"]
+        if n != names[-1]:
+            x = np.maximum(x, 0)
+    odds = np.exp(x - x.max(1, keepdims=True))
+    y = (odds / odds.sum(1, keepdims=True))[:, :-1]
+    out = []
+    for picture in range(len(made.table.ids)):
+        of_picture = y[made.table.picture == picture]
+        out.append(of_picture.max(0) if k == "max" else (of_picture**k).mean(0))
+    return np.array(out)
+
+
+@pytest.fixture(scope="module")
+def scored(val, heads) -> list[SplitScores]:
+    return score_split(val.store, val.table, list(heads.values()), KS)
+
+
+@pytest.fixture(scope="module")
+def scores(scored) -> SplitScores:
+    return scored[0]
+
+
+def test_pictures_straddle_parts(val):
+    """What the other tests rest on."""
+    edges = [part.start for part in val.store.parts[1:]]
+    assert len(edges) >= 3
+    assert any(val.table.picture[edge] == val.table.picture[edge - 1] for edge in edges)
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_same_as_numpy(scored, heads, val, k, index):
+    expected = scores_in_numpy(list(heads.values())[index], val, k)
+
+    np.testing.assert_allclose(scored[index].by(k), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fca", "fcb"])
+def test_a_fitted_head_ranks_pictures_it_has_not_seen(heads, val, name):
+    (scores,) = score_split(val.store, val.table, [heads[name]], KS)
+
+    mean, _ = mean_average_precision(scores.by(5.0), val.table.picture_labels, "voc12")
+    assert mean > 0.95
+    # Against itself with the classes exchanged it must fail: the labels do matter.
+    assert mean_average_precision(scores.by(5.0)[:, ::-1], val.table.picture_labels, "voc12")[0] < 0.8
+
+
+def test_several_heads_in_one_pass_are_each_as_alone(scored, heads, val):
+    for together, head in zip(scored, heads.values(), strict=True):
+        (alone,) = score_split(val.store, val.table, [head], KS)
+        np.testing.assert_array_equal(together.scores, alone.scores)
+        assert together.facts == alone.facts
+
+
+def test_a_head_read_from_its_file_scores_the_same(scored, heads, val, tmp_path):
+    save_head(heads["fca"], tmp_path / "h")
+
+    (again,) = score_split(val.store, val.table, [load_head(tmp_path / "h")], KS)
+
+    np.testing.assert_array_equal(again.scores, scored[0].scores)
+
+
+def test_what_scores_say_of_themselves(scores, heads, val):
+    assert scores.ids == val.table.ids and scores.classes == val.table.classes
+    assert scores.scores.shape == (3, 21, 3) and scores.aggregations == KS
+    assert scores.facts["fingerprint"] == val.store.fingerprint
+    assert scores.facts["head"] == heads["fca"].facts
+    assert (scores.facts["dataset"], scores.facts["split"]) == ("made", "val")
+
+
+@pytest.mark.parametrize(("k", "expect"), [(5.0, "5"), (2.5, "2.5"), (1, "1"), ("max", "max")])
+def test_format_aggregation(k, expect):
+    assert format_aggregation(k) == expect
+
+
+def test_an_aggregation_that_was_not_computed(scores):
+    with pytest.raises(HeadError, match=r"no scores for k=3, there are k=1, 5, max; score again"):
+        scores.by(3.0)
+
+
+# ---- refused ---------------------------------------------------------------------------------------
+
+
+def test_rows_made_in_another_way(heads, make, tmp_path):
+    made = make.store(tmp_path / "s.zarr", make.table("val", 4), **{"how.precision": "cuda-fp16"})
+
+    with pytest.raises(HeadError, match="how.precision: got 'cuda-fp16', expected 'cpu-fp32'"):
+        score_split(made.store, made.table, list(heads.values()), KS)
+
+
+def test_one_head_of_several_that_does_not_fit(heads, val):
+    other = Head(heads["fcb"].network, {**heads["fcb"].facts, "how": {**heads["fcb"].facts["how"], "how.layer": "fc6"}})
+
+    with pytest.raises(HeadError, match=r"head 'fcb' was fitted on[\s\S]*how.layer: got 'fc7', expected 'fc6'"):
+        score_split(val.store, val.table, [heads["fca"], other], KS)
+
+
+def test_a_table_of_other_rows(heads, val, make):
+    with pytest.raises(StoreError, match=r"other rows than the patch table of made val"):
+        score_split(val.store, make.table("val", 20), list(heads.values()), KS)
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog", "wolf"), ("dog", "cat", "fish")])
+def test_other_classes(heads, val, classes):
+    with pytest.raises(HeadError, match="must be the same, in the same order"):
+        score_split(val.store, replace(val.table, classes=classes), list(heads.values()), KS)
+
+
+# ---- the file --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(scores, tmp_path):
+    save_scores(scores, tmp_path / "scores.h5")
+    return tmp_path / "scores.h5"
+
+
+def test_round_trip(scores, path):
+    loaded = load_scores(path)
+
+    np.testing.assert_array_equal(loaded.scores, scores.scores)
+    assert (loaded.aggregations, loaded.ids, loaded.classes) == (scores.aggregations, scores.ids, scores.classes)
+    assert loaded.facts == scores.facts
+    save_scores(loaded, path.with_name("again.h5"))
+    assert path.with_name("again.h5").read_bytes() == path.read_bytes()
+
+
+def test_missing_scores_survive_the_file(scores, tmp_path):
+    values = scores.scores.copy()
+    values[:, 3] = np.nan
+    save_scores(replace(scores, scores=values), tmp_path / "s.h5")
+
+    np.testing.assert_array_equal(load_scores(tmp_path / "s.h5").scores, values)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(StoreError, match="no such scores; make them with: pipeline score"):
+        load_scores(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(path, share):
+    os.truncate(path, int(share * path.stat().st_size))
+
+    with pytest.raises(StoreError, match=r"scores\.h5: .*make it again with: pipeline score"):
+        load_scores(path)
+
+
+def test_a_flipped_bit_in_the_scores_is_refused(path):
+    with h5py.File(path) as file:
+        offset = file["scores"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 17] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(StoreError, match="damaged"):
+        load_scores(path)
+
+
+@pytest.mark.parametrize("text", [b"train", b"cpu-fp32", b"val003", b"fish"])
+def test_a_changed_word_is_refused(path, text):
+    data = path.read_bytes()
+    assert text in data
+    path.write_bytes(data.replace(text, b"x" * len(text)))
+
+    with pytest.raises(StoreError, match="make it again with: pipeline score"):
+        load_scores(path)
+
+
+def test_another_file_is_refused(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["scores"] = [1.0]
+
+    with pytest.raises(StoreError, match="not a file of scores"):
+        load_scores(tmp_path / "other.h5")
+
+
+# ---- choosing on held-out pictures -----------------------------------------------------------------
+
+
+def test_scores_of_some_pictures_are_those_of_all(scored, heads, val):
+    wanted = np.arange(21) % 3 == 0
+
+    some = score_pictures(val.store, val.table, list(heads.values()), KS, wanted)
+
+    for one, all_ in zip(some, scored, strict=True):
+        np.testing.assert_allclose(one[:, wanted], all_.scores[:, wanted], rtol=1e-6)
+        assert np.isnan(one[:, ~wanted]).all()
+
+
+def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
+    heads = {"fcb": HeadSettings(hidden=(), batch=8, max_epochs=(4, 1, 1))}
+    said = []
+
+    result = sweep_settings(
+        train.store,
+        train.table,
+        val.store,
+        val.table,
+        "voc12",
+        heads,
+        [LabelSettings(), LabelSettings(single_object="touches")],
+        (1.0, "max"),
+        held_out=0.3,
+        seed=0,
+        say=said.append,
+    )
+
+    assert [(r["head"], r["single_object"], r["k"]) for r in result["rows"]] == [
+        ("fcb", "fills", "1"),
+        ("fcb", "fills", "max"),
+        ("fcb", "touches", "1"),
+        ("fcb", "touches", "max"),
+    ]
+    assert result["chosen"]["held_out_mAP"] == max(r["held_out_mAP"] for r in result["rows"])
+    assert 0 < result["held_out_pictures"] < 36
+    assert all(0 < r["mAP"] <= 1 and r["positive"] == 36 for r in result["rows"])
+    assert f"chosen on {result['held_out_pictures']} held-out fit pictures: head fcb" in said[0]
+
+
+def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
+    # Patches of held-out pictures, here most of all, carry the name of the next class. A head that
+    # learnt from them would rank the classes wrongly.
+    out = hold_out_pictures(train.table.ids, 0.6)
+    assert 19 <= out.sum() <= 30
+    named = train.table.filling_class
+    lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)
+
+    result = sweep_settings(
+        train.store,
+        replace(train.table, filling_class=lies),
+        val.store,
+        val.table,
+        "voc12",
+        {"fcb": HeadSettings(hidden=(), batch=4, max_epochs=(30, 1, 1))},
+        [LabelSettings()],
+        (1.0,),
+        held_out=0.6,
+        seed=0,
+        say=lambda text: None,
+    )
+
+    assert result["held_out_pictures"] == out.sum()
+    assert result["chosen"]["held_out_mAP"] > 0.9
+    assert result["chosen"]["mAP"] < 0.7  # fitted on all pictures, lies included
+
+
+def test_a_sweep_gives_the_same_choice_whatever_the_evaluation_split_says(train, val):
+    chosen = []
+    for labels in (val.table.picture_labels, -val.table.picture_labels):
+        result = sweep_settings(
+            train.store,
+            train.table,
+            val.store,
+            replace(val.table, picture_labels=labels),
+            "voc12",
+            {"a": HeadSettings(hidden=(), batch=8, max_epochs=(1, 0, 0)), "b": HeadSettings(hidden=(4,), batch=8)},
+            [LabelSettings()],
+            (1.0, 5.0),
+            held_out=0.3,
+            seed=0,
+            say=lambda text: None,
+        )
+        chosen.append({k: v for k, v in result["chosen"].items() if k != "mAP"})
+
+    assert chosen[0] == chosen[1]

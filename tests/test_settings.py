@@ -1,0 +1,166 @@
+"""Settings: closed, in their ranges, and all mistakes said at once."""
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.errors import PipelineError, SettingsError
+from pipeline.settings import (
+    HEADS,
+    GridSettings,
+    HeadSettings,
+    LabelSettings,
+    PretrainSettings,
+    RunSettings,
+    parse_run_settings,
+)
+
+
+def test_no_setting_gives_the_defaults():
+    settings = parse_run_settings({})
+
+    assert settings == RunSettings()
+    assert (settings.trunk, settings.layer, settings.head, settings.aggregation) == ("alexnet64", "fc7", "fca", 5.0)
+    assert settings.grid.overlap == 0.65 and settings.labels.single_object == "fills"
+
+
+def test_all_mistakes_are_reported_at_once():
+    with pytest.raises(SettingsError) as caught:
+        parse_run_settings(
+            {
+                "lyer": "fc6",
+                "seed": -1,
+                "precision": "fp8",
+                "grid": {"overlap": 1.5, "stride": 3},
+                "labels": {"single_object": "sees"},
+                "heads": {"mine": {"dropout": 1.0}},
+            },
+            where="my.yaml",
+        )
+
+    text = str(caught.value)
+    assert text.startswith("my.yaml: 7 mistake(s)\n")
+    for line in (
+        "lyer: Extra inputs are not permitted, got 'fc6'",
+        "seed: Input should be greater than or equal to 0, got -1",
+        "precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'",
+        "grid.overlap: Input should be less than 0.95, got 1.5",
+        "grid.stride: Extra inputs are not permitted, got 3",
+        "labels.single_object: Input should be 'fills' or 'touches', got 'sees'",
+        "heads.mine.dropout: Input should be less than 1, got 1.0",
+    ):
+        assert f"  - {line}\n" in text
+    assert "settings are: data_root, cache, results, trunk" in text
+    assert isinstance(caught.value, PipelineError)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"device": "gpu"}, "device: String should match", id="device"),
+        pytest.param({"device": "cuda:x"}, "device: String should match", id="device number"),
+        pytest.param({"batch": 0}, "batch: Input should be greater", id="batch 0"),
+        pytest.param({"batch": 2.5}, "batch: Input should be a valid integer", id="half a batch"),
+        pytest.param({"batch": True}, "batch: must be a number, got True", id="batch true"),
+        pytest.param({"seed": True}, "seed: must be a number, got True", id="seed true"),
+        pytest.param({"threads": -1}, "threads: ", id="threads"),
+        pytest.param({"max_skipped": 1.1}, "max_skipped: ", id="max_skipped"),
+        pytest.param({"held_out": 0}, "held_out: ", id="held_out 0"),
+        pytest.param({"held_out": 1}, "held_out: ", id="held_out 1"),
+        pytest.param({"aggregation": 0.5}, r"powers must lie in 1\.\.100 or be 'max', got 0\.5", id="k under 1"),
+        pytest.param({"aggregation": 101}, r"powers must lie in 1\.\.100", id="k above 100"),
+        pytest.param({"aggregation": float("nan")}, r"powers must lie in 1\.\.100", id="k NaN"),
+        pytest.param({"aggregation": "mean"}, "aggregation", id="k of another word"),
+        pytest.param({"aggregation": True}, "aggregation: must be a number, got True", id="k true"),
+        pytest.param({"aggregations": [1, 0]}, r"powers must lie in 1\.\.100 or be 'max', got 0", id="one k of many"),
+        pytest.param({"head": "svm"}, "unknown head svm; known: fca, fcb, fca2", id="head"),
+        pytest.param({"compare": ["fca", "x", "y"]}, "unknown head x, y; known", id="compare"),
+        pytest.param({"heads": {"a/b": {}}}, r"names may have letters, digits, '\.' and '-', got 'a/b'", id="name"),
+        pytest.param({"heads": {"../up": {}}}, "names may have letters", id="name that climbs"),
+        pytest.param({"heads": {"": {}}}, "names may have letters", id="no name"),
+        pytest.param(
+            {"grid": {"scales": [2, 1]}}, r"scales: must be at least 1 and rise, got \[2\.0, 1\.0\]", id="fall"
+        ),
+        pytest.param({"grid": {"scales": [1, 1]}}, "scales: must be at least 1 and rise", id="a scale twice"),
+        pytest.param({"grid": {"scales": [0.5, 1]}}, "scales: must be at least 1 and rise", id="a scale under 1"),
+        pytest.param({"grid": {"scales": []}}, "scales: .*at least 1 item", id="no scale"),
+        pytest.param({"grid": {"overlap": -0.1}}, "overlap: ", id="overlap"),
+        pytest.param({"grid": {"min_side_px": 0}}, "min_side_px: ", id="min_side_px"),
+        pytest.param({"grid": {"max_patches": 0}}, "max_patches: ", id="max_patches"),
+        pytest.param({"source": "crops"}, "source: Input should be 'grid' or 'whole'", id="a source to come"),
+        pytest.param({"heads": {"h": {"rates": [0.1]}}}, "rates and max_epochs must be equally long", id="lengths"),
+        pytest.param(
+            {"heads": {"h": {"rates": [0, 1, 1]}}},
+            "rates and hidden must be positive, max_epochs at least 0",
+            id="rate 0",
+        ),
+        pytest.param({"heads": {"h": {"hidden": [0]}}}, "rates and hidden must be positive", id="width 0"),
+        pytest.param({"heads": {"h": {"background_share": 0}}}, "background_share: ", id="no background"),
+        pytest.param({"readings": ["sees"]}, r"readings\.0: ", id="readings"),
+    ],
+)
+def test_out_of_range(values, message):
+    with pytest.raises(SettingsError, match=message):
+        parse_run_settings(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "expect"),
+    [
+        ({"aggregation": "max"}, "aggregation", "max"),
+        ({"aggregation": 1}, "aggregation", 1.0),
+        ({"aggregation": 100}, "aggregation", 100.0),
+        ({"device": "cuda:3"}, "device", "cuda:3"),
+        ({"grid": {"scales": [1, 2.5]}}, "grid", GridSettings(scales=(1.0, 2.5))),
+        ({"heads": {"wide-2.0": {"hidden": [9]}}, "head": "wide-2.0"}, "head", "wide-2.0"),
+        ({"max_skipped": 0}, "max_skipped", 0.0),
+        ({"batch": None}, "batch", None),
+    ],
+)
+def test_in_range(values, name, expect):
+    assert getattr(parse_run_settings(values), name) == expect
+
+
+def test_configured_heads_go_before_built_in_ones():
+    settings = parse_run_settings({"heads": {"fca": {"hidden": [7]}, "mine": {"hidden": []}}})
+
+    assert settings.head_settings("fca").hidden == (7,)
+    assert settings.head_settings("mine").hidden == ()
+    assert settings.head_settings("fcb") == HEADS["fcb"]
+    with pytest.raises(SettingsError, match="unknown head 'svm'; known: fca, fcb, fca2, mine; add it under 'heads:'"):
+        settings.head_settings("svm")
+
+
+def test_the_built_in_heads():
+    assert {name: head.hidden for name, head in HEADS.items()} == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expect"),
+    [
+        (5.0, (1.0, 3.0, 5.0, 8.0, "max")),
+        ("max", (1.0, 3.0, 5.0, 8.0, "max")),
+        (2.0, (1.0, 3.0, 5.0, 8.0, "max", 2.0)),
+    ],
+)
+def test_scores_are_always_kept_for_the_one_that_is_asked_for(aggregation, expect):
+    assert RunSettings(aggregation=aggregation).all_aggregations == expect
+
+
+MODELS = [GridSettings, LabelSettings, HeadSettings, PretrainSettings, RunSettings]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_are_closed_frozen_and_survive_json(model):
+    settings = model()
+    field = next(iter(model.model_fields))
+
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        model(nonsense=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, field, None)
+    assert model.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_schema_is_closed(model):
+    assert model.model_json_schema()["additionalProperties"] is False

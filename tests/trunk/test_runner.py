@@ -1,0 +1,96 @@
+"""Running a trunk: arithmetic, devices, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import SettingsError
+from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def patches():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def reference(patches):
+    """Activations in float64, from pixels normalised by the formula."""
+    network = load_trunk("random").network.double()
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    inputs = torch.from_numpy(((patches / 255 - mean) / std).transpose(0, 3, 1, 2).copy())
+    with torch.inference_mode():
+        return network(inputs).numpy()
+
+
+def test_fp32_is_the_reference_but_for_the_stored_type(patches, reference):
+    rows = TrunkRunner(load_trunk("random"), CPU, "fp32")(patches)
+    assert (rows.shape, rows.dtype) == ((5, 1024), np.float16)
+    assert reference.std() > 0.1
+    # float16 keeps 11 bits; small values lose to float32 sums of large ones.
+    assert np.allclose(rows, reference, rtol=2**-10, atol=1e-4)
+
+
+def test_bf16_is_near(patches, reference):
+    rows = TrunkRunner(load_trunk("random"), CPU, "bf16")(patches).astype(np.float64)
+    # bfloat16 keeps 8 bits, through seven layers: 2 % of the norm.
+    assert np.linalg.norm(rows - reference) < 0.02 * np.linalg.norm(reference)
+    assert not np.allclose(rows, reference, rtol=2**-10, atol=1e-4)
+
+
+def test_channels_are_red_green_blue():
+    red, blue = (np.zeros((1, 64, 64, 3), np.uint8) for _ in range(2))
+    red[..., 0] = blue[..., 2] = 255
+    trunk = load_trunk("random")
+    seen = []
+    trunk.network.network.conv1.register_forward_hook(lambda m, inputs, o: seen.append(inputs[0].mean((0, 2, 3))))
+    runner = TrunkRunner(trunk, CPU, "fp32")
+    runner(red)
+    runner(blue)
+    low, high = [(0 - m) / s for m, s in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))], (1 - 0.485) / 0.229
+    assert np.allclose(seen[0], [high, low[1], low[2]], atol=1e-3)
+    assert np.allclose(seen[1], [low[0], low[1], (1 - 0.406) / 0.225], atol=1e-3)
+
+
+def test_rows_do_not_depend_on_their_neighbours(patches):
+    runner = TrunkRunner(load_trunk("random"), CPU, "fp32")
+    together, alone = runner(patches), np.concatenate([runner(patches[i : i + 1]) for i in range(5)])
+    # Another batch size may sum in another order: the last bit of float16, no more.
+    assert np.allclose(together.astype(float), alone.astype(float), rtol=2**-9, atol=1e-3)
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(SettingsError, match="precision 'fp16': not on a CPU; use bf16 or fp32"):
+        TrunkRunner(load_trunk("random"), CPU, "fp16")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_absent_cuda_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=f"device '{device}': .* sees no CUDA device; use --device cpu"):
+        resolve_device(device)
+    assert resolve_device("auto") == CPU
+
+
+def test_precision_of_auto(monkeypatch):
+    assert resolve_precision("auto", torch.device("cuda")) == "fp16"
+    assert resolve_precision("auto", CPU) == ("bf16" if cpu_has_bf16() else "fp32")
+    monkeypatch.setattr("pipeline.trunk.runner.cpu_has_bf16", lambda: False)
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_name_of_the_precision():
+    assert TrunkRunner(load_trunk("random"), CPU, "bf16").precision_name == "cpu-bf16"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_is_near_the_reference(patches, reference):
+    rows = TrunkRunner(load_trunk("random"), torch.device("cuda"), "fp16")(patches).astype(np.float64)
+    assert np.linalg.norm(rows - reference) < 0.01 * np.linalg.norm(reference)

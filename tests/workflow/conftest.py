@@ -1,0 +1,188 @@
+"""A tiny dataset in a work folder of its own, and the real Snakemake on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TARGET = "results/tiny_map.json"
+SETTINGS = ("trunk=random", "grid={scales: [1.0, 2.0], overlap: 0.5}", "precision=fp32", "threads=1")
+HEAD = {"hidden": [32], "max_epochs": [2, 1, 1]}
+SIZE_WH = (64, 48)
+BALL, CRATE = (40, 10, 59, 29), (6, 20, 25, 39)  # 1-based, inclusive, as in VOC files
+
+
+def draw_scene(path: Path, names: list[str], shade: int) -> None:
+    """A red disc to the right and a blue square to the left, as asked, on grey."""
+    picture = Image.new("RGB", SIZE_WH, (shade, shade, shade))
+    draw = ImageDraw.Draw(picture)
+    if "ball" in names:
+        draw.ellipse([v - 1 for v in BALL], fill=(220, 30, 30))
+    if "crate" in names:
+        draw.rectangle([v - 1 for v in CRATE], fill=(30, 30, 220))
+    picture.save(path)
+
+
+def write_annotation(path: Path, names: list[str]) -> None:
+    objects = "".join(
+        f"<object><name>{name}</name><difficult>0</difficult><bndbox>"
+        f"<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+        for name, box in (("ball", BALL), ("crate", CRATE))
+        if name in names
+    )
+    size = f"<size><width>{SIZE_WH[0]}</width><height>{SIZE_WH[1]}</height><depth>3</depth></size>"
+    path.write_text(f"<annotation>{size}{objects}</annotation>")
+
+
+def make_dataset(root: Path) -> None:
+    """Six pictures to fit on (p0 ... p5), four to score (q0 ... q3); balls, crates, both, in turn."""
+    kinds = (["ball"], ["crate"], ["ball", "crate"])
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / sub).mkdir(parents=True)
+    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
+        ids = [f"{letter}{i}" for i in range(n)]
+        for i, name in enumerate(ids):
+            draw_scene(root / "JPEGImages" / f"{name}.png", kinds[i % 3], 90 + 20 * i)
+            write_annotation(root / "Annotations" / f"{name}.xml", kinds[i % 3])
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a process left: exit code, everything it printed, seconds."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def jobs(self) -> list[str]:
+        """Rules in the order in which they ran (or would run), each with its split or head."""
+        found = []
+        for block in re.split(r"\n(?=(?:local)?rule )", self.output)[1:]:
+            name = re.match(r"(?:local)?rule (\w+):", block)[1]
+            wildcards = dict(re.findall(r"(\w+)=([\w.-]+)", (re.search(r"wildcards: (.*)", block) or [""] * 2)[1]))
+            found.append(" ".join([name, *(wildcards[key] for key in ("split", "head") if key in wildcards)]))
+        return found
+
+
+class Work:
+    """A work folder with the workflow of this checkout and a dataset ``tiny`` of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pictures = path / "data/tiny/JPEGImages"
+        self.annotations = path / "data/tiny/Annotations"
+        self.settings = list(SETTINGS)
+
+    def environment(self, sitecustomize: str | None) -> dict[str, str]:
+        """The interpreter's own commands first in PATH; `sitecustomize` runs first in every Python process."""
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
+        env.pop("PIPELINE_DATA", None)
+        if sitecustomize is not None:
+            folder = self.path / "site"
+            folder.mkdir(exist_ok=True)
+            (folder / "sitecustomize.py").write_text(sitecustomize)
+            env["PYTHONPATH"] = str(folder)
+        return env
+
+    def start(self, *arguments: str, sitecustomize: str | None = None) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; everything it prints goes to ``output.txt``."""
+        command = ["snakemake", "--cores", "2", *arguments, "--configfile", "config.yaml", "--config", *self.settings]
+        with open(self.path / "output.txt", "w") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=self.environment(sitecustomize),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def snakemake(self, *arguments: str, sitecustomize: str | None = None, timeout_s: float = 200) -> Finished:
+        """Run Snakemake to its end."""
+        started = time.monotonic()
+        process = self.start(*(arguments or (TARGET,)), sitecustomize=sitecustomize)
+        try:
+            code = process.wait(timeout_s)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Finished(code, (self.path / "output.txt").read_text(), time.monotonic() - started)
+
+    def stores(self, split: str) -> list[Path]:
+        return sorted((self.path / "cache").glob(f"tiny-{split}-*.zarr"))
+
+    def trunk_runs(self, split: str) -> int:
+        """How often the trunk ran over a split: lines in the logs beside its stores."""
+        logs = (self.path / "cache").glob(f"tiny-{split}-*.log.jsonl")
+        return sum(len(log.read_text().splitlines()) for log in logs)
+
+    def touched(self, folder: Path) -> dict[str, int]:
+        """Modification time of every file below a folder."""
+        return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def make_work(path: Path) -> Work:
+    path.mkdir()
+    for name in ("Snakefile", "stages", "profiles", "envs"):
+        (path / name).symlink_to(CHECKOUT / name)
+    shutil.copytree(CHECKOUT / "data_manifests", path / "data_manifests")
+    make_dataset(path / "data/tiny")
+    work = Work(path)
+    command = ["pipeline", "data", "new", "--root", "data/tiny", "--name", "tiny"]
+    subprocess.run(command, cwd=path, env=work.environment(None), check=True, capture_output=True)
+    # Relative, so that a copy of the work folder has pictures of its own.
+    manifest = path / "data_manifests/tiny.yaml"
+    content = yaml.safe_load(manifest.read_text())
+    manifest.write_text(yaml.safe_dump({**content, "folder": "tiny"}, sort_keys=False))
+    (path / "config.yaml").write_text(yaml.safe_dump({"heads": {"fca": HEAD}}))
+    return work
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory) -> tuple[Work, Finished]:
+    """One run from nothing to ``results/tiny_map.json``; not to be changed by a test."""
+    work = make_work(tmp_path_factory.mktemp("workflow") / "finished")
+    finished = work.snakemake()
+    assert finished.code == 0, finished.output
+    return work, finished
+
+
+@pytest.fixture
+def new_work(tmp_path) -> Work:
+    """A work folder in which nothing ran yet."""
+    return make_work(tmp_path / "work")
+
+
+@pytest.fixture
+def finished_work(first_run, tmp_path) -> Work:
+    """A copy of the work folder of the first run, with all times."""
+    path = tmp_path / "work"
+    shutil.copytree(first_run[0].path, path, symlinks=True)
+    return Work(path)
+
+
+@pytest.fixture
+def scene() -> Callable[[Path, list[str], int], None]:
+    return draw_scene
+
+
+@pytest.fixture
+def annotate() -> Callable[[Path, list[str]], None]:
+    return write_annotation

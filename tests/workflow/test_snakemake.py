@@ -1,0 +1,336 @@
+"""Whole runs of the workflow: what is made, what is made again after a change, and nothing else.
+
+`Finished.jobs` lists what Snakemake ran; a wrong list is either a stale result or lost hours.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.activations.store import Store
+from pipeline.patches.table import read_table
+from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.scoring.scores import load_scores
+
+NOTHING = "Nothing to be done"
+VAL_PICTURES = ("q0", "q1", "q2", "q3")
+
+
+def read_result(work, name="results/tiny_map.json"):
+    return json.loads((work.path / name).read_text())
+
+
+def scores_of(work):
+    return load_scores(work.path / read_result(work)["paths"]["scores"])
+
+
+def bytes_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# Balls (first column) are in q0, q2 and q3, crates in q1 and q2.
+VAL_LABELS = np.array([[1, -1], [-1, 1], [1, 1], [1, -1]])
+
+
+# --- from nothing to a result
+
+
+def test_first_run_makes_every_stage_once(first_run):
+    work, finished = first_run
+
+    assert sorted(finished.jobs) == [
+        "evaluate fca", "extract train", "extract val", "fit_head fca",
+        "map", "patches train", "patches val", "score val fca",
+    ]  # fmt: skip
+    assert (work.trunk_runs("train"), work.trunk_runs("val")) == (1, 1)
+
+
+def test_first_result_is_the_average_precision_of_its_scores(first_run):
+    work, _ = first_run
+    result = read_result(work)
+
+    expected, each = mean_average_precision(scores_of(work).by(5.0), VAL_LABELS, "voc12")
+    assert result["mAP"] == pytest.approx(expected, abs=1e-6)
+    assert list(result["AP"].values()) == pytest.approx(list(each), abs=1e-6)
+    assert (result["dataset"], result["split"], result["fit_split"]) == ("tiny", "val", "train")
+    assert (result["trunk"], result["layer"], result["head"], result["k"]) == ("random", "fc7", "fca", 5.0)
+    assert result["pictures"] == {"fit": {"used": 6, "skipped": 0}, "eval": {"used": 4, "skipped": 0}}
+    assert result["recipe"]["head"]["hidden"] == [32]
+    assert result["official"] is False
+    assert {"fit_head", "score", "extract_train", "extract_val"} <= result["seconds"].keys()
+    assert result["fingerprints"]["fit"] == Store(work.stores("train")[0]).fingerprint
+    assert result["fingerprints"]["eval"] == Store(work.stores("val")[0]).fingerprint
+
+
+def test_first_run_keeps_a_row_for_each_window(first_run):
+    # 64 x 48: 2 x 1 windows of 48 px, 5 x 3 windows of 24 px.
+    work, _ = first_run
+    assert Store(work.stores("train")[0]).n_rows == 6 * (2 + 15)
+    assert Store(work.stores("val")[0]).n_rows == 4 * (2 + 15)
+
+
+def test_second_run_does_nothing(finished_work):
+    again = finished_work.snakemake()
+    assert (again.code, again.jobs) == (0, [])
+    assert NOTHING in again.output
+
+
+# --- one change, the rules that must follow
+
+
+def test_changed_picture_is_looked_at_again(finished_work, scene):
+    before, old_store = scores_of(finished_work), finished_work.stores("val")
+    scene(finished_work.pictures / "q2.png", ["ball", "crate"], 255)
+
+    again = finished_work.snakemake()
+
+    assert again.code == 0, again.output
+    assert again.jobs == ["patches val", "extract val", "score val fca", "evaluate fca", "map"]
+    assert len(finished_work.stores("val")) == 2  # the old one is another fingerprint, and stays
+    after = scores_of(finished_work)
+    differs = (before.scores != after.scores).any(axis=(0, 2))
+    assert dict(zip(VAL_PICTURES, differs, strict=True)) == {"q0": False, "q1": False, "q2": True, "q3": False}
+    new_store = next(s for s in finished_work.stores("val") if s not in old_store)
+    assert read_result(finished_work)["fingerprints"]["eval"] == Store(new_store).fingerprint
+
+
+def test_changed_annotation_does_not_run_the_trunk(finished_work, annotate):
+    store = finished_work.stores("val")[0]
+    stored = finished_work.touched(store)
+    old = read_result(finished_work)
+    annotate(finished_work.annotations / "q1.xml", ["ball"])  # it was a crate
+
+    again = finished_work.snakemake()
+
+    assert again.code == 0, again.output
+    assert again.jobs[0] == "patches val"
+    assert {"fit_head fca", "patches train", "extract train"}.isdisjoint(again.jobs)
+    assert (finished_work.stores("val"), finished_work.touched(store)) == ([store], stored)
+    assert finished_work.trunk_runs("val") == 1
+    new, labels = read_result(finished_work), VAL_LABELS.copy()
+    labels[1] = [1, -1]
+    expected, _ = mean_average_precision(scores_of(finished_work).by(5.0), labels, "voc12")
+    assert new["mAP"] == pytest.approx(expected, abs=1e-6)
+    assert new["fingerprints"]["eval"] == old["fingerprints"]["eval"]
+    assert new["fingerprints"]["labels_eval"] != old["fingerprints"]["labels_eval"]
+
+
+def test_changed_annotation_of_the_fit_split_fits_again(finished_work, annotate):
+    annotate(finished_work.annotations / "p0.xml", ["crate"])
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert sorted(due.jobs) == sorted(
+        ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]
+    )
+
+
+def test_store_deleted_behind_its_receipt_is_made_again(finished_work):
+    store = finished_work.stores("val")[0]
+    old, old_map = bytes_of(store), read_result(finished_work)["mAP"]
+    shutil.rmtree(store)
+
+    again = finished_work.snakemake()
+
+    assert again.code == 0, again.output
+    assert again.jobs[0] == "extract val"
+    assert {"patches val", "extract train", "fit_head fca"}.isdisjoint(again.jobs)
+    assert bytes_of(store) == old
+    assert finished_work.trunk_runs("val") == 2
+    assert read_result(finished_work)["mAP"] == old_map
+    assert NOTHING in finished_work.snakemake().output
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        ("scoring", "score val fca, evaluate fca, map"),
+        ("head", "fit_head fca, score val fca, evaluate fca, map"),
+        ("activations", "extract train, extract val, fit_head fca, score val fca, evaluate fca, map"),
+        (
+            "dataset",
+            "patches train, patches val, extract train, extract val, fit_head fca, score val fca, evaluate fca, map",
+        ),
+    ],
+)
+def test_raised_version_of_a_room_reruns_from_there_on(finished_work, room, expected):
+    raised = f"import pipeline.{room}\npipeline.{room}.VERSION = 99\n"
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
+    assert due.code == 0, due.output
+    assert sorted(due.jobs) == sorted(expected.split(", "))
+
+
+def test_another_aggregation_only_evaluates_and_the_way_back_only_copies(finished_work):
+    old = read_result(finished_work)
+    finished_work.settings.append("aggregation=1")
+
+    again = finished_work.snakemake()
+
+    assert again.code == 0, again.output
+    assert again.jobs == ["evaluate fca", "map"]
+    new = read_result(finished_work)
+    assert (new["k"], new["mAP"]) == (1.0, old["k_sweep"]["1"])
+    finished_work.settings.remove("aggregation=1")
+    assert finished_work.snakemake().jobs == ["map"]
+    assert read_result(finished_work) == old
+
+
+def test_an_aggregation_without_scores_scores_again_but_fits_no_head(finished_work):
+    finished_work.settings.append("aggregation=4")
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert sorted(due.jobs) == ["evaluate fca", "map", "score val fca"]
+
+
+def test_another_seed_draws_another_random_trunk(finished_work):
+    finished_work.settings.append("seed=1")
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert {"patches train", "patches val"}.isdisjoint(due.jobs)
+    assert {"extract train", "extract val", "fit_head fca"} <= set(due.jobs)
+
+
+def test_another_grid_starts_at_the_patches(finished_work):
+    finished_work.settings[1] = "grid={scales: [1.0], overlap: 0.5}"
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert len(due.jobs) == 8
+
+
+# --- several heads
+
+
+def test_several_heads_share_one_store_and_need_no_pictures(finished_work):
+    shutil.rmtree(finished_work.path / "data")
+    assert NOTHING in finished_work.snakemake().output
+    finished_work.settings.append("compare=[fca, fcb]")
+
+    finished = finished_work.snakemake("results/tiny_heads.json")
+
+    assert finished.code == 0, finished.output
+    assert finished.jobs == ["fit_head fcb", "score val fcb", "evaluate fcb", "heads"]
+    joined = read_result(finished_work, "results/tiny_heads.json")
+    assert [recipe["name"] for recipe in joined["recipes"]] == ["fca", "fcb"]
+    assert joined["recipes"][0]["mAP"] == read_result(finished_work)["mAP"]
+    assert len({json.dumps(recipe["fingerprints"]) for recipe in joined["recipes"]}) == 1
+    for split in ("train", "val"):
+        assert (len(finished_work.stores(split)), finished_work.trunk_runs(split)) == (1, 1)
+
+
+# --- what stops a run
+
+
+def test_missing_data_stops_at_once_and_names_the_ways_on(new_work):
+    finished = new_work.snakemake("results/voc12_map.json")
+    assert finished.code != 0
+    assert finished.seconds < 10
+    assert finished.jobs == []
+    for way in ("pipeline data fetch voc12", "data_root=DIR", "make demo"):
+        assert way in finished.output
+    assert "Traceback" not in finished.output
+
+
+def test_all_wrong_settings_are_reported_at_once(new_work):
+    new_work.settings += ["trnk=random", "head=fcz", "seed=-1", "aggregation=0.5"]
+    finished = new_work.snakemake()
+    assert finished.code != 0
+    for part in ("mistake(s)", "trnk", "seed", "aggregation", "settings are:"):
+        assert part in finished.output
+    assert "Traceback" not in finished.output
+
+
+def test_unknown_head_names_the_known_ones(new_work):
+    new_work.settings.append("head=fcz")
+    finished = new_work.snakemake()
+    assert finished.code != 0
+    assert "unknown head fcz; known: fca, fcb, fca2" in finished.output
+
+
+def test_failing_stage_shows_its_message_and_is_not_forgotten(finished_work):
+    # The table of the failed stage is deleted, all after it is still there: that must not pass for done.
+    (finished_work.pictures / "p3.png").write_bytes(b"no picture")
+    finished = finished_work.snakemake()
+    assert finished.code != 0
+    assert "p3" in finished.output and "cannot be decoded" in finished.output
+    assert "Traceback" not in finished.output
+    assert finished.jobs == ["patches train"]
+
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert sorted(due.jobs) == sorted(
+        ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "room", "expected"),
+    [
+        ("cache/receipts/tiny-train-*.json", "trunk", "extract train"),
+        ("results/heads/*.safetensors", "head", "fit_head fca"),
+    ],
+)
+def test_output_that_a_failed_stage_lost_is_due_again(finished_work, lost, room, expected):
+    # What a job leaves that was started for a raised version and failed: neither output nor record.
+    output = next(finished_work.path.glob(lost))
+    output.unlink()
+    record = base64.b64encode(str(output.relative_to(finished_work.path)).encode()).decode()
+    (finished_work.path / ".snakemake/metadata" / record).unlink()
+    raised = f"import pipeline.{room}\npipeline.{room}.VERSION = 99\n"
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
+    assert expected in due.jobs
+    assert "map" in due.jobs
+
+
+# --- killed in the middle
+
+SMALL_PARTS = """
+import sys
+import pipeline.activations
+pipeline.activations.VERSION = 99
+if "extract" in sys.orig_argv:
+    import pathlib, time
+    from pipeline.activations import extract, store
+    extract.rows_a_part = lambda width: 32
+    if pathlib.Path("slow").exists():
+        write_json = store.write_json
+        def record_then_wait(path, value):
+            write_json(path, value)
+            time.sleep(60)
+        store.write_json = record_then_wait
+"""
+
+
+def test_a_run_killed_in_the_middle_of_extraction_goes_on(finished_work):
+    (receipt,) = (finished_work.path / "cache/receipts").glob("tiny-val-*.json")
+    target, old_stores = str(receipt.relative_to(finished_work.path)), finished_work.stores("val")
+    (finished_work.path / "slow").touch()
+    process = finished_work.start(target, sitecustomize=SMALL_PARTS)
+    deadline = time.monotonic() + 60
+    try:
+        while len(list(finished_work.path.glob("cache/tiny-val-*.zarr/integrity/part-00000.json"))) < 2:
+            assert time.monotonic() < deadline, (finished_work.path / "output.txt").read_text()
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (finished_work.path / "slow").unlink()
+    (store,) = set(finished_work.stores("val")) - set(old_stores)
+    written = finished_work.touched(store)
+    assert [name for name in written if "part-" in name] == ["integrity/part-00000.json"]
+
+    locked = finished_work.snakemake(target, sitecustomize=SMALL_PARTS)
+    assert locked.code != 0
+    assert "--unlock" in locked.output
+    assert finished_work.snakemake("--unlock").code == 0
+    finished = finished_work.snakemake(target, sitecustomize=SMALL_PARTS)
+
+    assert finished.code == 0, finished.output
+    assert finished.jobs == ["extract val"]
+    assert f"{store.name}: going on, 1 of 3 parts are there" in finished.output
+    assert written.items() <= finished_work.touched(store).items()
+    complete = Store(store)
+    (table,) = (finished_work.path / "cache/patches").glob("tiny-val-*.h5")
+    assert np.array_equal(complete.read_geometry("picture"), read_table(table).picture)
+    assert [len(rows) for _, rows in complete.iter_parts()] == [32, 32, 4]

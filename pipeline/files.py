@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,15 +78,21 @@ class DigestMemory:
     """SHA-256 of files, remembered by (path, size, mtime, inode), so that asking again costs a stat.
 
     A file whose bytes changed while size, time and inode stayed equal is not noticed here; the
-    extraction hashes what it decodes, and `forget` makes this memory hash everything again.
+    extraction hashes what it decodes, and `forget` makes this memory hash everything again. Where the
+    memory's own file cannot be used (full or read-only disk, damage), it remembers for this process only.
     """
 
+    TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
+
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=60)
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
-        )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60)
+            self._db.execute(self.TABLE)
+            self._db.execute("SELECT COUNT(*) FROM digests")
+        except (sqlite3.Error, OSError):
+            self._db = sqlite3.connect(":memory:")
+            self._db.execute(self.TABLE)
 
     def digests(self, paths: Iterable[Path]) -> list[str]:
         """Digest of each file; those not known are hashed now.
@@ -106,7 +113,7 @@ class DigestMemory:
                 row = (sha256_file(path),)
                 new.append((*key, row[0]))
             found.append(row[0])
-        with self._db:
+        with contextlib.suppress(sqlite3.OperationalError), self._db:
             self._db.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", new)
         return found
 

@@ -16,7 +16,7 @@ Aggregation = float | Literal["max"]
 class Settings(BaseModel):
     """Base of all settings: frozen, and closed against unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def explain_validation(error: ValidationError) -> list[str]:
@@ -154,7 +154,8 @@ class RunSettings(Settings):
     )
     @classmethod
     def _no_booleans(cls, value: object) -> object:
-        if isinstance(value, bool):
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in items):
             raise ValueError(f"must be a number, got {value}")
         return value
 

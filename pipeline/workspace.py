@@ -33,6 +33,12 @@ VERSIONS = {
 DIGITS = 10
 
 
+def versions_to(room: str) -> list[int]:
+    """Versions of a room and of all before it."""
+    rooms = list(VERSIONS)
+    return [VERSIONS[name] for name in rooms[: rooms.index(room) + 1]]
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Files of runs with one set of settings.
@@ -63,11 +69,12 @@ class Workspace:
         return self.cache / "file-digests.sqlite"
 
     # What each file depends on. A key that is missing here is a stale file waiting to happen, so
-    # each takes all of the one before.
+    # each takes all of the one before, and the versions of the rooms that made it.
 
     def _table_key(self) -> dict[str, Any]:
         s = self.settings
         return {
+            "versions": versions_to("patches"),
             "data_root": s.data_root,
             "source": s.source,
             "grid": s.grid.model_dump(mode="json"),
@@ -79,19 +86,25 @@ class Workspace:
         s = self.settings
         how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "device", "precision", "batch")}
         # Only `random` draws its weights from the seed.
-        return {**self._table_key(), **how, "weights_seed": s.seed if s.trunk == "random" else None}
+        seed = s.seed if s.trunk == "random" else None
+        return {**self._table_key(), **how, "weights_seed": seed, "versions": versions_to("activations")}
 
     def _head_key(self, head: str) -> dict[str, Any]:
         s = self.settings
         return {
             **self._store_key(),
+            "versions": versions_to("head"),
             "head": s.head_settings(head).model_dump(mode="json"),
             "labels": s.labels.model_dump(mode="json"),
             "seed": s.seed,
         }
 
     def _scores_key(self, head: str) -> dict[str, Any]:
-        return {**self._head_key(head), "aggregations": list(self.settings.all_aggregations)}
+        return {
+            **self._head_key(head),
+            "versions": versions_to("scoring"),
+            "aggregations": list(self.settings.all_aggregations),
+        }
 
     @property
     def table_digest(self) -> str:

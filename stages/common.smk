@@ -65,16 +65,6 @@ def manifest(wildcards):
     return load_manifest(wildcards.dataset)
 
 
-def versions_to(room):
-    """Versions of a room and of all before it.
-
-    Snakemake deletes the outputs of a failed job and does not miss them where later results are
-    there: so each rule carries all that its result depends on, not just its own room's version.
-    """
-    rooms = list(VERSIONS)
-    return [VERSIONS[name] for name in rooms[: rooms.index(room) + 1]]
-
-
 @cache
 def split_state(dataset, split):
     """Changes with any picture, XML or list of the split, which Snakemake cannot see by itself.
@@ -142,6 +132,5 @@ def result_config(wildcards):
 
 def comparison_config(wildcards):
     """Of the rules that take in several heads: any change of settings makes them anew."""
-    return settings_file(
-        RUN, "compare", digest_of(RUN.settings.model_dump(mode="json"))[:10]
-    )
+    everything = {"settings": RUN.settings.model_dump(mode="json"), "versions": VERSIONS}
+    return settings_file(RUN, "compare", digest_of(everything)[:10])

@@ -13,7 +13,6 @@ rule extract:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=versions_to("activations"),
         state=dataset_state,
         weights=weights_state,
         made=store_making,

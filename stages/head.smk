@@ -12,7 +12,6 @@ rule fit_head:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=versions_to("head"),
         state=fit_state,
         config=head_config,
     shell:

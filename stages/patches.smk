@@ -10,7 +10,6 @@ rule patches:
         "../envs/pipeline.yaml"
     threads: 2
     params:
-        version=versions_to("patches"),
         state=dataset_state,
         config=table_config,
     shell:

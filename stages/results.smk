@@ -9,7 +9,6 @@ rule evaluate:
     conda:
         "../envs/pipeline.yaml"
     params:
-        version=versions_to("scoring"),
         state=result_state,
         config=result_config,
     shell:
@@ -27,7 +26,6 @@ rule map:
     conda:
         "../envs/pipeline.yaml"
     params:
-        version=versions_to("scoring"),
         state=result_state,
     shell:
         "cp {input} {output} 2> {log} && pipeline show {output} | tee -a {log}"
@@ -43,7 +41,6 @@ rule heads:
     conda:
         "../envs/pipeline.yaml"
     params:
-        version=versions_to("scoring"),
         state=result_state,
         config=comparison_config,
     shell:
@@ -61,7 +58,6 @@ rule sweep:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=versions_to("scoring"),
         state=result_state,
         config=comparison_config,
     shell:

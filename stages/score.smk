@@ -12,7 +12,6 @@ rule score:
         "../envs/pipeline.yaml"
     threads: workflow.cores
     params:
-        version=versions_to("scoring"),
         state=result_state,
         config=scores_config,
     shell:

@@ -89,14 +89,15 @@ def create_store(path: Path, identity: Identity, ids: tuple[str, ...], skipped: 
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _write_metadata(partial, identity, ids, skipped)
         try:
+            _write_metadata(partial, identity, ids, skipped)
             # Fails where another process was first: a rename never replaces a folder with content.
             os.rename(partial, path)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         fsync_path(path.parent)
     there = read_identity(path)
     if there != identity:

@@ -17,12 +17,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.dataset import VERSION as DATASET_VERSION
 from pipeline.dataset.picture import decode_annotated
 from pipeline.dataset.voc import Annotation, Split
 from pipeline.errors import BadPictureError, DatasetError, StoreError, enumerate_problems
 from pipeline.files import DigestMemory, digest_of, sha256_bytes, write_whole
-from pipeline.patches import VERSION
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import Overlap, label_patches, measure_overlap
 from pipeline.progress import track
@@ -260,19 +258,6 @@ ROW_COLUMNS = (
     "filling_difficult",
 )
 PICTURE_COLUMNS = ("size_wh", "apply_exif", "picture_labels")
-
-
-def table_recipe(grid: GridSettings, source: str, on_error: str) -> str:
-    """Digest of the settings that a table depends on; the first letters name its file."""
-    return digest_of(
-        {
-            "format": FORMAT,
-            "versions": [DATASET_VERSION, VERSION],
-            "grid": grid.model_dump(mode="json"),
-            "source": source,
-            "on_error": on_error,
-        }
-    )
 
 
 def write_table(table: PatchTable, path: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations.store import Store
+from pipeline.errors import HeadError
 from pipeline.head.head import Head, fit_head
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores
 from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.scoring.results import number
 from pipeline.scoring.scores import format_aggregation, score_split
 from pipeline.settings import Aggregation, HeadSettings, LabelSettings
 
@@ -83,12 +85,18 @@ def sweep_settings(
                     "head": name,
                     "single_object": reading.single_object,
                     "k": format_aggregation(k),
-                    "held_out_mAP": round(held_map, 6),
-                    "mAP": round(eval_map, 6),
+                    "held_out_mAP": number(held_map),
+                    "mAP": number(eval_map),
                     "positive": head.facts["patches"]["positive"],
                 }
             )
-    chosen = max(rows, key=lambda row: row["held_out_mAP"])
+    measured = [row for row in rows if row["held_out_mAP"] is not None]
+    if not measured:
+        raise HeadError(
+            f"{fit_table.dataset} {fit_table.split}: no positive picture among the {int(out.sum())} held out, "
+            "so nothing can be chosen; raise held_out"
+        )
+    chosen = max(measured, key=lambda row: row["held_out_mAP"])
     say(
         f"chosen on {int(out.sum())} held-out fit pictures: head {chosen['head']}, "
         f"single_object {chosen['single_object']}, k {chosen['k']}"

@@ -308,7 +308,7 @@ def pretrain(
             layers=form.widths,
             preprocessing=Preprocessing(),
             trained={
-                "on": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
+                "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
                 "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
                 "top1": round(accuracy, 4),
                 "command": command,

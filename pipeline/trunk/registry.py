@@ -95,7 +95,7 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
             architecture="alexnet64",
             input_px=ALEXNET64.input_px,
             layers=ALEXNET64.widths,
-            trained={"on": f"nothing: random weights from seed {seed}"},
+            trained={"source": f"nothing: random weights from seed {seed}"},
         )
         # The caller's generator goes on as if nothing had been drawn.
         with torch.random.fork_rng(devices=[]):
@@ -261,9 +261,9 @@ def _load_alexnet(layer: str, weights: Path | None) -> Trunk:
     if weights is None:
         enum = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
         state = _torchvision_weights("alexnet", lambda: enum.get_state_dict(progress=False, check_hash=True))
-        trained = {"on": "ImageNet, torchvision's IMAGENET1K_V1"}
+        trained = {"source": "ImageNet, torchvision's IMAGENET1K_V1"}
     else:
-        state, trained = read_weights(weights), {"on": f"as the file {weights.name} was"}
+        state, trained = read_weights(weights), {"source": f"as the file {weights.name} was"}
     if "features.0.weight" in state:
         state = from_torchvision_names(state)
     card = TrunkCard(
@@ -286,7 +286,7 @@ def _load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
         architecture="krizhevsky",
         input_px=224,
         layers=form.widths,
-        trained={"on": f"as the file {weights.name} was"},
+        trained={"source": f"as the file {weights.name} was"},
     )
     return _family_trunk(card, form, state, layer)
 
@@ -378,7 +378,7 @@ def _load_torchvision(name: str, layer: str | None, weights: Path | None) -> Tru
         input_px=crop,
         layers={layer_name: width},
         preprocessing=Preprocessing(mean=tuple(transforms.mean), std=tuple(transforms.std)),
-        trained={"on": f"file {weights.name}" if weights else f"torchvision's {default}"},
+        trained={"source": f"file {weights.name}" if weights else f"torchvision's {default}"},
     )
     digest = sha256_bytes(save({k: v.contiguous() for k, v in sorted(state.items())}))
     return Trunk(card, layer_name, width, digest, network)

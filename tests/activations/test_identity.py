@@ -139,7 +139,7 @@ def test_names_labels_and_places_do_not_show(identify, table, trunk):
         filling_class=table.filling_class + 1,
         annotation_digest="changed",
     )
-    renamed = with_card(trunk, name="other", trained={"on": "else"})
+    renamed = with_card(trunk, name="other", trained={"source": "else"})
     assert identify(table=other, trunk=renamed) == identify()
 
 

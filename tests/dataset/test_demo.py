@@ -86,7 +86,7 @@ def test_no_scene_is_refused(tmp_path):
         draw_demo(tmp_path, n_train=0, n_val=1, seed=7)
 
 
-@pytest.mark.parametrize("split, n", [("train", 20), ("val", 6)])
+@pytest.mark.parametrize(("split", "n"), [("train", 20), ("val", 6)])
 def test_the_voc_reader_takes_it(demo_manifest, split, n):
     read = read_split(demo_manifest, split)
     assert len(read.ids) == n

@@ -18,7 +18,6 @@ from pipeline.patches.table import (
     PatchTable,
     make_table,
     read_table,
-    table_recipe,
     why_stale,
     write_table,
 )
@@ -319,17 +318,6 @@ def test_labels_digest_follows_reading_and_class_names(voc):
     renamed = replace(table, classes=("cat", "wolf"))
 
     assert len({table.labels_digest(r) for r in readings} | {renamed.labels_digest(FILLS)}) == 4
-
-
-def test_table_recipe_follows_its_settings():
-    recipes = {
-        table_recipe(GRID, "grid", "fail"),
-        table_recipe(GridSettings(), "grid", "fail"),
-        table_recipe(GRID, "whole", "fail"),
-        table_recipe(GRID, "grid", "skip"),
-    }
-
-    assert len(recipes) == 4 and table_recipe(GRID, "grid", "fail") in recipes
 
 
 # ---- the file --------------------------------------------------------------------------------------

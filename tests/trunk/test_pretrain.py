@@ -80,7 +80,7 @@ def test_finished_run_leaves_a_trunk(finished):
 
 def test_card_says_how_it_was_trained(finished):
     trained = finished[1].trained
-    assert trained["on"] == "120 pictures of 3 classes"
+    assert trained["source"] == "120 pictures of 3 classes"
     assert trained["evaluated_on"] == "36 pictures of the same classes"
     assert trained["command"] == "pipeline pretrain"
     assert trained["settings"] == SETTINGS.model_dump(mode="json")

@@ -51,7 +51,7 @@ def test_embedded_card_says_how_it_was_made():
     assert 0.2 < trained["top1"] < 1
     assert "pipeline" in trained["command"] and "pretrain" in trained["command"]
     assert isinstance(trained["settings"]["seed"], int)
-    assert trained["on"]
+    assert trained["source"]
 
 
 # --- random

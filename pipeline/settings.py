@@ -118,6 +118,12 @@ class PretrainSettings(Settings):
     seed: int = Field(0, ge=0)
 
 
+TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky")
+"""Trunks of the AlexNet family, by name."""
+LAYERS = ("pool5", "fc6", "fc7")
+"""Layers of the AlexNet family."""
+
+
 class RunSettings(Settings):
     """Everything that a run can be told; the keys of ``--config`` and of the Snakefile's config."""
 
@@ -166,6 +172,23 @@ class RunSettings(Settings):
             if k != "max" and not 1 <= k <= 100:
                 raise ValueError(f"powers must lie in 1..100 or be 'max', got {k!r}")
         return value
+
+    @field_validator("trunk")
+    @classmethod
+    def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
+        known = trunk in TRUNKS or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
+        if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
+            raise ValueError(
+                f"must be one of {', '.join(TRUNKS)}, torchvision/NAME@LAYER "
+                f"or the path of a card (YAML), got {trunk!r}"
+            )
+        return trunk
+
+    @model_validator(mode="after")
+    def _layer_belongs_to_the_family(self) -> RunSettings:
+        if self.trunk in TRUNKS and self.layer not in LAYERS:
+            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {self.layer!r}")
+        return self
 
     @field_validator("heads")
     @classmethod

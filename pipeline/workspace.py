@@ -15,6 +15,7 @@ from pipeline.activations import VERSION as ACTIVATIONS_VERSION
 from pipeline.dataset import VERSION as DATASET_VERSION
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.voc import state_of_split
+from pipeline.errors import MissingDataError, enumerate_problems
 from pipeline.files import digest_of, read_json
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.patches import VERSION as PATCHES_VERSION
@@ -167,6 +168,31 @@ class Workspace:
                     stat = candidate.stat()
                     parts.append([str(candidate), stat.st_size, stat.st_mtime_ns])
         return digest_of(parts)[:DIGITS]
+
+    def check_weights(self) -> None:
+        """Stop early where the trunk's weights are not at hand.
+
+        Raises
+        ------
+        MissingDataError
+            A file that the settings name is not there, or none is named and none is shipped.
+        """
+        s = self.settings
+        named = [s.weights] if s.weights else []
+        named += [s.trunk] if s.trunk.endswith((".yaml", ".yml", ".safetensors")) else []
+        missing = [name for name in named if not Path(name).is_file()]
+        if missing:
+            problem = f"no such file: {', '.join(missing)}"
+        elif s.trunk == "krizhevsky" and not s.weights:
+            problem = "no weights are shipped for it"
+        else:
+            return
+        ways = [
+            "weights=FILE (or --weights FILE): a safetensors file that fits the trunk",
+            "pipeline pretrain: a card with weights of your own, given as trunk=OUT/NAME.yaml",
+            "trunk=alexnet64: the embedded trunk; make demo shows it",
+        ]
+        raise MissingDataError(f"trunk {s.trunk!r}: {problem}\nways on:\n{enumerate_problems(ways)}")
 
     def store_making(self, dataset: str, split: str) -> int:
         """Which making of the store is due: the receipt's number, or one more if its store is gone.

@@ -91,18 +91,35 @@ def dataset_state(wildcards):
 def fit_state(wildcards):
     """State of all that a head depends on."""
     data = split_state(wildcards.dataset, manifest(wildcards).fit)
-    return [data, HEADS[wildcards.digest].weights_state()]
+    return [data, state_of_weights(HEADS[wildcards.digest].store_digest)]
 
 
 def result_state(wildcards):
     """State of all that scores and results depend on."""
     entry = manifest(wildcards)
     data = [split_state(wildcards.dataset, split) for split in (entry.fit, entry.eval)]
-    return data + [ws.weights_state() for ws in WORKSPACES]
+    return data + [state_of_weights(digest) for digest in STORES]
+
+
+@cache
+def state_of_weights(store_digest):
+    """Changes with a local weights file; where it is gone, the state that it was last seen in."""
+    ws = STORES[store_digest]
+    seen = ws.cache / "states" / f"weights-{ws.store_digest}.txt"
+    try:
+        ws.check_weights()
+    except PipelineError as error:
+        if not seen.is_file():
+            stop(error)
+        return seen.read_text()
+    state = ws.weights_state()
+    if not seen.is_file() or seen.read_text() != state:
+        write_whole(seen, state.encode())
+    return state
 
 
 def weights_state(wildcards):
-    return STORES[wildcards.digest].weights_state()
+    return state_of_weights(wildcards.digest)
 
 
 def store_making(wildcards):
@@ -132,5 +149,8 @@ def result_config(wildcards):
 
 def comparison_config(wildcards):
     """Of the rules that take in several heads: any change of settings makes them anew."""
-    everything = {"settings": RUN.settings.model_dump(mode="json"), "versions": VERSIONS}
+    everything = {
+        "settings": RUN.settings.model_dump(mode="json"),
+        "versions": VERSIONS,
+    }
     return settings_file(RUN, "compare", digest_of(everything)[:10])

@@ -58,6 +58,9 @@ def test_all_mistakes_are_reported_at_once():
     [
         pytest.param({"device": "gpu"}, "device: String should match", id="device"),
         pytest.param({"device": "cuda:x"}, "device: String should match", id="device number"),
+        pytest.param({"trunk": "foo"}, "trunk: must be one of alexnet64, random, .*got 'foo'", id="trunk"),
+        pytest.param({"trunk": "weights.pth"}, "trunk: must be one of", id="a pickle as trunk"),
+        pytest.param({"layer": "fc9"}, "layer: trunk alexnet64 has pool5, fc6, fc7, got 'fc9'", id="layer"),
         pytest.param({"batch": 0}, "batch: Input should be greater", id="batch 0"),
         pytest.param({"batch": 2.5}, "batch: Input should be a valid integer", id="half a batch"),
         pytest.param({"batch": True}, "batch: must be a number, got True", id="batch true"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline.errors import MissingDataError
 from pipeline.settings import HEADS, HeadSettings, RunSettings
 from pipeline.workspace import Workspace
 
@@ -210,3 +211,26 @@ def test_a_receipt_that_says_nothing_counts_as_none(tmp_path, content):
     ws.receipt_path("demo", "train").write_text(content)
 
     assert ws.store_making("demo", "train") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        pytest.param(
+            {"trunk": "torchvision/resnet18", "weights": "none.safetensors"}, "none.safetensors", id="weights"
+        ),
+        pytest.param({"trunk": "none.yaml"}, "no such file: none.yaml", id="card"),
+        pytest.param({"trunk": "krizhevsky"}, "no weights are shipped for it", id="krizhevsky"),
+    ],
+)
+def test_missing_weights_name_the_ways_on(values, problem):
+    with pytest.raises(MissingDataError) as caught:
+        Workspace(RunSettings(**values)).check_weights()
+    text = str(caught.value)
+    assert problem in text
+    assert all(way in text for way in ("--weights FILE", "pipeline pretrain", "trunk=alexnet64"))
+
+
+@pytest.mark.parametrize("trunk", ["alexnet64", "random", "torchvision/resnet18"])
+def test_trunks_with_weights_of_their_own_pass(trunk):
+    Workspace(RunSettings(trunk=trunk)).check_weights()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import shutil
 import time
 from collections import defaultdict
@@ -273,6 +274,8 @@ def _log_run(path: Path, clock: StageClock, elapsed_s: float, n_rows: int, n_par
             "python": platform.python_version(),
         },
         "threads": torch.get_num_threads(),
+        # Kilobytes on Linux; of the whole process, its imports included.
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     with open(path.with_name(path.name.removesuffix(".zarr") + ".log.jsonl"), "a", encoding="utf-8") as log:
         log.write(json.dumps(entry) + "\n")

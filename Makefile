@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -42,6 +42,12 @@ lock:
 	echo "# Exact pins of everything that the project and its tests run on; made by: make lock" > requirements.lock
 	echo "# No hashes: torch's CPU and CUDA builds of one version have different ones." >> requirements.lock
 	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' >> requirements.lock
+
+# Snakemake copies the file elsewhere, so it cannot point to requirements.lock.
+conda-env: requirements.lock
+	sed -n '1,/- pip:/p' envs/pipeline.yaml > envs/pipeline.yaml.partial
+	grep -v '^#' requirements.lock | sed 's/^/      - /' >> envs/pipeline.yaml.partial
+	mv envs/pipeline.yaml.partial envs/pipeline.yaml
 
 clean:
 	rm -rf cache results logs build .snakemake

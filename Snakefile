@@ -4,7 +4,7 @@
 #   snakemake --cores 8 results/voc12_heads.json          all configured heads over one store
 #   snakemake --cores 8 results/voc12_sweep.json          head, reading and k chosen on held-out pictures
 #
-# Any manifest's name may stand for voc12. Settings: --config trunk=random k=3 data_root=DIR ...
+# Any manifest's name may stand for voc12. Settings: --config trunk=random aggregation=3 data_root=DIR ...
 from snakemake.utils import min_version
 
 min_version("9.0")

@@ -32,9 +32,10 @@ from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.settings import GridSettings
-from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.torchvision_import import import_torchvision
+from pipeline.trunk.trunk import Trunk
 
 CPU = torch.device("cpu")
 

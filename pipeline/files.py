@@ -95,22 +95,24 @@ class DigestMemory:
             self._db.execute(self.TABLE)
 
     def digests(self, paths: Iterable[Path]) -> list[str]:
-        """Digest of each file; those not known are hashed now.
-
-        Raises
-        ------
-        FileNotFoundError
-            One of the files is not there.
-        """
+        """Digest of each file; those not known are hashed now, one that cannot be read has the digest ""."""
         found, new = [], []
         for path in paths:
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append("")
+                continue
             key = (str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
             row = self._db.execute(
                 "SELECT sha256 FROM digests WHERE path=? AND size=? AND mtime_ns=? AND inode=?", key
             ).fetchone()
             if row is None:
-                row = (sha256_file(path),)
+                try:
+                    row = (sha256_file(path),)
+                except OSError:
+                    found.append("")
+                    continue
                 new.append((*key, row[0]))
             found.append(row[0])
         with contextlib.suppress(sqlite3.OperationalError), self._db:
@@ -118,5 +120,9 @@ class DigestMemory:
         return found
 
     def forget(self) -> None:
-        with self._db:
-            self._db.execute("DELETE FROM digests")
+        try:
+            with self._db:
+                self._db.execute("DELETE FROM digests")
+        except sqlite3.OperationalError:
+            self._db = sqlite3.connect(":memory:")
+            self._db.execute(self.TABLE)

@@ -1,11 +1,12 @@
 """The stages of a run, from files to files: what the commands and the workflow's rules call.
 
-Each function takes a `Workspace`, so that all agree on names; each does nothing where its result is
-there and current.
+Each function takes a `Workspace`, so that all agree on names. Tables, stores and heads that are there
+and current are left alone; scores and results, which take seconds, are made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,15 +20,16 @@ from pipeline.activations.extract import extract
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import Split, read_split
-from pipeline.errors import MissingDataError, PipelineError, StoreError, enumerate_problems
-from pipeline.files import DigestMemory, canonical_json, read_json, write_json
+from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError, enumerate_problems
+from pipeline.files import DigestMemory, read_json, write_json
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
-from pipeline.scoring.results import evaluate_scores, join_heads, versions, write_devkit_files
+from pipeline.scoring.results import check_scores, evaluate_scores, join_heads, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_device, resolve_precision
+from pipeline.trunk.trunk import Trunk
 from pipeline.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -38,10 +40,6 @@ def set_threads(n: int) -> int:
     n = n or len(os.sched_getaffinity(0))
     torch.set_num_threads(n)
     return n
-
-
-def labelled_split(manifest: Manifest, split: str) -> bool:
-    return manifest.splits[split].labelled
 
 
 def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
@@ -115,13 +113,26 @@ def run_extract(
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
         "trunk": trunk.card.name,
         "layer": trunk.layer,
+        "weights": ws.weights_state(),
         "made": made if made is not None else ws.store_making(dataset, split),
     }
-    path = ws.receipt_path(dataset, split)
-    # A receipt that says the same is left alone, with its time: nothing downstream is out of date.
-    if not path.is_file() or canonical_json(read_json(path)) != canonical_json(receipt):
-        write_json(path, receipt)
+    write_json(ws.receipt_path(dataset, split), receipt)
     return store
+
+
+def read_receipt(path: Path) -> dict[str, Any]:
+    """The receipt of an extraction.
+
+    Raises
+    ------
+    StoreError
+        It is not there or damaged.
+    """
+    try:
+        receipt = read_json(path)
+        return {**receipt, "store": str(receipt["store"]), "fingerprint": str(receipt["fingerprint"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: missing or damaged receipt; run pipeline extract again") from error
 
 
 def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
@@ -139,14 +150,16 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
         )
-    try:
-        receipt = read_json(path)
-        store = ws.cache / receipt["store"]
-        fingerprint = receipt["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged receipt; remove it and run pipeline extract again") from error
+    receipt = read_receipt(path)
+    store = ws.cache / receipt["store"]
     opened = Store(store)
-    if opened.fingerprint != fingerprint:
+    # Where the weights are not at hand there is nothing to compare: heads need none.
+    if ws.has_weights() and receipt.get("weights") != ws.weights_state():
+        raise StoreError(
+            f"{store}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
+            f"extract again: pipeline extract --dataset {dataset} --split {split} --trunk {ws.settings.trunk}"
+        )
+    if opened.fingerprint != receipt["fingerprint"]:
         raise StoreError(
             f"{path}: names the store {store} with another fingerprint than it has; run pipeline extract again"
         )
@@ -164,11 +177,15 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say) -> dict
     for name in heads:
         path = paths[name] = ws.head_path(dataset, name)
         if path.is_file():
-            facts = load_head(path).facts
             current = (store.fingerprint, table.labels_digest(ws.settings.labels))
-            if (facts["fingerprint"], facts["labels_digest"]) == current:
-                say(f"{path}: fitted on this store and these labels already")
-                continue
+            try:
+                facts = load_head(path).facts
+            except HeadError as error:
+                say(f"{error}; fitting it anew")
+            else:
+                if (facts["fingerprint"], facts["labels_digest"]) == current:
+                    say(f"{path}: fitted on this store and these labels already")
+                    continue
         started = time.perf_counter()
         head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed)
         digest = save_head(head, path)
@@ -213,6 +230,7 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     folder = ws.run_dir(dataset, head)
     seconds = _stage_seconds(ws, dataset, head, manifest, split)
     if not table.labelled:
+        check_scores(scores, table)
         competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
         files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
         result = {
@@ -224,10 +242,16 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
             "AP": dict.fromkeys(table.classes),
             "head": head,
             "trunk": ws.settings.trunk,
-            "layer": ws.settings.layer,
+            "layer": scores.facts["head"]["how"]["how.layer"],
             "k": ws.settings.aggregation,
+            "k_sweep": {},
+            "fingerprints": {"fit": scores.facts["head"]["fingerprint"], "eval": scores.facts["fingerprint"]},
+            "pictures": {
+                "fit": {key: scores.facts["head"]["pictures"][key] for key in ("used", "skipped")},
+                "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
+            },
             "official": False,
-            "notes": [],
+            "notes": [f"{len(table.skipped)} bad pictures of {split} left out"] if table.skipped else [],
             "devkit_files": [path.as_posix() for path in files],
             "seed": ws.settings.seed,
             "seconds": seconds,
@@ -242,7 +266,7 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     result["paths"] = {
         "head": ws.head_path(dataset, head).as_posix(),
         "scores": scores_path.as_posix(),
-        "store": (ws.cache / read_json(ws.receipt_path(dataset, split))["store"]).as_posix(),
+        "store": (ws.cache / read_receipt(ws.receipt_path(dataset, split))["store"]).as_posix(),
         "result": (folder / "map.json").as_posix(),
     }
     write_json(folder / "map.json", result)
@@ -263,6 +287,11 @@ def run_compare(
             f"make them with: pipeline evaluate --dataset {dataset} --head NAME"
         )
     results = [(name, read_json(path)) for name, path in paths.items()]
+    if all(result["mAP"] is None for _, result in results):
+        raise PipelineError(
+            f"{dataset} {results[0][1]['split']}: no labels, so nothing to compare; the files for the "
+            f"evaluation server are in {', '.join(str(path.parent / 'devkit') for path in paths.values())}"
+        )
     joined = join_heads(results)
     write_json(ws.heads_path(dataset), joined)
     say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")
@@ -296,7 +325,7 @@ def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
         "fit_split": manifest.fit,
         "metric": manifest.metric,
         "trunk": ws.settings.trunk,
-        "layer": ws.settings.layer,
+        "layer": sealed_store(ws, dataset, manifest.eval).identity["how.layer"],
         "seed": ws.settings.seed,
         **swept,
         "versions": versions(),
@@ -321,9 +350,12 @@ def _stage_seconds(ws: Workspace, dataset: str, head: str, manifest: Manifest, s
         receipt = ws.receipt_path(dataset, role)
         if not receipt.is_file():
             continue
-        store = ws.cache / read_json(receipt)["store"]
+        store = ws.cache / read_receipt(receipt)["store"]
         log = store.with_name(store.name.removesuffix(".zarr") + ".log.jsonl")
         if log.is_file():
-            runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
-            seconds[f"extract_{role}"] = round(sum(run["seconds"] for run in runs), 2)
+            total = 0.0
+            for line in log.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
+                    total += json.loads(line)["seconds"]
+            seconds[f"extract_{role}"] = round(total, 2)
     return seconds

@@ -151,7 +151,9 @@ class RunSettings(Settings):
         (1.0, 3.0, 5.0, 8.0, "max"), description="aggregations that are shown beside it"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
-    readings: tuple[Literal["fills", "touches"], ...] = Field(("fills",), description="readings of a sweep")
+    readings: tuple[Literal["fills", "touches"], ...] = Field(
+        ("fills", "touches"), min_length=1, description="readings of a sweep"
+    )
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0, description="threads of torch and of decoding; 0: one a core")
 
@@ -172,6 +174,11 @@ class RunSettings(Settings):
             if k != "max" and not 1 <= k <= 100:
                 raise ValueError(f"powers must lie in 1..100 or be 'max', got {k!r}")
         return value
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines_are_trunks(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._trunk_is_a_name_or_a_card(trunk) for trunk in baselines)
 
     @field_validator("trunk")
     @classmethod

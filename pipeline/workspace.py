@@ -45,8 +45,8 @@ class Workspace:
     """Files of runs with one set of settings.
 
     >>> ws = Workspace(RunSettings())
-    >>> ws.map_path("demo").as_posix()
-    'results/demo_map.json'
+    >>> ws.heads_path("demo").as_posix()
+    'results/demo_heads.json'
     """
 
     settings: RunSettings
@@ -142,10 +142,6 @@ class Workspace:
         head = head or self.settings.head
         return self.results / "runs" / f"{dataset}-{head}-{self.run_digest(head)}"
 
-    def map_path(self, dataset: str) -> Path:
-        """Copy of the latest run's result."""
-        return self.results / f"{dataset}_map.json"
-
     def heads_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_heads.json"
 
@@ -155,7 +151,12 @@ class Workspace:
     # What a workflow engine cannot see by itself.
 
     def dataset_state(self, manifest: Manifest, split: str) -> str:
-        """Changes when a picture, an XML or a list file changes size or time; ``absent`` without data."""
+        """Changes when a picture, an XML or a list file changes size or time.
+
+        Raises
+        ------
+        MissingDataError, DatasetError
+        """
         return state_of_split(manifest, split, self.settings.data_root)
 
     def weights_state(self) -> str:
@@ -163,11 +164,20 @@ class Workspace:
         parts = []
         for name in filter(None, (self.settings.weights, self.settings.trunk)):
             path = Path(name)
-            for candidate in (path, path.with_suffix(".safetensors") if path.suffix == ".yaml" else path):
+            # A card without its weights is no trunk, nor are weights without their card.
+            for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):
                 if candidate.is_file():
                     stat = candidate.stat()
                     parts.append([str(candidate), stat.st_size, stat.st_mtime_ns])
         return digest_of(parts)[:DIGITS]
+
+    def has_weights(self) -> bool:
+        """Whether every local file that the trunk needs is there."""
+        try:
+            self.check_weights()
+        except MissingDataError:
+            return False
+        return True
 
     def check_weights(self) -> None:
         """Stop early where the trunk's weights are not at hand.

@@ -7,7 +7,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from pipeline.dataset.manifest import known_datasets, load_manifest
-from pipeline.errors import PipelineError
+from pipeline.errors import MissingDataError, PipelineError
 from pipeline.files import digest_of, write_whole
 from pipeline.settings import parse_run_settings
 from pipeline.workspace import VERSIONS, Workspace
@@ -62,7 +62,10 @@ def settings_file(ws, stage, digest):
 
 
 def manifest(wildcards):
-    return load_manifest(wildcards.dataset)
+    try:
+        return load_manifest(wildcards.dataset)
+    except PipelineError as error:
+        stop(error)
 
 
 @cache
@@ -75,10 +78,12 @@ def split_state(dataset, split):
     seen = RUN.cache / "states" / f"{dataset}-{split}-{RUN.table_digest}.txt"
     try:
         state = RUN.dataset_state(load_manifest(dataset), split)
-    except PipelineError as error:
+    except MissingDataError as error:
         if not RUN.table_path(dataset, split).is_file():
             stop(error)
         return seen.read_text() if seen.is_file() else "absent"
+    except PipelineError as error:
+        stop(error)
     if not seen.is_file() or seen.read_text() != state:
         write_whole(seen, state.encode())
     return state
@@ -95,10 +100,18 @@ def fit_state(wildcards):
 
 
 def result_state(wildcards):
-    """State of all that scores and results depend on."""
+    """State of all that scores and results depend on, what the manifest says of them included."""
     entry = manifest(wildcards)
-    data = [split_state(wildcards.dataset, split) for split in (entry.fit, entry.eval)]
-    return data + [state_of_weights(digest) for digest in STORES]
+    roles = (entry.fit, entry.eval)
+    digest = getattr(wildcards, "digest", None)
+    ws = SCORES.get(digest) or RUNS.get(digest)
+    # Named files without a digest take in all trunks of this run.
+    stores = [ws.store_digest] if ws is not None else list(STORES)
+    return [
+        *(split_state(wildcards.dataset, split) for split in roles),
+        *(state_of_weights(store) for store in stores),
+        [entry.metric, entry.official, *roles, *(entry.splits[role].pictures for role in roles)],
+    ]
 
 
 @cache

@@ -11,7 +11,7 @@ rule extract:
         "logs/extract/{dataset}-{split}-{digest}.tsv"
     conda:
         "../envs/pipeline.yaml"
-    threads: workflow.cores
+    threads: RUN.settings.threads or workflow.cores
     params:
         state=dataset_state,
         weights=weights_state,
@@ -19,4 +19,4 @@ rule extract:
         config=store_config,
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --config {params.config} --made {params.made} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config} --made {params.made} 2>&1 | tee {log} >&2"

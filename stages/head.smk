@@ -10,10 +10,10 @@ rule fit_head:
         "logs/fit_head/{dataset}-{head}-{digest}.tsv"
     conda:
         "../envs/pipeline.yaml"
-    threads: workflow.cores
+    threads: RUN.settings.threads or workflow.cores
     params:
         state=fit_state,
         config=head_config,
     shell:
         "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"
-        " --config {params.config} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

@@ -8,10 +8,10 @@ rule patches:
         f"logs/patches/{{dataset}}-{{split}}-{RUN.table_digest}.tsv"
     conda:
         "../envs/pipeline.yaml"
-    threads: 2
+    threads: RUN.settings.threads or min(2, workflow.cores)
     params:
         state=dataset_state,
         config=table_config,
     shell:
         "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --config {params.config} > {log} 2>&1"
+        " --threads {threads} --config {params.config} > {log} 2>&1"

@@ -28,7 +28,7 @@ rule map:
     params:
         state=result_state,
     shell:
-        "cp {input} {output} 2> {log} && pipeline show {output} | tee -a {log}"
+        "cp {input:q} {output:q} 2> {log:q} && pipeline show {output:q} | tee -a {log:q}"
 
 
 rule heads:
@@ -56,9 +56,9 @@ rule sweep:
         "logs/sweep/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
-    threads: workflow.cores
+    threads: RUN.settings.threads or workflow.cores
     params:
         state=result_state,
         config=comparison_config,
     shell:
-        "pipeline sweep --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"
+        "pipeline sweep --dataset {wildcards.dataset} --threads {threads} --config {params.config} 2>&1 | tee {log}"

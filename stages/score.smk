@@ -10,10 +10,10 @@ rule score:
         "logs/score/{dataset}-{split}-{head}-{digest}.tsv"
     conda:
         "../envs/pipeline.yaml"
-    threads: workflow.cores
+    threads: RUN.settings.threads or workflow.cores
     params:
         state=result_state,
         config=scores_config,
     shell:
         "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"
-        " --config {params.config} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

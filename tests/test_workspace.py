@@ -143,7 +143,6 @@ def test_all_files_lie_in_cache_and_results():
         ws.head_path("demo", "fca"),
         ws.scores_path("demo", "fca", "val"),
         ws.run_dir("demo"),
-        ws.map_path("demo"),
         ws.heads_path("demo"),
         ws.sweep_path("demo"),
     ]

@@ -16,7 +16,7 @@ from pipeline.errors import enumerate_problems
 from pipeline.files import digest_of
 from pipeline.patches.table import PatchTable
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.registry import Trunk
+from pipeline.trunk.trunk import Trunk
 
 FORMAT = "activations-1"
 Identity = dict[str, Any]

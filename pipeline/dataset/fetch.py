@@ -14,7 +14,7 @@ import filelock
 from pipeline.dataset.archive import download, merge_folder, unpack
 from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
 from pipeline.dataset.picture import decode_annotated
-from pipeline.dataset.voc import _labels_from_lists, _picture_paths, id_list_path, parse_annotation, read_ids
+from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_annotation, read_ids
 from pipeline.errors import BadPictureError, DatasetError, MissingDataError, enumerate_problems
 from pipeline.files import read_json
 from pipeline.progress import track
@@ -119,7 +119,7 @@ def _check_split(
         ids = read_ids(id_list_path(manifest, split, folder))
     except (DatasetError, OSError) as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
-    paths, absent = _picture_paths(folder, ids)
+    paths, absent = find_pictures(folder, ids)
     missing = {line.split(":")[0] for line in absent}
     path_of = dict(zip([i for i in ids if i not in missing], paths, strict=True))
     annotations = folder / "Annotations"
@@ -132,7 +132,7 @@ def _check_split(
     lines: list[str] = []
     lists: list[bytes] = []
     if entry.labelled:
-        _, lists, lines = _labels_from_lists(manifest, split, folder, ids)
+        _, lists, lines = labels_from_lists(manifest, split, folder, ids)
     return SplitCheck(
         split,
         entry.labelled,

@@ -86,6 +86,9 @@ class Manifest(Settings):
                 raise ValueError(f"{role}: no split {getattr(self, role)!r}, there are {', '.join(self.splits)}")
         if not self.splits[self.fit].labelled:
             raise ValueError(f"fit: split {self.fit!r} has no labels")
+        uncounted = [split for split in {self.fit, self.eval} if self.splits[split].pictures is None]
+        if self.official and uncounted:
+            raise ValueError(f"official: needs the count 'pictures' of {', '.join(sorted(uncounted))}")
         duplicates = sorted({c for c in self.classes if self.classes.count(c) > 1})
         if duplicates:
             raise ValueError(f"classes: named twice: {', '.join(duplicates)}")
@@ -93,10 +96,8 @@ class Manifest(Settings):
 
 
 def manifest_folders(extra: Path | None = None) -> list[Path]:
-    """Where manifests are looked for: `extra`, the working folder, and beside the package."""
-    checkout = Path(__file__).resolve().parents[2] / "data_manifests"
-    packaged = Path(__file__).resolve().parents[1] / "data_manifests"
-    folders = [Path("data_manifests"), checkout, packaged]
+    """Where manifests are looked for: `extra`, the working folder, and the checkout of the package."""
+    folders = [Path("data_manifests"), Path(__file__).resolve().parents[2] / "data_manifests"]
     if extra is not None:
         folders.insert(0, extra)
     return folders

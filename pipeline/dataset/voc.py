@@ -183,7 +183,7 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
     )
 
 
-def _picture_paths(folder: Path, ids: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+def find_pictures(folder: Path, ids: tuple[str, ...]) -> tuple[list[Path], list[str]]:
     """Path of each id's picture, and what is missing; ids have no suffix. One listing, no stat a file."""
     by_stem: dict[str, str] = {}
     for name in sorted(os.listdir(folder / "JPEGImages"), reverse=True):
@@ -208,7 +208,7 @@ def labels_from_objects(annotations: list[Annotation], n_classes: int) -> np.nda
     return labels
 
 
-def _labels_from_lists(
+def labels_from_lists(
     manifest: Manifest, split: str, folder: Path, ids: tuple[str, ...]
 ) -> tuple[np.ndarray | None, list[bytes], list[str]]:
     """Labels from ``<class>_<split>.txt`` (id, then -1, 0 or 1), or None where no class has a list."""
@@ -253,7 +253,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
     list_path = id_list_path(manifest, split, folder)
     ids = read_ids(list_path)
     labelled = manifest.splits[split].labelled
-    paths, problems = _picture_paths(folder, ids)
+    paths, problems = find_pictures(folder, ids)
     digests = [("ids", digest_of(ids))]
     annotations: list[Annotation] = []
     for i in ids:
@@ -273,7 +273,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
             annotations.append(EMPTY_ANNOTATION)
     labels = None
     if labelled:
-        labels, contents, list_problems = _labels_from_lists(manifest, split, folder, ids)
+        labels, contents, list_problems = labels_from_lists(manifest, split, folder, ids)
         problems += list_problems
         digests += [("list", sha256_bytes(content)) for content in contents]
         if labels is None:
@@ -287,7 +287,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:
-    """A cheap digest of names, sizes and times of all files that a split is read from.
+    """A cheap digest of names, sizes and times of all files that a split is read from, and of its classes.
 
     It sees every change that alters size or time, reads no content, and costs one stat a file.
     """
@@ -295,14 +295,19 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
     list_path = id_list_path(manifest, split, folder)
     wanted = set(read_ids(list_path))
     entries = [("list", list_path.stat().st_size, list_path.stat().st_mtime_ns)]
+    entries.append((digest_of([manifest.classes, manifest.splits[split].labelled]), 0, 0))
     for sub in ("JPEGImages", "Annotations"):
         if not (folder / sub).is_dir():
             continue
         with os.scandir(folder / sub) as listing:
             for entry in listing:
                 if os.path.splitext(entry.name)[0] in wanted:
-                    stat = entry.stat()
-                    entries.append((f"{sub}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+                    try:
+                        stat = entry.stat()
+                    except OSError:  # a dangling link, say: the patch table names it
+                        entries.append((f"{sub}/{entry.name}", -1, 0))
+                    else:
+                        entries.append((f"{sub}/{entry.name}", stat.st_size, stat.st_mtime_ns))
     for name in manifest.classes:
         path = folder / "ImageSets" / "Main" / f"{name}_{split}.txt"
         if path.is_file():
@@ -311,5 +316,5 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
 
 
 def is_official(manifest: Manifest, split: str, n_pictures: int) -> bool:
-    """Whether a split has the published benchmark's count of pictures."""
+    """Whether a split has the published benchmark's count of pictures; the ids are not compared."""
     return manifest.official and manifest.splits[split].pictures == n_pictures

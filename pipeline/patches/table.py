@@ -27,7 +27,6 @@ from pipeline.progress import track
 from pipeline.settings import GridSettings, LabelSettings
 
 FORMAT = "patch-table-1"
-SOURCES = ("grid", "whole", "crops", "boxes")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class PatchTable:
     ----------
     dataset, split : names
     classes : class names
-    source : where the windows come from, one of ``SOURCES``
+    source : where the windows come from, ``grid`` or ``whole``
     grid : the settings of the grid
     picture : int32 ndarray (n_rows,), index into `ids`
     box_xyxy : float32 ndarray (n_rows, 4), continuous, pixels of the picture
@@ -208,7 +207,7 @@ def make_table(
             raise DatasetError(f"{where}\nmend them, or leave them out with --on-error skip")
         if len(problems) == len(jobs) or len(problems) > max_skipped * len(jobs):
             raise DatasetError(
-                f"{where}\nmore than may be skipped (--max-skipped {max_skipped:g} of all, and never all)"
+                f"{where}\nmore than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)"
             )
         say(f"{where}\nleft out of this run, and recorded in the patch table")
     good = [index for index, item in enumerate(done) if item.problem is None]

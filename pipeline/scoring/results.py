@@ -31,6 +31,27 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 6)
 
 
+def check_scores(scores: SplitScores, table: PatchTable) -> None:
+    """Refuse scores of other pictures, rows or classes than the table's.
+
+    Raises
+    ------
+    StoreError
+    """
+    pairs = {
+        "pictures": (scores.ids, table.ids),
+        "classes": (scores.classes, table.classes),
+        "rows": (scores.facts["rows"], table.rows_digest),
+        "picture contents": (scores.facts["pictures"], table.pictures_digest()),
+    }
+    differing = [name for name, (got, expected) in pairs.items() if got != expected]
+    if differing:
+        raise StoreError(
+            f"scores are of other {', '.join(differing)} than the patch table of {table.dataset} {table.split}; "
+            f"score again: pipeline score --dataset {table.dataset}"
+        )
+
+
 def evaluate_scores(
     scores: SplitScores,
     table: PatchTable,
@@ -47,11 +68,7 @@ def evaluate_scores(
     StoreError
         The scores are of other pictures than the table.
     """
-    if scores.ids != table.ids:
-        raise StoreError(
-            f"scores are of {len(scores.ids)} pictures, the patch table of {table.dataset} {table.split} has "
-            f"{len(table.ids)} others; score again: pipeline score --dataset {table.dataset}"
-        )
+    check_scores(scores, table)
     head = scores.facts["head"]
     mean, each = mean_average_precision(scores.by(k), table.picture_labels, manifest.metric)
     undefined = [c for c, ap in zip(table.classes, each, strict=True) if math.isnan(ap)]

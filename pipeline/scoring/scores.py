@@ -96,7 +96,8 @@ def score_split(
                 "dataset": table.dataset,
                 "split": table.split,
                 "fingerprint": store.fingerprint,
-                "store_skipped": len(table.skipped),
+                "rows": table.rows_digest,
+                "pictures": table.pictures_digest(),
                 "head": head.facts,
             },
         )

@@ -6,8 +6,8 @@ keep C1-FC7. Here batch normalisation speeds this up, and is folded into plain w
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import DatasetError, PipelineError, enumerate_problems
+from pipeline.files import write_whole
 from pipeline.progress import Progress, track
 from pipeline.settings import PretrainSettings
 from pipeline.trunk.architectures import FORMS, AlexNet, fold_batch_norm
@@ -161,11 +162,12 @@ class Classifier(nn.Module):
 def top1(model: nn.Module, pictures: LabelledPictures) -> float:
     """Share of pictures whose highest output is their class."""
     model.eval()
+    device = next(model.parameters()).device
     right = 0
     for start in range(0, len(pictures.labels), EVALUATION_BATCH):
         pixels = pictures.pixels[start : start + EVALUATION_BATCH]
-        outputs = model(normalise(pixels).contiguous(memory_format=torch.channels_last))
-        right += int((outputs.argmax(1) == pictures.labels[start : start + len(pixels)]).sum())
+        outputs = model(normalise(pixels).contiguous(memory_format=torch.channels_last).to(device))
+        right += int((outputs.argmax(1).cpu() == pictures.labels[start : start + len(pixels)]).sum())
     return right / len(pictures.labels)
 
 
@@ -229,7 +231,10 @@ def pretrain(
     history: list[dict[str, float]] = []
     recipe = {**settings.model_dump(mode="json"), "classes": len(train.classes), "pictures": len(train.labels)}
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        try:
+            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        except Exception as error:  # torch raises nearly anything on damaged bytes
+            raise PipelineError(f"{checkpoint}: damaged: {error}; remove it to start anew") from error
         changed = [k for k in recipe if saved["recipe"].get(k) != recipe[k]]
         if changed:
             raise PipelineError(
@@ -279,7 +284,7 @@ def pretrain(
                 }
             )
             say(f"epoch {epoch + 1}: loss {losses.mean():.3f}, val top-1 {100 * accuracy:.2f} %")
-            partial = checkpoint.with_suffix(".partial")
+            buffer = io.BytesIO()
             torch.save(
                 {
                     "model": model.state_dict(),
@@ -287,9 +292,9 @@ def pretrain(
                     "history": history,
                     "recipe": recipe,
                 },
-                partial,
+                buffer,
             )
-            os.replace(partial, checkpoint)
+            write_whole(checkpoint, buffer.getvalue())
 
     frozen = Classifier(AlexNet(form), len(train.classes))
     weights = {f"trunk.{k}": v for k, v in fold_batch_norm(model.trunk).items()}

@@ -18,8 +18,9 @@ from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.settings import GridSettings
-from pipeline.trunk.registry import Trunk, load_trunk
+from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.trunk import Trunk
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)
 SIZES_WH = ((64, 48), (48, 64), (50, 50), (80, 40), (64, 48), (70, 60))

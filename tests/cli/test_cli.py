@@ -99,7 +99,7 @@ def test_compare_sets_heads_side_by_side(stepped):
 def test_sweep_marks_the_choice_made_on_held_out_pictures(stepped):
     folder, ended = stepped
     swept = json.loads((folder / "results/tiny_sweep.json").read_text())
-    assert len(swept["rows"]) == 2 * 5  # heads, aggregations
+    assert len(swept["rows"]) == 2 * 2 * 5  # heads, readings, aggregations
     assert swept["chosen"]["held_out_mAP"] == max(row["held_out_mAP"] for row in swept["rows"])
     assert ended["sweep"].out.count("<- chosen") == 1
     assert "held-out fit pictures" in ended["sweep"].err
@@ -144,8 +144,8 @@ ERRORS = {
     "unknown dataset": ("patches --dataset tine --split train", "no manifest data_manifests/tine.yaml; known: .*tiny"),
     "unknown split": ("extract --dataset tiny --split trial", "no split 'trial'; there are test, train, val"),
     "unknown head": ("fit-head --dataset tiny --head fcz", "unknown head 'fcz'; known: fca, fcb, fca2"),
-    "unknown trunk": ("extract --dataset tiny --split val --trunk vgg", "trunk 'vgg': unknown; expected one of"),
-    "unknown layer": ("extract --dataset tiny --split val --layer fc8", "no layer 'fc8'; it has pool5, fc6, fc7"),
+    "unknown trunk": ("extract --dataset tiny --split val --trunk vgg", "trunk: must be one of alexnet64, .*got 'vgg'"),
+    "unknown layer": ("extract --dataset tiny --split val --layer fc8", "trunk random has pool5, fc6, fc7, got 'fc8'"),
     "fp16 on a CPU": (
         "extract --dataset tiny --split val --precision fp16 --device cpu",
         "precision 'fp16': not on a CPU",

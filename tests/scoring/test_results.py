@@ -153,8 +153,13 @@ def test_skipped_pictures_are_counted_and_noted(evaluate, val):
 
 
 def test_scores_of_other_pictures_are_refused(evaluate, make):
-    with pytest.raises(StoreError, match=r"scores are of 21 pictures, the patch table of made val has 20 others"):
+    with pytest.raises(StoreError, match="scores are of other pictures, rows, .*than the patch table of made val"):
         evaluate(table=make.table("val", 20))
+
+
+def test_scores_in_another_order_of_classes_are_refused(evaluate, make):
+    with pytest.raises(StoreError, match="scores are of other classes than the patch table of made val"):
+        evaluate(table=make.table("val", 21, classes=("dog", "cat", "fish")))
 
 
 @pytest.mark.parametrize(("value", "expect"), [(math.nan, None), (0.12345678, 0.123457), (np.float64(1), 1.0)])

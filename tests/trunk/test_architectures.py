@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.trunk.architectures import ALEXNET, ALEXNET64, KRIZHEVSKY, AlexNet, fold_batch_norm, krizhevsky
-from pipeline.trunk.registry import from_torchvision_names
+from pipeline.trunk.family import from_torchvision_names
 from pipeline.trunk.torchvision_import import import_torchvision
 
 

@@ -333,3 +333,21 @@ def test_a_run_killed_in_the_middle_of_extraction_goes_on(finished_work):
     (table,) = (finished_work.path / "cache/patches").glob("tiny-val-*.h5")
     assert np.array_equal(complete.read_geometry("picture"), read_table(table).picture)
     assert [len(rows) for _, rows in complete.iter_parts()] == [32, 32, 4]
+
+
+# --- the manifest is part of what a result depends on
+
+
+def test_a_changed_metric_in_the_manifest_measures_again(finished_work):
+    manifest = finished_work.path / "data_manifests/tiny.yaml"
+    manifest.write_text(manifest.read_text().replace("metric: voc12", "metric: voc07"))
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
+    assert due.jobs == ["score val fca", "evaluate fca", "map"]
+
+
+def test_a_broken_list_stops_the_run_though_the_table_is_there(finished_work):
+    ids = finished_work.path / "data/tiny/ImageSets/Main/val.txt"
+    ids.write_text(ids.read_text() + ids.read_text().splitlines()[0] + "\n")
+    ended = finished_work.snakemake("results/tiny_map.json")
+    assert ended.code != 0
+    assert "listed twice" in ended.output

@@ -1,0 +1,103 @@
+"""A frozen network, ready to run, and the one way in which weights come into the project."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
+from pipeline.trunk.card import TrunkCard
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A frozen network, ready to run.
+
+    Attributes
+    ----------
+    card : what travels with the weights
+    layer : the one layer whose activations it gives
+    width : columns of that layer
+    weights_sha256 : digest of the weights as they are used
+    network : takes a normalised float Tensor (n, 3, px, px), gives a Tensor (n, width)
+    """
+
+    card: TrunkCard
+    layer: str
+    width: int
+    weights_sha256: str
+    network: nn.Module
+
+    @property
+    def slug(self) -> str:
+        """The trunk's name as a part of a file name."""
+        return re.sub(r"[^A-Za-z0-9_.+]+", "-", self.card.name)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises
+    ------
+    MissingDataError, TrunkError
+        No such file; a pickle or otherwise no safetensors file.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path}: weights file not found")
+    with open(path, "rb") as stream:
+        head = stream.read(9)
+    # A safetensors file begins with the length of its header, which can look like a pickle's start,
+    # and then the header's brace.
+    pickled = head[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and head[8:] != b"{"
+    if pickled or path.suffix in (".pt", ".pth", ".pkl", ".bin"):
+        raise TrunkError(
+            f"{path}: pickled weights are never loaded, since a pickle can run any code; expected safetensors"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TrunkError(f"{path}: not a safetensors file: {error}") from error
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Load weights into a network after comparing every name and shape.
+
+    Raises
+    ------
+    TrunkError
+        All tensors that are missing, unknown, of another shape, or not finite.
+    """
+    own = network.state_dict()
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    problems = [
+        f"{k}: missing, expected shape {tuple(own[k].shape)}" for k in own if k not in state and k not in optional
+    ]
+    problems += [f"{k}: unknown" for k in state if k not in own]
+    for key in own:
+        if key in state and state[key].shape != own[key].shape:
+            problems.append(f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
+        elif key in state and not torch.isfinite(state[key].float()).all():
+            problems.append(f"{key}: holds values that are not finite")
+    if problems:
+        raise TrunkError(f"{where}: weights do not fit\n{enumerate_problems(problems)}")
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+
+
+def download_weights(name: str, fetch: Callable[[], Any]) -> Any:
+    """Weights through torchvision's own API, which checks the digest in the file's name."""
+    try:
+        return fetch()
+    except (OSError, RuntimeError) as error:
+        raise MissingDataError(
+            f"trunk {name!r}: torchvision's weights are not at hand and could not be downloaded: {error}\n"
+            "ways on: connect once (they are kept in torch's cache), or --weights FILE.safetensors, "
+            "or the embedded trunk alexnet64"
+        ) from error

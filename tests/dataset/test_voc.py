@@ -349,7 +349,12 @@ def test_state_sees_a_changed_picture_and_no_foreign_one(voc, tmp_path):
 
 @pytest.mark.parametrize(
     ("official", "stated", "n", "expect"),
-    [(True, 3, 3, True), (True, 5717, 3, False), (False, 3, 3, False), (True, None, 3, False)],
+    [(True, 3, 3, True), (True, 5717, 3, False), (False, 3, 3, False)],
 )
 def test_official_means_the_published_count(official, stated, n, expect):
     assert is_official(manifest(official=official, pictures=stated), "train", n) is expect
+
+
+def test_an_official_manifest_states_its_counts():
+    with pytest.raises(ValueError, match="official: needs the count 'pictures' of train"):
+        manifest(official=True, pictures=None)

@@ -306,10 +306,11 @@ def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
     eval_table = current_table(ws, dataset, manifest.eval, say)
     if not eval_table.labelled:
         raise PipelineError(f"{dataset} {manifest.eval}: no labels to show a sweep on")
+    eval_store = sealed_store(ws, dataset, manifest.eval)
     swept = sweep_settings(
         sealed_store(ws, dataset, manifest.fit),
         fit_table,
-        sealed_store(ws, dataset, manifest.eval),
+        eval_store,
         eval_table,
         manifest.metric,
         {name: ws.settings.head_settings(name) for name in ws.settings.compare},
@@ -325,7 +326,7 @@ def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
         "fit_split": manifest.fit,
         "metric": manifest.metric,
         "trunk": ws.settings.trunk,
-        "layer": sealed_store(ws, dataset, manifest.eval).identity["how.layer"],
+        "layer": eval_store.identity["how.layer"],
         "seed": ws.settings.seed,
         **swept,
         "versions": versions(),

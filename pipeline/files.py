@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
 import sqlite3
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,31 +50,131 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, also after a crash, sees the old one or all of the new one."""
+def _partial_name(path: Path, folder: Path) -> Path:
+    """A name that no other writer has, and that says whose it is."""
+    return folder / f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+
+
+@contextlib.contextmanager
+def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Path]:
+    """The data in a file of its own, forced to the disk; removed on leaving, where it still is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one file from sharing a temporary name.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder = folder or path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = _partial_name(path, folder)
     try:
         with open(partial, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
+        yield partial
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     fsync_path(path.parent)
+
+
+def write_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+    """Write a file so that a reader, also after a crash, sees the old one or all of the new one.
+
+    Parameters
+    ----------
+    partial_folder : where the file grows, on the same disk; None for beside `path`
+    """
+    with _written_apart(path, data, partial_folder) as partial:
+        os.replace(partial, path)
+
+
+def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+    """As `write_whole`, but of several writers the first one's file stays."""
+    with _written_apart(path, data, partial_folder) as partial, contextlib.suppress(FileExistsError):
+        try:
+            os.link(partial, path)
+        except OSError as error:
+            # Some file systems know no links; there the last of two writers in one moment stays.
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK) or path.exists():
+                raise
+            os.replace(partial, path)
+
+
+def sweep_partials(folder: Path) -> list[Path]:
+    """Remove what killed writers of this machine left in a folder; what was removed."""
+    removed = []
+    for partial in folder.glob(".*.partial"):
+        host, pid = partial.name.rsplit(".", 3)[0].endswith(f".{platform.node()}"), partial.name.split(".")[-3]
+        if host and pid.isdigit() and not _is_running(int(pid)):
+            partial.unlink(missing_ok=True)
+            removed.append(partial)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, whole or not at all; NaN is refused (use None)."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
+    write_whole(path, _rendered(value))
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def _rendered(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def signed_json(value: dict[str, Any]) -> bytes:
+    """JSON bytes that carry their own digest as the last key, ``sha256``: of the canonical JSON of the rest."""
+    return _rendered({**value, "sha256": digest_of(value)})
+
+
+def read_signed_json(data: bytes) -> dict[str, Any]:
+    """What `signed_json` was given.
+
+    Raises
+    ------
+    ValueError
+        Any byte differs from what was written, spaces included.
+    """
+    value = json.loads(data)
+    if not isinstance(value, dict) or "sha256" not in value:
+        raise ValueError("carries no digest of its own")
+    value.pop("sha256")
+    if signed_json(value) != data:
+        raise ValueError("disagrees with its own digest")
+    return value
+
+
+USER_BLOCK = 512
+"""Bytes in front of an HDF5 file that HDF5 leaves to others; here they hold a digest of all that follows."""
+
+
+def _user_block(rest: bytes) -> bytes:
+    return f"sha256 of all bytes from {USER_BLOCK} on: {sha256_bytes(rest)}\n".encode().ljust(USER_BLOCK, b"\0")
+
+
+def sign_hdf5(data: bytes) -> bytes:
+    """An HDF5 file, made with ``userblock_size=USER_BLOCK``, with the digest of its bytes in that block."""
+    return _user_block(data[USER_BLOCK:]) + data[USER_BLOCK:]
+
+
+def check_hdf5(data: bytes) -> bytes:
+    """The same bytes, if they agree with their digest. HDF5 itself checks only what has fletcher32.
+
+    Raises
+    ------
+    ValueError
+    """
+    if data[:USER_BLOCK] != _user_block(data[USER_BLOCK:]):
+        raise ValueError("changed since it was written: the bytes disagree with their digest")
+    return data
 
 
 class DigestMemory:

@@ -9,24 +9,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.activations.extract import extract
+from pipeline.activations.extract import Extraction, PartMaker, log_name
+from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import Split, read_split
 from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError, enumerate_problems
-from pipeline.files import DigestMemory, read_json, write_json
+from pipeline.files import (
+    DigestMemory,
+    read_json,
+    read_signed_json,
+    signed_json,
+    sweep_partials,
+    write_json,
+    write_whole,
+)
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import check_scores, evaluate_scores, join_heads, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
+from pipeline.settings import RunSettings
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_device, resolve_precision
 from pipeline.trunk.trunk import Trunk
@@ -92,32 +104,102 @@ def make_trunk(ws: Workspace) -> Trunk:
     return load_trunk(s.trunk, s.layer, Path(s.weights) if s.weights else None, s.seed)
 
 
-def run_extract(
-    ws: Workspace, dataset: str, split: str, say: Say, made: int | None = None, rehash: bool = False
-) -> Store:
-    """Make or complete the store of a split, then write its receipt."""
-    table = current_table(ws, dataset, split, say, rehash)
+def make_runner(ws: Workspace) -> TrunkRunner:
+    """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    trunk = make_trunk(ws)
-    runner = TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device))
+    return TrunkRunner(make_trunk(ws), device, resolve_precision(ws.settings.precision, device))
+
+
+def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:
+    """The extraction that the settings ask for: table, pictures, trunk, place."""
+    table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    store = extract(table, paths, runner, ws.cache, ws.settings.batch, say)
+    return Extraction(table, paths, make_runner(ws), ws.stores, ws.settings.batch, say, ws.cache)
+
+
+def run_extract(
+    ws: Workspace,
+    dataset: str,
+    split: str,
+    say: Say,
+    made: int | None = None,
+    rehash: bool = False,
+    scheduler: str | None = None,
+) -> Store:
+    """Make or complete the store of a split, then write its receipt."""
+    sweep_partials(ws.cache / ".partial")
+    extraction = plan_extraction(ws, dataset, split, say, rehash)
+    engine = None
+    if scheduler is not None:
+        from pipeline.activations.dask_engine import DaskEngine
+
+        settings = _for_workers(ws, DaskEngine.n_local(scheduler) or 1)
+        engine = DaskEngine(scheduler, partial(make_part_maker, settings), extraction, say)
+    store = extraction.run(engine=engine)
+    assert store is not None  # it is after a share only
+    table = extraction.table
     receipt = {
-        "store": store.path.name,
+        "dataset": dataset,
+        "split": split,
+        "store": store.folder.name,
         "fingerprint": store.fingerprint,
         "rows": store.n_rows,
         "width": store.width,
         "bytes": store.n_bytes,
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
-        "trunk": trunk.card.name,
-        "layer": trunk.layer,
+        "trunk": extraction.runner.trunk.card.name,
+        "layer": extraction.runner.trunk.layer,
         "weights": ws.weights_state(),
         "made": made if made is not None else ws.store_making(dataset, split),
+        # What `cache verify` and `cache repair` need to make rows again.
+        "settings": ws.settings.model_dump(mode="json"),
     }
-    write_json(ws.receipt_path(dataset, split), receipt)
+    write_whole(ws.receipt_path(dataset, split), signed_json(receipt))
     return store
+
+
+def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say) -> Path:
+    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`."""
+    index, count = share
+    extraction = plan_extraction(ws, dataset, split, say)
+    extraction.run(share)
+    path = ws.share_path(dataset, split, index, count)
+    write_json(path, {"store": extraction.folder.name, "share": f"{index}/{count}"})
+    return path
+
+
+def _for_workers(ws: Workspace, n_a_machine: int) -> RunSettings:
+    """The settings with absolute paths, for workers started in other folders, and a worker's share of the cores."""
+    s = ws.settings
+    places: dict[str, Any] = {"threads": s.threads or max(1, len(os.sched_getaffinity(0)) // n_a_machine)}
+    places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
+    if s.weights:
+        places["weights"] = str(Path(s.weights).absolute())
+    if Path(s.trunk).is_file():
+        places["trunk"] = str(Path(s.trunk).absolute())
+    return s.model_copy(update=places)
+
+
+def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> PartMaker:
+    """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
+
+    Raises
+    ------
+    StoreError
+        The worker would compute other values (other weights, arithmetic, code); the fields are named.
+    """
+    ws = Workspace(settings)
+    runner = make_runner(ws)
+    batch, part_rows = expected["how.batch"], expected["how.part_rows"]
+    own = {**expected, **trunk_fields(runner.trunk, runner.precision_name, batch, part_rows)}
+    if own != expected:
+        raise StoreError(
+            f"worker {platform.node()}: would make other activations than were asked for\n"
+            f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
+        )
+    return PartMaker(runner, ws.stores.child(store))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
@@ -126,13 +208,12 @@ def read_receipt(path: Path) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        It is not there or damaged.
+        It is not there or was changed.
     """
     try:
-        receipt = read_json(path)
-        return {**receipt, "store": str(receipt["store"]), "fingerprint": str(receipt["fingerprint"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: missing or damaged receipt; run pipeline extract again") from error
+        return read_signed_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: missing or damaged receipt ({error}); run pipeline extract again") from error
 
 
 def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
@@ -151,17 +232,17 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
         )
     receipt = read_receipt(path)
-    store = ws.cache / receipt["store"]
-    opened = Store(store)
+    folder = ws.stores.child(receipt["store"])
+    opened = Store(folder)
     # Where the weights are not at hand there is nothing to compare: heads need none.
     if ws.has_weights() and receipt.get("weights") != ws.weights_state():
         raise StoreError(
-            f"{store}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
+            f"{folder}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
             f"extract again: pipeline extract --dataset {dataset} --split {split} --trunk {ws.settings.trunk}"
         )
     if opened.fingerprint != receipt["fingerprint"]:
         raise StoreError(
-            f"{path}: names the store {store} with another fingerprint than it has; run pipeline extract again"
+            f"{path}: names the store {folder} with another fingerprint than it has; run pipeline extract again"
         )
     return opened
 
@@ -266,7 +347,7 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     result["paths"] = {
         "head": ws.head_path(dataset, head).as_posix(),
         "scores": scores_path.as_posix(),
-        "store": (ws.cache / read_receipt(ws.receipt_path(dataset, split))["store"]).as_posix(),
+        "store": str(ws.stores.child(read_receipt(ws.receipt_path(dataset, split))["store"])),
         "result": (folder / "map.json").as_posix(),
     }
     write_json(folder / "map.json", result)
@@ -351,8 +432,7 @@ def _stage_seconds(ws: Workspace, dataset: str, head: str, manifest: Manifest, s
         receipt = ws.receipt_path(dataset, role)
         if not receipt.is_file():
             continue
-        store = ws.cache / read_receipt(receipt)["store"]
-        log = store.with_name(store.name.removesuffix(".zarr") + ".log.jsonl")
+        log = ws.cache / log_name(read_receipt(receipt)["store"])
         if log.is_file():
             total = 0.0
             for line in log.read_text(encoding="utf-8").splitlines():

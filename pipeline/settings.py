@@ -29,6 +29,22 @@ def explain_validation(error: ValidationError) -> list[str]:
     return lines
 
 
+def refuse_credentials(url: str) -> None:
+    """Refuse a URL with a user, a password or a query: URLs end in logs and receipts.
+
+    Raises
+    ------
+    SettingsError
+        Without the URL's secret part.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and ("@" in rest or "?" in rest):
+        raise SettingsError(
+            f"stores {scheme}://...: credentials and options do not belong into a URL; give them through the "
+            "environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        )
+
+
 class GridSettings(Settings):
     """Which square windows of a picture are looked at (Oquab et al. 2014, section 3.2)."""
 
@@ -129,11 +145,18 @@ class RunSettings(Settings):
 
     data_root: str | None = Field(None, description="folder that holds VOC2012/ or VOCdevkit/VOC2012/; default data")
     cache: str = Field("cache", description="folder of patch tables and stores")
+    stores: str | None = Field(
+        None, description="where stores are kept, if not in the cache folder: a folder, or a URL such as s3://bucket/x"
+    )
     results: str = Field("results", description="folder of heads, scores and results")
     trunk: str = Field("alexnet64", description="name or path of the frozen network")
     layer: str = Field("fc7", description="layer whose activations are kept")
     weights: str | None = Field(None, description="safetensors file with the trunk's weights")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int | None = Field(None, ge=1, description="patches at once; None: by the trunk's input size")
     source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
@@ -156,9 +179,10 @@ class RunSettings(Settings):
     )
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0, description="threads of torch and of decoding; 0: one a core")
+    scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
 
     @field_validator(
-        "aggregation", "aggregations", "seed", "threads", "batch", "held_out", "max_skipped", mode="before"
+        "aggregation", "aggregations", "seed", "threads", "batch", "held_out", "max_skipped", "scatter", mode="before"
     )
     @classmethod
     def _no_booleans(cls, value: object) -> object:
@@ -166,6 +190,12 @@ class RunSettings(Settings):
         if any(isinstance(item, bool) for item in items):
             raise ValueError(f"must be a number, got {value}")
         return value
+
+    @field_validator("stores")
+    @classmethod
+    def _stores_carry_no_secret(cls, stores: str | None) -> str | None:
+        refuse_credentials(stores or "")
+        return stores
 
     @field_validator("aggregation", "aggregations")
     @classmethod

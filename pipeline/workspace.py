@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.activations import SEAL
 from pipeline.activations import VERSION as ACTIVATIONS_VERSION
+from pipeline.activations.folder import Folder, open_folder
 from pipeline.dataset import VERSION as DATASET_VERSION
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.voc import state_of_split
@@ -62,6 +64,11 @@ class Workspace:
         return Path(self.settings.cache)
 
     @property
+    def stores(self) -> Folder:
+        """Where the zarr stores are: beside tables and receipts, or elsewhere."""
+        return open_folder(self.settings.stores or self.settings.cache)
+
+    @property
     def results(self) -> Path:
         return Path(self.settings.results)
 
@@ -85,7 +92,9 @@ class Workspace:
 
     def _store_key(self) -> dict[str, Any]:
         s = self.settings
-        how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "device", "precision", "batch")}
+        how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
+        # Which of several like devices is used decides nothing.
+        how["device"] = s.device.partition(":")[0]
         # Only `random` draws its weights from the seed.
         seed = s.seed if s.trunk == "random" else None
         return {**self._table_key(), **how, "weights_seed": seed, "versions": versions_to("activations")}
@@ -130,6 +139,10 @@ class Workspace:
     def receipt_path(self, dataset: str, split: str) -> Path:
         """The small file that says which store holds a split's activations."""
         return self.cache / "receipts" / f"{dataset}-{split}-{self.store_digest}.json"
+
+    def share_path(self, dataset: str, split: str, index: int, count: int) -> Path:
+        """What a job that makes the `index`-th of `count` shares of a store leaves for the one that seals it."""
+        return self.cache / "shares" / f"{dataset}-{split}-{self.store_digest}-{index}of{count}.json"
 
     def head_path(self, dataset: str, head: str) -> Path:
         return self.results / "heads" / f"{dataset}-{head}-{self.head_digest(head)}.safetensors"
@@ -213,7 +226,7 @@ class Workspace:
         path = self.receipt_path(dataset, split)
         try:
             receipt = read_json(path)
-            made, store = int(receipt["made"]), self.cache / receipt["store"]
+            made, store = int(receipt["made"]), str(receipt["store"])
         except (OSError, ValueError, KeyError, TypeError):
             return 1
-        return made if (store / "integrity/seal.json").is_file() else made + 1
+        return made if self.stores.child(store).exists(SEAL) else made + 1

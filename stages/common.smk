@@ -36,6 +36,8 @@ wildcard_constraints:
     split=r"[A-Za-z0-9_]+",
     head=r"[A-Za-z0-9.-]+",
     digest=r"[0-9a-f]{10}",
+    i=r"\d+",
+    n=r"\d+",
 
 
 # The configured trunk, and each baseline trunk beside it; what each digest in a file's name stands for.
@@ -110,7 +112,12 @@ def result_state(wildcards):
     return [
         *(split_state(wildcards.dataset, split) for split in roles),
         *(state_of_weights(store) for store in stores),
-        [entry.metric, entry.official, *roles, *(entry.splits[role].pictures for role in roles)],
+        [
+            entry.metric,
+            entry.official,
+            *roles,
+            *(entry.splits[role].pictures for role in roles),
+        ],
     ]
 
 

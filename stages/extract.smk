@@ -3,6 +3,7 @@
 rule extract:
     input:
         table=rules.patches.output.table,
+        shares=extract_shares,
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
     log:
@@ -20,3 +21,29 @@ rule extract:
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
         " --threads {threads} --config {params.config} --made {params.made} 2>&1 | tee {log} >&2"
+
+
+# With scatter=N: a range of the store's parts, as a job of its own, on its own device. Which ranges
+# there are is no part of the store: any N makes the same bytes, and `extract` completes and seals.
+rule extract_share:
+    input:
+        table=rules.patches.output.table,
+    output:
+        share=temp(
+            f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"
+        ),
+    log:
+        "logs/extract_share/{dataset}-{split}-{digest}-{i}of{n}.log",
+    benchmark:
+        "logs/extract_share/{dataset}-{split}-{digest}-{i}of{n}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: RUN.settings.threads or max(1, (workflow.cores or 1) // RUN.settings.scatter)
+    params:
+        state=dataset_state,
+        weights=weights_state,
+        made=store_making,
+        config=store_config,
+    shell:
+        "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split} --share {wildcards.i}/{wildcards.n}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

@@ -1,6 +1,17 @@
 # Inputs of rules that join splits, heads and trunks; kept apart from the rules, as the linter asks.
 
 
+def extract_shares(wildcards):
+    """Ranges of parts that are made by jobs of their own; none if the extraction is one job."""
+    ws, count = STORES[wildcards.digest], RUN.settings.scatter
+    names = (wildcards.dataset, wildcards.split)
+    return (
+        [ws.share_path(*names, i, count) for i in range(1, count + 1)]
+        if count > 1
+        else []
+    )
+
+
 def fit_inputs(wildcards):
     split = manifest(wildcards).fit
     ws = HEADS[wildcards.digest]

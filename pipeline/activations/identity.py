@@ -18,7 +18,7 @@ from pipeline.patches.table import PatchTable
 from pipeline.trunk import VERSION as TRUNK_VERSION
 from pipeline.trunk.trunk import Trunk
 
-FORMAT = "activations-1"
+FORMAT = "activations-2"
 Identity = dict[str, Any]
 
 
@@ -31,13 +31,23 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
     batch : rows that go through the trunk at once; the last bits can depend on it
     part_rows : rows a part; batches start at a part's first row
     """
-    preprocessing = trunk.card.preprocessing
     return {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
         "seen.which": "all",
         "seen.n_rows": table.n_rows,
-        "seen.skipped": len(table.skipped),
+        "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
+        "how.source": table.source,
+        "how.scales": list(table.grid.scales),
+        "how.overlap": table.grid.overlap,
+        **trunk_fields(trunk, precision, batch, part_rows),
+    }
+
+
+def trunk_fields(trunk: Trunk, precision: str, batch: int, part_rows: int) -> Identity:
+    """Those fields that follow from the code and the trunk: what a worker can check by itself."""
+    preprocessing = trunk.card.preprocessing
+    return {
         "how.format": FORMAT,
         "how.extractor": f"{VERSION}.{TRUNK_VERSION}",
         "how.architecture": trunk.card.architecture,
@@ -46,9 +56,6 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
         "how.width": trunk.width,
         "how.input_px": trunk.card.input_px,
         "how.decoder": DECODER,
-        "how.source": table.source,
-        "how.scales": list(table.grid.scales),
-        "how.overlap": table.grid.overlap,
         "how.resize": "pillow-bilinear-antialiased, once a scale, uint8",
         "how.rounding": "window corners to the nearest pixel of the rescaled picture",
         "how.colour_order": preprocessing.colour_order,

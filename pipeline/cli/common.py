@@ -39,11 +39,10 @@ def head_option(function: Command) -> Command:
 def settings_options(function: Command) -> Command:
     """``--config`` and the settings that are often given by hand; both end in one `RunSettings`."""
     options = [
-        click.option(
-            "--config", type=click.Path(dir_okay=False), help="YAML file with settings; options go before it."
-        ),
+        click.option("--config", type=click.Path(dir_okay=False), help="YAML file with settings; options win over it."),
         click.option("--data-root", help="Folder that holds VOC2012/ or VOCdevkit/VOC2012/."),
         click.option("--cache", help="Folder of patch tables and stores; default: cache."),
+        click.option("--stores", help="Folder or URL (s3://bucket/prefix) of the stores; default: the cache folder."),
         click.option("--results", help="Folder of heads, scores and results; default: results."),
         click.option("--trunk", help="alexnet64, random, alexnet, krizhevsky, torchvision/NAME@LAYER or a card."),
         click.option("--layer", help="pool5, fc6 or fc7."),

@@ -13,22 +13,48 @@ from pipeline.cli.common import dataset_option, say, settings_options, split_opt
 @dataset_option
 @split_option(required=True)
 @settings_options
+@click.option("--share", help="I/N: only the I-th of N shares of the store's parts; a run without it seals.")
+@click.option("--scheduler", help="Spread the parts: local:N processes, or a dask scheduler such as tcp://HOST:8786.")
 @click.option("--made", type=int, hidden=True, help="Number of the making, given by the workflow.")
 @click.option("--rehash", is_flag=True, help="Forget remembered file digests and hash every picture again.")
-def command(dataset: str, split: str, made: int | None, rehash: bool, **options: Any) -> None:
+def command(
+    dataset: str,
+    split: str,
+    share: str | None,
+    scheduler: str | None,
+    made: int | None,
+    rehash: bool,
+    **options: Any,
+) -> None:
     """Run the trunk once over every patch of a split and keep its activations.
 
-    A complete store is left alone; an interrupted one goes on at the parts without a record.
+    A complete store is left alone; an interrupted one goes on at the parts without a record. Several
+    processes may work on one store; with --share each has parts of its own.
 
     \b
     Example:
       pipeline extract --dataset demo --split train --trunk alexnet64
       pipeline extract --dataset voc12 --split val --trunk torchvision/resnet18 --device cuda
+      pipeline extract --dataset demo --split val --scheduler local:2
     """
-    from pipeline.run import run_extract
+    from pipeline.errors import SettingsError
+    from pipeline.run import run_extract, run_extract_share
 
-    ws = workspace_from(options)
-    store = run_extract(ws, dataset, split, say, made, rehash)
-    click.echo(f"{store.path}")
+    if share is not None:
+        if scheduler is not None:
+            raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
+        click.echo(run_extract_share(workspace_from(options), dataset, split, _parse_share(share), say))
+        return
+    store = run_extract(workspace_from(options), dataset, split, say, made, rehash, scheduler)
+    click.echo(f"{store.folder}")
     click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")
     click.echo(f"  fingerprint {store.fingerprint}")
+
+
+def _parse_share(text: str) -> tuple[int, int]:
+    from pipeline.errors import SettingsError
+
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise SettingsError(f"--share: expected I/N with 1 <= I <= N, such as 2/4, got {text!r}")
+    return int(index), int(count)

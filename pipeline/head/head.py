@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
-from pipeline.files import digest_of, sha256_bytes, write_whole
+from pipeline.files import sha256_bytes, write_whole
 from pipeline.head.fitting import fit_network
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.sampling import choose_rows, hold_out_pictures
@@ -28,7 +28,7 @@ from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.table import PatchTable
 from pipeline.settings import HeadSettings, LabelSettings
 
-FORMAT = "head-1"
+FORMAT = "head-2"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Head:
         got, expected = how_part(store.identity), self.facts["how"]
         if got != expected:
             raise HeadError(
-                f"head {self.facts['name']!r} was fitted on rows made in another way than those of {store.path}\n"
+                f"head {self.facts['name']!r} was fitted on rows made in another way than those of {store.folder}\n"
                 f"{explain_differences(got, expected)}\nextract that split in the same way, or fit a head on it"
             )
 
@@ -89,7 +89,7 @@ def check_joined(store: Store, table: PatchTable) -> None:
     for field, value in (("seen.rows", table.rows_digest), ("seen.pictures", table.pictures_digest())):
         if store.identity[field] != value:
             raise StoreError(
-                f"{store.path}: made from other {field.removeprefix('seen.')} than the patch table of "
+                f"{store.folder}: made from other {field.removeprefix('seen.')} than the patch table of "
                 f"{table.dataset} {table.split}\n  - {field}: got {store.identity[field][:16]}..., "
                 f"expected {value[:16]}...\n"
                 f"extract again: pipeline extract --dataset {table.dataset} --split {table.split}"
@@ -157,22 +157,23 @@ def fit_head(
     return Head(network, facts)
 
 
-def _content_digest(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    """Digest of all that a head's file says; safetensors has no checksum of its own."""
-    return digest_of([facts, {name: sha256_bytes(tensor.numpy().tobytes()) for name, tensor in tensors.items()}])
+NO_DIGEST = b"0" * 64
+"""Stands in a head's file for the digest of its bytes while that is computed."""
 
 
 def save_head(head: Head, path: Path) -> str:
     """Write a head, whole or not at all; the digest of its bytes.
 
-    Equal heads give equal bytes: seconds and versions are in the results, not here.
+    Equal heads give equal bytes: seconds and versions are in the results, not here. safetensors has
+    no checksum, so the file carries one: over all of its bytes, the digest itself read as zeros.
     """
     tensors = {name: tensor.contiguous() for name, tensor in head.network.state_dict().items()}
-    facts = {**head.facts, "sha256": _content_digest(head.facts, tensors)}
+    facts = {**head.facts, "sha256": NO_DIGEST.decode()}
     # One key only: safetensors writes several in an order that differs from call to call.
     data = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
-    write_whole(path, data)
-    return sha256_bytes(data)
+    digest = sha256_bytes(data)
+    write_whole(path, data.replace(NO_DIGEST, digest.encode(), 1))
+    return digest
 
 
 def load_head(path: Path) -> Head:
@@ -186,17 +187,19 @@ def load_head(path: Path) -> Head:
     if not path.is_file():
         raise HeadError(f"{path}: no such head; make it with: pipeline fit-head")
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        data = path.read_bytes()
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        facts = json.loads(json.loads(header)["__metadata__"]["facts"])
+        digest = facts.pop("sha256")
+        if len(digest) != 64 or sha256_bytes(data.replace(digest.encode(), NO_DIGEST, 1)) != digest:
+            raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
         if facts["format"] != FORMAT:
             raise HeadError(f"{path}: format {facts['format']!r}, expected {FORMAT!r}; fit it again")
-        if facts.pop("sha256") != _content_digest(facts, state):
-            raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
+        state = load(data)
         settings = HeadSettings.model_validate(facts["settings"])
         network = HeadNetwork(len(state["mean"]), len(facts["classes"]) + 1, settings)
         network.load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, HeadError):
             raise
         raise HeadError(f"{path}: cannot be read as a head: {error}; fit it again: pipeline fit-head") from error

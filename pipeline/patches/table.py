@@ -20,13 +20,21 @@ import numpy as np
 from pipeline.dataset.picture import decode_annotated
 from pipeline.dataset.voc import Annotation, Split
 from pipeline.errors import BadPictureError, DatasetError, StoreError, enumerate_problems
-from pipeline.files import DigestMemory, digest_of, sha256_bytes, write_whole
+from pipeline.files import (
+    USER_BLOCK,
+    DigestMemory,
+    check_hdf5,
+    digest_of,
+    sha256_bytes,
+    sign_hdf5,
+    write_whole,
+)
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import Overlap, label_patches, measure_overlap
 from pipeline.progress import track
 from pipeline.settings import GridSettings, LabelSettings
 
-FORMAT = "patch-table-1"
+FORMAT = "patch-table-2"
 
 
 @dataclass(frozen=True)
@@ -158,10 +166,10 @@ def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str)
         else:
             boxes, scale = grid_windows(width, height, grid)
     except OSError as error:
-        return _Inspected(f"{name}: {path}: {error.strerror or error}")
+        return _Inspected(f"{error.strerror or error}")
     except BadPictureError as error:
-        message = str(error).removeprefix(f"{name}: ")
-        return _Inspected(f"{name}: {path}: {message}", "" if data is None else sha256_bytes(data))
+        # Without the path: the reason is kept in table and identity, which know no places.
+        return _Inspected(str(error).removeprefix(f"{name}: "), "" if data is None else sha256_bytes(data))
     # float32 is what the table keeps; labels are taken of what is kept.
     boxes = boxes.astype(np.float32)
     overlap = measure_overlap(boxes, objects, annotation.class_index, annotation.difficult)
@@ -199,7 +207,11 @@ def make_table(
     with ThreadPoolExecutor(workers) as pool:
         done = list(track(pool.map(inspect, jobs), what, len(jobs), "pictures"))
 
-    problems = [item.problem for item in done if item.problem is not None]
+    problems = [
+        f"{name}: {path}: {item.problem}"
+        for (name, path, _), item in zip(jobs, done, strict=True)
+        if item.problem is not None
+    ]
     if problems:
         count = f"{len(problems)} of {len(jobs)} pictures are bad"
         where = f"{split.manifest.name} {split.name}: {count}\n{enumerate_problems(problems)}"
@@ -263,7 +275,7 @@ def write_table(table: PatchTable, path: Path) -> None:
     """Write the table as HDF5, whole or not at all; equal tables give equal bytes."""
     buffer = io.BytesIO()
     text = h5py.string_dtype("utf-8")
-    with h5py.File(buffer, "w") as file:
+    with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         rows = file.create_group("rows")
         for name in ROW_COLUMNS:
             rows.create_dataset(name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True)
@@ -286,7 +298,7 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["classes"] = list(table.classes)
         file.attrs["annotation_digest"] = table.annotation_digest
         file.attrs["rows_digest"] = table.rows_digest
-    write_whole(path, buffer.getvalue())
+    write_whole(path, sign_hdf5(buffer.getvalue()))
 
 
 def read_table(path: Path) -> PatchTable:
@@ -301,7 +313,7 @@ def read_table(path: Path) -> PatchTable:
         raise StoreError(f"{path}: no patch table; make it with: pipeline patches --dataset NAME --split SPLIT")
     again = f"remove it and make it again: pipeline patches (file {path})"
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(check_hdf5(path.read_bytes())), "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise StoreError(f"{path}: format {file.attrs.get('format')!r}, expected {FORMAT!r}; {again}")
             skipped = zip(file["skipped/id"].asstr()[:], file["skipped/reason"].asstr()[:], strict=True)

@@ -14,14 +14,14 @@ import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
-from pipeline.files import digest_of, write_whole
+from pipeline.files import USER_BLOCK, check_hdf5, sign_hdf5, write_whole
 from pipeline.head.head import Head, check_joined
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores
 from pipeline.settings import Aggregation
 
-FORMAT = "scores-1"
+FORMAT = "scores-2"
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,10 @@ def score_split(
     ]
 
 
-def _text_digest(scores: SplitScores) -> str:
-    """Digest of everything but the numbers, which HDF5 checks by itself."""
-    return digest_of([scores.ids, scores.classes, scores.aggregations, scores.facts])
-
-
 def save_scores(scores: SplitScores, path: Path) -> None:
     """Write scores as HDF5, whole or not at all; equal scores give equal bytes."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         file.create_dataset("scores", data=scores.scores, chunks=True, fletcher32=True)
         file.create_dataset("id", data=np.array(scores.ids, object), dtype=h5py.string_dtype())
         file.attrs["format"] = FORMAT
@@ -121,8 +116,7 @@ def save_scores(scores: SplitScores, path: Path) -> None:
         file.attrs["classes"] = json.dumps(scores.classes)
         # As a dataset: attributes are limited to 64 KiB.
         file.create_dataset("facts", data=json.dumps(scores.facts, sort_keys=True), dtype=h5py.string_dtype())
-        file.attrs["digest"] = _text_digest(scores)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, sign_hdf5(buffer.getvalue()))
 
 
 def load_scores(path: Path) -> SplitScores:
@@ -136,19 +130,16 @@ def load_scores(path: Path) -> SplitScores:
     if not path.is_file():
         raise StoreError(f"{path}: no such scores; make them with: pipeline score")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(check_hdf5(path.read_bytes())), "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise StoreError(f"{path}: not a file of scores; make it again with: pipeline score")
-            scores = SplitScores(
+            return SplitScores(
                 file["scores"][:],
                 tuple(json.loads(file.attrs["aggregations"])),
                 tuple(file["id"].asstr()[:]),
                 tuple(json.loads(file.attrs["classes"])),
                 json.loads(file["facts"].asstr()[()]),
             )
-            if file.attrs["digest"] != _text_digest(scores):
-                raise StoreError(f"{path}: changed since it was written; make it again with: pipeline score")
-            return scores
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 
@@ -101,3 +103,12 @@ class TrunkRunner:
                 "use a smaller --batch (another batch size is another store)"
             ) from error
         return rows.to(torch.float16).cpu().numpy()
+
+    def measure_rate(self, n_rows: int) -> float:
+        """Patches a second of one batch of grey patches, the first one (set-up) left out."""
+        px = self.trunk.card.input_px
+        patches = np.full((n_rows, px, px, 3), 128, np.uint8)
+        self(patches)
+        started = time.perf_counter()
+        self(patches)
+        return n_rows / (time.perf_counter() - started)

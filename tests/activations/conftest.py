@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.activations.extract import extract
 from pipeline.activations.identity import Identity
-from pipeline.activations.store import Store, StoreWriter, create_store, parts_of
+from pipeline.activations.store import Store, StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.patches.table import PatchTable, make_table
@@ -111,6 +111,7 @@ def small_identity() -> Callable[..., Identity]:
     def make(**changes: Any) -> Identity:
         fields = {
             "seen.n_rows": 10,
+            "seen.skipped": ["c: truncated"],
             "how.part_rows": 4,
             "how.width": 3,
             "how.layer": "fc7",
@@ -142,7 +143,7 @@ def write_parts(columns) -> Callable[..., StoreWriter]:
     """Write some parts (all, unless told) of the small store at a path."""
 
     def write(path: Path, identity: Identity, parts: tuple[int, ...] | None = None) -> StoreWriter:
-        create_store(path, identity, ("a", "b"), ())
+        create_store(path, identity, ("a", "b"), {})
         writer = StoreWriter(path)
         for part in parts_of(identity["seen.n_rows"], identity["how.part_rows"]):
             if parts is None or part.index in parts:

@@ -117,9 +117,9 @@ def test_whole_pictures(split, picture_paths, make_runner, tmp_path):
 @pytest.mark.parametrize("layer", ["pool5", "fc6"])
 def test_other_layers_are_other_stores(table, picture_paths, make_runner, tmp_path, uninterrupted, layer):
     store = extract(table, picture_paths, make_runner(layer=layer), tmp_path / "whole", BATCH)
-    assert store.path != uninterrupted.path
+    assert store.folder.path != uninterrupted.folder.path
     assert store.width == {"pool5": 1152, "fc6": 1024}[layer]
-    Store(uninterrupted.path)
+    Store(uninterrupted.folder.path)
 
 
 def test_threads_do_not_change_the_bytes(table, picture_paths, make_runner, tmp_path, uninterrupted):
@@ -128,25 +128,25 @@ def test_threads_do_not_change_the_bytes(table, picture_paths, make_runner, tmp_
         store = extract(table, picture_paths, make_runner("fp32"), tmp_path / "two", BATCH)
     finally:
         torch.set_num_threads(1)
-    assert bytes_of(store.path) == bytes_of(uninterrupted.path)
+    assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
 
 
 # --- looked at once
 
 
 def test_running_again_does_not_call_the_trunk(table, picture_paths, make_runner, tmp_path, uninterrupted):
-    before = {p: p.stat().st_mtime_ns for p in uninterrupted.path.rglob("*")}
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.folder.path.rglob("*")}
     runner, said = CountingRunner(make_runner()), []
 
     extract(table, {}, runner, tmp_path / "whole", BATCH, said.append)  # not even pictures are needed
 
     assert runner.batches == []
-    assert {p: p.stat().st_mtime_ns for p in uninterrupted.path.rglob("*")} == before
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.folder.path.rglob("*")} == before
     assert len(said) == 1 and "complete, the trunk does not run" in said[0]
 
 
 def test_log_beside_the_store_says_what_ran(table, uninterrupted):
-    log = uninterrupted.path.with_name(uninterrupted.path.name.replace(".zarr", ".log.jsonl"))
+    log = uninterrupted.folder.path.with_name(uninterrupted.folder.path.name.replace(".zarr", ".log.jsonl"))
     (entry,) = [json.loads(line) for line in log.read_text().splitlines()]
     assert (entry["rows"], entry["parts"]) == (table.n_rows, 2)
     assert set(entry["stages"]) == {"decode", "rescale and cut", "trunk", "write"}
@@ -181,17 +181,17 @@ def test_interrupted_and_gone_on_gives_the_same_bytes(
 
     assert runner.batches == ([16, 16, 3] if stop_at >= 4 else [16, 16, 16, 16, 16, 16, 3])
     assert any("going on, 1 of 2 parts are there" in line for line in said) == (stop_at >= 4)
-    assert store.path.name == uninterrupted.path.name
-    assert bytes_of(store.path) == bytes_of(uninterrupted.path)
+    assert store.folder.path.name == uninterrupted.folder.path.name
+    assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
 
 
 def test_lost_seal_is_written_again_without_the_trunk(table, picture_paths, make_runner, tmp_path, uninterrupted):
-    before = bytes_of(uninterrupted.path)
-    (uninterrupted.path / "integrity/seal.json").unlink()
+    before = bytes_of(uninterrupted.folder.path)
+    (uninterrupted.folder.path / "integrity/seal.json").unlink()
     runner = CountingRunner(make_runner())
     extract(table, picture_paths, runner, tmp_path / "whole", BATCH)
     assert runner.batches == []
-    assert bytes_of(uninterrupted.path) == before
+    assert bytes_of(uninterrupted.folder.path) == before
 
 
 SMALL_AND_SLOW = f"""
@@ -249,8 +249,8 @@ def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted
     assert finished.returncode == 0, finished.stderr
     assert "going on, 1 of 2 parts are there" in finished.stderr
     assert records[0].stat().st_mtime_ns == recorded
-    assert records[0].parents[1].name == uninterrupted.path.name
-    assert bytes_of(records[0].parents[1]) == bytes_of(uninterrupted.path)
+    assert records[0].parents[1].name == uninterrupted.folder.path.name
+    assert bytes_of(records[0].parents[1]) == bytes_of(uninterrupted.folder.path)
 
 
 # --- what stops it

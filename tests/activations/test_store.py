@@ -25,7 +25,7 @@ from pipeline.errors import PipelineError, StoreError
 def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
     path, identity = tmp_path / "cache/small.zarr", small_identity()
 
-    create_store(path, identity, ("a", "b"), (("c", "truncated"),))
+    create_store(path, identity, ("a", "b"), {})
     writer = StoreWriter(path)
     assert [p.index for p in writer.missing()] == [0, 1, 2]
     with pytest.raises(StoreError, match=r"not complete: 3 of 3 parts are missing \(first: 0\)"):
@@ -67,7 +67,7 @@ def test_objects_without_a_record_do_not_count(tmp_path, small_identity, write_p
 
 def test_order_of_writing_leaves_no_trace(tmp_path, small_identity, columns, write_parts):
     write_parts(tmp_path / "a.zarr", small_identity()).seal()
-    create_store(tmp_path / "b.zarr", small_identity(), ("a", "b"), ())
+    create_store(tmp_path / "b.zarr", small_identity(), ("a", "b"), {})
     for index in (2, 0, 1):
         writer = StoreWriter(tmp_path / "b.zarr")
         part = writer.parts[index]
@@ -93,7 +93,7 @@ def test_parts_cover_all_rows_once(n_rows, part_rows, expected):
 
 
 def test_wrong_number_of_rows_is_refused(tmp_path, small_identity, columns):
-    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), {})
     writer = StoreWriter(tmp_path / "s.zarr")
     with pytest.raises(ValueError, match="3 rows, expected 4 in part 0"):
         writer.write_part(writer.parts[0], columns(0, 3))
@@ -128,7 +128,7 @@ def test_missing_shard_is_nan_in_plain_zarr(sealed):
 
 def test_rows_of_zeros_are_written(tmp_path, small_identity, columns):
     # zarr leaves out chunks of fill value; a part of zeros must still have its object.
-    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), {})
     writer = StoreWriter(tmp_path / "s.zarr")
     for part in writer.parts:
         zeros = {name: np.zeros_like(values) for name, values in columns(part.start, part.stop).items()}
@@ -143,7 +143,7 @@ def test_rows_of_zeros_are_written(tmp_path, small_identity, columns):
 def test_other_identity_at_the_same_path_names_the_fields(sealed, small_identity):
     asked = small_identity(**{"how.precision": "cuda-fp16", "how.weights": "abc"})
     with pytest.raises(StoreError) as error:
-        create_store(sealed, asked, ("a", "b"), ())
+        create_store(sealed, asked, ("a", "b"), {})
     message = str(error.value)
     assert "how.precision: got 'cpu-fp32', expected 'cuda-fp16'" in message
     assert "how.weights: got None, expected 'abc'" in message
@@ -152,7 +152,7 @@ def test_other_identity_at_the_same_path_names_the_fields(sealed, small_identity
 
 def test_same_identity_is_taken_as_it_is(sealed, small_identity):
     before = {p: p.stat().st_mtime_ns for p in sealed.rglob("*")}
-    create_store(sealed, small_identity(), ("a", "b"), ())
+    create_store(sealed, small_identity(), ("a", "b"), {})
     assert {p: p.stat().st_mtime_ns for p in sealed.rglob("*")} == before
 
 
@@ -272,7 +272,7 @@ def test_any_flipped_byte_of_any_object_is_noticed(sealed, read_all):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(tmp_path, small_identity, columns, value):
-    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), ())
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), {})
     writer = StoreWriter(tmp_path / "s.zarr")
     for part in writer.parts:
         rows = columns(part.start, part.stop)
@@ -293,11 +293,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.activations.store import StoreWriter, create_store
-identity = {"seen.n_rows": 160, "how.part_rows": 20, "how.width": 3, "how.layer": "fc7"}
+identity = {"seen.n_rows": 160, "seen.skipped": [], "how.part_rows": 20, "how.width": 3, "how.layer": "fc7"}
 path, mine = Path(sys.argv[1]), int(sys.argv[2])
 while not path.with_name("go").exists():
     pass
-create_store(path, identity, ("a",), ())
+create_store(path, identity, ("a",), {})
 writer = StoreWriter(path)
 for part in writer.parts[mine::2]:
     rows = np.arange(part.start, part.stop)

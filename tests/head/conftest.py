@@ -71,6 +71,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int =
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
         "seen.n_rows": table.n_rows,
+        "seen.skipped": [],
         "how.layer": "fc7",
         "how.width": rows.shape[1],
         "how.mean": [0.5, 0.5, 0.5],
@@ -78,7 +79,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int =
         "how.part_rows": part_rows,
         **changes,
     }
-    create_store(path, identity, table.ids, table.skipped)
+    create_store(path, identity, table.ids, {})
     writer = StoreWriter(path)
     for part in writer.parts:
         chosen = slice(part.start, part.stop)

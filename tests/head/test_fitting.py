@@ -158,7 +158,7 @@ print(save_head(head, Path(out)))
 
 def test_other_processes_without_pictures_and_trunk_give_the_same_bytes(made, small, tmp_path):
     write_table(made.table, tmp_path / "table.h5")
-    arguments = [str(tmp_path / "table.h5"), str(made.store.path), small.model_dump_json()]
+    arguments = [str(tmp_path / "table.h5"), str(made.store.folder.path), small.model_dump_json()]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", FIT_ALONE, *arguments, str(tmp_path / f"{n}.safetensors")],

@@ -64,13 +64,14 @@ def make_store(path: Path, table: PatchTable, **changes) -> Made:
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
         "seen.n_rows": table.n_rows,
+        "seen.skipped": [],
         "how.layer": "fc7",
         "how.width": 6,
         "how.precision": "cpu-fp32",
         "how.part_rows": 16,  # several pictures straddle two parts
         **changes,
     }
-    create_store(path, identity, table.ids, table.skipped)
+    create_store(path, identity, table.ids, {})
     writer = StoreWriter(path)
     for part in writer.parts:
         chosen = slice(part.start, part.stop)

@@ -54,34 +54,42 @@ def set_threads(n: int) -> int:
     return n
 
 
-def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
-    """The patch table of a split: as kept if the dataset has not changed since, else made anew.
+def why_table_is_due(
+    ws: Workspace, dataset: str, split: str, rehash: bool = False
+) -> tuple[PatchTable | None, str | None]:
+    """The kept patch table of a split, if one can be read, and why it must be made (again), or None.
 
     Where the pictures are not at hand, the kept table is taken as it is: heads need no pictures.
     """
-    manifest = load_manifest(dataset)
     path = ws.table_path(dataset, split)
     memory = DigestMemory(ws.digest_memory)
     if rehash:
         memory.forget()
     try:
-        content = read_split(manifest, split, ws.settings.data_root)
+        content = read_split(load_manifest(dataset), split, ws.settings.data_root)
     except MissingDataError:
         if path.is_file():
-            return read_table(path)
+            return read_table(path), None
         raise
+    if not path.is_file():
+        return None, "there is none yet"
+    try:
+        table = read_table(path)
+    except StoreError as error:
+        return None, str(error)
+    return table, why_stale(table, content, memory)
+
+
+def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
+    """The patch table of a split: as kept if the dataset has not changed since, else made anew."""
+    path = ws.table_path(dataset, split)
+    table, reason = why_table_is_due(ws, dataset, split, rehash)
+    if table is not None and reason is None:
+        return table
     if path.is_file():
-        try:
-            table = read_table(path)
-        except StoreError as error:
-            say(f"{error}")
-        else:
-            reason = why_stale(table, content, memory)
-            if reason is None:
-                return table
-            say(f"{path}: {reason}; making it again")
+        say(f"{path}: {reason}; making it again")
     table = make_table(
-        content,
+        read_split(load_manifest(dataset), split, ws.settings.data_root),
         ws.settings.grid,
         ws.settings.source,
         ws.settings.on_error,

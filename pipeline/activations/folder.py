@@ -68,6 +68,10 @@ class Folder(Protocol):
         """Room left, or None where there is no such limit."""
         ...
 
+    def changed(self) -> float:
+        """When the youngest file in it was written, in seconds since 1970."""
+        ...
+
 
 class LocalFolder:
     """A folder on a disk of this machine, or mounted on it."""
@@ -115,6 +119,9 @@ class LocalFolder:
         while not there.exists():
             there = there.parent
         return shutil.disk_usage(there).free
+
+    def changed(self) -> float:
+        return max((path.lstat().st_mtime for path in [self.path, *self.path.rglob("*")]), default=0.0)
 
 
 class RemoteFolder:
@@ -196,6 +203,13 @@ class RemoteFolder:
 
     def free_bytes(self) -> int | None:
         return None
+
+    def changed(self) -> float:
+        times = []
+        for info in self._fs.find(self._root, detail=True).values():
+            when = info.get("LastModified") or info.get("mtime") or info.get("created")
+            times.append(when.timestamp() if hasattr(when, "timestamp") else float(when or 0.0))
+        return max(times, default=0.0)
 
 
 def open_folder(place: str | Path | Folder) -> Folder:

@@ -20,7 +20,11 @@ SECTIONS = {
     "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
     "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
     "Trunk": {"pretrain": ("pretrain", "Pre-train a trunk on a folder of class folders.")},
-    "Activations": {"extract": ("extract", "Run the trunk once over a split and keep its activations.")},
+    "Activations": {
+        "extract": ("extract", "Run the trunk once over a split and keep its activations."),
+        "cache": ("cache", "See, check, mend and free what is cached."),
+        "plan": ("plan", "Hours, dollars, bytes and files of an extraction before it runs."),
+    },
     "Head": {"fit-head": ("fit_head", "Fit heads on kept activations.")},
     "Scoring": {
         "score": ("score", "Score the pictures of a split with fitted heads."),

@@ -12,7 +12,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _print(table: Any) -> None:
+def print_table(table: Any) -> None:
+    """A rich table, as wide as the terminal, or as a page."""
     import sys
 
     from rich.console import Console
@@ -39,7 +40,7 @@ def print_result(result: dict[str, Any]) -> None:
     table.add_column(f"AP ({result['metric']}) %", justify="right", footer=_percent(result["mAP"]))
     for name, value in result["AP"].items():
         table.add_row(name, _percent(value))
-    _print(table)
+    print_table(table)
     for note in result["notes"]:
         click.secho(f"NOTE: {note}", fg="yellow")
     used = result["pictures"]
@@ -68,7 +69,7 @@ def print_comparison(joined: dict[str, Any]) -> None:
             *(_percent(recipe["k_sweep"].get(k)) for k in powers),
             *(f"{seconds[s]:.1f}" if s in seconds else "-" for s in ("fit_head", "score")),
         )
-    _print(table)
+    print_table(table)
 
 
 def print_sweep(swept: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def print_sweep(swept: dict[str, Any]) -> None:
         table.add_row(
             row["head"], row["single_object"], row["k"], _percent(row["held_out_mAP"]), _percent(row["mAP"]), mark
         )
-    _print(table)
+    print_table(table)
 
 
 @click.command("show")

@@ -176,6 +176,28 @@ def save_head(head: Head, path: Path) -> str:
     return digest
 
 
+def _facts_of(data: bytes) -> dict[str, Any]:
+    """What a head's file says of itself, from the header of its safetensors form."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return json.loads(json.loads(header)["__metadata__"]["facts"])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a head, without reading or checking its weights.
+
+    Raises
+    ------
+    HeadError
+        Not a head.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = stream.read(8)
+            return _facts_of(size + stream.read(min(int.from_bytes(size, "little"), 2**24)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
+
+
 def load_head(path: Path) -> Head:
     """Read a head.
 
@@ -188,8 +210,7 @@ def load_head(path: Path) -> Head:
         raise HeadError(f"{path}: no such head; make it with: pipeline fit-head")
     try:
         data = path.read_bytes()
-        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-        facts = json.loads(json.loads(header)["__metadata__"]["facts"])
+        facts = _facts_of(data)
         digest = facts.pop("sha256")
         if len(digest) != 64 or sha256_bytes(data.replace(digest.encode(), NO_DIGEST, 1)) != digest:
             raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")

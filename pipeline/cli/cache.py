@@ -1,0 +1,266 @@
+"""``pipeline cache``: ls, verify, repair, gc, explain."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+from pipeline.cli.show import print_table
+
+STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
+
+
+def _origin_options(function: Any) -> Any:
+    text = "What the store was made from, where no receipt says so (with the settings of then)."
+    return click.option("--dataset", help=text)(click.option("--split", help=text)(function))
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:,.1f} GiB"
+
+
+def _age(changed: float) -> str:
+    if not changed:
+        return "-"
+    seconds = max(0.0, time.time() - changed)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@click.group("cache")
+def command() -> None:
+    """See, check, mend and free what is cached.
+
+    \b
+    Example:
+      pipeline cache ls
+      pipeline cache verify --recompute 100
+      pipeline cache repair
+      pipeline cache gc
+      pipeline cache explain --dataset demo --split train --trunk random
+    """
+
+
+@command.command("ls")
+@settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_cache(as_json: bool, **options: Any) -> None:
+    """Show what is cached: from what, how large, complete or not, used by which heads and results.
+
+    \b
+    Example:
+      pipeline cache ls
+      pipeline cache ls --stores s3://bucket/stores --json
+    """
+    from rich.table import Table
+
+    from pipeline.cache import list_stores
+
+    ws = workspace_from(options)
+    stores = list_stores(ws)
+    if as_json:
+        rows = [
+            {
+                "store": str(store.folder),
+                "state": store.state,
+                "rows": store.identity and store.identity["seen.n_rows"],
+                "bytes": store.bytes,
+                "made_from": store.made_from,
+                "identity": store.identity,
+                "heads": store.heads,
+                "results": store.results,
+            }
+            for store in stores
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not stores:
+        click.echo(f"{ws.stores}: no stores; make one with: pipeline extract --dataset demo --split train")
+        return
+    table = Table()
+    for name in ("store", "from", "rows", "size", "state", "changed", "used by"):
+        table.add_column(name, justify="right" if name in ("rows", "size", "changed") else "left", overflow="fold")
+    for store in stores:
+        origin = " ".join(store.made_from.get(key, "?") for key in ("dataset", "split"))
+        trunk = f"{store.made_from.get('trunk', '?')} {store.identity['how.layer']}" if store.identity else "?"
+        table.add_row(
+            store.folder.name,
+            f"{origin}\n{trunk}",
+            f"{store.identity['seen.n_rows']:,}" if store.identity else "?",
+            _size(store.bytes),
+            store.state,
+            _age(store.changed),
+            f"{len(store.heads)} heads, {len(store.results)} results" if store.used else "nothing",
+        )
+    print_table(table)
+    total = sum(store.bytes for store in stores)
+    click.echo(f"{ws.stores}: {len(stores)} stores, {_size(total)}")
+
+
+@command.command("verify")
+@STORES
+@_origin_options
+@settings_options
+@click.option("--recompute", type=click.IntRange(min=1), help="Also send so many sampled rows through the trunk again.")
+def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recompute: int | None, **options: Any):
+    """Check every byte of stores against their seals; without STORE, everything that is cached.
+
+    Names what is flipped, torn, missing, stale or unexpected, and ends with code 2 if anything is.
+
+    \b
+    Example:
+      pipeline cache verify
+      pipeline cache verify demo-train-alexnet64-fc7-0123456789ab.zarr --recompute 200
+    """
+    from pipeline.cache import count_findings, read_receipts, stale_reasons, verify_small_files, verify_stores
+    from pipeline.cache import recompute as recompute_store
+    from pipeline.errors import PipelineError, enumerate_problems
+
+    ws = workspace_from(dict(options))
+    receipts = {receipt.store: receipt for receipt in read_receipts(ws)[0]}
+    reports, stale, problems = [], [], []
+    for report in verify_stores(ws, names):
+        reports.append(report)
+        name = report.folder.name
+        reasons = stale_reasons(ws, receipts[name]) if name in receipts else []
+        click.echo(f"{report.folder}: {report.state}, {report.parts} parts, {_size(report.bytes)}")
+        for line in (*map(str, report.findings[:10]), *(f"stale: {reason}" for reason in reasons)):
+            click.secho(f"  - {line}", fg="red")
+        if len(report.findings) > 10:
+            click.echo(f"  ... and {len(report.findings) - 10} more")
+        if reasons:
+            stale.append(name)
+        if recompute and report.sealed and not report.findings and not reasons:
+            arithmetic = {key: options[key] for key in ("device", "precision") if options.get(key)}
+            again = recompute_store(ws, name, recompute, ws.settings.seed, say, dataset, split, arithmetic)
+            good = not len(again.bad_rows)
+            click.secho(f"  {again}", fg="green" if good else "red")
+            if not good:
+                problems.append(f"{name}: rows {again.bad_rows[:5].tolist()} are not what the trunk says now")
+    if not names:
+        for path, reason in verify_small_files(ws).items():
+            problems.append(reason if str(path) in reason else f"{path}: {reason}")
+    damaged = [report for report in reports if report.findings]
+    if damaged:
+        problems.append(f"{len(damaged)} of {len(reports)} stores are damaged: {count_findings(damaged)}")
+    if stale:
+        problems.append(f"{len(stale)} of {len(reports)} stores are stale: extract again, which makes another store")
+    if problems:
+        listed = enumerate_problems(problems)
+        raise PipelineError(f"{ws.stores}: not all is as it was made\n{listed}\nmend it with: pipeline cache repair")
+    if not reports:
+        click.echo(f"{ws.stores}: no stores")
+
+
+@command.command("repair")
+@STORES
+@_origin_options
+@settings_options
+def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **options: Any) -> None:
+    """Make the bad parts of stores again, and no others; without STORE, mend everything that is cached.
+
+    Damaged receipts are written again; damaged patch tables, heads and scores are removed, and the next
+    run makes them. A store whose sources changed is left as it is, and named.
+
+    \b
+    Example:
+      pipeline cache repair
+      pipeline cache repair demo-train-alexnet64-fc7-0123456789ab.zarr
+    """
+    from pipeline.cache import repair_small_file, repair_store, verify_small_files, verify_stores
+    from pipeline.errors import PipelineError, enumerate_problems
+
+    ws = workspace_from(options)
+    if not names:
+        for path in verify_small_files(ws):
+            click.echo(f"{path}: {repair_small_file(ws, path, say)}")
+    failed = []
+    for report in verify_stores(ws, names):
+        if report.sealed and not report.findings:
+            click.echo(f"{report.folder}: sound, nothing to do")
+            continue
+        for finding in report.findings[:10]:
+            click.echo(f"{report.folder}: {finding}")
+        try:
+            done = repair_store(ws, report, say, dataset, split)
+        except PipelineError as error:
+            failed.append(str(error))
+            continue
+        parts = f"parts {', '.join(map(str, done.made))} made again" if done.made else "no part had to be made again"
+        click.echo(f"{report.folder}: {parts}; sealed")
+        for name in done.removed:
+            click.echo(f"{report.folder}: removed {name}, which was no file of it")
+        if done.differing:
+            click.secho(
+                f"NOTE: parts {', '.join(map(str, done.differing))} came out with other bytes than were sealed: "
+                "another machine or library rounds otherwise; see how far: pipeline cache verify --recompute 100",
+                fg="yellow",
+            )
+    if failed:
+        raise PipelineError(f"{len(failed)} could not be repaired\n{enumerate_problems(failed)}")
+
+
+@command.command("gc")
+@settings_options
+@click.option("--yes", is_flag=True, help="Remove what is shown.")
+@click.option(
+    "--older-than", "hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Hours without change."
+)
+def collect(yes: bool, hours: float, **options: Any) -> None:
+    """Show, and with --yes remove, what no head and no result uses.
+
+    \b
+    Example:
+      pipeline cache gc
+      pipeline cache gc --older-than 0 --yes
+    """
+    from pipeline.cache import find_garbage, sweep
+
+    ws = workspace_from(options)
+    for path in sweep(ws):
+        click.echo(f"{path}: left by a killed run, removed")
+    garbage = find_garbage(ws, hours * 3600)
+    for item in garbage:
+        click.echo(f"{item.what}: {_size(item.bytes)}, {item.why}")
+    total = _size(sum(item.bytes for item in garbage))
+    if not garbage:
+        click.echo(f"nothing to free: all is used, or younger than {hours:g} hours")
+    elif not yes:
+        click.echo(f"{total} could be freed by: pipeline cache gc --yes")
+    else:
+        for item in garbage:
+            item.remove()
+        click.echo(f"{total} freed")
+
+
+@command.command("explain")
+@dataset_option
+@split_option(required=True)
+@settings_options
+def explain_settings(dataset: str, split: str, **options: Any) -> None:
+    """Say which files some settings ask for, what of it is there, and which fields set other stores apart.
+
+    \b
+    Example:
+      pipeline cache explain --dataset demo --split train --trunk random
+    """
+    from pipeline.cache import explain
+
+    found = explain(workspace_from(options), dataset, split)
+    for stage, what, state in found.stages:
+        click.echo(f"{stage:9} {what}")
+        click.secho(f"          {state}", fg="green" if state.startswith("there") else "yellow")
+    for name, lines in found.others.items():
+        click.echo(f"\n{name} is another store:")
+        for line in lines:
+            click.echo(f"  - {line.replace('got', 'holds').replace('expected', 'asked for')}")

@@ -39,8 +39,9 @@ from pipeline.scoring.results import check_scores, evaluate_scores, join_heads, 
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import RunSettings
+from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
-from pipeline.trunk.runner import TrunkRunner, resolve_device, resolve_precision
+from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.trunk import Trunk
 from pipeline.workspace import Workspace
 

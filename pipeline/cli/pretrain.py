@@ -38,8 +38,8 @@ def command(train_dir: Path, val_dir: Path, out: Path, name: str, device: str, t
     from pipeline.errors import SettingsError, enumerate_problems
     from pipeline.run import set_threads
     from pipeline.settings import PretrainSettings, explain_validation
+    from pipeline.trunk.devices import resolve_device
     from pipeline.trunk.pretrain import pretrain
-    from pipeline.trunk.runner import resolve_device
 
     try:
         settings = PretrainSettings(**{key: value for key, value in options.items() if value is not None})

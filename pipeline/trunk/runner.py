@@ -13,27 +13,6 @@ from pipeline.trunk.trunk import Trunk
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    SettingsError
-        CUDA is asked for and not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; use --device cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise SettingsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices")
-    return found
-
-
 def resolve_precision(precision: str, device: torch.device) -> str:
     """``auto`` is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32."""
     if precision != "auto":

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pipeline.errors import SettingsError
+from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
-from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_device, resolve_precision
+from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -197,8 +197,8 @@ def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[Report]:
 
 
 def verify_small_files(ws: Workspace) -> dict[Path, str]:
-    """Receipts, patch tables, heads and scores that cannot be trusted, and why."""
-    _, bad = read_receipts(ws)
+    """Receipts, patch tables, heads and scores that are missing or cannot be trusted, and why."""
+    receipts, bad = read_receipts(ws)
     readers: list[tuple[Path, str, Callable[[Path], Any]]] = [
         (ws.cache / "patches", "*.h5", read_table),
         (ws.results / "heads", "*.safetensors", load_head),
@@ -210,7 +210,31 @@ def verify_small_files(ws: Workspace) -> dict[Path, str]:
                 read(path)
             except PipelineError as error:
                 bad[path] = str(error)
+        # The log of a head or of scores outlives them.
+        for log in sorted(folder.glob("*.log.json")):
+            path = log.with_name(log.name.removesuffix(".log.json") + pattern.removeprefix("*"))
+            if not path.is_file():
+                bad[path] = f"{path}: missing"
+    for receipt in receipts:
+        path = _table_of(ws, receipt)
+        if path is not None and not path.is_file():
+            bad[path] = f"{path}: missing; {receipt.store} was made from it"
+    named = {receipt.store for receipt in receipts}
+    if not any(path.parent.name == "receipts" for path in bad):
+        for name in ws.stores.folders():
+            folder = ws.stores.child(name)
+            if name.endswith(".zarr") and name not in named and folder.exists(SEAL):
+                bad[ws.cache / "receipts" / name] = (
+                    f"{folder}: no receipt names it; with its settings, pipeline extract finds it and writes one"
+                )
     return bad
+
+
+def _table_of(ws: Workspace, receipt: Receipt) -> Path | None:
+    try:
+        return receipt.workspace(ws).table_path(receipt.content["dataset"], receipt.content["split"])
+    except PipelineError:
+        return None  # settings of another version: its table is none of this one's
 
 
 def stale_reasons(ws: Workspace, receipt: Receipt) -> list[str]:
@@ -400,9 +424,11 @@ def repair_small_file(ws: Workspace, path: Path, say: Say) -> str:
                 return "written again"
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
+    missing = not path.exists()
     path.unlink(missing_ok=True)
     makers = {"receipts": "extract", "patches": "patches", "heads": "fit-head", "scores": "score"}
-    return f"removed; the next run makes it again (pipeline {makers[path.parent.name]})"
+    what = "missing" if missing else "removed"
+    return f"{what}; the next run makes it again (pipeline {makers[path.parent.name]})"
 
 
 # Freeing
@@ -449,12 +475,7 @@ def find_garbage(ws: Workspace, young_s: float = YOUNG_S) -> list[Garbage]:
         if receipt.store not in there:
             size = receipt.path.stat().st_size
             garbage.append(Garbage(str(receipt.path), "its store is gone", size, receipt.path.unlink))
-    needed = set()
-    for receipt in kept_receipts:
-        try:
-            needed.add(receipt.workspace(ws).table_path(receipt.content["dataset"], receipt.content["split"]))
-        except PipelineError:
-            continue  # settings of another version: its table is none of this one's
+    needed = {_table_of(ws, receipt) for receipt in kept_receipts}
     for path in sorted((ws.cache / "patches").glob("*.h5")):
         if path not in needed and now - path.stat().st_mtime >= young_s:
             garbage.append(Garbage(str(path), "no kept store was made from it", path.stat().st_size, path.unlink))

@@ -52,13 +52,16 @@ def create_store(
         Something else is there; the message names the fields that differ.
     """
     folder = open_folder(place)
-    if not folder.exists("zarr.json"):
+    there = folder.read_many(METADATA)
+    if len(there) < len(METADATA):
         for name, data in make_metadata(identity, picture_ids, made_from).items():
-            folder.create(name, data)
-    there = read_identity(folder)
-    if there != identity:
+            # What is there stays: whether it is the same is seen below, and by the seal.
+            if name not in there:
+                folder.create(name, data)
+    stated_identity = read_identity(folder)
+    if stated_identity != identity:
         raise StoreError(
-            f"{folder}: holds other activations than were asked for\n{explain_differences(there, identity)}\n"
+            f"{folder}: holds other activations than were asked for\n{explain_differences(stated_identity, identity)}\n"
             f"remove it, or ask for what it holds"
         )
 
@@ -74,9 +77,9 @@ def read_attributes(folder: Folder) -> dict[str, Any]:
         attributes = json.loads(folder.read("zarr.json"))["attributes"]
         identity, stated_fingerprint = attributes["identity"], attributes["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}: not a store: zarr.json cannot be read ({error!r})") from error
+        raise StoreError(f"{folder}: not a store: zarr.json cannot be read ({error!r}); {MEND}") from error
     if fingerprint(identity) != stated_fingerprint:
-        raise StoreError(f"{folder}: the identity disagrees with its fingerprint: zarr.json was changed")
+        raise StoreError(f"{folder}: the identity disagrees with its fingerprint: zarr.json was changed; {MEND}")
     return attributes
 
 

@@ -85,14 +85,21 @@ def check_joined(store: Store, table: PatchTable) -> None:
     Raises
     ------
     StoreError
+        By the identity, or by the geometry that the store keeps of each row.
     """
+    again = f"extract again: pipeline extract --dataset {table.dataset} --split {table.split}"
     for field, value in (("seen.rows", table.rows_digest), ("seen.pictures", table.pictures_digest())):
         if store.identity[field] != value:
             raise StoreError(
                 f"{store.folder}: made from other {field.removeprefix('seen.')} than the patch table of "
                 f"{table.dataset} {table.split}\n  - {field}: got {store.identity[field][:16]}..., "
-                f"expected {value[:16]}...\n"
-                f"extract again: pipeline extract --dataset {table.dataset} --split {table.split}"
+                f"expected {value[:16]}...\n{again}"
+            )
+    for name in ("picture", "box_xyxy", "scale"):
+        if not np.array_equal(store.read_geometry(name), getattr(table, name)):
+            raise StoreError(
+                f"{store.folder}: {name} of its rows disagrees with the patch table of {table.dataset} {table.split}; "
+                f"{again}"
             )
 
 

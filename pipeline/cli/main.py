@@ -107,6 +107,16 @@ def main(argv: list[str] | None = None) -> Any:
         # The reader of our output went away (head, less): nothing to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except MemoryError as error:
+        if debug:
+            raise
+        click.secho(
+            f"error: out of memory{f': {error}' if str(error) else ''}; close other programs, use fewer --threads or a "
+            "smaller --batch (another batch size is another store), and start the same command again to go on",
+            fg="red",
+            err=True,
+        )
+        sys.exit(2)
     except OSError as error:
         if debug or error.errno not in MENDABLE:
             raise

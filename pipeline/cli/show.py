@@ -23,6 +23,12 @@ def print_table(table: Any) -> None:
     console.print(table)
 
 
+def _pictures(count: dict[str, int]) -> str:
+    """``1,198 of 1,200 pictures``, or without a word of the second number where none is bad."""
+    used, skipped = count["used"], count["skipped"]
+    return f"{used:,} of {used + skipped:,} pictures" if skipped else f"{used:,} pictures"
+
+
 def print_result(result: dict[str, Any]) -> None:
     """AP a class, mAP, and where everything is."""
     from rich.table import Table
@@ -44,7 +50,8 @@ def print_result(result: dict[str, Any]) -> None:
     for note in result["notes"]:
         click.secho(f"NOTE: {note}", fg="yellow")
     used = result["pictures"]
-    click.echo(f"fitted on {used['fit']['used']:,} pictures, measured on {used['eval']['used']:,}")
+    fit, measured = (_pictures(used[role]) for role in ("fit", "eval"))
+    click.echo(f"fitted on {fit}, measured on {measured}")
     click.echo("k sweep: " + ", ".join(f"{k}: {_percent(v)}" for k, v in result["k_sweep"].items()))
     click.echo("seconds: " + ", ".join(f"{name} {s:g}" for name, s in result["seconds"].items()))
     for name, path in result["paths"].items():

@@ -68,19 +68,25 @@ class TrunkRunner:
         -------
         float16 ndarray of shape (n, width)
         """
+        try:
+            return self._run(patches)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            # On a CPU torch raises a plain RuntimeError that only its text tells apart.
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise PipelineError(
+                f"the memory of {self.device} does not hold a batch of {len(patches)} patches; "
+                "use a smaller --batch (another batch size is another store)"
+            ) from error
+
+    def _run(self, patches: np.ndarray) -> np.ndarray:
         batch = torch.from_numpy(patches)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         # (n, px, px, 3) seen as (n, 3, px, px) is channels-last already: nothing is moved.
         batch = batch.permute(0, 3, 1, 2)
         inputs = ((batch.float() - self._mean) * self._gain).to(self.dtype)
-        try:
-            rows = self._network(inputs)
-        except torch.OutOfMemoryError as error:
-            raise PipelineError(
-                f"the device's memory does not hold a batch of {len(patches)} patches; "
-                "use a smaller --batch (another batch size is another store)"
-            ) from error
+        rows = self._network(inputs)
         return rows.to(torch.float16).cpu().numpy()
 
     def measure_rate(self, n_rows: int) -> float:

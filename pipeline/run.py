@@ -35,7 +35,7 @@ from pipeline.files import (
 )
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
-from pipeline.scoring.results import check_scores, evaluate_scores, join_heads, versions, write_devkit_files
+from pipeline.scoring.results import evaluate_scores, join_heads, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import RunSettings
@@ -319,38 +319,15 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     scores = load_scores(scores_path)
     folder = ws.run_dir(dataset, head)
     seconds = _stage_seconds(ws, dataset, head, manifest, split)
+    about = (scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
     if not table.labelled:
-        check_scores(scores, table)
+        result = unlabelled_result(*about)
         competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
         files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
-        result = {
-            "dataset": dataset,
-            "split": split,
-            "fit_split": manifest.fit,
-            "metric": manifest.metric,
-            "mAP": None,
-            "AP": dict.fromkeys(table.classes),
-            "head": head,
-            "trunk": ws.settings.trunk,
-            "layer": scores.facts["head"]["how"]["how.layer"],
-            "k": ws.settings.aggregation,
-            "k_sweep": {},
-            "fingerprints": {"fit": scores.facts["head"]["fingerprint"], "eval": scores.facts["fingerprint"]},
-            "pictures": {
-                "fit": {key: scores.facts["head"]["pictures"][key] for key in ("used", "skipped")},
-                "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
-            },
-            "official": False,
-            "notes": [f"{len(table.skipped)} bad pictures of {split} left out"] if table.skipped else [],
-            "devkit_files": [path.as_posix() for path in files],
-            "seed": ws.settings.seed,
-            "seconds": seconds,
-            "versions": versions(),
-            "command": command,
-        }
+        result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:
-        result = evaluate_scores(scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
+        result = evaluate_scores(*about)
         for note in result["notes"]:
             say(f"NOTE: {note}")
     result["paths"] = {

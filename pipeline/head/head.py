@@ -153,6 +153,7 @@ def fit_head(
         "fingerprint": store.fingerprint,
         "labels_digest": table.labels_digest(labels),
         "pictures": {"used": int((~out).sum()), "held_out": int(out.sum()), "skipped": len(table.skipped)},
+        "skipped": [list(item) for item in table.skipped],
         "patches": {
             "positive": n_positive,
             "background": len(rows) - n_positive,

@@ -82,11 +82,7 @@ def evaluate_scores(
             f"not the official splits: {head['split']} has {head['pictures']['used']:,} of {fit_count:,} pictures, "
             f"{table.split} {len(table.ids):,} of {eval_count:,}; this mAP compares with no published one"
         )
-    if head["pictures"]["skipped"] or table.skipped:
-        notes.append(
-            f"bad pictures left out: {head['pictures']['skipped']} of {head['split']}, "
-            f"{len(table.skipped)} of {table.split}"
-        )
+    notes += _skipped_notes(scores, table)
     if undefined:
         notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
     sweep = {
@@ -94,15 +90,62 @@ def evaluate_scores(
         for a in scores.aggregations
     }
     return {
+        **_about(scores, table, manifest, k, trunk, seconds, command),
+        "mAP": number(mean),
+        "AP": {c: number(ap) for c, ap in zip(table.classes, each, strict=True)},
+        "undefined": undefined,
+        "k_sweep": sweep,
+        "official": official,
+        "notes": notes,
+    }
+
+
+def unlabelled_result(
+    scores: SplitScores,
+    table: PatchTable,
+    manifest: Manifest,
+    k: Aggregation,
+    trunk: str,
+    seconds: dict[str, float],
+    command: str,
+) -> dict[str, Any]:
+    """The result on a split that only an evaluation server can measure: all but AP."""
+    check_scores(scores, table)
+    return {
+        **_about(scores, table, manifest, k, trunk, seconds, command),
+        "mAP": None,
+        "AP": dict.fromkeys(table.classes),
+        "undefined": [],
+        "k_sweep": {},
+        "official": False,
+        "notes": _skipped_notes(scores, table),
+    }
+
+
+def _skipped_notes(scores: SplitScores, table: PatchTable) -> list[str]:
+    head = scores.facts["head"]
+    if not (head["skipped"] or table.skipped):
+        return []
+    return [f"bad pictures left out: {len(head['skipped'])} of {head['split']}, {len(table.skipped)} of {table.split}"]
+
+
+def _about(
+    scores: SplitScores,
+    table: PatchTable,
+    manifest: Manifest,
+    k: Aggregation,
+    trunk: str,
+    seconds: dict[str, float],
+    command: str,
+) -> dict[str, Any]:
+    """What a result says of how it came about, labels or not."""
+    head = scores.facts["head"]
+    return {
         "dataset": table.dataset,
         "split": table.split,
         "fit_split": head["split"],
         "metric": manifest.metric,
-        "mAP": number(mean),
-        "AP": {c: number(ap) for c, ap in zip(table.classes, each, strict=True)},
-        "undefined": undefined,
         "k": k if isinstance(k, str) else float(k),
-        "k_sweep": sweep,
         "recipe": {"head": head["settings"], "reading": head["reading"], "layer": head["how"]["how.layer"]},
         "head": head["name"],
         "trunk": trunk,
@@ -117,9 +160,9 @@ def evaluate_scores(
             "fit": {"used": head["pictures"]["used"], "skipped": head["pictures"]["skipped"]},
             "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
         },
+        # Id and reason of each bad picture.
+        "skipped": {"fit": head["skipped"], "eval": [list(item) for item in table.skipped]},
         "patches": head["patches"],
-        "official": official,
-        "notes": notes,
         "seed": head["seed"],
         "loss": head["epochs"],
         "seconds": seconds,

@@ -12,6 +12,7 @@ import ssl
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,6 +64,11 @@ def download(archive: Archive, folder: Path) -> Path:
     """
     if not archive.url.startswith(("http://", "https://")):
         raise DatasetError(f"{archive.url}: expected an address that starts with https:// or http://")
+    try:
+        host = urllib.parse.urlsplit(archive.url).hostname or ""
+        host.encode("idna")
+    except ValueError as error:
+        raise DatasetError(f"{archive.url}: not a valid address: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / archive.filename, folder / f"{archive.filename}.partial"
     if not target.is_file():
@@ -168,7 +174,7 @@ def _download_some(archive: Archive, partial: Path) -> str | None:
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(length) if length.isascii() and length.isdigit() else None
 
 
 def _receive(response: http.client.HTTPResponse, partial: Path, have: int, total: int | None, name: str) -> int:

@@ -196,7 +196,7 @@ def load_head(path: Path) -> Head:
         settings = HeadSettings.model_validate(facts["settings"])
         network = HeadNetwork(len(state["mean"]), len(facts["classes"]) + 1, settings)
         network.load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         if isinstance(error, HeadError):
             raise
         raise HeadError(f"{path}: cannot be read as a head: {error}; fit it again: pipeline fit-head") from error

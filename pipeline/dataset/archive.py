@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -212,8 +214,10 @@ def unpack(path: Path, into: Path) -> None:
             require_space(into, sum(m.size for m in members), f"unpacking {path.name}")
             counted = track(members, f"unpack {path.name}", len(members), "files")
             tar.extractall(into, members=counted, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be unpacked: {error}") from error
+    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        raise DatasetError(f"{path}: cannot be unpacked: one of its files is a folder of others, too") from error
 
 
 def _refused_members(members: list[tarfile.TarInfo], into: Path) -> list[str]:

@@ -59,6 +59,8 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
         raise BadPictureError(
             f"{name}: cannot be decoded: expected {', '.join(FORMATS)}, the file begins with {data[:8]!r}"
         ) from error
+    except Image.DecompressionBombError as error:  # found by Pillow before the size can be asked for
+        raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
 

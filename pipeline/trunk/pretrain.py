@@ -237,7 +237,10 @@ def pretrain(
         try:
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
         except Exception as error:  # torch raises nearly anything on damaged bytes
-            raise PipelineError(f"{checkpoint}: damaged: {error}; remove it to start anew") from error
+            # Its text says how to load the file unsafely, so it is not passed on.
+            raise PipelineError(
+                f"{checkpoint}: damaged, or a pickle of other objects, which is never loaded; remove it to start anew"
+            ) from error
         if not isinstance(saved, dict) or not {"model", "optimizer", "history", "recipe"} <= saved.keys():
             raise PipelineError(f"{checkpoint}: not a checkpoint of this command; remove it to start anew")
         changed = [k for k in recipe if saved["recipe"].get(k) != recipe[k]]

@@ -6,6 +6,7 @@ prints its message and exits with 2. Anything else that escapes is a bug: traceb
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 
@@ -39,6 +40,36 @@ class StoreError(PipelineError, ValueError):
 
 class HeadError(PipelineError, ValueError):
     """A head cannot be fitted, loaded, or used with these activations."""
+
+
+class _Brief(reprlib.Repr):
+    """A bounded ``repr``: of some values (a few YAML aliases, a number in hexadecimal) the full one never ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:
+        return f"a number of {x.bit_length()} bits" if x.bit_length() > 128 else repr(x)
+
+
+def brief(value: object) -> str:
+    """``repr`` of something that a user gave, at most a line long.
+
+    >>> brief("fc9"), brief(2**300)
+    ("'fc9'", 'a number of 301 bits')
+    """
+    return shorten(_Brief().repr(value), 200)
+
+
+def shorten(text: str, width: int = 100) -> str:
+    """The beginning of a text that may be endless.
+
+    >>> shorten("cat" * 100, width=4)
+    'catc...'
+    """
+    return text if len(text) <= width else f"{text[:width]}..."
 
 
 def enumerate_problems(problems: Sequence[str], shown: int = 10) -> str:

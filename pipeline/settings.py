@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipeline.errors import SettingsError, enumerate_problems
+from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
+
+# Bounds far above any use, and below what makes a machine stop without a word.
+MAX_BATCH = 65_536
+MAX_WIDTH = 65_536
+MAX_EPOCHS = 10_000
+MAX_SEED = 2**32 - 1
+MAX_THREADS = 1024
 
 Aggregation = float | Literal["max"]
 """How patch scores become a picture's: k of the mean of k-th powers, or the maximum."""
@@ -18,13 +25,28 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_values(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what pydantic lets pass: ``true`` as the number 1, and text that no file name can hold."""
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in items) and _is_numeric(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"must be a number, got {brief(value)}")
+        if any(isinstance(item, str) and re.search("[\0\ud800-\udfff]", item) for item in items):
+            raise ValueError(f"must not hold NUL or half a character, got {brief(value)}")
+        return value
+
+
+def _is_numeric(annotation: object) -> bool:
+    return annotation in (int, float) or any(_is_numeric(part) for part in get_args(annotation))
+
 
 def explain_validation(error: ValidationError) -> list[str]:
     """One line a mistake: where, what, and what was got."""
     lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "settings"
-        got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(shorten(str(part)) for part in item["loc"]) or "settings"
+        got = "" if item["type"] in ("missing", "value_error") else f", got {brief(item['input'])}"
         lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
     return lines
 
@@ -51,6 +73,7 @@ class GridSettings(Settings):
     scales: tuple[float, ...] = Field(
         (1.0, 1.3, 1.6, 2.0, 2.4, 2.8, 3.2, 3.6, 4.0),
         min_length=1,
+        max_length=256,  # a patch table keeps the scale's number in one byte
         description="window side = short side of the picture / scale",
     )
     overlap: float = Field(
@@ -59,14 +82,16 @@ class GridSettings(Settings):
         lt=0.95,
         description="least overlap of neighbours; the paper's 'at least 50 %' and 'around 500 patches' mean 0.65",
     )
-    max_patches: int = Field(2000, ge=1, description="a picture with more is refused")
-    min_side_px: float = Field(8.0, gt=0, description="a picture whose smallest window is smaller is refused")
+    max_patches: int = Field(2000, ge=1, le=1_000_000, description="a picture with more is refused")
+    min_side_px: float = Field(8.0, ge=0.1, description="a picture whose smallest window is smaller is refused")
 
     @field_validator("scales")
     @classmethod
     def _scales_rise(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
         if any(s < 1 for s in scales) or list(scales) != sorted(set(scales)):
-            raise ValueError(f"must be at least 1 and rise, got {list(scales)}")
+            raise ValueError(f"must be at least 1 and rise, got {brief(list(scales))}")
+        if scales and scales[-1] > 1000:
+            raise ValueError(f"must be at most 1000, got {scales[-1]}")
         return scales
 
 
@@ -85,7 +110,7 @@ class LabelSettings(Settings):
 class HeadSettings(Settings):
     """A strongly supervised head: which layers, and how they are fitted (Oquab et al. 2014, section 3.3)."""
 
-    hidden: tuple[int, ...] = Field((2048,), description="widths of the layers before FCb: FCa, ...")
+    hidden: tuple[int, ...] = Field((2048,), max_length=8, description="widths of the layers before FCb: FCa, ...")
     dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
     input_dropout: float | None = Field(
         None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
@@ -97,16 +122,21 @@ class HeadSettings(Settings):
     settled: float = Field(
         0.01, ge=0, description="a rate ends when an epoch lowers the mean loss by less than this share"
     )
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, le=MAX_BATCH)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
 
     @model_validator(mode="after")
     def _rates_and_epochs_pair(self) -> HeadSettings:
         if len(self.rates) != len(self.max_epochs):
-            raise ValueError(f"rates and max_epochs must be equally long, got {self.rates} and {self.max_epochs}")
+            got = f"{brief(self.rates)} and {brief(self.max_epochs)}"
+            raise ValueError(f"rates and max_epochs must be equally long, got {got}")
         if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs) or any(h < 1 for h in self.hidden):
             raise ValueError("rates and hidden must be positive, max_epochs at least 0")
+        if not any(self.max_epochs):
+            raise ValueError("max_epochs must allow one epoch at least")
+        if any(h > MAX_WIDTH for h in self.hidden) or any(e > MAX_EPOCHS for e in self.max_epochs):
+            raise ValueError(f"hidden must be at most {MAX_WIDTH:,}, max_epochs at most {MAX_EPOCHS:,}")
         return self
 
 
@@ -122,16 +152,16 @@ class PretrainSettings(Settings):
     """How a trunk is pre-trained on the source task."""
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
-    epochs: int = Field(24, ge=1)
-    batch: int = Field(256, ge=2)
+    epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
+    batch: int = Field(256, ge=2, le=MAX_BATCH)
     peak_rate: float = Field(0.15, gt=0, description="highest learning rate of the one cycle")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     dropout: float = Field(0.2, ge=0, lt=1, description="on the inputs of FC6 and FC7")
-    shift_px: int = Field(6, ge=0, description="largest shift in each direction")
+    shift_px: int = Field(6, ge=0, le=32, description="largest shift in each direction")
     zoom: tuple[float, float] = Field((0.9, 1.2), description="range of the random zoom")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky")
@@ -158,7 +188,7 @@ class RunSettings(Settings):
         description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    batch: int | None = Field(None, ge=1, description="patches at once; None: by the trunk's input size")
+    batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
     source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
     grid: GridSettings = GridSettings()
     labels: LabelSettings = LabelSettings()
@@ -166,7 +196,9 @@ class RunSettings(Settings):
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
     head: str = Field("fca", description="the head of results/{dataset}_map.json")
     heads: dict[str, HeadSettings] = Field({}, description="further heads by name, or changes of built-in ones")
-    compare: tuple[str, ...] = Field(("fca", "fcb", "fca2"), description="heads of results/{dataset}_heads.json")
+    compare: tuple[str, ...] = Field(
+        ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
+    )
     baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
@@ -177,19 +209,9 @@ class RunSettings(Settings):
     readings: tuple[Literal["fills", "touches"], ...] = Field(
         ("fills", "touches"), min_length=1, description="readings of a sweep"
     )
-    seed: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0, description="threads of torch and of decoding; 0: one a core")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
     scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
-
-    @field_validator(
-        "aggregation", "aggregations", "seed", "threads", "batch", "held_out", "max_skipped", "scatter", mode="before"
-    )
-    @classmethod
-    def _no_booleans(cls, value: object) -> object:
-        items = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(item, bool) for item in items):
-            raise ValueError(f"must be a number, got {value}")
-        return value
 
     @field_validator("stores")
     @classmethod
@@ -217,22 +239,22 @@ class RunSettings(Settings):
         if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
             raise ValueError(
                 f"must be one of {', '.join(TRUNKS)}, torchvision/NAME@LAYER "
-                f"or the path of a card (YAML), got {trunk!r}"
+                f"or the path of a card (YAML), got {brief(trunk)}"
             )
         return trunk
 
     @model_validator(mode="after")
     def _layer_belongs_to_the_family(self) -> RunSettings:
         if self.trunk in TRUNKS and self.layer not in LAYERS:
-            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {self.layer!r}")
+            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(self.layer)}")
         return self
 
     @field_validator("heads")
     @classmethod
     def _head_names_are_plain(cls, heads: dict[str, HeadSettings]) -> dict[str, HeadSettings]:
-        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)]
+        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", name)]
         if bad:
-            raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(repr, bad))}")
+            raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
         return heads
 
     @model_validator(mode="after")
@@ -240,7 +262,7 @@ class RunSettings(Settings):
         known = {**HEADS, **self.heads}
         unknown = sorted({self.head, *self.compare} - set(known))
         if unknown:
-            raise ValueError(f"unknown head {', '.join(unknown)}; known: {', '.join(known)}")
+            raise ValueError(f"unknown head {', '.join(map(shorten, unknown[:10]))}; known: {', '.join(known)}")
         return self
 
     def head_settings(self, name: str) -> HeadSettings:

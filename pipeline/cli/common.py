@@ -68,30 +68,24 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     ------
     SettingsError
     """
-    import yaml
-
-    from pipeline.errors import SettingsError
+    from pipeline.errors import SettingsError, brief
     from pipeline.settings import parse_run_settings
     from pipeline.workspace import Workspace
+    from pipeline.yaml_files import read_mapping
 
     values: dict[str, Any] = {}
     config = options.pop("config", None)
     if config is not None:
-        try:
-            values = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{config}: cannot be read as YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise SettingsError(f"{config}: expected a mapping of settings to values")
+        values = read_mapping(Path(config))
     single_object = options.pop("single_object", None)
-    if single_object is not None:
+    if single_object is not None and isinstance(values.get("labels") or {}, dict):  # if not, the check below says so
         values["labels"] = {**(values.get("labels") or {}), "single_object": single_object}
     k = options.pop("k", None)
     if k is not None:
         try:
             values["aggregation"] = k if k == "max" else float(k)
         except ValueError as error:
-            raise SettingsError(f"--k: expected a number or max, got {k!r}") from error
+            raise SettingsError(f"--k: expected a number or max, got {brief(k)}") from error
     values.update({name: value for name, value in options.items() if value is not None})
     return Workspace(parse_run_settings(values, config or "settings"))
 

@@ -85,7 +85,9 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
 @command.command("new")
 @click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder with JPEGImages and Annotations.")
 @click.option("--name", required=True, help="Name of the new dataset: lower case letters, digits and _.")
-@click.option("--seed", default=0, show_default=True, help="Of the splits, where the folder has none.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the splits, where the folder has none."
+)
 @click.option(
     "--metric",
     type=click.Choice(["voc07", "voc12"]),

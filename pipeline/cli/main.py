@@ -38,6 +38,9 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and start the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check the rights of file and folder"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder is needed; choose another one"),
+    errno.EISDIR: "a folder is where a file is needed; move it away, or choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "links that lead in a circle; mend them",
 }
 """What a user can do about errors of files and folders that no command has words of its own for."""
 COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}

@@ -22,7 +22,7 @@ from pipeline.cli.common import say, this_command
 @click.option("--dropout", type=float, help="On the inputs of FC6 and FC7.")
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=int, default=0, help="Default: one a core.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Default: one a core.")
 def command(train_dir: Path, val_dir: Path, out: Path, name: str, device: str, threads: int, **options: Any) -> None:
     """Pre-train a trunk on a folder of class folders (the layout of torchvision's ImageFolder).
 

@@ -112,10 +112,13 @@ def command(files: tuple[Path, ...]) -> None:
     for path in files:
         try:
             content = read_json(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
         kinds = {"recipes": print_comparison, "rows": print_sweep, "mAP": print_result}
         printer = next((kinds[key] for key in kinds if isinstance(content, dict) and key in content), None)
         if printer is None:
             raise PipelineError(f"{path}: not a result; expected one of {', '.join(kinds)} in it")
-        printer(content)
+        try:
+            printer(content)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise PipelineError(f"{path}: not a result of this program: {type(error).__name__} {error}") from error

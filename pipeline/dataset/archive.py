@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
@@ -12,7 +13,9 @@ import ssl
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -63,6 +66,11 @@ def download(archive: Archive, folder: Path) -> Path:
     """
     if not archive.url.startswith(("http://", "https://")):
         raise DatasetError(f"{archive.url}: expected an address that starts with https:// or http://")
+    try:
+        host = urllib.parse.urlsplit(archive.url).hostname or ""
+        host.encode("idna")
+    except ValueError as error:
+        raise DatasetError(f"{archive.url}: not a valid address: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / archive.filename, folder / f"{archive.filename}.partial"
     if not target.is_file():
@@ -168,7 +176,7 @@ def _download_some(archive: Archive, partial: Path) -> str | None:
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(length) if length.isascii() and length.isdigit() else None
 
 
 def _receive(response: http.client.HTTPResponse, partial: Path, have: int, total: int | None, name: str) -> int:
@@ -206,8 +214,10 @@ def unpack(path: Path, into: Path) -> None:
             require_space(into, sum(m.size for m in members), f"unpacking {path.name}")
             counted = track(members, f"unpack {path.name}", len(members), "files")
             tar.extractall(into, members=counted, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be unpacked: {error}") from error
+    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        raise DatasetError(f"{path}: cannot be unpacked: one of its files is a folder of others, too") from error
 
 
 def _refused_members(members: list[tarfile.TarInfo], into: Path) -> list[str]:

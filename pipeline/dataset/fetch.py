@@ -213,7 +213,12 @@ def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], Non
     wanted = {"train": drawn.train, "val": drawn.val}
     report = _survey(manifest, root, read_xml=False)
     listed = {split.split: split.listed for split in report.splits if split.complete}
-    same = recipe.is_file() and read_json(recipe) == {"seed": drawn.seed, "drawing": demo.DRAWING}
+    try:
+        same = read_json(recipe) == {"seed": drawn.seed, "drawing": demo.DRAWING}
+    except FileNotFoundError:
+        same = False
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{recipe}: damaged: {error}; move the folder away and fetch again") from error
     if same and report.folder == folder and wanted.items() <= listed.items():
         say(f"{folder}: already there")
         return

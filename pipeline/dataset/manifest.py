@@ -7,21 +7,39 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import MissingDataError, SettingsError, enumerate_problems
-from pipeline.settings import Settings, explain_validation
+from pipeline.errors import MissingDataError, SettingsError, brief, enumerate_problems
+from pipeline.settings import MAX_SEED, Settings, explain_validation
+from pipeline.yaml_files import read_mapping
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+# What becomes part of file names must not be a path, nor longer than a file system takes.
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
+CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
+MAX_PICTURES = 1_000_000_000
+
+
+def _inside(path: str) -> str:
+    """A relative path that stays below the folder that it is joined to."""
+    if ".." in PurePosixPath(path).parts:
+        raise ValueError("must not contain '..'")
+    if PurePosixPath(path).is_absolute():
+        raise ValueError(f"must not be absolute, got {brief(path)}")
+    return path
 
 
 class SplitEntry(Settings):
     """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` below the dataset's folder."""
 
     ids: str | None = Field(None, description="id list, relative to the manifest")
-    pictures: int | None = Field(None, ge=1, description="official count of pictures")
+    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures")
     labelled: bool = True
+
+    @field_validator("ids")
+    @classmethod
+    def _ids_stay_inside(cls, ids: str | None) -> str | None:
+        return ids if ids is None else _inside(ids)
 
 
 class Archive(Settings):
@@ -29,16 +47,21 @@ class Archive(Settings):
 
     url: str
     md5: str = Field(pattern="^[0-9a-f]{32}$")
-    filename: str = Field(pattern=r"^[\w.-]+$")
+    filename: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
     strip: str = Field("", description="leading folder inside the archive that is dropped")
+
+    @field_validator("strip")
+    @classmethod
+    def _strip_stays_inside(cls, strip: str) -> str:
+        return _inside(strip)
 
 
 class Drawn(Settings):
     """A dataset that our own code draws: counts of scenes a split, and the seed."""
 
-    train: int = Field(ge=2)
-    val: int = Field(ge=2)
-    seed: int = Field(ge=0)
+    train: int = Field(ge=2, le=MAX_PICTURES)
+    val: int = Field(ge=2, le=MAX_PICTURES)
+    seed: int = Field(ge=0, le=MAX_SEED)
 
 
 class Manifest(Settings):
@@ -77,13 +100,31 @@ class Manifest(Settings):
     def _folder_stays_inside(cls, folder: str) -> str:
         if ".." in PurePosixPath(folder).parts:
             raise ValueError("must not contain '..'")
+        if not PurePosixPath(folder).name:
+            raise ValueError(f"must name a folder, got {folder!r}")
         return folder
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_plain(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [name for name in classes if not CLASS_NAME.fullmatch(name)]:
+            got = ", ".join(map(brief, bad[:10]))
+            raise ValueError(f"names become part of file names: no '/', no control characters, got {got}")
+        return classes
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_are_plain(cls, splits: dict[str, SplitEntry]) -> dict[str, SplitEntry]:
+        if bad := [name for name in splits if not SPLIT_NAME.fullmatch(name) or ".." in name]:
+            got = ", ".join(map(brief, bad[:10]))
+            raise ValueError(f"names become part of file names: letters, digits and _ . + - only, got {got}")
+        return splits
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Manifest:
         for role in ("fit", "eval"):
             if getattr(self, role) not in self.splits:
-                raise ValueError(f"{role}: no split {getattr(self, role)!r}, there are {', '.join(self.splits)}")
+                raise ValueError(f"{role}: no split {brief(getattr(self, role))}, there are {', '.join(self.splits)}")
         if not self.splits[self.fit].labelled:
             raise ValueError(f"fit: split {self.fit!r} has no labels")
         uncounted = [split for split in {self.fit, self.eval} if self.splits[split].pictures is None]
@@ -117,7 +158,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
         No such manifest (the known names are listed), or mistakes in it (all are listed).
     """
     if not NAME.fullmatch(name):
-        raise SettingsError(f"dataset {name!r}: expected lower case letters, digits and _")
+        raise SettingsError(f"dataset {brief(name)}: expected lower case letters, digits and _, at most 64")
     for candidate in manifest_folders(folder):
         path = candidate / f"{name}.yaml"
         if path.is_file():
@@ -129,18 +170,15 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
 
 
 def _parse_manifest(path: Path) -> Manifest:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected a mapping of keys to values")
+    content = read_mapping(path)
+    if "path" in content:
+        raise SettingsError(f"{path}: path: unknown key; the folder of the pictures is named by 'folder'")
     try:
         manifest = Manifest.model_validate({**content, "path": path})
     except ValidationError as error:
         raise SettingsError(f"{path}:\n{enumerate_problems(explain_validation(error))}") from error
     if manifest.name != path.stem:
-        raise SettingsError(f"{path}: name: got {manifest.name!r}, expected {path.stem!r} as the file's name")
+        raise SettingsError(f"{path}: name: got {brief(manifest.name)}, expected {path.stem!r} as the file's name")
     return manifest
 
 

@@ -12,9 +12,9 @@ import defusedxml.ElementTree
 import numpy as np
 import yaml
 
-from pipeline.dataset.manifest import NAME, Manifest, known_datasets
+from pipeline.dataset.manifest import CLASS_NAME, NAME, SPLIT_NAME, Manifest, known_datasets
 from pipeline.dataset.voc import LABELS, PICTURE_ID, PICTURE_SUFFIXES, parse_annotation, read_ids, read_split
-from pipeline.errors import DatasetError, MissingDataError, PipelineError, SettingsError, enumerate_problems
+from pipeline.errors import DatasetError, MissingDataError, PipelineError, SettingsError, brief, enumerate_problems
 from pipeline.files import write_whole
 
 PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
@@ -146,7 +146,11 @@ def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
     """Class names of each picture's objects; all problems of all files are raised at once."""
     names_of, problems = {}, []
     for i in ids:
-        data = (root / "Annotations" / f"{i}.xml").read_bytes()
+        try:
+            data = (root / "Annotations" / f"{i}.xml").read_bytes()
+        except OSError as error:
+            problems.append(f"Annotations/{i}.xml: {error.strerror}")
+            continue
         try:
             tree = defusedxml.ElementTree.fromstring(data)
             names = {(entry.findtext("name") or "").strip() for entry in tree.findall("object")} - {""}
@@ -156,6 +160,11 @@ def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
             parse_annotation(data, tuple(sorted(names)))
         except ValueError as error:
             problems.append(f"Annotations/{i}.xml: {error}")
+        problems += [
+            f"Annotations/{i}.xml: class {brief(name)}: part of file names, so no '/', at most 100 characters"
+            for name in sorted(names)
+            if not CLASS_NAME.fullmatch(name)
+        ]
         names_of[i] = names
     if problems:
         raise DatasetError(f"{root}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
@@ -183,6 +192,9 @@ def _found_lists(root: Path, annotated: set[str], say: Callable[[str], None]) ->
     pictures = {stem for stem, suffix in files if suffix.lower() in PICTURE_SUFFIXES}
     lists = {}
     for path in sorted((root / "ImageSets" / "Main").glob("*.txt")):
+        if not path.is_file() or not SPLIT_NAME.fullmatch(path.stem) or ".." in path.stem:
+            say(f"not used: {path}: not a file whose name has only letters, digits and _ . + -")
+            continue
         rows = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
         if rows and all(len(row) == 2 and row[1] in LABELS for row in rows):
             continue  # labels of one class

@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import BadPictureError
 
@@ -14,6 +14,8 @@ DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+"""Looked for in the bytes, whatever the file's name says. Pillow knows more, and hands EPS to a program outside."""
 
 # Pillow warns of odd metadata in pictures that decode well. Filtered here, once: setting filters
 # around each call would not be safe in threads.
@@ -44,7 +46,7 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
     if not data:
         raise BadPictureError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadPictureError(
                     f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
@@ -53,6 +55,12 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
     except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
         raise
+    except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
+        raise BadPictureError(
+            f"{name}: cannot be decoded: expected {', '.join(FORMATS)}, the file begins with {data[:8]!r}"
+        ) from error
+    except Image.DecompressionBombError as error:  # found by Pillow before the size can be asked for
+        raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
 

@@ -16,12 +16,13 @@ import numpy as np
 from defusedxml.common import DefusedXmlException
 
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.errors import DatasetError, enumerate_problems
+from pipeline.errors import DatasetError, brief, enumerate_problems, shorten
 from pipeline.files import digest_of, sha256_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABELS = ("-1", "0", "1")
-PICTURE_ID = re.compile(r"\w[\w.+@=-]*")
+PICTURE_ID = re.compile(r"\w[\w.+@=-]{0,199}")
+MAX_SIDE_PX = 1_000_000
 # Annotators' boxes end up to one pixel outside of the picture now and then; more is a mistake.
 OUTSIDE_TOLERANCE_PX = 1.0
 
@@ -94,6 +95,8 @@ def read_ids(path: Path) -> tuple[str, ...]:
         raise DatasetError(f"{path}: id list not found") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not a text file: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: the id list cannot be read: {error.strerror}") from error
     ids, problems = [], []
     for line in lines:
         # Only a label may follow: the first word of "IMG 12" would be an id of some other picture.
@@ -102,11 +105,11 @@ def read_ids(path: Path) -> tuple[str, ...]:
         if i:
             ids.append(i)
             if not PICTURE_ID.fullmatch(i) or ".." in i:
-                problems.append(f"{i!r}: not a plain file name (letters, digits and _ . + @ = - without spaces)")
+                problems.append(f"{brief(i)}: not a plain file name (letters, digits and _ . + @ = - without spaces)")
     seen: set[str] = set()
     for i in ids:
         if i in seen:
-            problems.append(f"{i!r}: listed twice")
+            problems.append(f"{brief(i)}: listed twice")
         seen.add(i)
     if not ids:
         problems.append("the list is empty")
@@ -132,6 +135,8 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
         raise ValueError(f"refused: {type(error).__name__} (entities are not allowed)") from error
     except (defusedxml.ElementTree.ParseError, ValueError, LookupError) as error:
         raise ValueError(f"not valid XML: {error}") from error
+    if root.tag != "annotation":
+        raise ValueError(f"no annotation: expected <annotation> at the top, got <{shorten(root.tag)}>")
     problems: list[str] = []
     size = root.find("size")
     size_wh = None
@@ -143,13 +148,16 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
         else:
             if min(size_wh) < 1:  # written by tools that did not know the size
                 size_wh = None
+            elif max(size_wh) > MAX_SIDE_PX:
+                problems.append(f"size: at most {MAX_SIDE_PX:,} pixels, got {max(map(float, size_wh)):g}")
+                size_wh = None
     boxes, indexes, difficult = [], [], []
     lookup = {name: index for index, name in enumerate(classes)}
     for number, entry in enumerate(root.findall("object"), start=1):
         name = (entry.findtext("name") or "").strip()
-        where = f"object {number} ({name or 'no name'})"
+        where = f"object {number} ({shorten(name) or 'no name'})"
         if name not in lookup:
-            problems.append(f"{where}: unknown class, expected one of {', '.join(classes)}")
+            problems.append(f"{where}: unknown class, expected one of {shorten(', '.join(classes), 400)}")
             continue
         try:
             corners = [float(entry.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -174,7 +182,8 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
         indexes.append(lookup[name])
         difficult.append(flag != 0)
     if problems:
-        raise ValueError("; ".join(problems))
+        more = [f"and {len(problems) - 10} more problems"] if len(problems) > 10 else []
+        raise ValueError("; ".join([*problems[:10], *more]))
     return Annotation(
         size_wh,
         np.array(boxes, float).reshape(-1, 4),
@@ -231,7 +240,7 @@ def labels_from_lists(
             if not fields:
                 continue
             if len(fields) != 2 or fields[1] not in LABELS:
-                problems.append(f"{path.name} line {number}: expected 'id -1|0|1', got {line.strip()!r}")
+                problems.append(f"{path.name} line {number}: expected 'id -1|0|1', got {brief(line.strip())}")
             elif fields[0] in row_of:
                 labels[row_of[fields[0]], column] = int(fields[1])
         for row in np.flatnonzero(labels[:, column] == -2):
@@ -263,6 +272,10 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
         except FileNotFoundError:
             if labelled:
                 problems.append(f"{i}: no annotation Annotations/{i}.xml")
+            annotations.append(EMPTY_ANNOTATION)
+            continue
+        except OSError as error:
+            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
             annotations.append(EMPTY_ANNOTATION)
             continue
         digests.append((i, sha256_bytes(data)))

@@ -35,6 +35,8 @@ from pipeline.progress import track
 from pipeline.settings import GridSettings, LabelSettings
 
 FORMAT = "patch-table-2"
+MAX_FILE_BYTES = 1_000_000_000
+"""More than any picture that is decoded has, and less than a machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,10 @@ def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str)
     name, path, annotation = job
     data = None
     try:
+        if not path.is_file() and path.exists():  # a pipe would be waited for
+            raise BadPictureError("no plain file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadPictureError(f"{path.stat().st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
         data = path.read_bytes()
         pixels, apply_exif = decode_annotated(data, annotation.size_wh, name)
         height, width = pixels.shape[:2]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,13 +24,20 @@ class Preprocessing(Settings):
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="of values in 0..1")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="of values in 0..1")
 
+    @field_validator("std")
+    @classmethod
+    def _std_divides(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) < 1e-3:
+            raise ValueError(f"must be at least 0.001, got {list(std)}")
+        return std
+
 
 class TrunkCard(Settings):
     """All that must travel with a trunk's weights."""
 
-    name: str
+    name: str = Field(max_length=100, description="becomes part of file names")
     architecture: str
-    input_px: int = Field(ge=8)
+    input_px: int = Field(ge=8, le=4096)
     layers: dict[str, int] = Field(description="columns of each layer that can be asked for")
     preprocessing: Preprocessing = Preprocessing()
     weights_file: str | None = None

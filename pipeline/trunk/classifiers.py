@@ -72,6 +72,8 @@ def parse_name(name: str, layer: str | None) -> tuple[str, tuple[str, ...], tupl
             raise TrunkError(f"trunk {name!r}: pooling {pooling!r}, expected one of {', '.join(POOLINGS)}")
         nodes.append(node)
         poolings.append(pooling or "mean")
+    if not all(nodes) or not nodes:
+        raise TrunkError(f"trunk {name!r}: a node has no name; expected torchvision/NAME@NODE or @NODE+NODE")
     return model, tuple(nodes), tuple(poolings)
 
 

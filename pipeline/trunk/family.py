@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import yaml
 from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
+from pipeline.errors import MissingDataError, TrunkError, brief, enumerate_problems
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.settings import explain_validation
 from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import Trunk, download_weights, load_state, read_weights
+from pipeline.yaml_files import read_mapping
+
+MAX_FC_WIDTH = 16_384
 
 
 class _OneLayer(nn.Module):
@@ -41,19 +43,25 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
     return Trunk(card, layer, form.widths[layer], digest, _OneLayer(network, layer).eval())
 
 
+def _fc_width(state: dict[str, Tensor], where: Path) -> int:
+    """Width of FC6 and FC7 of Krizhevsky's form, as the weights have it; a network of it is made before any check."""
+    shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (4096,)
+    if not shape or not 1 <= shape[0] <= MAX_FC_WIDTH:
+        raise TrunkError(f"{where}: fc6.weight: shape {shape}, expected 1 to {MAX_FC_WIDTH:,} rows")
+    return shape[0]
+
+
 def load_card(path: Path, layer: str) -> Trunk:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such card; a card is a YAML file beside its weights")
     try:
-        card = TrunkCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrunkError(f"{path}: not valid YAML: {error}") from error
+        card = TrunkCard.model_validate(read_mapping(path, TrunkError))
     except ValidationError as error:
         raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
     if card.architecture not in FORMS or card.weights_file is None or card.weights_sha256 is None:
         raise TrunkError(f"{path}: expected an architecture of {', '.join(FORMS)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
-        raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {card.weights_file!r}")
+        raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
     state = read_weights(weights)
     digest = sha256_file(weights)
@@ -66,7 +74,7 @@ def load_card(path: Path, layer: str) -> Trunk:
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
-        form = krizhevsky(card.input_px, card.layers.get("fc6", 4096))
+        form = krizhevsky(card.input_px, _fc_width(state, weights))
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)
@@ -139,8 +147,7 @@ def load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
             "'pipeline pretrain --architecture krizhevsky' wrote"
         )
     state = read_weights(weights)
-    width = state["fc6.weight"].shape[0] if "fc6.weight" in state else 4096
-    form = krizhevsky(224, width)
+    form = krizhevsky(224, _fc_width(state, weights))
     card = TrunkCard(
         name="krizhevsky",
         architecture="krizhevsky",

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.dataset.picture import FORMATS
 from pipeline.errors import DatasetError, PipelineError, enumerate_problems
 from pipeline.files import write_whole
 from pipeline.progress import Progress, track
@@ -78,9 +79,11 @@ def decode_class_folders(folder: Path, px: int) -> LabelledPictures:
 
     def decode(index: int) -> None:
         try:
-            with Image.open(paths[index]) as opened:
+            with Image.open(paths[index], formats=(*FORMATS, "PPM")) as opened:
                 image = opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
             problems.append(f"{paths[index]}: {error}")
             return
         scale = px / min(image.size)
@@ -234,7 +237,12 @@ def pretrain(
         try:
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
         except Exception as error:  # torch raises nearly anything on damaged bytes
-            raise PipelineError(f"{checkpoint}: damaged: {error}; remove it to start anew") from error
+            # Its text says how to load the file unsafely, so it is not passed on.
+            raise PipelineError(
+                f"{checkpoint}: damaged, or a pickle of other objects, which is never loaded; remove it to start anew"
+            ) from error
+        if not isinstance(saved, dict) or not {"model", "optimizer", "history", "recipe"} <= saved.keys():
+            raise PipelineError(f"{checkpoint}: not a checkpoint of this command; remove it to start anew")
         changed = [k for k in recipe if saved["recipe"].get(k) != recipe[k]]
         if changed:
             raise PipelineError(

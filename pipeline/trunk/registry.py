@@ -50,6 +50,8 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
         return load_card(path, layer)
     if path.suffix == ".safetensors" and path.with_suffix(".yaml").is_file():
         return load_card(path.with_suffix(".yaml"), layer)
+    if path.suffix == ".safetensors":
+        raise TrunkError(f"trunk {name!r}: no card {path.with_suffix('.yaml')}; weights need one (YAML) beside them")
     if path.suffix in (".pt", ".pth", ".pkl", ".bin", ".tar"):
         raise TrunkError(
             f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) beside it"

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
 from pipeline.trunk.card import TrunkCard
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -63,7 +65,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise TrunkError(f"{path}: not a safetensors file: {error}") from error
 
 
@@ -73,7 +75,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
     Raises
     ------
     TrunkError
-        All tensors that are missing, unknown, of another shape, or not finite.
+        All tensors that are missing, unknown, of another shape or type, or not finite.
     """
     own = network.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")}
@@ -84,6 +86,8 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
     for key in own:
         if key in state and state[key].shape != own[key].shape:
             problems.append(f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
+        elif key in state and own[key].is_floating_point() and state[key].dtype not in FLOATS:
+            problems.append(f"{key}: holds {str(state[key].dtype).removeprefix('torch.')}, expected a float type")
         elif key in state and not torch.isfinite(state[key].float()).all():
             problems.append(f"{key}: holds values that are not finite")
     if problems:

@@ -89,7 +89,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not valid YAML"), ("- a", "expected a mapping"), ("", "expected a mapping"),
+    [("a: [", "not valid YAML"), ("- a", "expected a mapping"), ("", "classes: Field required"),
      ("!!python/object/apply:os.getcwd []", "not valid YAML")],
     ids=["broken", "a list", "empty", "code"],
 )  # fmt: skip

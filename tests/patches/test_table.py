@@ -132,7 +132,7 @@ REASONS = [
     r"p1: .*p1\.jpg: No such file or directory",
     r"p2: .*p2\.jpg: cannot be decoded: .*truncated",
     r"p3: .*p3\.jpg: the file is empty",
-    r"p4: .*p4\.jpg: cannot be decoded: cannot identify",
+    r"p4: .*p4\.jpg: cannot be decoded: expected JPEG",
     r"p5: .*p5\.jpg: the picture is 96 x 63, its annotation says 96 x 64",
     r"p6: .*p6\.jpg: 15 x 15 pixels: the smallest window is 7\.5 px",
 ]

@@ -77,10 +77,15 @@ def test_random_is_seeded_and_repeatable():
 # --- names and layers
 
 
-@pytest.mark.parametrize("name", ["alexnet65", "", "resnet18", "weights.safetensors", "timm/vit@norm"])
+@pytest.mark.parametrize("name", ["alexnet65", "", "resnet18", "timm/vit@norm"])
 def test_unknown_name_lists_the_known(name):
     with pytest.raises(TrunkError, match="unknown; expected one of alexnet64, random, alexnet, krizhevsky"):
         load_trunk(name)
+
+
+def test_weights_without_a_card_name_the_card():
+    with pytest.raises(TrunkError, match="'weights.safetensors': no card weights.yaml"):
+        load_trunk("weights.safetensors")
 
 
 def test_unknown_layer_lists_the_known():
@@ -214,7 +219,7 @@ def test_weights_that_are_not_finite(save_card, state, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "not a trunk's card"),
+        ("[1, 2]", "expected a mapping of keys to values, got list"),
         ("", "not a trunk's card"),
         ("{a: b: c}", "not valid YAML"),
         ("{name: x, architecture: alexnet64, input_px: 64, layers: {fc7: 4}, colour: red}", "colour: Extra inputs"),

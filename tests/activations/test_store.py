@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+
 from pipeline.activations.folder import LocalFolder, disk_trouble
 from pipeline.activations.layout import parts_of, stated
 from pipeline.activations.store import Store, StoreWriter, create_store

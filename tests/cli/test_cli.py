@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -251,6 +252,26 @@ def test_damaged_store_is_refused_by_later_commands(run, work):
         "activations/c/0/0 changed since it was written; see what is wrong with: pipeline cache verify, "
         "and mend it with: pipeline cache repair"
     ) in ended.err
+
+
+def test_stores_may_lie_elsewhere_and_what_killed_runs_left_there_is_swept(run, work):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = work / f"elsewhere/.partial/.0.{platform.node()}.{gone.pid}.0123abcd.partial"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    ended = run("extract --dataset tiny --split val --config config.yaml --stores elsewhere")
+
+    assert ended.code == 0, ended.err
+    (store,) = (work / "elsewhere").glob("*.zarr")
+    assert ended.out.startswith(f"elsewhere/{store.name}\n")
+    assert not list(left.parent.iterdir())
+    (same,) = (work / "cache").glob(store.name)
+    files = sorted(p.relative_to(store) for p in store.rglob("*") if p.is_file())
+    assert files and all((store / name).read_bytes() == (same / name).read_bytes() for name in files)
+    assert run("score --dataset tiny --config config.yaml --stores elsewhere").code == 2  # no head is fitted there
+    assert len(list((work / "cache/receipts").glob("tiny-val-*.json"))) == 2
 
 
 @pytest.mark.parametrize("option", ["--cache", "--results"])

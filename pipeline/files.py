@@ -90,10 +90,11 @@ def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) ->
         try:
             os.link(partial, path)
         except OSError as error:
-            # Some file systems know no links; there the last of two writers in one moment stays.
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK) or path.exists():
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
-            os.replace(partial, path)
+            # Some file systems know no links; there the last of two writers in one moment stays.
+            if not path.exists():
+                os.replace(partial, path)
 
 
 def sweep_partials(folder: Path) -> list[Path]:

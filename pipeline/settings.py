@@ -23,7 +23,8 @@ Aggregation = float | Literal["max"]
 class Settings(BaseModel):
     """Base of all settings: frozen, and closed against unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Inputs are said by `explain_validation`, which leaves out refused URLs; pydantic's own message would not.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod

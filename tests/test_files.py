@@ -1,21 +1,37 @@
 """Files whole or not at all, JSON that depends on the value alone, and remembered digests."""
 
+import errno
 import hashlib
+import json
 import math
 import os
+import platform
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import h5py
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.files
 from pipeline.files import (
+    USER_BLOCK,
     DigestMemory,
     canonical_json,
+    check_hdf5,
+    create_whole,
     digest_of,
     read_json,
+    read_signed_json,
     sha256_bytes,
     sha256_file,
+    sign_hdf5,
+    signed_json,
+    sweep_partials,
     write_json,
     write_whole,
 )
@@ -59,6 +75,116 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     write_whole(tmp_path / "f", b"x")
 
     assert calls == ["fsync", "replace", "fsync"]  # the content, the name, the folder
+
+
+def test_a_file_may_grow_in_another_folder(tmp_path, monkeypatch):
+    seen = []
+    for name in ("replace", "link"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda a, b, real=real: (seen.append(a.parent), real(a, b)))
+
+    write_whole(tmp_path / "a/f", b"x", tmp_path / "grow/here")
+    create_whole(tmp_path / "a/g", b"y", tmp_path / "grow/here")
+
+    assert seen == [tmp_path / "grow/here"] * 2
+    assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["a", "f", "g", "grow", "here"]
+
+
+# ---- of several writers, the first -----------------------------------------------------------------
+
+
+def refuse_links(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_create_whole_leaves_what_is_there(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    path = tmp_path / "deep/file"
+
+    create_whole(path, b"first")
+    create_whole(path, b"second")
+
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_of_many_creators_one_wins_for_all(tmp_path):
+    start = threading.Barrier(16)
+
+    def create(i: int) -> bytes:
+        start.wait()
+        create_whole(tmp_path / "file", bytes([i]) * 10_000)
+        return (tmp_path / "file").read_bytes()
+
+    with ThreadPoolExecutor(16) as pool:
+        seen = set(pool.map(create, range(16)))
+
+    assert len(seen) == 1
+    assert seen.pop() in {bytes([i]) * 10_000 for i in range(16)}
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("fault", ["fsync", "link"])
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_a_failed_creation_leaves_nothing(tmp_path, monkeypatch, fault, kind):
+    def fail(*_):
+        raise kind(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(pipeline.files.os, fault, fail)
+    with pytest.raises(kind):
+        create_whole(tmp_path / "file", b"new")
+
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what killed writers leave ---------------------------------------------------------------------
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import pipeline.files
+pipeline.files.os.replace = lambda *_: os._exit(9)
+pipeline.files.write_whole(Path(sys.argv[1]), b"half")
+"""
+
+
+def leave(path, monkeypatch, host=None, pid=None) -> Path:
+    """A file that was not yet renamed, of another host or process."""
+    with monkeypatch.context() as patch:
+        if host is not None:
+            patch.setattr(pipeline.files.platform, "node", lambda: host)
+        if pid is not None:
+            patch.setattr(pipeline.files.os, "getpid", lambda: pid)
+        partial = pipeline.files._partial_name(path, path.parent)
+    partial.touch()
+    return partial
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "0", "a.b.c"])
+def test_only_what_dead_processes_of_this_host_left_is_swept(tmp_path, monkeypatch, name):
+    dead = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / name])
+    assert dead.wait(60) == 9
+    (left,) = tmp_path.iterdir()
+    assert str(dead.pid) in left.name
+    kept = [
+        leave(tmp_path / name, monkeypatch),  # of this process
+        leave(tmp_path / name, monkeypatch, pid=1),  # of one that is somebody else's
+        leave(tmp_path / name, monkeypatch, host="elsewhere", pid=dead.pid),
+        leave(tmp_path / name, monkeypatch, host=f"not-{platform.node()}", pid=dead.pid),
+        *(tmp_path / other for other in (name, ".partial", "x.partial", ".x.partial", ".a.b.c.partial", ".hidden")),
+    ]
+    for path in kept:
+        path.touch()
+
+    assert sweep_partials(tmp_path) == [left]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert sweep_partials(tmp_path) == []
+
+
+def test_sweeping_where_nothing_is(tmp_path):
+    assert sweep_partials(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, {"a": -math.inf}]])
@@ -116,6 +242,110 @@ def test_canonical_json(value, expect):
 def test_canonical_json_refuses_what_json_has_not(value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(value)
+
+
+# ---- files that carry their own digest -------------------------------------------------------------
+
+
+def changed_by_one_byte(data: bytes, draw) -> bytes:
+    """One byte replaced, put in (a space, most of all) or left out."""
+    position = draw(st.integers(0, len(data) - 1), "position")
+    kind = draw(st.sampled_from(["replace", "insert", "delete"]), "kind")
+    if kind == "replace":
+        new = draw(st.integers(0, 255).filter(lambda b: b != data[position]), "byte")
+        return data[:position] + bytes([new]) + data[position + 1 :]
+    if kind == "insert":
+        new = draw(st.sampled_from(b" \n\t0") | st.integers(0, 255), "byte")
+        return data[:position] + bytes([new]) + data[position:]
+    return data[:position] + data[position + 1 :]
+
+
+def is_refused(data: bytes) -> bool:
+    """By this room's own error, or that of a decoder: all are ValueError."""
+    try:
+        read_signed_json(data)
+    except ValueError:
+        return True
+    return False
+
+
+OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES, max_size=4)
+
+
+@given(OBJECTS)
+def test_signed_json_round_trip(value):
+    data = signed_json(value)
+
+    assert read_signed_json(data) == value
+    assert signed_json(read_signed_json(data)) == data
+    assert json.loads(data) == {**value, "sha256": digest_of(value)}
+
+
+@settings(max_examples=400)
+@given(OBJECTS, st.data())
+def test_any_change_of_signed_json_is_refused(value, data):
+    signed = signed_json(value)
+    changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
+
+    assert is_refused(changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data + b"\n", id="a line more"),
+        pytest.param(lambda data: data.rstrip(), id="a line less"),
+        pytest.param(lambda data: json.dumps(json.loads(data)).encode(), id="without indent"),
+        pytest.param(lambda data: b"\xef\xbb\xbf" + data, id="byte order mark"),
+        pytest.param(lambda data: data.decode().encode("utf-16"), id="UTF-16"),
+        pytest.param(lambda data: data.replace(b"1.5", b"1.50"), id="a number otherwise"),
+        pytest.param(lambda data: data.replace(b'"a": 1,', b'"a": 2, "a": 1,'), id="a key twice"),
+        pytest.param(lambda data: data.replace("ä".encode(), b"\\u00e4"), id="a letter otherwise"),
+        pytest.param(lambda data: b"", id="nothing"),
+    ],
+)
+def test_the_same_content_in_other_bytes_is_refused(change):
+    data = signed_json({"a": 1, "b": 1.5, "c": "ä"})
+    changed = change(data)
+    assert changed != data
+
+    assert is_refused(changed)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{}", b"null", b'{"a": 1}', b'"sha256"'])
+def test_json_without_a_digest_is_refused(data):
+    with pytest.raises(ValueError, match="carries no digest of its own"):
+        read_signed_json(data)
+
+
+@given(st.binary(max_size=600))
+def test_signed_hdf5_round_trip(rest):
+    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+
+    assert check_hdf5(signed) is signed
+    assert signed[USER_BLOCK:] == rest
+    assert hashlib.sha256(rest).hexdigest().encode() in signed[:USER_BLOCK]
+    assert sign_hdf5(signed) == signed
+
+
+@settings(max_examples=400)
+@given(st.binary(max_size=600), st.data())
+def test_any_change_of_signed_hdf5_is_refused(rest, data):
+    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+    changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
+
+    with pytest.raises(ValueError, match="changed since it was written"):
+        check_hdf5(changed)
+
+
+def test_a_signed_file_is_hdf5(tmp_path):
+    with h5py.File(tmp_path / "f.h5", "w", userblock_size=USER_BLOCK) as file:
+        file["x"] = [1, 2, 3]
+    (tmp_path / "f.h5").write_bytes(sign_hdf5((tmp_path / "f.h5").read_bytes()))
+
+    check_hdf5((tmp_path / "f.h5").read_bytes())
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert file["x"][:].tolist() == [1, 2, 3]
 
 
 def test_digest_of_a_file(tmp_path):

@@ -1,5 +1,7 @@
 """Settings: closed, in their ranges, and all mistakes said at once."""
 
+import traceback
+
 import pytest
 from pydantic import ValidationError
 
@@ -49,7 +51,7 @@ def test_all_mistakes_are_reported_at_once():
         "heads.mine.dropout: Input should be less than 1, got 1.0",
     ):
         assert f"  - {line}\n" in text
-    assert "settings are: data_root, cache, results, trunk" in text
+    assert "settings are: data_root, cache, stores, results, trunk" in text
     assert isinstance(caught.value, PipelineError)
 
 
@@ -66,6 +68,10 @@ def test_all_mistakes_are_reported_at_once():
         pytest.param({"batch": True}, "batch: must be a number, got True", id="batch true"),
         pytest.param({"seed": True}, "seed: must be a number, got True", id="seed true"),
         pytest.param({"threads": -1}, "threads: ", id="threads"),
+        pytest.param({"scatter": 0}, "scatter: Input should be greater", id="scatter 0"),
+        pytest.param({"scatter": 10_001}, "scatter: Input should be less", id="scatter too far"),
+        pytest.param({"scatter": True}, "scatter: must be a number, got True", id="scatter true"),
+        pytest.param({"stores": 3}, "stores: Input should be a valid string", id="stores"),
         pytest.param({"max_skipped": 1.1}, "max_skipped: ", id="max_skipped"),
         pytest.param({"held_out": 0}, "held_out: ", id="held_out 0"),
         pytest.param({"held_out": 1}, "held_out: ", id="held_out 1"),
@@ -120,10 +126,26 @@ def test_out_of_range(values, message):
         ({"heads": {"wide-2.0": {"hidden": [9]}}, "head": "wide-2.0"}, "head", "wide-2.0"),
         ({"max_skipped": 0}, "max_skipped", 0.0),
         ({"batch": None}, "batch", None),
+        ({"stores": "s3://bucket/prefix"}, "stores", "s3://bucket/prefix"),
+        ({"stores": "/mnt/who@host/stores?"}, "stores", "/mnt/who@host/stores?"),
+        ({"scatter": 3}, "scatter", 3),
     ],
 )
 def test_in_range(values, name, expect):
     assert getattr(parse_run_settings(values), name) == expect
+
+
+SECRETS = ["s3://AKIA7:hunter2@bucket/x", "https://hunter2@host/x", "gs://bucket/x?token=hunter2"]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_credentials_in_a_url_are_refused_and_not_printed(url):
+    with pytest.raises(SettingsError, match=r"stores (s3|https|gs)://\.\.\.: credentials .* environment") as caught:
+        parse_run_settings({"stores": url, "seed": 0})
+
+    # Nor in a traceback, as pipeline --debug shows it.
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown and "AKIA7" not in shown
 
 
 def test_configured_heads_go_before_built_in_ones():

@@ -37,6 +37,7 @@ CHANGES = {
     "device": ("cuda:1", STORE),
     "precision": ("fp32", STORE),
     "batch": (64, STORE),
+    "stores": ("s3://bucket/prefix", STORE),
     "labels": ({"single_object": "touches"}, HEAD),
     "head": ("fcb", HEAD),
     "heads": ({"fca": {"dropout": 0.25}}, HEAD),
@@ -51,6 +52,7 @@ CHANGES = {
     "held_out": (0.5, None),
     "readings": (("touches",), None),
     "threads": (1, None),
+    "scatter": (3, None),
 }
 
 
@@ -137,8 +139,14 @@ def test_another_trunk_beside_the_main_one():
 def test_all_files_lie_in_cache_and_results():
     ws = Workspace(RunSettings(cache="C", results="R"))
 
-    paths = [ws.table_path("demo", "train"), ws.receipt_path("demo", "train"), ws.digest_memory]
+    paths = [
+        ws.table_path("demo", "train"),
+        ws.receipt_path("demo", "train"),
+        ws.share_path("demo", "train", 1, 2),
+        ws.digest_memory,
+    ]
     assert {p.parts[0] for p in paths} == {"C"}
+    assert str(ws.stores) == "C"
     paths = [
         ws.head_path("demo", "fca"),
         ws.scores_path("demo", "fca", "val"),
@@ -151,11 +159,19 @@ def test_all_files_lie_in_cache_and_results():
     assert ws.run_dir("demo") == ws.run_dir("demo", "fca") != ws.run_dir("demo", "fcb")
 
 
+def test_stores_may_lie_elsewhere():
+    assert str(Workspace(RunSettings(stores="elsewhere")).stores) == "elsewhere"
+    assert str(Workspace(RunSettings(stores="memory://bucket/x")).stores) == "memory://bucket/x"
+
+
 def test_datasets_splits_and_heads_do_not_share_files():
     ws = Workspace(RunSettings())
 
     assert len({ws.table_path(d, s) for d in ("a", "b") for s in ("train", "val")}) == 4
     assert len({ws.receipt_path(d, s) for d in ("a", "b") for s in ("train", "val")}) == 4
+    assert (
+        len({ws.share_path(d, s, i, n) for d in "ab" for s in ("train", "val") for n in (2, 3) for i in (1, 2)}) == 16
+    )
     assert len({ws.head_path(d, h) for d in ("a", "b") for h in HEADS}) == 6
     assert len({ws.scores_path("a", h, s) for h in HEADS for s in ("train", "val")}) == 6
 

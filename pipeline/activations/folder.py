@@ -103,7 +103,7 @@ class LocalFolder:
 
     def sizes(self) -> dict[str, int]:
         files = (path for path in self.path.rglob("*") if not path.is_dir())
-        return {path.relative_to(self.path).as_posix(): path.lstat().st_size for path in sorted(files)}
+        return dict(sorted((path.relative_to(self.path).as_posix(), path.lstat().st_size) for path in files))
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
@@ -135,11 +135,10 @@ class RemoteFolder:
         import fsspec
 
         try:
-            self._fs, root = fsspec.core.url_to_fs(url)
+            # Nothing is answered from listings: another process may have written since.
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"stores {url!r}: {error}") from error
-        # Listings are asked for anew each time: another process may have written since.
-        self._fs.use_listings_cache = False
         self._root = root.rstrip("/")
         self.url = url.rstrip("/")
         self.name = self.url.rsplit("/", 1)[-1]
@@ -226,6 +225,9 @@ def open_folder(place: str | Path | Folder) -> Folder:
     if "://" not in text:
         return LocalFolder(Path(text))
     refuse_credentials(text)
+    if text.startswith("file://"):
+        # fsspec would write in place: a killed writer would leave half a file.
+        return LocalFolder(Path(text.removeprefix("file://")))
     return RemoteFolder(text)
 
 

@@ -230,7 +230,7 @@ class Store:
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.folder}: damaged: {SEAL} {error}; {MEND}") from error
         problems = []
-        sealed = {**seal["metadata"], **seal["records"]}
+        sealed = {**seal.get("metadata", {}), **seal.get("records", {})}
         for name in (*METADATA, *(part.record_name for part in self.parts)):
             data = self._metadata.get(name, records.get(name))
             if data is None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.activations.extract import extract
 from pipeline.activations.identity import Identity
+from pipeline.activations.layout import parts_of
 from pipeline.activations.store import Store, StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
@@ -140,12 +141,12 @@ def columns() -> Callable[[int, int], dict[str, np.ndarray]]:
 
 @pytest.fixture
 def write_parts(columns) -> Callable[..., StoreWriter]:
-    """Write some parts (all, unless told) of the small store at a path."""
+    """Write some parts (all, unless told) of the small store at a path or URL."""
 
-    def write(path: Path, identity: Identity, parts: tuple[int, ...] | None = None) -> StoreWriter:
-        create_store(path, identity, ("a", "b"), {})
-        writer = StoreWriter(path)
-        for part in parts_of(identity["seen.n_rows"], identity["how.part_rows"]):
+    def write(place: Path | str, identity: Identity, parts: tuple[int, ...] | None = None) -> StoreWriter:
+        create_store(place, identity, ("a", "b"), {})
+        writer = StoreWriter(place)
+        for part in parts_of(identity):
             if parts is None or part.index in parts:
                 writer.write_part(part, columns(part.start, part.stop))
         return writer
@@ -162,11 +163,11 @@ def sealed(tmp_path, small_identity, write_parts) -> Path:
 
 
 @pytest.fixture
-def read_all() -> Callable[[Path], dict[str, np.ndarray]]:
+def read_all() -> Callable[[Path | str], dict[str, np.ndarray]]:
     """Open a store and read everything in it."""
 
-    def read(path: Path) -> dict[str, np.ndarray]:
-        store = Store(path)
+    def read(place: Path | str) -> dict[str, np.ndarray]:
+        store = Store(place)
         found = {name: store.read_geometry(name) for name in ("picture", "box_xyxy", "scale")}
         return {"activations": np.concatenate([rows for _, rows in store.iter_parts()]), **found}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -17,7 +20,8 @@ import torch
 from PIL import Image
 
 import pipeline.progress
-from pipeline.activations.extract import extract
+from pipeline.activations.extract import Extraction, PartMaker, StageClock, extract, log_name
+from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.store import Store
 from pipeline.errors import PipelineError, StoreError
 from pipeline.patches.table import make_table
@@ -34,12 +38,18 @@ def small_parts(monkeypatch):
 
 
 class CountingRunner(TrunkRunner):
-    """Counts batches, and stops like a pulled plug before batch number `stop_at`."""
+    """Counts batches, and stops like a pulled plug before batch number `stop_at`; trial batches are counted apart."""
 
     def __init__(self, runner: TrunkRunner, stop_at: int | None = None) -> None:
         super().__init__(runner.trunk, runner.device, runner.precision)
+        self.runner = runner
         self.batches: list[int] = []
+        self.trials: list[int] = []
         self.stop_at = stop_at
+
+    def measure_rate(self, n_rows: int) -> float:
+        self.trials.append(n_rows)
+        return self.runner.measure_rate(n_rows)
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         if len(self.batches) == self.stop_at:
@@ -140,7 +150,7 @@ def test_running_again_does_not_call_the_trunk(table, picture_paths, make_runner
 
     extract(table, {}, runner, tmp_path / "whole", BATCH, said.append)  # not even pictures are needed
 
-    assert runner.batches == []
+    assert runner.batches == [] and runner.trials == []
     assert {p: p.stat().st_mtime_ns for p in uninterrupted.folder.path.rglob("*")} == before
     assert len(said) == 1 and "complete, the trunk does not run" in said[0]
 
@@ -164,11 +174,14 @@ def test_progress_goes_to_stderr(table, picture_paths, make_runner, tmp_path, mo
 # --- interrupted
 
 
+@pytest.mark.parametrize("goes_on_at", [0, 1])
 @pytest.mark.parametrize("stop_at", [0, 3, 4, 5, 6])
 def test_interrupted_and_gone_on_gives_the_same_bytes(
-    table, picture_paths, make_runner, tmp_path, uninterrupted, stop_at
+    table, picture_paths, make_runner, tmp_path, uninterrupted, monkeypatch, stop_at, goes_on_at
 ):
-    # 4 batches make the first part, 3 the second.
+    # 4 batches make the first part, 3 the second. A new store begins with the first part, one that goes
+    # on with any of those that are left.
+    monkeypatch.setattr("random.randrange", lambda n: goes_on_at % n)
     cache = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
         extract(table, picture_paths, CountingRunner(make_runner(), stop_at), cache, BATCH)
@@ -179,8 +192,13 @@ def test_interrupted_and_gone_on_gives_the_same_bytes(
     runner, said = CountingRunner(make_runner()), []
     store = extract(table, picture_paths, runner, cache, BATCH, said.append)
 
-    assert runner.batches == ([16, 16, 3] if stop_at >= 4 else [16, 16, 16, 16, 16, 16, 3])
+    parts = [[16, 16, 16, 16], [16, 16, 3]]
+    order = [1] if stop_at >= 4 else [goes_on_at, 1 - goes_on_at]
+    assert runner.batches == [n for index in order for n in parts[index]]
+    assert runner.trials == [BATCH]
     assert any("going on, 1 of 2 parts are there" in line for line in said) == (stop_at >= 4)
+    assert sorted(p.name for p in cache.iterdir() if p.name != log_name(path.name)) == sorted([".partial", path.name])
+    assert not list((cache / ".partial").iterdir())
     assert store.folder.path.name == uninterrupted.folder.path.name
     assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
 
@@ -194,17 +212,92 @@ def test_lost_seal_is_written_again_without_the_trunk(table, picture_paths, make
     assert bytes_of(uninterrupted.folder.path) == before
 
 
+# --- on other folders, in shares, by other engines
+
+
+def test_on_an_object_store(table, picture_paths, make_runner, uninterrupted):
+    stores = open_folder("memory://test-extract")
+    said = []
+    store = extract(table, picture_paths, make_runner(), stores, BATCH, said.append)
+    try:
+        sizes = store.folder.sizes()
+        assert {name: store.folder.read(name) for name in sizes} == bytes_of(uninterrupted.folder.path)
+        assert stores.folders() == [uninterrupted.folder.name]
+        assert all(line.startswith(f"memory://test-extract/{store.folder.name}: ") for line in said)
+    finally:
+        stores.remove_all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_together_make_the_same_bytes(table, picture_paths, make_runner, tmp_path, uninterrupted, count):
+    cache, batches = LocalFolder(tmp_path / "shared"), []
+    for index in reversed(range(1, count + 1)):
+        runner = CountingRunner(make_runner())
+        assert Extraction(table, picture_paths, runner, cache, BATCH).run((index, count)) is None
+        batches.append(runner.batches)
+        (path,) = cache.path.glob("*.zarr")
+        with pytest.raises(StoreError, match="not complete"):
+            Store(path)
+    # Of more shares than parts one has nothing to do.
+    assert sorted(batches) == sorted([[16, 16, 16, 16], [16, 16, 3], *[[]] * (count - 2)])
+
+    runner = CountingRunner(make_runner())
+    store = Extraction(table, picture_paths, runner, cache, BATCH).run()
+    assert runner.batches == []
+    assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
+    assert Extraction(table, {}, runner, cache, BATCH).run((1, count)) is None  # complete: left alone
+
+
+def test_an_engine_may_make_the_parts_in_any_order(table, picture_paths, make_runner, tmp_path, uninterrupted):
+    cache, said, seen = LocalFolder(tmp_path / "engine"), [], []
+    extraction = Extraction(table, picture_paths, make_runner(), cache, BATCH, said.append)
+
+    def engine(tasks, done):
+        # What a worker elsewhere gets: the task alone, as bytes.
+        for task in pickle.loads(pickle.dumps(list(reversed(tasks)))):
+            clock = StageClock()
+            PartMaker(make_runner(), extraction.folder).make(task, clock)
+            seen.append(task.part.index)
+            done(task, dict(clock.seconds))
+
+    store = extraction.run(engine=engine)
+
+    assert seen == [1, 0]
+    assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
+    assert any("99 patches in" in line and "trunk" in line for line in said)
+
+
+def test_a_part_that_another_writer_recorded_meanwhile_is_not_made_again(
+    table, picture_paths, make_runner, tmp_path, uninterrupted
+):
+    cache, runner, tasks, advanced = LocalFolder(tmp_path / "two"), CountingRunner(make_runner()), [], []
+
+    def other_writer_is_first(given, done):
+        extract(table, picture_paths, make_runner(), cache, BATCH)
+        tasks.extend(given)
+
+    extraction = Extraction(table, picture_paths, runner, cache, BATCH)
+    extraction.run(engine=other_writer_is_first)
+    for task in tasks:
+        PartMaker(runner, extraction.folder).make(task, StageClock(), advanced.append)
+
+    assert runner.batches == [] and advanced == [64, 35]
+    assert bytes_of(extraction.folder.path) == bytes_of(uninterrupted.folder.path)
+
+
+# --- killed
+
 SMALL_AND_SLOW = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
     from pipeline.activations import extract, store
     extract.rows_a_part = lambda width: {PART_ROWS}
-    write_json = store.write_json
-    def record_then_wait(path, value):
-        write_json(path, value)
+    write_part = store.StoreWriter.write_part
+    def write_then_wait(writer, part, columns):
+        write_part(writer, part, columns)
         time.sleep(60 * pathlib.Path("slow").exists())
-    store.write_json = record_then_wait
+    store.StoreWriter.write_part = write_then_wait
 """
 MANIFEST = """
 {name: tiny, title: drawn, folder: tiny, classes: [ball], metric: voc12, fit: train, eval: train, splits: {train: {}}}
@@ -259,7 +352,9 @@ def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted
 def test_changed_picture_is_named(table, picture_paths, make_runner, tmp_path):
     Image.new("RGB", (48, 64), "red").save(picture_paths["b"])
     with pytest.raises(
-        PipelineError, match=r"b: .*b\.png: the picture changed since .* pipeline patches --dataset tiny"
+        PipelineError,
+        match=r"b: .*b\.png: changed since the patch table was made; "
+        r"make the patch table again with: pipeline patches, then go on with: pipeline extract$",
     ):
         extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
 
@@ -289,8 +384,41 @@ def test_activations_that_are_not_finite_name_the_picture(split, make_runner, tm
 
 def test_full_disk_is_seen_before_the_trunk_runs(table, picture_paths, make_runner, tmp_path, monkeypatch):
     runner = CountingRunner(make_runner())
-    usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr("pipeline.activations.extract.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(PipelineError, match="0.0 GiB may be needed and 0.0 GiB are free"):
+    usage = type("usage", (), {"free": 100_000})  # enough for the second part alone
+    monkeypatch.setattr("pipeline.activations.folder.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(PipelineError, match=r"0.0 GiB may be needed and 0.0 GiB are free; .* --cache or --stores"):
         extract(table, picture_paths, runner, tmp_path / "cache", BATCH)
-    assert runner.batches == []
+    assert runner.batches == [] and runner.trials == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_store_that_goes_on_needs_room_for_what_is_left(table, picture_paths, make_runner, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        extract(table, picture_paths, CountingRunner(make_runner(), stop_at=4), tmp_path / "cache", BATCH)
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("pipeline.activations.folder.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(PipelineError, match="GiB may be needed"):
+        extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    usage.free = 100_000
+    assert extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH).n_rows == table.n_rows
+
+
+@pytest.mark.parametrize("n_before", [5, 7, 9, 10], ids=["first object", "an object", "record", "seal"])
+def test_disk_that_fills_up_is_said_and_nothing_recorded_is_lost(
+    table, picture_paths, make_runner, tmp_path, uninterrupted, monkeypatch, n_before
+):
+    replace, calls = os.replace, itertools.count()  # five a part: four objects and the record
+
+    def fills_up(source, target):
+        if next(calls) >= n_before:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fills_up)
+        with pytest.raises(PipelineError, match=r"\.zarr: the disk is full \(.*start the same command again$"):
+            extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    runner = CountingRunner(make_runner())
+    store = extract(table, picture_paths, runner, tmp_path / "cache", BATCH)
+    assert sum(runner.batches) == (35 if n_before < 10 else 0)
+    assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import LocalStore
 
-from pipeline.activations.store import Store, StoreWriter, create_store, parts_of
-from pipeline.errors import PipelineError, StoreError
+from pipeline.activations.folder import LocalFolder, disk_trouble
+from pipeline.activations.layout import parts_of, stated
+from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.errors import StoreError
+from pipeline.files import read_signed_json, signed_json
 
 # --- from identity to seal
 
@@ -41,12 +45,16 @@ def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
     writer.seal()
     assert writer.sealed
     store = Store(path)
-    assert (store.n_rows, store.width, store.picture_ids, store.skipped) == (10, 3, ("a", "b"), [["c", "truncated"]])
+    assert (store.n_rows, store.width, store.picture_ids) == (10, 3, ("a", "b"))
+    assert store.identity == identity and store.identity["seen.skipped"] == ["c: truncated"]
     assert store.n_bytes == sum(p.stat().st_size for p in path.rglob("c/**/*") if p.is_file())
     for name, values in read_all(path).items():
         assert np.array_equal(values, columns(0, 10)[name]), name
         assert values.dtype == columns(0, 10)[name].dtype
-    assert [p.name for p in path.parent.iterdir()] == ["small.zarr"]  # no partial left
+    # What grew did so beside the store, and nothing of it is left.
+    assert sorted(p.name for p in path.parent.iterdir()) == [".partial", "small.zarr"]
+    assert not list((path.parent / ".partial").iterdir())
+    assert not list(path.rglob(".*"))
 
 
 def test_missing_parts_are_counted(tmp_path, small_identity, write_parts):
@@ -88,8 +96,10 @@ def test_order_of_writing_leaves_no_trace(tmp_path, small_identity, columns, wri
         (3, 4, [(0, 3)]),
     ],
 )
-def test_parts_cover_all_rows_once(n_rows, part_rows, expected):
-    assert [(p.start, p.stop) for p in parts_of(n_rows, part_rows)] == expected
+def test_parts_cover_all_rows_once(small_identity, n_rows, part_rows, expected):
+    parts = parts_of(small_identity(**{"seen.n_rows": n_rows, "how.part_rows": part_rows}))
+    assert [(p.start, p.stop) for p in parts] == expected
+    assert [p.index for p in parts] == list(range(len(expected)))
 
 
 def test_wrong_number_of_rows_is_refused(tmp_path, small_identity, columns):
@@ -107,6 +117,28 @@ def test_chosen_rows_come_from_all_parts(sealed, columns, rows):
 
 
 # --- other readers
+
+
+def test_a_store_on_an_object_store_has_the_same_bytes(sealed, small_identity, write_parts, read_all, columns):
+    url = "memory://test-store/small.zarr"
+    writer = write_parts(url, small_identity(), parts=(2, 0))
+    with pytest.raises(StoreError, match=rf"^{url}: not complete: 1 of 3 parts are missing \(first: 1\)"):
+        Store(url)
+    write_parts(url, small_identity(), parts=(1,)).seal()
+
+    here, there = LocalFolder(sealed), writer.folder
+    assert list(there.sizes()) == list(here.sizes())
+    assert there.read_many(there.sizes()) == here.read_many(here.sizes())
+    for name, values in read_all(url).items():
+        assert np.array_equal(values, columns(0, 10)[name]), name
+
+    data = there.read("activations/c/1/0")
+    there.write("activations/c/1/0", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(StoreError, match=rf"^{url}: activations/c/1/0 changed since it was written"):
+        read_all(url)
+    there.remove_all()
+    with pytest.raises(StoreError, match=rf"^{url}: no such store; make it with: pipeline extract"):
+        Store(url)
 
 
 def test_opens_in_plain_zarr(sealed, columns):
@@ -163,11 +195,14 @@ def test_reader_names_the_fields_that_it_needs_otherwise(sealed):
 
 
 def test_no_store(tmp_path):
-    with pytest.raises(StoreError, match="no such store; make it with: pipeline extract"):
-        Store(tmp_path / "none.zarr")
-    (tmp_path / "empty.zarr").mkdir()
-    with pytest.raises(StoreError, match="not a store"):
-        Store(tmp_path / "empty.zarr")
+    (tmp_path / "empty.zarr/integrity").mkdir(parents=True)
+    for name in ("none.zarr", "empty.zarr"):
+        with pytest.raises(StoreError, match=f"{name}: no such store; make it with: pipeline extract"):
+            Store(tmp_path / name)
+    (tmp_path / "other.zarr").mkdir()
+    (tmp_path / "other.zarr/notes.txt").touch()
+    with pytest.raises(StoreError, match="other.zarr: not a store"):
+        Store(tmp_path / "other.zarr")
 
 
 # --- damage
@@ -203,11 +238,53 @@ def edit(name, *keys, value):
     return damage
 
 
-def swap_shards(path):
-    first, second = path / "activations/c/0/0", path / "activations/c/1/0"
-    first.rename(path / "aside")
-    second.rename(first)
-    (path / "aside").rename(second)
+def exchange(first, second):
+    def damage(path):
+        (path / first).rename(path / "aside")
+        (path / second).rename(path / first)
+        (path / "aside").rename(path / second)
+
+    return damage
+
+
+def copy(source, target):
+    return lambda path: shutil.copy(path / source, path / target)
+
+
+SEAL = "integrity/seal.json"
+
+
+def sign_again(path, name, change):
+    """Change a record or the seal so that its own digest is right."""
+    content = read_signed_json((path / name).read_bytes())
+    change(content)
+    (path / name).write_bytes(signed_json(content))
+
+
+def forge(name, *keys, value):
+    """As `edit`, and sign the file again."""
+
+    def change(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return lambda path: sign_again(path, name, change)
+
+
+def seal_again(damage):
+    """Damage, and then a seal that agrees with all records and metadata as they are now."""
+
+    def damage_and_seal(path):
+        damage(path)
+
+        def change(seal):
+            for kind in ("records", "metadata"):
+                seal[kind] = {name: stated((path / name).read_bytes()) for name in seal[kind]}
+
+        sign_again(path, SEAL, change)
+
+    return damage_and_seal
 
 
 DAMAGE = {
@@ -221,30 +298,64 @@ DAMAGE = {
     "bit of the scales flipped": (flip("scale/c/0"), r"scale/c/0 changed"),
     "shard truncated": (truncate("activations/c/2/0"), r"activations/c/2/0 changed"),
     "shard emptied": (lambda path: os.truncate(path / "activations/c/0/0", 0), r"activations/c/0/0 changed"),
-    "two shards exchanged": (swap_shards, r"activations/c/0/0 changed"),
+    "two shards exchanged": (exchange("activations/c/0/0", "activations/c/1/0"), r"activations/c/0/0 changed"),
     "fill value changed": (edit("activations/zarr.json", "fill_value", value=0), r"activations/zarr.json: changed"),
     "ids changed": (edit("zarr.json", "attributes", "picture_ids", value=["b", "a"]), r"zarr.json: changed since"),
     "identity changed": (
         edit("zarr.json", "attributes", "identity", "how.precision", value="cpu-bf16"),
         r"the identity disagrees with its fingerprint",
     ),
-    "metadata deleted": (remove("scale/zarr.json"), r"damaged: .*No such file.*scale/zarr.json"),
+    "metadata deleted": (remove("scale/zarr.json"), r"damaged\n  - scale/zarr.json: missing\n"),
     "metadata of the group deleted": (remove("zarr.json"), r"not a store"),
     "metadata is no JSON": (lambda path: (path / "zarr.json").write_text("{"), r"not a store"),
     "record changed": (edit("integrity/part-00001.json", "rows", value=[0, 4]), r"part-00001.json: changed since"),
-    "record deleted": (remove("integrity/part-00002.json"), r"damaged: .*No such file.*part-00002"),
-    "rows in the seal changed": (edit("integrity/seal.json", "rows", value=9), r"rows: disagrees with the seal"),
-    "fingerprint in the seal changed": (
-        edit("integrity/seal.json", "fingerprint", value="0" * 64),
-        r"fingerprint: disagrees with the seal",
+    "record changed and signed": (
+        forge("integrity/part-00001.json", "rows", value=[0, 4]),
+        r"part-00001.json: changed since",
     ),
-    "record left out of the seal": (
-        edit("integrity/seal.json", "records", value={}),
+    "record deleted": (remove("integrity/part-00002.json"), r"damaged\n  - integrity/part-00002.json: missing\n"),
+    "record changed, signed and sealed": (
+        seal_again(forge("integrity/part-00001.json", "rows", value=[0, 4])),
+        r"a record is the record of another part or store",
+    ),
+    "record changed and sealed": (
+        seal_again(edit("integrity/part-00001.json", "rows", value=[0, 4])),
+        r"a record disagrees with its own digest",
+    ),
+    "two records exchanged": (
+        exchange("integrity/part-00000.json", "integrity/part-00001.json"),
         r"part-00000.json: changed since",
     ),
-    "seal is no JSON": (lambda path: (path / "integrity/seal.json").write_text("{}x"), r"damaged"),
-    "seal is a list": (lambda path: (path / "integrity/seal.json").write_text("[]"), r"damaged"),
-    "seal deleted": (remove("integrity/seal.json"), r"not complete: 0 of 3 parts are missing, and the seal"),
+    "two records exchanged and sealed": (
+        seal_again(exchange("integrity/part-00000.json", "integrity/part-00001.json")),
+        r"a record is the record of another part or store",
+    ),
+    "space in the seal": (
+        lambda path: (path / SEAL).write_bytes((path / SEAL).read_bytes() + b"\n"),
+        r"seal.json disagrees with its own digest",
+    ),
+    "rows in the seal changed": (edit(SEAL, "rows", value=9), r"seal.json disagrees with its own digest"),
+    "rows in the seal changed and signed": (forge(SEAL, "rows", value=9), r"seal.json: is the seal of another store"),
+    "fingerprint in the seal changed": (edit(SEAL, "fingerprint", value="0" * 64), r"seal.json disagrees with its own"),
+    "fingerprint in the seal changed and signed": (
+        forge(SEAL, "fingerprint", value="0" * 64),
+        r"seal.json: is the seal of another store",
+    ),
+    "skipped in the seal changed and signed": (
+        forge(SEAL, "skipped", value=[]),
+        r"seal.json: is the seal of another store",
+    ),
+    "records left out of the seal": (edit(SEAL, "records", value={}), r"seal.json disagrees with its own digest"),
+    "records left out of the seal and signed": (forge(SEAL, "records", value={}), r"part-00000.json: changed since"),
+    "a record too many in the seal": (
+        forge(SEAL, "records", "integrity/part-00003.json", value={"bytes": 0, "sha256": ""}),
+        r"seal.json: is the seal of another store",
+    ),
+    "record in place of the seal": (copy("integrity/part-00000.json", SEAL), r"part-00000.json: changed since"),
+    "seal is no JSON": (lambda path: (path / SEAL).write_text("{}x"), r"damaged: integrity/seal.json Extra data"),
+    "seal is a list": (lambda path: (path / SEAL).write_text("[]"), r"damaged: .* carries no digest of its own"),
+    "seal without a digest": (lambda path: (path / SEAL).write_text("{}"), r"damaged: .* carries no digest of its own"),
+    "seal deleted": (remove(SEAL), r"not complete: 0 of 3 parts are missing, and the seal"),
 }
 
 
@@ -256,7 +367,12 @@ def test_damage_is_refused_on_reading(sealed, read_all, kind):
     with pytest.raises(StoreError, match=message) as error:
         read_all(sealed)
     assert "small.zarr" in str(error.value)
-    assert "pipeline extract" in str(error.value) or "identity" in str(error.value) or "not a store" in str(error.value)
+    if kind == "seal deleted":
+        assert "go on with the same: pipeline extract" in str(error.value)
+    elif not re.search("identity|not a store", message):
+        assert str(error.value).endswith(
+            "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
+        )
 
 
 def test_any_flipped_byte_of_any_object_is_noticed(sealed, read_all):
@@ -320,40 +436,46 @@ def test_two_processes_write_one_store(tmp_path):
     StoreWriter(path).seal()
     rows = Store(path).read_rows(np.arange(160))
     assert np.array_equal(rows[:, 0], np.arange(160))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["go", "s.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".partial", "go", "s.zarr"]
+    assert not list((tmp_path / ".partial").iterdir())
 
 
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-async def full_disk_async(*args, **kwargs):
-    full_disk()
+def full_at(name, n_before):
+    """A function of `os` that works `n_before` times, and then finds the disk full."""
+    real, calls = getattr(os, name), itertools.count()
+    return lambda *args: full_disk() if next(calls) >= n_before else real(*args)
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "replacement"),
-    [(os, "fsync", full_disk), (LocalStore, "set", full_disk_async), (os, "replace", full_disk)],
-    ids=["forcing to disk", "writing a shard", "renaming the record"],
+    ("name", "n_before"),
+    [("fsync", 0), ("replace", 0), ("replace", 2), ("replace", 4)],
+    ids=["forcing to disk", "renaming the first object", "renaming another object", "renaming the record"],
 )
 def test_full_disk_keeps_what_is_recorded(
-    tmp_path, small_identity, write_parts, columns, read_all, monkeypatch, owner, name, replacement
+    tmp_path, small_identity, write_parts, columns, read_all, monkeypatch, name, n_before
 ):
     writer = write_parts(tmp_path / "s.zarr", small_identity(), parts=(0,))
     record = (tmp_path / "s.zarr/integrity/part-00000.json").read_bytes()
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, replacement)
-        with pytest.raises(PipelineError) as error:
+        patch.setattr(os, name, full_at(name, n_before))
+        with pytest.raises(OSError, match="No space left") as error:
             writer.write_part(writer.parts[1], columns(4, 8))
-    assert "the disk is full" in str(error.value) and "start the same command again" in str(error.value)
+    explained = str(disk_trouble(error.value, writer.folder))
+    assert explained.startswith(f"{tmp_path / 's.zarr'}: the disk is full (")
+    assert explained.endswith("start the same command again")
+    assert writer.is_recorded(writer.parts[0]) and not writer.is_recorded(writer.parts[1])
     assert [p.index for p in writer.missing()] == [1, 2]
     assert (tmp_path / "s.zarr/integrity/part-00000.json").read_bytes() == record
 
     write_parts(tmp_path / "s.zarr", small_identity(), parts=(1, 2)).seal()
     for column, values in read_all(tmp_path / "s.zarr").items():
         assert np.array_equal(values, columns(0, 10)[column])
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*.partial"))
 
 
 @pytest.fixture
@@ -375,5 +497,7 @@ def test_closed_folder_is_a_plain_error(closed_folder, small_identity, write_par
     for path in [folder / "s.zarr", *(folder / "s.zarr").rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     close()
-    with pytest.raises(PipelineError, match=r"s.zarr: cannot be written: Permission denied; check the folder's rights"):
+    with pytest.raises(PermissionError) as error:
         writer.write_part(writer.parts[1], columns(4, 8))
+    explained = str(disk_trouble(error.value, writer.folder))
+    assert explained == f"{folder / 's.zarr'}: cannot be written: Permission denied; check the rights there"

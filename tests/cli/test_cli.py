@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def test_extract_prints_the_store_and_runs_once(stepped):
     assert (folder / path).is_dir() and path.startswith("cache/tiny-train-random0-fc7-")
     assert rows.startswith("  rows 102 x 1024")
     assert fingerprint.split()[1].startswith(Path(path).stem.rpartition("-")[2])
-    assert "sealed; 102 patches" in ended["extract"].err
+    assert f"{path}: 102 rows to make, at most " in ended["extract"].err
+    assert re.search(rf"{path}: 102 patches in [\d.]+ s .*\n{path}: sealed\n", ended["extract"].err)
     assert ended["extract again"].out == ended["extract"].out
     assert "complete, the trunk does not run" in ended["extract again"].err
     assert len((folder / path.replace(".zarr", ".log.jsonl")).read_text().splitlines()) == 1
@@ -236,7 +238,7 @@ def test_changed_picture_is_found_and_looked_at_again(run, work):
     ended = run("extract --dataset tiny --split val --config config.yaml")
     assert ended.code == 0
     assert "pictures changed: q0; making it again" in ended.err
-    assert "sealed; 68 patches" in ended.err
+    assert re.search(r": 68 patches in .*\n.*\.zarr: sealed\n", ended.err)
 
 
 def test_damaged_store_is_refused_by_later_commands(run, work):
@@ -246,7 +248,30 @@ def test_damaged_store_is_refused_by_later_commands(run, work):
     shard.write_bytes(data)
     ended = run("score --dataset tiny --config config.yaml")
     assert ended.code == 2
-    assert "activations/c/0/0 changed since it was written; remove the store's folder" in ended.err
+    assert (
+        "activations/c/0/0 changed since it was written; see what is wrong with: pipeline cache verify, "
+        "and mend it with: pipeline cache repair"
+    ) in ended.err
+
+
+def test_stores_may_lie_elsewhere_and_what_killed_runs_left_there_is_swept(run, work):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = work / f"elsewhere/.partial/.0.{platform.node()}.{gone.pid}.0123abcd.partial"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    ended = run("extract --dataset tiny --split val --config config.yaml --stores elsewhere")
+
+    assert ended.code == 0, ended.err
+    (store,) = (work / "elsewhere").glob("*.zarr")
+    assert ended.out.startswith(f"elsewhere/{store.name}\n")
+    assert not list(left.parent.iterdir())
+    (same,) = (work / "cache").glob(store.name)
+    files = sorted(p.relative_to(store) for p in store.rglob("*") if p.is_file())
+    assert files and all((store / name).read_bytes() == (same / name).read_bytes() for name in files)
+    assert run("score --dataset tiny --config config.yaml --stores elsewhere").code == 2  # no head is fitted there
+    assert len(list((work / "cache/receipts").glob("tiny-val-*.json"))) == 2
 
 
 @pytest.mark.parametrize("option", ["--cache", "--results"])

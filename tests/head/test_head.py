@@ -151,22 +151,50 @@ def test_no_file(tmp_path):
         load_head(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def parts_of_file(data: bytes) -> tuple[int, int, int]:
+    """Where the header, its padding and the tensors begin."""
+    tensors = 8 + int.from_bytes(data[:8], "little")
+    return 8, len(data[:tensors].rstrip(b" ")), tensors
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99, 1.0])
 def test_a_truncated_file_is_refused(path, share):
-    os.truncate(path, int(share * path.stat().st_size))
+    data = path.read_bytes()
+    size = min(int(share * len(data)), len(data) - 1)
+    os.truncate(path, size)
 
-    with pytest.raises(HeadError, match=r"cannot be read as a head: .*fit it again"):
+    whole_header = size >= parts_of_file(data)[2]
+    message = "changed since it was written; " if whole_header else "cannot be read as a head: .*"
+    with pytest.raises(HeadError, match=rf"{message}fit it again: pipeline fit-head$"):
         load_head(path)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 0.9, 0.9999])
-def test_a_flipped_bit_is_refused(path, share):
-    data = bytearray(path.read_bytes())
-    data[int(share * len(data))] ^= 1
+def test_a_lengthened_file_is_refused(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+    with pytest.raises(HeadError, match="changed since it was written"):
+        load_head(path)
+
+
+def test_a_flipped_byte_is_refused_wherever_it_is(path):
+    data = path.read_bytes()
+    header, padding, tensors = parts_of_file(data)
+    digest = data.index(b'sha256\\": \\"') + 12
+    assert header < digest < padding < tensors < len(data)
+    positions = {
+        *range(header),
+        *range(digest, digest + 64),
+        *range(padding, tensors),
+        *np.linspace(0, len(data) - 1, 300).astype(int).tolist(),
+    }
+    for position in sorted(positions):
+        for bits in (1, 0x20, 0x80):
+            path.write_bytes(data[:position] + bytes([data[position] ^ bits]) + data[position + 1 :])
+            with pytest.raises(HeadError, match="fit it again"):
+                load_head(path)
+
     path.write_bytes(data)
-
-    with pytest.raises(HeadError, match="fit it again"):
-        load_head(path)
+    load_head(path)
 
 
 def test_a_changed_fact_is_refused(head, path):
@@ -181,7 +209,7 @@ def test_a_changed_fact_is_refused(head, path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-1'", id="format"),
+        pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-2'", id="format"),
         pytest.param({"settings": {"hidden": [3]}}, "cannot be read as a head", id="settings of another network"),
         pytest.param({"settings": {"depth": 3}}, "cannot be read as a head", id="unknown setting"),
         pytest.param({"classes": ["cat"]}, "cannot be read as a head", id="fewer classes"),

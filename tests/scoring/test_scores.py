@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import HeadError, StoreError
+from pipeline.files import USER_BLOCK, sign_hdf5
 from pipeline.head.head import Head, load_head, save_head
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.scoring.average_precision import mean_average_precision
@@ -172,15 +173,16 @@ def test_a_truncated_file_is_refused(path, share):
         load_scores(path)
 
 
-def test_a_flipped_bit_in_the_scores_is_refused(path):
-    with h5py.File(path) as file:
-        offset = file["scores"].id.get_chunk_info(0).byte_offset
-    data = bytearray(path.read_bytes())
-    data[offset + 17] ^= 1
-    path.write_bytes(data)
+def test_a_flipped_bit_is_refused_wherever_it_is(path):
+    data = path.read_bytes()
+    positions = {*range(0, USER_BLOCK, 7), *np.linspace(0, len(data) - 1, 200).astype(int).tolist()}
+    for position in sorted(positions):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(StoreError, match="damaged: changed since it was written: .* with: pipeline score"):
+            load_scores(path)
 
-    with pytest.raises(StoreError, match="damaged"):
-        load_scores(path)
+    path.write_bytes(data)
+    load_scores(path)
 
 
 @pytest.mark.parametrize("text", [b"train", b"cpu-fp32", b"val003", b"fish"])
@@ -194,11 +196,15 @@ def test_a_changed_word_is_refused(path, text):
 
 
 def test_another_file_is_refused(tmp_path):
-    with h5py.File(tmp_path / "other.h5", "w") as file:
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w", userblock_size=USER_BLOCK) as file:
         file["scores"] = [1.0]
+    with pytest.raises(StoreError, match="damaged: .*make it again with: pipeline score"):
+        load_scores(path)
 
+    path.write_bytes(sign_hdf5(path.read_bytes()))
     with pytest.raises(StoreError, match="not a file of scores"):
-        load_scores(tmp_path / "other.h5")
+        load_scores(path)
 
 
 # ---- choosing on held-out pictures -----------------------------------------------------------------

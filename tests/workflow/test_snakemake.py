@@ -200,6 +200,55 @@ def test_another_grid_starts_at_the_patches(finished_work):
     assert len(due.jobs) == 8
 
 
+# --- one extraction as several jobs
+
+
+def shares(split, count):
+    return [f"extract_share {split}"] * count
+
+
+def test_scattered_run_makes_the_same_stores_and_result(new_work, first_run):
+    new_work.settings.append("scatter=3")
+
+    finished = new_work.snakemake()
+
+    assert finished.code == 0, finished.output
+    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 3), *shares("val", 3)])
+    assert not list((new_work.path / "cache/shares").glob("*"))  # of use only to those that seal
+    for split in ("train", "val"):
+        (store,), (expected,) = new_work.stores(split), first_run[0].stores(split)
+        assert store.name == expected.name
+        assert bytes_of(store) == bytes_of(expected)
+        assert new_work.trunk_runs(split) == 1  # all rows are one part: one share makes it
+    assert read_result(new_work)["AP"] == read_result(first_run[0])["AP"]
+    again = new_work.snakemake()
+    assert (again.code, again.jobs) == (0, [])
+    assert NOTHING in again.output
+
+
+def test_each_share_makes_parts_of_its_own(finished_work, tmp_path):
+    (receipt,) = (finished_work.path / "cache/receipts").glob("tiny-val-*.json")
+    target, old_stores = str(receipt.relative_to(finished_work.path)), finished_work.stores("val")
+    receipt.unlink()  # so that the extraction is due; the size of the parts makes it another store
+    together = finished_work.snakemake(target, sitecustomize=SMALL_PARTS)
+    assert together.code == 0, together.output
+    (expected,) = set(finished_work.stores("val")) - set(old_stores)
+    expected = expected.rename(tmp_path / expected.name)
+    receipt.unlink()
+    finished_work.settings.append("scatter=3")
+
+    finished = finished_work.snakemake(target, sitecustomize=SMALL_PARTS)
+
+    assert finished.code == 0, finished.output
+    assert finished.jobs == [*shares("val", 3), "extract val"]
+    (store,) = set(finished_work.stores("val")) - set(old_stores)
+    assert bytes_of(store) == bytes_of(expected)
+    (log,) = (finished_work.path / "cache").glob(f"{store.stem}.log.jsonl")
+    made = [json.loads(line)["rows"] for line in log.read_text().splitlines()]
+    assert made[0] == 68 and sorted(made[1:]) == [4, 32, 32]
+    assert f"{store.name}: sealed" in finished.output
+
+
 # --- several heads
 
 
@@ -292,11 +341,11 @@ if "extract" in sys.orig_argv:
     from pipeline.activations import extract, store
     extract.rows_a_part = lambda width: 32
     if pathlib.Path("slow").exists():
-        write_json = store.write_json
-        def record_then_wait(path, value):
-            write_json(path, value)
+        write_part = store.StoreWriter.write_part
+        def write_then_wait(writer, part, columns):
+            write_part(writer, part, columns)
             time.sleep(60)
-        store.write_json = record_then_wait
+        store.StoreWriter.write_part = write_then_wait
 """
 
 

@@ -1,0 +1,233 @@
+"""The bytes of a store: a function of what is in it, and back."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.activations.extract import share_of
+from pipeline.activations.layout import (
+    ARRAYS,
+    METADATA,
+    Part,
+    decode_object,
+    encode_part,
+    make_metadata,
+    make_record,
+    make_seal,
+    parts_of,
+    rows_a_part,
+    stated,
+)
+from pipeline.files import sha256_bytes, signed_json
+
+
+def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:
+    return {
+        "seen.n_rows": n_rows,
+        "seen.skipped": ["c: truncated"],
+        "how.part_rows": part_rows,
+        "how.width": width,
+        "how.layer": "fc7",
+        **changes,
+    }
+
+
+def random_columns(n_rows: int, width: int, seed: int) -> dict[str, np.ndarray]:
+    """Any bits at all, infinities and NaN of all kinds included."""
+    rng = np.random.default_rng(seed)
+    return {
+        "activations": rng.integers(0, 2**16, (n_rows, width), np.uint16).view(np.float16),
+        "picture": rng.integers(-(2**31), 2**31, n_rows).astype(np.int32),
+        "box_xyxy": rng.integers(0, 2**32, (n_rows, 4), np.uint32).view(np.float32),
+        "scale": rng.integers(0, 256, n_rows).astype(np.uint8),
+    }
+
+
+def cut(columns: dict[str, np.ndarray], part: Part) -> dict[str, np.ndarray]:
+    return {name: values[part.start : part.stop] for name, values in columns.items()}
+
+
+# Rows of a part over 1024 are several inner chunks of one shard.
+SHAPES = st.tuples(
+    st.integers(1, 3000), st.integers(1, 40) | st.sampled_from([64, 1000, 1024, 2048]), st.integers(1, 9)
+).filter(lambda shape: shape[0] <= 20 * shape[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.integers(0, 99))
+def test_decoded_is_what_was_encoded(shape, seed):
+    n_rows, part_rows, width = shape
+    identity, columns = identity_of(*shape), random_columns(n_rows, width, seed)
+    metadata = make_metadata(identity, ("a",), {})
+
+    parts = parts_of(identity)
+    for part in random.Random(seed).sample(parts, min(3, len(parts))):
+        objects = encode_part(metadata, part, cut(columns, part))
+        assert tuple(objects) == part.object_names
+        for name, data in zip(ARRAYS, objects.values(), strict=True):
+            decoded, given_ = decode_object(name, metadata[f"{name}/zarr.json"], part, data), cut(columns, part)[name]
+            assert (decoded.dtype, decoded.shape) == (given_.dtype, given_.shape)
+            assert decoded.tobytes() == given_.tobytes()
+
+
+@pytest.mark.parametrize("fill", ["zeros", "fill values", "noise"])
+def test_rows_of_any_kind_have_objects(fill):
+    # zarr leaves out chunks of fill value; here none may be left out.
+    identity = identity_of(10, 4, 3)
+    metadata, columns = make_metadata(identity, ("a",), {}), random_columns(10, 3, 0)
+    if fill != "noise":
+        columns = {name: np.zeros_like(values) for name, values in columns.items()}
+    if fill == "fill values":
+        columns["activations"][:], columns["box_xyxy"][:], columns["picture"][:], columns["scale"][:] = (
+            np.nan,
+            np.nan,
+            -1,
+            255,
+        )
+    for part in parts_of(identity):
+        objects = encode_part(metadata, part, cut(columns, part))
+        assert all(objects.values())
+        for name, data in zip(ARRAYS, objects.values(), strict=True):
+            decoded = decode_object(name, metadata[f"{name}/zarr.json"], part, data)
+            np.testing.assert_array_equal(decoded, cut(columns, part)[name])
+
+
+def digests(n_rows: int, part_rows: int, width: int) -> list[str]:
+    identity, columns = identity_of(n_rows, part_rows, width), random_columns(n_rows, width, 7)
+    metadata = make_metadata(identity, ("a", "b"), {"dataset": "d"})
+    parts = [encode_part(metadata, part, cut(columns, part)) for part in parts_of(identity)]
+    return [sha256_bytes(data) for content in (metadata, *parts) for data in content.values()]
+
+
+# The last part is a fraction of a shard; a shard has one inner chunk, or four.
+@pytest.mark.parametrize("shape", [(10, 4, 3), (5000, 4096, 5)])
+def test_the_same_rows_give_the_same_bytes(shape):
+    expected = digests(*shape)
+    for _ in range(5):
+        assert digests(*shape) == expected
+
+    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nimport test_layout\n"
+    code += f"print(*test_layout.digests(*{shape}))"
+    env = {**os.environ, "PYTHONHASHSEED": "5", "ZARR_ASYNC__CONCURRENCY": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=100)
+    assert ended.stdout.split() == expected, ended.stderr
+
+
+def test_bytes_of_a_part_follow_only_from_its_own_rows():
+    identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
+    metadata, part = make_metadata(identity, ("a",), {}), parts_of(identity)[1]
+    objects = encode_part(metadata, part, cut(columns, part))
+
+    moved = make_metadata(identity_of(11, 4, 3), ("x", "y"), {"trunk": "t"})
+    assert encode_part(moved, part, cut(columns, part)) == objects
+    for name, object_name in zip(ARRAYS, part.object_names, strict=True):
+        other = cut(columns, part)
+        other[name] = other[name][::-1].copy()
+        changed = encode_part(metadata, part, other)
+        assert {key for key in objects if objects[key] != changed[key]} == {object_name}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_column_of_another_length_is_refused(name, n):
+    identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
+    part = parts_of(identity)[0]
+    columns = {**cut(columns, part), name: columns[name][:n]}
+    with pytest.raises(ValueError, match=f"{name}: {n} rows, expected 4 in part 0"):
+        encode_part(make_metadata(identity, ("a",), {}), part, columns)
+
+
+def test_metadata_says_what_the_store_is():
+    metadata = make_metadata(identity_of(10, 4, 3), ("a",), {})
+    assert sorted(metadata) == sorted(METADATA)
+    # What others look for is written last.
+    assert list(metadata)[-1] == "zarr.json"
+
+
+# --- parts and shares
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**5))
+def test_parts_cover_all_rows_once(n_rows, part_rows):
+    if n_rows > 1000 * part_rows:
+        part_rows = n_rows // 1000
+    parts = parts_of(identity_of(n_rows, part_rows, 1))
+    assert parts[0].start == 0 and parts[-1].stop == n_rows
+    assert all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(part.n_rows == part_rows for part in parts[:-1]) and 0 < parts[-1].n_rows <= part_rows
+    names = [name for part in parts for name in (*part.object_names, part.record_name)]
+    assert len(set(names)) == len(names) == 5 * len(parts)
+
+
+@given(st.integers(0, 300), st.integers(1, 400))
+def test_shares_cover_all_parts_once_and_are_equal_up_to_one(n_parts, count):
+    parts = [Part(i, i, i + 1) for i in range(n_parts)]
+    shares = [share_of(parts, index, count) for index in range(1, count + 1)]
+    assert [part for share in shares for part in share] == parts
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(1, 10**5))
+def test_a_part_is_a_power_of_two_near_64_mib(width):
+    rows = rows_a_part(width)
+    assert rows >= 1024 and rows.bit_count() == 1
+    assert rows * width * 2 <= 64 * 2**20 or rows == 1024
+    assert rows * 2 * width * 2 > 64 * 2**20
+
+
+# --- records and seal
+
+
+@pytest.fixture
+def made() -> SimpleNamespace:
+    """Identity, metadata and signed records of a small store."""
+    identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
+    metadata = make_metadata(identity, ("a",), {})
+    records = {
+        part.record_name: signed_json(make_record(part, "f" * 64, encode_part(metadata, part, cut(columns, part))))
+        for part in parts_of(identity)
+    }
+    return SimpleNamespace(identity=identity, metadata=metadata, records=records)
+
+
+def test_a_record_states_all_objects_of_its_part():
+    part = Part(2, 8, 10)
+    objects = {name: name.encode() for name in part.object_names}
+    assert make_record(part, "f" * 64, objects) == {
+        "fingerprint": "f" * 64,
+        "part": 2,
+        "rows": [8, 10],
+        "objects": {name: {"bytes": len(name), "sha256": sha256_bytes(name.encode())} for name in part.object_names},
+    }
+
+
+def test_the_seal_does_not_depend_on_the_order_of_what_it_is_made_of(made):
+    seal = signed_json(make_seal(made.identity, made.records, made.metadata))
+    for seed in range(5):
+        records, metadata = (
+            dict(random.Random(seed).sample(list(content.items()), len(content)))
+            for content in (made.records, made.metadata)
+        )
+        assert signed_json(make_seal(made.identity, records, metadata)) == seal
+
+
+def test_the_seal_follows_every_byte_of_records_and_metadata(made):
+    seal = make_seal(made.identity, made.records, made.metadata)
+    assert (seal["rows"], seal["parts"], seal["skipped"]) == (10, 3, ["c: truncated"])
+    for kind in ("records", "metadata"):
+        content = getattr(made, kind)
+        assert seal[kind] == {name: stated(data) for name, data in content.items()}
+        for name, data in content.items():
+            changed = {**content, name: data + b" "}
+            assert (
+                make_seal(made.identity, **{"records": made.records, "metadata": made.metadata, kind: changed}) != seal
+            )

@@ -1,4 +1,11 @@
-# Results: one folder a run, named files as copies of the latest.
+# Results: one folder a run, named files as copies of the latest. They take seconds, less than a
+# cluster's queue does.
+localrules:
+    evaluate,
+    map,
+    heads,
+
+
 rule evaluate:
     input:
         unpack(evaluate_inputs),

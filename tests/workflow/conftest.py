@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,8 @@ class Work:
     def environment(self, sitecustomize: str | None) -> dict[str, str]:
         """The interpreter's own commands first in PATH; `sitecustomize` runs first in every Python process."""
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
-        env.pop("PIPELINE_DATA", None)
+        for name in [name for name in env if name.startswith(("PIPELINE_DATA", "SNAKEMAKE_", "SLURM_", "SBATCH_"))]:
+            del env[name]
         if sitecustomize is not None:
             folder = self.path / "site"
             folder.mkdir(exist_ok=True)
@@ -176,6 +177,26 @@ def finished_work(first_run, tmp_path) -> Work:
     path = tmp_path / "work"
     shutil.copytree(first_run[0].path, path, symlinks=True)
     return Work(path)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[None]:
+    """A real SLURM on this machine, in a process that ends it with its input: also where pytest is killed."""
+    sudo = ["sudo", "-n"]
+    if os.geteuid() == 0 or shutil.which("sudo") is None or subprocess.run([*sudo, "true"]).returncode != 0:
+        sudo = []
+    command = [*sudo, sys.executable, str(Path(__file__).with_name("slurm_cluster.py"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        said = process.stdout.readline().strip()
+        if said == "ready":
+            yield
+            return
+        cannot_here = process.wait() == 3
+    if cannot_here and os.environ.get("CI") != "true":
+        pytest.skip(said)
+    pytest.fail(said or "the test cluster did not start; its logs are on standard error")
 
 
 @pytest.fixture

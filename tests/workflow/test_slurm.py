@@ -1,0 +1,58 @@
+"""The workflow through SLURM, with the profile that the README names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+PROFILE = ("--profile", "profiles/slurm")
+TARGET = "results/tiny_map.json"
+LOCAL_RULES = {"evaluate", "map"}
+
+
+def stores_in_bytes(work) -> dict[str, bytes]:
+    """Every file of every store."""
+    cache = work.path / "cache"
+    return {str(p.relative_to(cache)): p.read_bytes() for p in sorted(cache.glob("*.zarr/**/*")) if p.is_file()}
+
+
+def ended_jobs(output: str) -> dict[str, tuple[str, str]]:
+    """Rule and end of each SLURM job of a run, by its id, as the controller has them."""
+    run = re.search(r"SLURM run ID: (\S+)", output)[1]
+    command = ["squeue", "--noheader", "--states=all", f"--name={run}", "--format=%i %k %T"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
+    rows = [line.split() for line in lines]
+    return {job: (re.match(r"rule_(\w+?)_wildcards_", comment)[1], state) for job, comment, state in rows}
+
+
+@pytest.mark.timeout(900)
+def test_run_through_slurm_ends_with_the_bytes_of_a_local_run(slurm_cluster, first_run, new_work):
+    """Also where jobs of their own make shares of a store."""
+    local, local_run = first_run
+    new_work.settings.append("scatter=2")
+    shares = [f"extract_share {split}" for split in ("train", "val") for _ in range(2)]
+
+    finished = new_work.snakemake(TARGET, *PROFILE, "--slurm-init-seconds-before-status-checks=2", timeout_s=600)
+
+    assert finished.code == 0, finished.output
+    assert sorted(finished.jobs) == sorted(local_run.jobs + shares)
+    jobs = ended_jobs(finished.output)
+    remote = [job.split()[0] for job in finished.jobs if job.split()[0] not in LOCAL_RULES]
+    assert sorted(jobs.values()) == sorted((rule, "COMPLETED") for rule in remote)
+    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", finished.output)
+    assert sorted(submitted) == sorted(jobs)
+    stored = stores_in_bytes(new_work)
+    assert len({name.split("/")[0] for name in stored}) == 2
+    assert stored == stores_in_bytes(local)
+
+
+def test_profile_adds_to_the_default_one(new_work):
+    """No cluster is asked in a dry run."""
+    planned = new_work.snakemake(TARGET, *PROFILE, "--dry-run")
+
+    assert planned.code == 0, planned.output
+    assert "pipeline extract --dataset tiny" in planned.output  # printshellcmds, of the default profile
+    extract = re.search(r"rule extract:.*?resources: (.*?)\n", planned.output, re.DOTALL)[1]
+    assert "mem_mb=4000" in extract and "runtime=720" in extract  # of all rules, of this one

@@ -7,10 +7,11 @@ Temporary names stand outside of the store, so that a killed writer leaves nothi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -128,7 +129,8 @@ class RemoteFolder:
     """A prefix of an fsspec file system, such as ``s3://bucket/stores``.
 
     Credentials come from where the file system looks for them (environment, its own configuration
-    files); none is taken from settings, and none is written anywhere.
+    files); none is taken from settings, and none is written anywhere. What goes wrong with the place
+    itself (no rights, no bucket, nobody there) is a `PipelineError`: it says nothing about any file.
     """
 
     def __init__(self, url: str) -> None:
@@ -152,63 +154,118 @@ class RemoteFolder:
     def child(self, name: str) -> RemoteFolder:
         return RemoteFolder(f"{self.url}/{name}")
 
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Lets only those errors out that are about a single file."""
+        try:
+            yield
+        except (FileExistsError, NotImplementedError, PipelineError):
+            raise
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not _lacks_bucket(error):
+                raise
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: Exception) -> PipelineError:
+        """What is wrong with the place, in the words of a user who can mend it."""
+        if isinstance(error, FileNotFoundError):
+            return PipelineError(f"{self}: there is no such bucket; make it first, or choose another --stores")
+        reason = str(error) or type(error).__name__
+        if isinstance(error, PermissionError):
+            return PipelineError(
+                f"{self}: no rights: {reason}; files there must be read, written, listed and (cache repair, cache gc) "
+                "removed; credentials are taken from the environment, such as AWS_ACCESS_KEY_ID or AWS_PROFILE"
+            )
+        return PipelineError(
+            f"{self}: cannot be used: {reason}; check the network, and the environment (for S3: credentials, "
+            "AWS_ENDPOINT_URL); what is recorded is kept: start the same command again to go on"
+        )
+
     def read(self, name: str) -> bytes:
-        return self._fs.cat_file(self._at(name))
+        with self._asked():
+            return self._fs.cat_file(self._at(name))
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         places = {self._at(name): name for name in names}
         if not places:
             return {}
-        found = self._fs.cat(list(places), on_error="return")
-        for problem in found.values():
-            if isinstance(problem, Exception) and not isinstance(problem, FileNotFoundError):
-                raise problem
-        return {places[at]: data for at, data in found.items() if isinstance(data, bytes)}
+        with self._asked():
+            found = self._fs.cat(list(places), on_error="return")
+        data = {}
+        for at, name in places.items():
+            if isinstance(found[at], bytes):
+                data[name] = found[at]
+            elif not isinstance(found[at], FileNotFoundError) or _lacks_bucket(found[at]):
+                raise self._trouble(found[at]) from found[at]
+        return data
 
     def write(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(self._at(name), data)
+        with self._asked():
+            self._put(name, data)
 
     def create(self, name: str, data: bytes) -> None:
+        with self._asked():
+            try:
+                self._put(name, data, mode="create")
+            except FileExistsError:
+                return
+            except NotImplementedError:
+                if not self._fs.exists(self._at(name)):
+                    self._put(name, data)
+
+    def _put(self, name: str, data: bytes, **how: str) -> None:
         try:
-            self._fs.pipe_file(self._at(name), data, mode="create")
-        except FileExistsError:
-            return
-        except NotImplementedError:
-            if not self.exists(name):
-                self.write(name, data)
+            self._fs.pipe_file(self._at(name), data, **how)
+        except FileNotFoundError as error:
+            # Nothing that is to be written can be missing, except for what it is written into.
+            raise self._trouble(error) from error
 
     def exists(self, name: str) -> bool:
-        return self._fs.exists(self._at(name))
+        with self._asked():
+            return self._fs.exists(self._at(name))
 
     def sizes(self) -> dict[str, int]:
-        self._fs.invalidate_cache()
-        found = self._fs.find(self._root, detail=True)
+        with self._asked():
+            found = self._fs.find(self._root, detail=True)
         return {at[len(self._root) + 1 :]: int(info["size"]) for at, info in sorted(found.items())}
 
     def folders(self) -> list[str]:
-        self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self._root, detail=True)
+            with self._asked():
+                found = self._fs.ls(self._root, detail=True)
         except FileNotFoundError:
             return []
         return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in found if i["type"] == "directory")
 
     def remove(self, name: str) -> None:
-        if self.exists(name):
+        with self._asked(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(name))
 
     def remove_all(self) -> None:
-        self._fs.rm(self._root, recursive=True)
+        with self._asked():
+            self._fs.rm(self._root, recursive=True)
 
     def free_bytes(self) -> int | None:
         return None
 
     def changed(self) -> float:
         times = []
-        for info in self._fs.find(self._root, detail=True).values():
+        with self._asked():
+            found = self._fs.find(self._root, detail=True)
+        for info in found.values():
             when = info.get("LastModified") or info.get("mtime") or info.get("created")
             times.append(when.timestamp() if hasattr(when, "timestamp") else float(when or 0.0))
         return max(times, default=0.0)
+
+
+def _lacks_bucket(error: BaseException | None) -> bool:
+    """Whether not only the file is missing, but also the bucket that it would be in."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "NoSuchBucket":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def open_folder(place: str | Path | Folder) -> Folder:

@@ -139,15 +139,17 @@ def run_extract(
     scheduler: str | None = None,
 ) -> Store:
     """Make or complete the store of a split, then write its receipt."""
+    workers = None
+    if scheduler is not None:
+        from pipeline.activations.dask_engine import DaskEngine
+
+        workers = _for_workers(ws, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
         sweep_partials(ws.stores.path / ".partial")
     extraction = plan_extraction(ws, dataset, split, say, rehash)
     engine = None
     if scheduler is not None:
-        from pipeline.activations.dask_engine import DaskEngine
-
-        settings = _for_workers(ws, DaskEngine.n_local(scheduler) or 1)
-        engine = DaskEngine(scheduler, partial(make_part_maker, settings), extraction, say)
+        engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
     store = extraction.run(engine=engine)
     assert store is not None  # it is after a share only
     table = extraction.table
@@ -181,10 +183,14 @@ def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int,
     return path
 
 
-def _for_workers(ws: Workspace, n_a_machine: int) -> RunSettings:
-    """The settings with absolute paths, for workers started in other folders, and a worker's share of the cores."""
+def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
+    """The settings with absolute paths, for workers started in other folders.
+
+    Of `n_here` workers of this machine each gets its share of the cores; one elsewhere knows its own.
+    """
     s = ws.settings
-    places: dict[str, Any] = {"threads": s.threads or max(1, len(os.sched_getaffinity(0)) // n_a_machine)}
+    share = max(1, len(os.sched_getaffinity(0)) // n_here) if n_here else 0
+    places: dict[str, Any] = {"threads": s.threads or share}
     places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
     if s.weights:
         places["weights"] = str(Path(s.weights).absolute())

@@ -7,9 +7,11 @@ have another identity. A worker that dies costs the parts it was at: dask gives 
 
 from __future__ import annotations
 
-import os
+import contextlib
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.activations.extract import Extraction, PartMaker, PartTask, Say, StageClock
@@ -17,6 +19,14 @@ from pipeline.activations.identity import Identity
 from pipeline.errors import PipelineError, SettingsError
 
 RETRIES = 2
+CONNECT_S = 30.0
+IN_LOCAL_WORKERS = """
+import logging, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+"""
+"""Ctrl-C reaches all processes of a terminal; the client alone answers it, ends its workers, and says so."""
+
 MakePartMaker = Callable[[str, Identity], PartMaker]
 """From a store's name and identity, on a worker."""
 
@@ -24,20 +34,23 @@ _held: dict[str, PartMaker] = {}
 _lock = threading.Lock()
 
 
-def _part_maker(make: MakePartMaker, store: str, identity: Identity) -> PartMaker:
-    """This worker's maker: one a process, so that the trunk is loaded once."""
+def _part_maker(run: str, make: MakePartMaker, store: str, identity: Identity) -> PartMaker:
+    """This worker's maker: one a process and run, so that the trunk is loaded once.
+
+    Not one a store: a worker may outlive a run, and the next one may keep the same store elsewhere.
+    """
     with _lock:
-        if store not in _held:
+        if run not in _held:
             _held.clear()
-            _held[store] = make(store, identity)
-        return _held[store]
+            _held[run] = make(store, identity)
+        return _held[run]
 
 
-def _make_part(task: PartTask, make: MakePartMaker, store: str, identity: Identity) -> dict[str, Any]:
+def _make_part(task: PartTask, run: str, make: MakePartMaker, store: str, identity: Identity) -> dict[str, Any]:
     """Runs on a worker. What a user can mend comes back as a message: trying again would not help."""
     try:
         clock = StageClock()
-        _part_maker(make, store, identity).make(task, clock)
+        _part_maker(run, make, store, identity).make(task, clock)
     except PipelineError as error:
         return {"problem": str(error)}
     return {"seconds": dict(clock.seconds)}
@@ -59,51 +72,44 @@ class DaskEngine:
 
     def __init__(self, scheduler: str, make: MakePartMaker, extraction: Extraction, say: Say) -> None:
         self._n_local = self.n_local(scheduler)
-        if self._n_local == 0 or (self._n_local is None and "://" not in scheduler):
-            raise SettingsError(
-                f"scheduler {scheduler!r}: expected local:N (N worker processes on this machine) or the address of a "
-                "dask scheduler, such as tcp://127.0.0.1:8786"
-            )
         self._scheduler, self._make, self._extraction, self._say = scheduler, make, extraction, say
 
     @staticmethod
     def n_local(scheduler: str) -> int | None:
-        """Workers on this machine that ``local:N`` asks for; None for an address."""
+        """Workers on this machine that ``local:N`` asks for; None for an address.
+
+        Raises
+        ------
+        SettingsError
+            It is neither.
+        """
         kind, _, rest = scheduler.partition(":")
-        return int(rest) if kind == "local" and rest.isdigit() else None
+        if kind == "local" and rest.isdecimal() and int(rest) > 0:
+            return int(rest)
+        if kind == "local" or "://" not in scheduler:
+            raise SettingsError(
+                f"scheduler {scheduler!r}: expected local:N (N worker processes on this machine) or the address of a "
+                "dask scheduler, such as tcp://127.0.0.1:8786"
+            )
+        return None
 
     def __call__(self, tasks: Sequence[PartTask], done: Callable[[PartTask, Mapping[str, float]], None]) -> None:
-        from dask.distributed import Client, LocalCluster, as_completed
+        from dask.distributed import as_completed
 
         on_gpu = self._extraction.runner.device.type == "cuda"
         resources = {"GPU": 1} if on_gpu else None
-        if self._n_local is None:
-            place: Any = self._scheduler
-        else:
-            # Loopback only and no dashboard: nothing listens on a network unless an address was given.
-            place = LocalCluster(
-                n_workers=self._n_local,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                resources=resources,
-                memory_limit=0,
-            )
-        try:
-            client = Client(place, timeout=30)
-        except (OSError, TimeoutError) as error:
-            raise PipelineError(f"scheduler {self._scheduler}: cannot be reached: {error}; is it running?") from error
-        try:
+        store, run = self._extraction.folder.name, uuid.uuid4().hex
+        with self._connect(len(tasks), resources) as client:
             self._check_workers(client, resources)
-            make, store = self._make, self._extraction.folder.name
             futures = {
                 client.submit(
                     _make_part,
                     task,
-                    make,
+                    run,
+                    self._make,
                     store,
                     self._extraction.identity,
-                    key=f"{store}-part-{task.part.index}-{os.urandom(4).hex()}",
+                    key=f"{store}-part-{task.part.index}-{run}",
                     retries=RETRIES,
                     resources=resources,
                     pure=False,
@@ -112,14 +118,45 @@ class DaskEngine:
             }
             for future in as_completed(futures):
                 self._report(future, futures[future], done)
-        finally:
-            client.close()
+
+    @contextlib.contextmanager
+    def _connect(self, n_tasks: int, resources: Mapping[str, int] | None) -> Iterator[Any]:
+        """A client of the scheduler; one that was started for it ends with it, workers included."""
+        import dask
+        from dask.distributed import Client, LocalCluster
+
+        with contextlib.ExitStack() as stack:
+            place: Any = self._scheduler
             if self._n_local is not None:
-                place.close()
+                # Loopback only, on ports that the system chooses, and no dashboard: nothing listens on a
+                # network unless an address was given.
+                place = LocalCluster(
+                    n_workers=min(self._n_local, n_tasks),
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                    resources=resources,
+                    memory_limit=0,
+                    preload=[*dask.config.get("distributed.worker.preload"), IN_LOCAL_WORKERS],
+                )
+                stack.callback(_close_quietly, place)
+            try:
+                client = Client(place, timeout=CONNECT_S)
+            except (OSError, TimeoutError) as error:
+                raise PipelineError(
+                    f"scheduler {self._scheduler}: cannot be reached: {error}; is it running?"
+                ) from error
+            except ValueError as error:
+                raise SettingsError(f"scheduler {self._scheduler!r}: {error}") from error
+            stack.callback(client.close)
+            yield client
 
     def _check_workers(self, client: Any, resources: Mapping[str, int] | None) -> None:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         self._say(f"scheduler {client.scheduler.address}: {len(workers)} worker(s)")
+        if not workers:
+            self._say(f"the parts wait for workers; start one with: dask worker {client.scheduler.address}")
         if resources and workers and not any(info.get("resources", {}).get("GPU") for info in workers.values()):
             raise PipelineError(
                 f"scheduler {self._scheduler}: no worker offers a GPU; start one worker a device, with "
@@ -127,15 +164,30 @@ class DaskEngine:
             )
 
     def _report(self, future: Any, task: PartTask, done: Callable[[PartTask, Mapping[str, float]], None]) -> None:
+        from distributed import CancelledError
         from distributed.scheduler import KilledWorker
 
+        kept = "what is recorded is kept: start the same command again to go on"
         try:
             answer = future.result()
         except KilledWorker as error:
             raise PipelineError(
-                f"part {task.part.index}: workers died {error.allowed_failures + 1} times while making it, the last on "
-                f"{error.last_worker.address}; out of memory? What is recorded is kept: start the same command again"
+                f"part {task.part.index}: {error.allowed_failures + 1} workers died while it was theirs, the last one "
+                f"at {error.last_worker.address}; out of memory, or did something kill them? {kept}"
             ) from error
+        except CancelledError as error:
+            raise PipelineError(f"scheduler {self._scheduler}: the connection was lost; {kept}") from error
         if "problem" in answer:
             raise PipelineError(answer["problem"])
         done(task, answer["seconds"])
+
+
+def _close_quietly(cluster: Any) -> None:
+    """End a cluster of this process. A worker that is at work has to be killed, which is no news then."""
+    logger = logging.getLogger("distributed.nanny")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        cluster.close()
+    finally:
+        logger.setLevel(level)

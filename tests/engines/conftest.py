@@ -1,0 +1,336 @@
+"""A tiny dataset in a work folder, commands in and out of this process, a dask cluster, an S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+
+from pipeline.cli.main import main
+
+PART_ROWS = 16  # of 102 rows: seven parts
+CONFIG = {
+    "trunk": "random",
+    "precision": "fp32",
+    "threads": 1,
+    "batch": 16,
+    "grid": {"scales": [1.0, 2.0], "overlap": 0.5},
+    "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
+}
+SMALL_PARTS = f"""
+import os
+import pipeline.activations.extract as e
+e.rows_a_part = lambda width: {PART_ROWS}
+if "ENGINE_FLAGS" in os.environ:
+    import engine_flags
+from pipeline.cli.main import main
+main()
+"""
+"""A command with small parts; its workers are told, by the identity, how large parts are."""
+
+FLAGGED = """
+import sys
+if any("spawn_main" in part for part in sys.orig_argv):
+    import engine_flags
+"""
+"""Of all Python processes only workers, which multiprocessing spawns."""
+
+FLAGS = """
+import os, pathlib, signal, time
+import pipeline.run
+from pipeline.activations import extract, folder, identity
+
+flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
+make_runner, load_trunk, version = pipeline.run.make_runner, pipeline.run.load_trunk, identity.VERSION
+make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
+
+def flagged_runner(ws):
+    identity.VERSION = 99 if (flags / "other-version").exists() else version
+    if (flags / "other-precision").exists():
+        ws = type(ws)(ws.settings.model_copy(update={"precision": "bf16"}))
+    return make_runner(ws)
+
+def note(file, text):
+    with open(flags / file, "a") as lines:
+        lines.write(f"{text}\\n")
+
+def counted_load(name, layer, weights, seed):
+    note("loads", os.getpid())
+    return load_trunk(name, layer, weights, seed + (flags / "other-weights").exists())
+
+def deadly_write(self, name, data):
+    writes[type(self)](self, name, data)
+    note("writes", name)
+    for flag in flags.glob("die-at-*"):
+        if flag.read_text() == name:
+            if "once" in flag.name:
+                flag.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def held_make(self, task, *rest):
+    while (flags / "hold").exists() and task.part.index >= 2:
+        time.sleep(0.02)
+    make(self, task, *rest)
+
+pipeline.run.make_runner, pipeline.run.load_trunk = flagged_runner, counted_load
+folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
+extract.PartMaker.make = held_make
+"""
+"""What a flag, a file in the folder ENGINE_FLAGS, does to whoever makes parts: see `flags`."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Exit code and both streams of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(folder: Path, *argv: str) -> Ended:
+    """Run ``pipeline *argv`` in a folder, in this process; a bug comes through as its exception."""
+    out, err, before, old_argv = StringIO(), StringIO(), Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["pipeline", *argv]
+    code = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main(list(argv))
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    finally:
+        os.chdir(before)
+        sys.argv = old_argv
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def make_dataset(root: Path) -> None:
+    """Six pictures to fit on, four to score: balls, crates, both, in turn."""
+    boxes = {"ball": (40, 10, 59, 29), "crate": (6, 20, 25, 39)}
+    kinds = (["ball"], ["crate"], ["ball", "crate"])
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / sub).mkdir(parents=True)
+    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
+        ids = [f"{letter}{i}" for i in range(n)]
+        for i, name in enumerate(ids):
+            picture = Image.new("RGB", (64, 48), (90 + 20 * i,) * 3)
+            draw, objects = ImageDraw.Draw(picture), ""
+            for kind in kinds[i % 3]:
+                corners = "".join(
+                    f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), boxes[kind], strict=True)
+                )
+                objects += f"<object><name>{kind}</name><bndbox>{corners}</bndbox></object>"
+                (draw.ellipse if kind == "ball" else draw.rectangle)([v - 1 for v in boxes[kind]], fill="red")
+            picture.save(root / "JPEGImages" / f"{name}.png")
+            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+
+
+class Work:
+    """A work folder with a manifest, pictures and settings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, line: str) -> Ended:
+        """A command line, in this process, with the settings of ``config.yaml``."""
+        return run_command(self.path, *line.split(), "--config", "config.yaml")
+
+    def start(self, line: str, **environment: str) -> subprocess.Popen[str]:
+        """The same as a process of its own, in a group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-c", SMALL_PARTS, *line.split(), "--config", "config.yaml"],
+            cwd=self.path,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def store(self, stores: str = "cache", split: str = "train") -> Path:
+        """The one store of a split in a folder."""
+        (path,) = (self.path / stores).glob(f"tiny-{split}-*.zarr")
+        return path
+
+    def bytes(self, stores: str = "cache", split: str = "train") -> dict[str, bytes]:
+        """Every file of that store."""
+        store = self.store(stores, split)
+        return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+
+    def records(self) -> dict[str, int]:
+        """Time of each record that is there."""
+        found = (self.path / "cache").glob("tiny-train-*.zarr/integrity/part-*.json")
+        return {path.name: path.stat().st_mtime_ns for path in sorted(found)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Rows of these stores are too few to share among threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def small_parts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: PART_ROWS)
+        yield
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Work:
+    """Dataset, manifest, settings and patch tables; not to be changed by a test."""
+    path = tmp_path_factory.mktemp("engines") / "base"
+    make_dataset(path / "data/tiny")
+    (path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    new = run_command(path, "data", "new", "--root", "data/tiny", "--name", "tiny")
+    assert new.code == 0, new.err
+    manifest = path / "data_manifests/tiny.yaml"
+    # Relative, so that a copy of the work folder has pictures of its own.
+    manifest.write_text(yaml.safe_dump({**yaml.safe_load(manifest.read_text()), "folder": "tiny"}, sort_keys=False))
+    made = Work(path)
+    for split in ("train", "val"):
+        ended = made.run(f"patches --dataset tiny --split {split}")
+        assert ended.code == 0, ended.err
+    return made
+
+
+@pytest.fixture
+def work(base, tmp_path) -> Work:
+    """A work folder in which nothing ran yet."""
+    shutil.copytree(base.path, tmp_path / "work")
+    return Work(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def job_lines() -> tuple[str, ...]:
+    """The whole job, step by step."""
+    return (
+        "extract --dataset tiny --split train",
+        "extract --dataset tiny --split val",
+        "fit-head --dataset tiny --head fca",
+        "score --dataset tiny --head fca",
+        "evaluate --dataset tiny --head fca --output results/tiny_map.json",
+    )
+
+
+@pytest.fixture(scope="package")
+def on_disk(base, job_lines, small_parts, tmp_path_factory) -> Work:
+    """The whole job in one process and on a disk: what all else is compared with."""
+    path = tmp_path_factory.mktemp("on_disk") / "work"
+    shutil.copytree(base.path, path)
+    done = Work(path)
+    for line in job_lines:
+        ended = done.run(line)
+        assert ended.code == 0, ended.err
+    return done
+
+
+# --- dask
+
+
+@pytest.fixture(scope="session")
+def flag_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("flags")
+
+
+@pytest.fixture(scope="session")
+def flagged(tmp_path_factory, flag_folder) -> dict[str, str]:
+    """Environment of processes that obey flags, as their workers do."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(FLAGGED)
+    (site / "engine_flags.py").write_text(FLAGS)
+    return {"PYTHONPATH": str(site), "ENGINE_FLAGS": str(flag_folder)}
+
+
+@pytest.fixture
+def flags(flag_folder) -> Iterator[Path]:
+    """Folder of flags for whoever makes parts.
+
+    ``hold``: parts from the third on wait; ``die-at-...`` with a file's name in it: SIGKILL after that
+    file is written, with ``once`` in the flag's name the first time only; ``other-version``,
+    ``other-precision``, ``other-weights``: would make another store. They write ``loads``, a line a
+    trunk that is loaded, and ``writes``, a line a file that is written.
+    """
+    yield flag_folder
+    for path in flag_folder.iterdir():
+        path.unlink()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A dask scheduler and two workers, processes of their own."""
+
+    address: str
+    folder: Path
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory, flagged) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    log = folder / "output.txt"
+    environment = {**os.environ, **flagged, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+    worker = ["worker", "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+    started = []
+    with open(log, "w") as output:
+        for command in (scheduler, worker):
+            arguments = [*dask, *command, "--scheduler-file", str(folder / "scheduler.json")]
+            started.append(
+                subprocess.Popen(
+                    arguments,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            )
+            wait_for(lambda: (folder / "scheduler.json").is_file(), log.read_text)
+    try:
+        wait_for(lambda: log.read_text().count("Registered to:") >= 2, log.read_text)
+        yield Cluster(json.loads((folder / "scheduler.json").read_text())["address"], folder, log)
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    """Wait until a condition holds."""
+    return wait_for
+
+
+def wait_for(condition: Callable[[], object], explain: Callable[[], str] = str, seconds: float = 90) -> None:
+    """Until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.02)

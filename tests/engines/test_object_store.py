@@ -76,6 +76,21 @@ class Bucket:
         return name
 
 
+KEPT_OPEN = []
+"""File systems are held on to, as in a process: one that is collected closes at a time of its own."""
+
+
+def connect_anew(patch):
+    """What the environment says counts from here on: fsspec keeps file systems for a process's life."""
+    KEPT_OPEN.append({})
+    patch.setattr(S3FileSystem, "_cache", KEPT_OPEN[-1])
+
+
+@pytest.fixture
+def new_connections(monkeypatch):
+    connect_anew(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def bucket():
     """A server on the loopback, and this process's environment for it."""
@@ -95,23 +110,13 @@ def bucket():
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        connect_anew(patch)
         made = Bucket(f"http://{host}:{port}", requests)
         made.client.create_bucket(Bucket="bucket")
         yield made
     server.stop()
     log.removeHandler(requests)
     log.propagate = propagated
-
-
-KEPT_OPEN = []
-
-
-@pytest.fixture
-def new_connections(monkeypatch):
-    """What the environment says counts from here on: fsspec keeps file systems for a process's life."""
-    # Held on to, as in a process: one that is collected closes its connections at a time of its own.
-    KEPT_OPEN.append({})
-    monkeypatch.setattr(S3FileSystem, "_cache", KEPT_OPEN[-1])
 
 
 @pytest.fixture(scope="module")

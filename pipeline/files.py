@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -59,7 +60,9 @@ def _partial_name(path: Path, folder: Path) -> Path:
 def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Path]:
     """The data in a file of its own, forced to the disk; removed on leaving, where it still is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = folder or path.parent
+    if folder is None:
+        folder = path.parent
+        sweep_partials(folder, path.name)
     folder.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path, folder)
     try:
@@ -96,10 +99,10 @@ def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) ->
             os.replace(partial, path)
 
 
-def sweep_partials(folder: Path) -> list[Path]:
-    """Remove what killed writers of this machine left in a folder; what was removed."""
+def sweep_partials(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove what killed writers of this machine left in a folder, of one file or of all; what was removed."""
     removed = []
-    for partial in folder.glob(".*.partial"):
+    for partial in folder.glob(f".{'' if name is None else glob.escape(name) + '.'}*.partial"):
         host, pid = partial.name.rsplit(".", 3)[0].endswith(f".{platform.node()}"), partial.name.split(".")[-3]
         if host and pid.isdigit() and not _is_running(int(pid)):
             partial.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pipeline.activations.extract import Extraction, PartMaker, log_name
+from pipeline.activations.folder import LocalFolder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
@@ -129,7 +130,8 @@ def run_extract(
     scheduler: str | None = None,
 ) -> Store:
     """Make or complete the store of a split, then write its receipt."""
-    sweep_partials(ws.cache / ".partial")
+    if isinstance(ws.stores, LocalFolder):
+        sweep_partials(ws.stores.path / ".partial")
     extraction = plan_extraction(ws, dataset, split, say, rehash)
     engine = None
     if scheduler is not None:

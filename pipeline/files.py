@@ -51,6 +51,15 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; on return their names will survive a crash."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_path(path.parent)
+
+
 def _partial_name(path: Path, folder: Path) -> Path:
     """A name that no other writer has, and that says whose it is."""
     return folder / f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
@@ -59,7 +68,7 @@ def _partial_name(path: Path, folder: Path) -> Path:
 @contextlib.contextmanager
 def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Path]:
     """The data in a file of its own, forced to the disk; removed on leaving, where it still is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if folder is None:
         folder = path.parent
         sweep_partials(folder, path.name)

@@ -299,7 +299,7 @@ def _run_child(
     at: int | str | None = None,
     signal_number: int = signal.SIGKILL,
     trace: str | None = None,
-    lose_power: bool = False,
+    lose_power: str | None = None,
     largest_file: int | None = None,
     obey_rights: bool = False,
 ) -> None:
@@ -309,7 +309,7 @@ def _run_child(
     ----------
     at : before which step to send itself the signal: its number, or the first one of that description
     trace : file for the list of all steps
-    lose_power : undo all that no fsync has made sure of, before the signal
+    lose_power : before the signal undo what no fsync has made sure of: "all" of it, or some, drawn from this seed
     largest_file : bytes; writing beyond fails as on a full disk
     obey_rights : be bound by the rights of files and folders also as root
     """
@@ -366,7 +366,7 @@ class Steps:
     is written in two halves, so that there is a step in the middle of its bytes.
     """
 
-    def __init__(self, folder: Path, at: int | str | None, signal_number: int, lose_power: bool) -> None:
+    def __init__(self, folder: Path, at: int | str | None, signal_number: int, lose_power: str | None) -> None:
         self.folder, self.at, self.signal_number, self.lose_power = folder, at, signal_number, lose_power
         self.done: list[tuple[str, str, str]] = []
         self._unsure: list[tuple[str, Callable[[], None]]] = []  # by the path whose fsync makes it sure
@@ -377,9 +377,11 @@ class Steps:
         name = os.path.relpath(os.path.abspath(path), self.folder)
         if self.at in (len(self.done), f"{verb} {name}"):
             self.at = None
-            if self.lose_power:
+            if self.lose_power is not None:
+                rng = random.Random(self.lose_power)
                 for _, undo in reversed(self._unsure):
-                    undo()
+                    if self.lose_power == "all" or rng.random() < 0.5:
+                        undo()
             os.kill(os.getpid(), self.signal_number)
         self.done.append((verb, name, os.path.basename(source)))
 
@@ -410,7 +412,7 @@ class Steps:
             if path:
                 steps.step("rename", path, str(source))
                 if not os.path.exists(path):
-                    steps._made(path, lambda: replace(path, source))
+                    steps._made(path, lambda: _rename_back(path, source, replace))
             replace(source, target)
 
         def counted_link(source: Any, target: Any) -> None:
@@ -419,7 +421,7 @@ class Steps:
                 steps.step("link", path, str(source))
             link(source, target)
             if path:
-                steps._made(path, lambda: unlink(path))
+                steps._made(path, lambda: _unlink_if_there(path, unlink))
 
         def counted_unlink(path: Any, **rest: Any) -> None:
             full = ours(path)
@@ -454,7 +456,9 @@ class Steps:
             stream = InHalves(raw) if raw else builtins.open(path, mode, *rest, **more)  # noqa: SIM115
             if new:
                 steps._made(full, lambda: _unlink_if_there(full, unlink))
-                steps._unsure.append((full, lambda: _empty_if_there(full)))
+                # By a descriptor, for by then the file may have its final name.
+                descriptor = os.dup(stream.fileno())
+                steps._unsure.append((full, lambda: os.ftruncate(descriptor, 0)))
             return stream
 
         os.fsync, os.replace, os.link, os.unlink, os.mkdir = (
@@ -468,14 +472,14 @@ class Steps:
         pipeline.activations.extract.open = counted_open
 
 
+def _rename_back(path: str, source: Any, replace: Callable[[str, Any], None]) -> None:
+    if os.path.exists(path):
+        replace(path, source)
+
+
 def _unlink_if_there(path: str, unlink: Callable[[str], None]) -> None:
     if os.path.exists(path):
         unlink(path)
-
-
-def _empty_if_there(path: str) -> None:
-    if os.path.exists(path):
-        os.truncate(path, 0)
 
 
 def steps_of(work: Work, command: str, **options: Any) -> list[tuple[str, str, str]]:

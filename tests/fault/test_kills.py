@@ -27,7 +27,7 @@ from pipeline.scoring.scores import load_scores
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # A chain begins with nothing, and is killed so often before it may end.
-EXTRACT_KILLS, FIT_KILLS, SCORE_KILLS, WORKFLOW_KILLS = 8, 6, 6, 4
+EXTRACT_KILLS, FIT_KILLS, SCORE_KILLS = 8, 6, 6  # and four of a workflow
 if kills.TORTURE:
     EXTRACT_CHAINS, FIT_CHAINS, SCORE_CHAINS, WORKFLOW_CHAINS = 102, 15, 15, 6
 else:
@@ -221,11 +221,11 @@ def moment_of_workflow(work: Work) -> str:
         return "scores are there"
     if list(work.path.glob("results/heads/*.safetensors")):
         return "the head is there, no scores"
-    stores = [store for split in ("train", "val") if (store := work.store(split))]
-    if len(stores) == 2 and all((store / "integrity/seal.json").exists() for store in stores):
-        return "both stores are sealed, no head"
-    if any(list(store.glob("picture/c/*")) for store in stores):
-        return "between a first payload byte and the last seal"
+    store = work.store()
+    if store and (store / "integrity/seal.json").exists():
+        return "the store is sealed, no head"
+    if store and list(store.glob("picture/c/*")):
+        return "between the first payload byte and the seal"
     return "before the first payload byte"
 
 
@@ -234,25 +234,32 @@ def test_workflow_killed_with_all_its_children_goes_on(chain, untouched, finishe
     finished, _ = finished
     rng = random.Random(f"snakemake {chain}")
     work = untouched.copy(folder / "work")
+    # The store to score is there: one extraction is enough to kill.
+    for name, data in finished.files().items():
+        if name.startswith(VAL_ONLY):
+            path = work.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
     workflow = Workflow(work)
     (scores,) = (finished.path / "results/scores").glob("*.h5")
     target = str(scores.relative_to(finished.path))
 
     def records() -> int:
-        return len(list(work.path.glob("cache/*.zarr/integrity/part-*.json")))
+        return len(list(work.path.glob("cache/tiny-train-*.zarr/integrity/part-*.json")))
 
     def made(pattern: str) -> bool:
         return bool(list(work.path.glob(pattern)))
 
     # The lock that the first one leaves is kept to the end, where it is in the way.
-    workflow.kill_when(records, rng.uniform(0, 0.5), target)
+    receipt = "cache/receipts/tiny-train-*.json"
+    workflow.kill_when(records, rng.uniform(0, 0.25), target)
     tally.add("snakemake", moment_of_workflow(work))
     first = records()
-    workflow.kill_when(lambda: records() > first, rng.uniform(0, 0.5), target, "--nolock")
+    workflow.kill_when(lambda: records() > first or made(receipt), rng.uniform(0, 0.25), target, "--nolock")
     tally.add("snakemake", moment_of_workflow(work))
-    workflow.kill_when(lambda: made("cache/receipts/tiny-*.json"), rng.uniform(0, 3), target, "--nolock")
+    workflow.kill_when(lambda: made(receipt), rng.uniform(0, 1.5), target, "--nolock")
     tally.add("snakemake", moment_of_workflow(work))
-    workflow.kill_when(lambda: made("results/heads/*.safetensors"), rng.uniform(0, 2), target, "--nolock")
+    workflow.kill_when(lambda: made("results/heads/*.safetensors"), rng.uniform(0, 1), target, "--nolock")
     tally.add("snakemake", moment_of_workflow(work))
 
     code, output = workflow.run(target)
@@ -290,13 +297,19 @@ def kill_at_each_step(work: Work, command: str, folder: Path, lose_power: bool, 
     if lose_power:  # what survives changes with each fsync, and with nothing else
         chosen = [n for n in chosen if steps[n][0] in ("fsync", "end")]
 
-    def try_step(n: int) -> list[str]:
+    def try_step(n: int, seed: int) -> list[str]:
         where = kills.between(steps, n)
-        killed = work.copy(folder / f"{n}")
-        code, output = kills.run(killed, command, at=n, lose_power=lose_power, **options)
+        last = steps[n][0] == "end"
+        killed = work.copy(folder / f"{n}-{seed}")
+        lost = None if not lose_power else "all" if last or not seed else f"{n} {seed}"
+        code, output = kills.run(killed, command, at=n, lose_power=lost, **options)
         if code != -signal.SIGKILL:
             return [f"{where}: not killed, exit code {code}\n{output}"]
         problems = []
+        if last:  # nothing is left to do, so nothing may be lost any more
+            problems += [
+                f"{where}: as it was left: {difference}" for difference in differences(killed.files(), expected)
+            ]
         try:
             for split in ("train", "val"):
                 kills.refuse_unless_sealed(killed.store(split))
@@ -309,9 +322,12 @@ def kill_at_each_step(work: Work, command: str, folder: Path, lose_power: bool, 
         shutil.rmtree(killed.path)
         return problems
 
+    # Of what power lost takes, all (seed 0) or some.
+    seeds = (1,) if not kills.TORTURE else range(5) if lose_power else (0,)
+    tasks = [(n, seed) for n in chosen for seed in seeds]
     # Two at once: half of a child's time is waiting.
     with ThreadPoolExecutor(2) as pool:
-        problems = [problem for problems in pool.map(try_step, chosen) for problem in problems]
+        problems = [problem for problems in pool.map(try_step, *zip(*tasks, strict=True)) for problem in problems]
     print(f"\n{command.split()[0]}, {'power lost' if lose_power else 'killed'}: {len(chosen)} of {len(steps)} steps")
     return problems
 

@@ -1,6 +1,7 @@
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
 # make lint   formatters and linters
+# make torture   the tests of killed runs, with a thousand kills in place of some fifty
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint lock conda-env clean
+.PHONY: demo test torture lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -24,6 +25,9 @@ demo: $(READY)
 
 test: $(READY)
 	python -m pytest
+
+torture: $(READY)
+	PIPELINE_TORTURE=1 python -m pytest tests/fault --timeout=0 -s
 
 lint: $(READY)
 	ruff check pipeline tests benchmarks

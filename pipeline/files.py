@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -50,6 +51,15 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; on return their names will survive a crash."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_path(path.parent)
+
+
 def _partial_name(path: Path, folder: Path) -> Path:
     """A name that no other writer has, and that says whose it is."""
     return folder / f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
@@ -58,8 +68,10 @@ def _partial_name(path: Path, folder: Path) -> Path:
 @contextlib.contextmanager
 def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Path]:
     """The data in a file of its own, forced to the disk; removed on leaving, where it still is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = folder or path.parent
+    make_folder(path.parent)
+    if folder is None:
+        folder = path.parent
+        sweep_partials(folder, path.name)
     folder.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path, folder)
     try:
@@ -97,10 +109,10 @@ def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) ->
                 os.replace(partial, path)
 
 
-def sweep_partials(folder: Path) -> list[Path]:
-    """Remove what killed writers of this machine left in a folder; what was removed."""
+def sweep_partials(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove what killed writers of this machine left in a folder, of one file or of all; what was removed."""
     removed = []
-    for partial in folder.glob(".*.partial"):
+    for partial in folder.glob(f".{'' if name is None else glob.escape(name) + '.'}*.partial"):
         host, pid = partial.name.rsplit(".", 3)[0].endswith(f".{platform.node()}"), partial.name.split(".")[-3]
         if host and pid.isdigit() and not _is_running(int(pid)):
             partial.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import errno
 import itertools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -369,7 +368,7 @@ def test_damage_is_refused_on_reading(sealed, read_all, kind):
     assert "small.zarr" in str(error.value)
     if kind == "seal deleted":
         assert "go on with the same: pipeline extract" in str(error.value)
-    elif not re.search("identity|not a store", message):
+    else:
         assert str(error.value).endswith(
             "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
         )

@@ -37,7 +37,7 @@ from pipeline.trunk.architectures import ALEXNET64
 from pipeline.trunk.pretrain import pretrain
 from pipeline.trunk.registry import load_trunk
 
-SOURCES = sorted((Path(__file__).resolve().parents[2] / "pipeline").rglob("*.py"))
+SOURCES = sorted((Path(__file__).resolve().parents[3] / "pipeline").rglob("*.py"))
 
 # ---- no code from files: what the sources may not call ---------------------------------------------
 

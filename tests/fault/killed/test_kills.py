@@ -25,7 +25,7 @@ from pipeline.errors import StoreError
 from pipeline.head.head import load_head
 from pipeline.scoring.scores import load_scores
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 # A chain begins with nothing, and is killed so often before it may end.
 EXTRACT_KILLS, FIT_KILLS, SCORE_KILLS = 8, 6, 6  # and four of a workflow
 if kills.TORTURE:

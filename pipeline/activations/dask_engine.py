@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing.resource_tracker
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +23,11 @@ from pipeline.errors import PipelineError, SettingsError
 RETRIES = 2
 CONNECT_S = 30.0
 IN_LOCAL_WORKERS = """
-import logging, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+import logging
 logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+logging.getLogger("distributed.worker").addFilter(lambda record: "heartbeat" not in record.getMessage())
 """
-"""Ctrl-C reaches all processes of a terminal; the client alone answers it, ends its workers, and says so."""
+"""Being ended in the middle of a part, or between two heartbeats, is no news of a worker that we end."""
 
 MakePartMaker = Callable[[str, Identity], PartMaker]
 """From a store's name and identity, on a worker."""
@@ -130,17 +132,18 @@ class DaskEngine:
             if self._n_local is not None:
                 # Loopback only, on ports that the system chooses, and no dashboard: nothing listens on a
                 # network unless an address was given.
-                place = LocalCluster(
-                    n_workers=min(self._n_local, n_tasks),
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                    resources=resources,
-                    memory_limit=0,
-                    preload=[*dask.config.get("distributed.worker.preload"), IN_LOCAL_WORKERS],
-                )
-                stack.callback(_close_quietly, place)
+                with _interrupts_later():
+                    place = LocalCluster(
+                        n_workers=min(self._n_local, n_tasks),
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                        resources=resources,
+                        memory_limit=0,
+                        preload=[*dask.config.get("distributed.worker.preload"), IN_LOCAL_WORKERS],
+                    )
+                    stack.callback(_close_quietly, place)
             try:
                 client = Client(place, timeout=CONNECT_S)
             except (OSError, TimeoutError) as error:
@@ -180,6 +183,30 @@ class DaskEngine:
         if "problem" in answer:
             raise PipelineError(answer["problem"])
         done(task, answer["seconds"])
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C counts when this is left: a cluster that is half there could not be ended.
+
+    Threads and processes started within do not hear of it at all. A terminal sends it to every
+    process; the client alone answers, and ends its workers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # It would allow interrupts again, in the thread in which the first process is started.
+    multiprocessing.resource_tracker.ensure_running()
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _close_quietly(cluster: Any) -> None:

@@ -291,6 +291,23 @@ def test_interrupted_command_ends_its_workers_and_goes_on_later(at_work, work, o
     assert [line for line in err.splitlines() if not re.match(ours, line)] == []
 
 
+def test_interrupted_while_its_workers_start(work, wait):
+    process = work.start(f"{EXTRACT} local:2")
+    command = psutil.Process(process.pid)
+    try:
+        wait(lambda: workers_of(command) or process.poll() is not None)
+        workers = workers_of(command)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("interrupted: what is recorded is kept")
+    assert "Traceback" not in err and "distributed" not in err
+    assert workers and not any(worker.is_running() for worker in workers)
+
+
 def test_killed_command_leaves_no_workers(at_work, wait):
     workers = workers_of(psutil.Process(at_work.pid))
     assert len(workers) == 2

@@ -25,7 +25,7 @@ from s3fs import S3FileSystem
 from pipeline.activations.folder import RemoteFolder, open_folder
 from pipeline.activations.layout import METADATA
 from pipeline.activations.store import Store
-from pipeline.errors import SettingsError, StoreError
+from pipeline.errors import PipelineError, SettingsError, StoreError
 from pipeline.settings import parse_run_settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -301,6 +301,19 @@ def test_no_such_bucket(bucket, work):
         message = ended.err.splitlines()[-1]
         assert re.match(r"error: s3://nobucket/\S+: there is no such bucket; make it first, or choose", message)
         assert "Traceback" not in ended.err
+    # Nothing takes it for a place in which there merely is no such file.
+    folder = open_folder("s3://nobucket/x")
+    for ask in (
+        folder.sizes,
+        folder.folders,
+        folder.changed,
+        lambda: folder.read("a"),
+        lambda: folder.read_many(["a"]),
+        lambda: folder.write("a", b""),
+        lambda: folder.create("a", b""),
+    ):
+        with pytest.raises(PipelineError, match="there is no such bucket"):
+            ask()
 
 
 def test_no_rights(bucket, job, work, new_connections, monkeypatch):

@@ -36,7 +36,8 @@ class _OneLayer(nn.Module):
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
     if layer not in form.widths:
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
-    network = AlexNet(form)
+    with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are taken
+        network = AlexNet(form)
     # FC8 travels with pre-trained weights so that their accuracy can be checked; the trunk ends at FC7.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
     digest = digest or sha256_bytes(save({k: v.contiguous() for k, v in state.items()}))

@@ -70,7 +70,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Load weights into a network after comparing every name and shape.
+    """Load weights into a network, which may be on the meta device, after comparing every name and shape.
 
     Raises
     ------
@@ -92,6 +92,8 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
             problems.append(f"{key}: holds values that are not finite")
     if problems:
         raise TrunkError(f"{where}: weights do not fit\n{enumerate_problems(problems)}")
+    if any(tensor.is_meta for tensor in own.values()):
+        network.to_empty(device="cpu")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
 
 

@@ -414,6 +414,20 @@ def test_bombs_are_refused_before_memory_grows(name):
     assert time.process_time() - started < 2
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("trunk", ["krizhevsky", "alexnet"])
+def test_weights_that_do_not_fit_are_refused_before_memory_grows(tmp_path, trunk):
+    save_file({"conv1.weight": torch.ones(2, 3), "fc6.weight": torch.ones(4096, 0)}, tmp_path / "w.safetensors")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_kb("VmRSS")
+
+    with pytest.raises(PipelineError, match="weights do not fit"):
+        load_trunk(trunk, weights=tmp_path / "w.safetensors")
+
+    assert memory_kb("VmHWM") - before < 50_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 def test_the_measure_of_memory_sees_a_picture_that_is_decoded():
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_kb("VmRSS")

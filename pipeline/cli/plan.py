@@ -1,0 +1,254 @@
+"""``pipeline plan``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.common import settings_options, workspace_from
+from pipeline.cli.show import print_table
+
+if TYPE_CHECKING:
+    from pipeline.plan import Counts, Plan
+    from pipeline.workspace import Workspace
+
+TYPICAL_WH = (500, 375)
+
+
+@click.command("plan")
+@click.option("--dataset", help="Name of a manifest in data_manifests/: its pictures are counted.")
+@click.option("--split", help="Split of the dataset; default: its fit and its evaluation split.")
+@click.option("--images", multiple=True, help="Instead of a dataset: pictures; a second time for the split to score.")
+@click.option("--patches", help="With --images: patches a picture; default: those of a 500 x 375 picture.")
+@settings_options
+@click.option("--workers", help="Machines or processes that make parts at the same time; default: 1.")
+@click.option("--gpus", help="The same, each with one GPU.")
+@click.option("--rate", help="Patches a second of the trunk alone on one worker; default: from the table of costs.")
+@click.option("--price", help="Dollars a worker and hour.")
+@click.option("--costs", type=click.Path(path_type=Path), help="Table of unit costs; default: the one that is shipped.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    dataset: str | None,
+    split: str | None,
+    images: tuple[str, ...],
+    patches: str | None,
+    workers: str | None,
+    gpus: str | None,
+    rate: str | None,
+    price: str | None,
+    costs: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what an extraction and all after it will take, before it runs: time, dollars, bytes, files, memory.
+
+    Reckoned from measured unit costs; nothing is decoded, and no trunk is loaded. --threads is the
+    cores of a worker.
+
+    \b
+    Example:
+      pipeline plan --dataset demo
+      pipeline plan --images 11540 --images 10991 --patches 509            # VOC 2012 trainval and test
+      pipeline plan --images 1.28e6 --patches 500 --trunk alexnet --workers 8 --threads 16 --price 0.5
+      pipeline plan --images 1.28e6 --patches 500 --trunk alexnet --gpus 8 --rate 20000
+      pipeline plan --images 1e9 --patches 1 --workers 100 --threads 16    # the source `whole`
+      pipeline plan --images 1e9 --patches 50 --workers 1000 --threads 16
+    """
+    from pipeline.costs import read_costs
+    from pipeline.errors import SettingsError, enumerate_problems
+    from pipeline.plan import Counts, Workers, make_plan, trunk_rate
+
+    problems: list[str] = []
+
+    def number(name: str, text: str | None, whole: bool = True) -> Any:
+        """A number above zero, or None; 1e6 and 1_000_000 are both a million."""
+        try:
+            value = None if text is None else float(text)
+            if value is None or (0 < value < math.inf and not (whole and value % 1)):
+                return int(value) if value and whole else value
+        except ValueError:
+            pass
+        problems.append(f"--{name}: expected a {'whole ' if whole else ''}number above 0, got {text!r}")
+        return 1
+
+    pictures = [number("images", text) for text in images]
+    per_picture = number("patches", patches)
+    n_workers, n_gpus = number("workers", workers), number("gpus", gpus)
+    given_rate, given_price = number("rate", rate, whole=False), number("price", price, whole=False)
+    if bool(dataset) == bool(images):
+        problems.append("give either --dataset or --images")
+    if len(images) > 2:
+        problems.append(f"--images: once, or for two splits, got {len(images)}")
+    problems += [f"--patches goes with --images: those of {dataset} are counted"] if dataset and patches else []
+    problems += ["--split goes with --dataset"] if split and images else []
+    problems += ["--workers and --gpus exclude each other"] if workers and gpus else []
+    if problems:
+        raise SettingsError(f"plan: {len(problems)} mistake(s)\n{enumerate_problems(problems)}")
+    ws = workspace_from(options)
+    s = ws.settings
+    table = read_costs(costs)
+    trunk = table.trunk(s.trunk, s.layer)
+    cores = s.threads or len(os.sched_getaffinity(0))
+    fleet = Workers(n_gpus or n_workers or 1, cores, gpu=bool(gpus) or s.device.startswith("cuda"))
+    arithmetic, of_trunk = ("as given", given_rate) if given_rate else trunk_rate(trunk, fleet, s.precision)
+    warnings: list[str] = []
+    if dataset:
+        counted = _count_dataset(ws, dataset, split, warnings)
+    else:
+        per_picture = per_picture or _typical_patches(ws)
+        counted = {f"split {i}": Counts(n, n * per_picture) for i, n in enumerate(pictures, start=1)}
+    plan = make_plan(list(counted.values()), trunk, of_trunk, fleet, table, given_price or table.price)
+    warnings += _warn(ws, plan)
+    if as_json:
+        given = {
+            "splits": {name: asdict(counts) for name, counts in counted.items()},
+            "trunk": s.trunk,
+            "workers": asdict(fleet),
+            "arithmetic": arithmetic,
+            "measured": trunk.measured,
+        }
+        click.echo(json.dumps({**given, **asdict(plan), "warnings": warnings}, indent=2))
+        return
+    for name, counts in counted.items():
+        click.echo(f"{name}: {_count(counts.pictures)} pictures, {_count(counts.rows)} patches")
+    kind = "GPU" if fleet.gpu else "worker"
+    who = f"{fleet.n:,} {kind}{'s' * (fleet.n > 1)} of {cores} core{'s' * (cores > 1)}"
+    click.echo(f"{s.trunk} {trunk.layer}, {trunk.width:,} columns; {who}; arithmetic {arithmetic}")
+    _print(plan)
+    speed = plan.speed
+    click.echo(
+        f"parts: {plan.parts:,} of {trunk.part_rows:,} patches, {_time(plan.part_seconds / 3600)} each\n"
+        f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
+        f"bound by {speed.bound_by}: a worker makes {_rounded(speed.together)} patches/s "
+        f"(the trunk alone {_rounded(speed.trunk)}, decoding and cutting alone {_rounded(speed.feed)})"
+    )
+    if given_price is None and table.price:
+        click.echo(f"assumed price: ${table.price:g} a worker and hour")
+    click.echo(f"costs: {trunk.measured}")
+    for warning in warnings:
+        click.secho(f"WARNING: {warning}", fg="red", bold=True)
+
+
+def _typical_patches(ws: Workspace) -> int:
+    from pipeline.patches.grid import grid_windows
+
+    return 1 if ws.settings.source == "whole" else len(grid_windows(*TYPICAL_WH, ws.settings.grid)[1])
+
+
+def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: list[str]) -> dict[str, Counts]:
+    """Counts of the splits: of the kept patch tables, else from sizes in XML files and headers."""
+    from pipeline.dataset.manifest import load_manifest
+    from pipeline.dataset.voc import read_split
+    from pipeline.errors import DatasetError, enumerate_problems
+    from pipeline.patches.table import read_table
+    from pipeline.plan import Counts, count_split
+
+    manifest = load_manifest(dataset)
+    counted = {}
+    for name in [split] if split else dict.fromkeys((manifest.fit, manifest.eval)):
+        path = ws.table_path(dataset, name)
+        if path.is_file():
+            table = read_table(path)
+            counted[f"{dataset} {name} (kept patch table)"] = Counts(len(table.ids), table.n_rows)
+            continue
+        content = read_split(manifest, name, ws.settings.data_root)
+        counts, problems = count_split(content, ws.settings.grid, ws.settings.source)
+        where = f"{dataset} {name}: {len(problems)} of {len(content.ids)} pictures will be refused"
+        if not counts.rows:
+            raise DatasetError(f"{where}\n{enumerate_problems(problems)}")
+        warnings += [f"{where}\n{enumerate_problems(problems)}"] if problems else []
+        counted[f"{dataset} {name} (counted from sizes)"] = counts
+    return counted
+
+
+def _warn(ws: Workspace, plan: Plan) -> list[str]:
+    """What will not fit: the disk of the stores, and the memory of this machine."""
+    warnings = []
+    needed, free = plan.stages["extract"].bytes_at_most, ws.stores.free_bytes()
+    if free is not None and needed > free:
+        warnings.append(
+            f"{ws.stores}: up to {_size(needed)} are needed and {_size(free)} are free; extract refuses to begin like "
+            "that: choose another --cache or --stores"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    large = [name for name, stage in plan.stages.items() if stage.memory_bytes > memory]
+    if large:
+        warnings.append(
+            f"{', '.join(large)}: more memory than the {_size(memory)} of this machine; patch table, annotations and "
+            "the rows of a fit are held whole, so cut the pictures into several datasets"
+        )
+    return warnings
+
+
+def _print(plan: Plan) -> None:
+    from rich.table import Table
+
+    table = Table()
+    priced = all(stage.dollars is not None for stage in plan.stages.values())
+    for column in ("stage", "time", *(["dollars"] if priced else []), "on disk", "at most", "files", "peak memory"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+
+    def add(name: str, hours: float, dollars: float, expected: float, most: float, files: int, memory: float) -> None:
+        paid = [f"${_rounded(dollars)}"] if priced else []
+        table.add_row(name, _time(hours), *paid, _size(expected), _size(most), _count(files), _size(memory))
+
+    rows = [list(asdict(stage).values()) for stage in plan.stages.values()]
+    for name, row in zip(plan.stages, rows, strict=True):
+        add(name, *row)
+    *columns, memories = zip(*rows, strict=True)
+    table.add_section()
+    add("all", *(sum(v or 0 for v in column) for column in columns), max(memories))
+    print_table(table)
+
+
+def _rounded(value: float) -> str:
+    """Three digits or more, never an exponent.
+
+    >>> _rounded(0.1234), _rounded(12.34), _rounded(1234.5)
+    ('0.12', '12.3', '1,234')
+    """
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _time(hours: float) -> str:
+    """A duration as a person says it.
+
+    >>> _time(0.01), _time(0.5), _time(30), _time(100), _time(87600)
+    ('36 s', '30 min', '30.0 h', '100 h (4.17 days)', '87,600 h (10.0 years)')
+    """
+    if hours < 0.025:
+        return f"{hours * 3600:.0f} s" if hours > 0.0027 else f"{hours * 3600:.1f} s"
+    if hours < 1.5:
+        return f"{hours * 60:.0f} min"
+    days = hours / 24
+    long = f" ({_rounded(days)} days)" if days < 730 else f" ({_rounded(days / 365)} years)"
+    return f"{_rounded(hours)} h" + (long if days > 2 else "")
+
+
+def _size(n_bytes: float) -> str:
+    """
+    >>> _size(2048), _size(22.5 * 2**30), _size(3 * 2**50)
+    ('2.00 KiB', '22.5 GiB', '3.00 PiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if n_bytes < 1000 or unit == "PiB":
+            break
+        n_bytes /= 1024
+    return f"{n_bytes:.0f} B" if unit == "B" else f"{_rounded(n_bytes)} {unit}"
+
+
+def _count(n: int) -> str:
+    """
+    >>> _count(22531), _count(640_000_000), _count(10**9)
+    ('22,531', '640 million', '1 billion')
+    """
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if n >= unit:
+            return f"{n / unit:.4g} {name}" if n < 1000 * unit else f"{n / unit:,.0f} {name}"
+    return f"{n:,}"

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from PIL import Image
-
 from pipeline.costs import MEASURE, Costs, TrunkCost
+from pipeline.dataset.picture import picture_size
 from pipeline.dataset.voc import Split
 from pipeline.errors import BadPictureError, SettingsError
 from pipeline.patches.grid import grid_windows
@@ -92,10 +91,9 @@ def count_split(split: Split, grid: GridSettings, source: str) -> tuple[Counts, 
         try:
             size_wh = annotation.size_wh
             if size_wh is None:
-                with Image.open(path) as image:
-                    size_wh = image.size
+                size_wh = picture_size(path, path.name)
             rows.append(n_windows(size_wh))
-        except (BadPictureError, OSError, Image.DecompressionBombError) as error:
+        except (BadPictureError, OSError) as error:
             problems.append(f"{name}: {error}")
     return Counts(len(rows), sum(rows)), problems
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -43,21 +47,46 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
     BadPictureError
         Empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
-    if not data:
+    with _opened(io.BytesIO(data), name) as image:
+        image.load()
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
+
+
+def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
+    """Width and height of the stored pixels, from the file's header alone.
+
+    Raises
+    ------
+    BadPictureError
+        As `decode_picture`, as far as the header tells; or no plain file.
+    OSError
+        It cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise BadPictureError(f"{name}: no plain file")
+    with open(path, "rb") as stream, _opened(stream, name) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """A picture whose header has been read; whatever fails in the block is the picture's fault."""
+    first = stream.read(8)
+    stream.seek(0)
+    if not first:
         raise BadPictureError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadPictureError(
                     f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
                 )
-            image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
+            yield image
     except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
         raise
     except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
         raise BadPictureError(
-            f"{name}: cannot be decoded: expected {', '.join(FORMATS)}, the file begins with {data[:8]!r}"
+            f"{name}: cannot be decoded: expected {', '.join(FORMATS)}, the file begins with {first!r}"
         ) from error
     except Image.DecompressionBombError as error:  # found by Pillow before the size can be asked for
         raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error

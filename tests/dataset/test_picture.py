@@ -1,13 +1,14 @@
 """Decoding: every kind of file becomes 8-bit RGB, or is refused by name."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.dataset import picture
-from pipeline.dataset.picture import decode_annotated, decode_picture
+from pipeline.dataset.picture import decode_annotated, decode_picture, picture_size
 from pipeline.errors import BadPictureError
 
 WIDTH, HEIGHT = 12, 8
@@ -141,3 +142,17 @@ def test_a_square_picture_is_taken_as_stored():
 def test_a_size_that_fits_neither_way_is_an_error(orientation):
     with pytest.raises(BadPictureError, match="a: the picture is 12 x 8, its annotation says 10 x 8"):
         decode_annotated(turned_jpeg(orientation), (10, 8), "a")
+
+
+def test_a_size_is_read_from_the_header_alone(tmp_path):
+    data = turned_jpeg(6)
+    (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda") + 14])  # the pixels are cut off
+    assert picture_size(tmp_path / "a.jpg") == (WIDTH, HEIGHT)
+
+    (tmp_path / "b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(BadPictureError, match="b.jpg: cannot be decoded: expected JPEG, PNG"):
+        picture_size(tmp_path / "b.jpg", "b.jpg")
+
+    os.mkfifo(tmp_path / "c.jpg")
+    with pytest.raises(BadPictureError, match="c.jpg: no plain file"):
+        picture_size(tmp_path / "c.jpg", "c.jpg")

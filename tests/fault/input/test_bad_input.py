@@ -698,7 +698,7 @@ FOLDERS = [
     Case(
         "cache below a file",
         f"{PATCHES} --cache file/below",
-        ("file/below", "a file is where a folder is needed"),
+        ("file", "a file is where a folder is needed"),
         write("file", ""),
     ),
     Case(

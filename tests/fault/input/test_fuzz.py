@@ -30,7 +30,7 @@ from pipeline.cli.common import workspace_from
 from pipeline.dataset import picture
 from pipeline.dataset.archive import unpack
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.picture import decode_annotated
+from pipeline.dataset.picture import decode_annotated, picture_size
 from pipeline.dataset.voc import id_list_path, parse_annotation, read_ids, read_split
 from pipeline.errors import PipelineError
 from pipeline.patches.grid import grid_windows
@@ -205,11 +205,14 @@ def few_pixels(monkeypatch) -> None:
     | st.binary(max_size=200),
     st.sampled_from([None, (32, 24), (24, 32)]),
 )
-def test_pictures(few_pixels, data, size_wh):
+def test_pictures(few_pixels, folder, data, size_wh):
     decoded = ends(lambda: decode_annotated(data, size_wh, "JPEGImages/a.jpg"), "JPEGImages/a.jpg: ")
 
+    (folder / "a.jpg").write_bytes(data)
+    stored_wh = ends(lambda: picture_size(folder / "a.jpg", "JPEGImages/a.jpg"), "JPEGImages/a.jpg: ")
     if decoded is not None:
         pixels, _ = decoded
+        assert sorted(stored_wh) == sorted(pixels.shape[:2])
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
         assert size_wh in (None, (pixels.shape[1], pixels.shape[0]))
         assert pixels.size <= 3 * picture.MAX_PIXELS

@@ -30,6 +30,7 @@ the pictures are drawn; nothing is downloaded.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -270,13 +271,15 @@ def inner_thingsvision(pictures, out, weights, side):
     from thingsvision import get_extractor
     from thingsvision.utils.data import DataLoader, ImageDataset
 
-    extractor = get_extractor(model_name="resnet18", source="torchvision", device="cpu", pretrained=False,
-                              model_path=weights)
+    extractor = get_extractor(
+        model_name="resnet18", source="torchvision", device="cpu", pretrained=False, model_path=weights
+    )
     transforms = extractor.get_transformations(resize_dim=int(side), crop_dim=int(side))
     dataset = ImageDataset(root=pictures, out_path=out, backend=extractor.get_backend(), transforms=transforms)
     batches = DataLoader(dataset=dataset, batch_size=BATCH, backend=extractor.get_backend())
-    extractor.extract_features(batches=batches, module_name="avgpool", flatten_acts=True, output_type="ndarray",
-                               output_dir=out, step_size=2)
+    extractor.extract_features(
+        batches=batches, module_name="avgpool", flatten_acts=True, output_type="ndarray", output_dir=out, step_size=2
+    )
 
 
 def first_row(path):
@@ -292,8 +295,15 @@ def inner_read_thingsvision(*roots):
         try:
             chunks = sorted(Path(root, "avgpool").glob("features_*.npy"), key=first_row)
             values = np.concatenate([np.load(chunk) for chunk in chunks])
-            print(json.dumps({"rows": len(values), "finite": bool(np.isfinite(values).all()),
-                              "digest": hashlib.sha256(values.tobytes()).hexdigest()}))
+            print(
+                json.dumps(
+                    {
+                        "rows": len(values),
+                        "finite": bool(np.isfinite(values).all()),
+                        "digest": hashlib.sha256(values.tobytes()).hexdigest(),
+                    }
+                )
+            )
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 
@@ -320,8 +330,9 @@ def inner_read_eva(*roots):
                     embedding, target = dataset[index]
                     finite = finite and bool(torch.isfinite(embedding).all())
                     digest.update(embedding.numpy().tobytes())
-            print(json.dumps({"rows": sum(rows.values()), "split": rows, "finite": finite,
-                              "digest": digest.hexdigest()}))
+            print(
+                json.dumps({"rows": sum(rows.values()), "split": rows, "finite": finite, "digest": digest.hexdigest()})
+            )
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 
@@ -356,8 +367,14 @@ class Tool:
         self.shim = self.work / "shim"
         self.shim.mkdir(parents=True, exist_ok=True)
         (self.shim / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        self.environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(self.shim), PYTHONWARNINGS="ignore",
-                                TORCH_HOME=str(self.work / "torch_home"), NO_COLOR="1")
+        self.environment = dict(
+            os.environ,
+            OMP_NUM_THREADS="1",
+            PYTHONPATH=str(self.shim),
+            PYTHONWARNINGS="ignore",
+            TORCH_HOME=str(self.work / "torch_home"),
+            NO_COLOR="1",
+        )
         self.prepare()
         self.version = self.ask("-c", f"import importlib.metadata as m; print(m.version('{self.name}'))").strip()
 
@@ -366,8 +383,14 @@ class Tool:
 
     def popen(self, *words):
         log = open(self.work / f"log_{time.time_ns()}.txt", "w+")
-        process = subprocess.Popen([self.python, *map(str, words)], env=self.environment, cwd=self.work, stdout=log,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [self.python, *map(str, words)],
+            env=self.environment,
+            cwd=self.work,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         process.log = log
         return process
 
@@ -383,12 +406,21 @@ class Tool:
         process.log.seek(0)
         text = process.log.read()
         process.log.close()
-        return {"exit": process.returncode, "message": late + self.message(text) if process.returncode else "",
-                "text": text}
+        return {
+            "exit": process.returncode,
+            "message": late + self.message(text) if process.returncode else "",
+            "text": text,
+        }
 
     def ask(self, *words):
-        return subprocess.run([self.python, *map(str, words)], env=self.environment, cwd=self.work, check=True,
-                              capture_output=True, text=True).stdout
+        return subprocess.run(
+            [self.python, *map(str, words)],
+            env=self.environment,
+            cwd=self.work,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     def inner(self, *words):
         return self.ask(Path(__file__).resolve(), "inner", *words)
@@ -462,9 +494,19 @@ class Eva(Tool):
 
     def config(self, out, pictures, weights, side=SIDE, overwrite=False, steps=6):
         path = self.work / f"config_{time.time_ns()}.yaml"
-        path.write_text(EVA_CONFIG.format(out=out, pictures=pictures, weights=weights, side=side, batch=BATCH,
-                                          every=10, steps=steps, logs=self.work / "logs",
-                                          overwrite=str(overwrite).lower()))
+        path.write_text(
+            EVA_CONFIG.format(
+                out=out,
+                pictures=pictures,
+                weights=weights,
+                side=side,
+                batch=BATCH,
+                every=10,
+                steps=steps,
+                logs=self.work / "logs",
+                overwrite=str(overwrite).lower(),
+            )
+        )
         return path
 
     def start(self, out, **settings):
@@ -495,7 +537,7 @@ class Trial:
         self.tool, self.json_path = tool, Path(json_path)
         self.pictures = tool.pictures("pictures")
         self.weights = tool.weights("weights.pt", SEED)
-        self.settings = dict(pictures=self.pictures, weights=self.weights)
+        self.settings = {"pictures": self.pictures, "weights": self.weights}
         self.whole = tool.work / "whole"
         if not self.whole.exists() or not (tool.work / "whole.json").exists():
             shutil.rmtree(self.whole, ignore_errors=True)
@@ -510,8 +552,16 @@ class Trial:
     def put(self, fault, title, outcome, **observed):
         records = json.loads(self.json_path.read_text()) if self.json_path.exists() else []
         records = [r for r in records if (r["tool"], r["fault"], r["title"]) != (self.tool.name, fault, title)]
-        records.append({"tool": self.tool.name, "version": self.tool.version, "fault": fault, "title": title,
-                        "outcome": outcome, "observed": observed})
+        records.append(
+            {
+                "tool": self.tool.name,
+                "version": self.tool.version,
+                "fault": fault,
+                "title": title,
+                "outcome": outcome,
+                "observed": observed,
+            }
+        )
         records.sort(key=lambda r: (r["fault"], r["title"], r["tool"]))
         self.json_path.write_text(json.dumps(records, indent=1) + "\n")
         print(f"[{self.tool.name}] {fault} {title}: {outcome}", flush=True)
@@ -560,9 +610,14 @@ class Trial:
             out = self.fresh(f"kill_{len(trials)}")
             if not self.kill(out, dice):
                 continue
-            trial = {"feature_files": len(tool.files(out)),
-                     "other_files": {str(p.relative_to(out)): p.stat().st_size for p in sorted(out.rglob("*"))
-                                     if p.is_file() and not p.match(tool.pattern)}}
+            trial = {
+                "feature_files": len(tool.files(out)),
+                "other_files": {
+                    str(p.relative_to(out)): p.stat().st_size
+                    for p in sorted(out.rglob("*"))
+                    if p.is_file() and not p.match(tool.pattern)
+                },
+            }
             kept_aside = self.fresh(f"killed_{len(trials)}")
             shutil.copytree(out, kept_aside)
             if tool.name == "kaiko-eva":
@@ -574,13 +629,21 @@ class Trial:
                 return sum(1 for p, t in stamps.items() if p.exists() and p.stat().st_mtime_ns == t)
 
             again = tool.extract(out, **self.settings)
-            trial["same_command_again"] = {"exit": again["exit"], "message": again["message"].replace(out.name, "OUT"),
-                                           "seconds": again["seconds"], "files_kept": kept(),
-                                           "files_before": len(stamps)}
+            trial["same_command_again"] = {
+                "exit": again["exit"],
+                "message": again["message"].replace(out.name, "OUT"),
+                "seconds": again["seconds"],
+                "files_kept": kept(),
+                "files_before": len(stamps),
+            }
             if again["exit"] and tool.name == "kaiko-eva":
                 over = tool.extract(out, overwrite=True, **self.settings)
-                trial["again_with_overwrite"] = {"exit": over["exit"], "message": over["message"],
-                                                 "seconds": over["seconds"], "files_kept": kept()}
+                trial["again_with_overwrite"] = {
+                    "exit": over["exit"],
+                    "message": over["message"],
+                    "seconds": over["seconds"],
+                    "files_kept": kept(),
+                }
             trial["end_same_file_bytes"] = tool.bytes_digest(out) == self.reference_bytes
             trials.append(trial)
             outs += [kept_aside, out]
@@ -588,10 +651,15 @@ class Trial:
         for number, trial in enumerate(trials):
             trial["read_after_kill"], trial["end"] = found[2 * number], self.compare(found[2 * number + 1])
         if tool.name == "kaiko-eva":
-            for trial, line in zip(trials, tool.inner("files_eva", *outs[::2]).splitlines()):
+            for trial, line in zip(trials, tool.inner("files_eva", *outs[::2]).splitlines(), strict=False):
                 trial["feature_files_loadable"] = json.loads(line)
-        self.put("a", "SIGKILL of the process group during extraction", self.say_killed(trials),
-                 uninterrupted_seconds=self.seconds, trials=trials)
+        self.put(
+            "a",
+            "SIGKILL of the process group during extraction",
+            self.say_killed(trials),
+            uninterrupted_seconds=self.seconds,
+            trials=trials,
+        )
         if tool.name == "kaiko-eva":
             self.kill_main_only(dice)
             self.kill_many()
@@ -600,17 +668,25 @@ class Trial:
     def say_killed(trials):
         read = [t["read_after_kill"] for t in trials]
         again = [t["same_command_again"] for t in trials]
-        says = [f"feature files on disk: {', '.join(str(t['feature_files']) for t in trials)}",
-                "read after the kill: " + tally(f"{r['rows']} rows" if "rows" in r else r["error"] for r in read)]
+        says = [
+            f"feature files on disk: {', '.join(str(t['feature_files']) for t in trials)}",
+            "read after the kill: " + tally(f"{r['rows']} rows" if "rows" in r else r["error"] for r in read),
+        ]
         if "fit_after_kill" in trials[0]:
             says.append("fit after the kill: " + tally(f"exit {t['fit_after_kill']['exit']}" for t in trials))
         kept, before = (sum(g[key] for g in again) for key in ("files_kept", "files_before"))
-        says.append("same command again: " + tally(f"exit {g['exit']} {g['message']}".strip() for g in again)
-                    + f" (files kept: {kept} of {before})")
+        says.append(
+            "same command again: "
+            + tally(f"exit {g['exit']} {g['message']}".strip() for g in again)
+            + f" (files kept: {kept} of {before})"
+        )
         if "again_with_overwrite" in trials[0]:
             over = [t["again_with_overwrite"] for t in trials]
-            says.append("again with overwrite: " + tally(f"exit {o['exit']}" for o in over)
-                        + f" (files kept: {sum(o['files_kept'] for o in over)})")
+            says.append(
+                "again with overwrite: "
+                + tally(f"exit {o['exit']}" for o in over)
+                + f" (files kept: {sum(o['files_kept'] for o in over)})"
+            )
         same = sum(t["end_same_file_bytes"] for t in trials)
         says.append(f"values at the end: {tally(t['end'] for t in trials)}; same file bytes: {same} of {len(trials)}")
         return "; ".join(says)
@@ -624,21 +700,32 @@ class Trial:
             if not process:
                 continue
             time.sleep(15)
-            left = [line for line in subprocess.run(["ps", "-o", "pid=,args=", "-s", str(process.pid)], text=True,
-                                                     capture_output=True).stdout.splitlines() if line.strip()]
-            trial = {"processes_left_after_15_s": len(left), "manifest_bytes": (out / "manifest.csv").stat().st_size,
-                     "feature_files": len(tool.files(out))}
+            left = [
+                line
+                for line in subprocess.run(
+                    ["ps", "-o", "pid=,args=", "-s", str(process.pid)], text=True, capture_output=True
+                ).stdout.splitlines()
+                if line.strip()
+            ]
+            trial = {
+                "processes_left_after_15_s": len(left),
+                "manifest_bytes": (out / "manifest.csv").stat().st_size,
+                "feature_files": len(tool.files(out)),
+            }
             again = tool.extract(out, **self.settings)
             trial["same_command_again"] = {"exit": again["exit"], "message": again["message"]}
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             trials.append(trial)
-        self.put("a", "SIGKILL of the main process alone",
-                 "processes still there 15 s later: " + tally(t["processes_left_after_15_s"] for t in trials)
-                 + "; same command again: " + tally(f"exit {t['same_command_again']['exit']}" for t in trials),
-                 trials=trials)
+        self.put(
+            "a",
+            "SIGKILL of the main process alone",
+            "processes still there 15 s later: "
+            + tally(t["processes_left_after_15_s"] for t in trials)
+            + "; same command again: "
+            + tally(f"exit {t['same_command_again']['exit']}" for t in trials),
+            trials=trials,
+        )
 
     def kill_many(self):
         """More pictures: the manifest is then partly on disk when the kill comes."""
@@ -654,13 +741,24 @@ class Trial:
             process.wait()
             text = (out / "manifest.csv").read_bytes().decode()
             fit = tool.fit(out, **settings)
-            trials.append({"pictures": 900, "feature_files": len(tool.files(out)), "manifest_bytes": len(text),
-                           "manifest_last_line": text.splitlines()[-1] if text else "",
-                           "read_after_kill": tool.read(out)[0], "fit_exit": fit["exit"],
-                           "fit_message": fit["message"]})
-        self.put("a", "SIGKILL with 900 pictures", "fit after the kill: "
-                 + "; ".join(f"{t['read_after_kill'].get('rows')} of 900 rows, exit {t['fit_exit']}" for t in trials),
-                 trials=trials)
+            trials.append(
+                {
+                    "pictures": 900,
+                    "feature_files": len(tool.files(out)),
+                    "manifest_bytes": len(text),
+                    "manifest_last_line": text.splitlines()[-1] if text else "",
+                    "read_after_kill": tool.read(out)[0],
+                    "fit_exit": fit["exit"],
+                    "fit_message": fit["message"],
+                }
+            )
+        self.put(
+            "a",
+            "SIGKILL with 900 pictures",
+            "fit after the kill: "
+            + "; ".join(f"{t['read_after_kill'].get('rows')} of 900 rows, exit {t['fit_exit']}" for t in trials),
+            trials=trials,
+        )
 
     # b, c. ---------------------------------------------------------------------------------------------------------
 
@@ -683,23 +781,35 @@ class Trial:
         for features_only in (False, True):
             made = [self.flipped(dice, number, features_only) for number in range(FLIPS)]
             trials = []
-            for (out, where), found in zip(made, self.tool.read(*[out for out, _ in made])):
-                trial = {**where, "read": self.compare(found), "error": found.get("error"),
-                         "finite": found.get("finite")}
+            for (out, where), found in zip(made, self.tool.read(*[out for out, _ in made]), strict=False):
+                trial = {
+                    **where,
+                    "read": self.compare(found),
+                    "error": found.get("error"),
+                    "finite": found.get("finite"),
+                }
                 if self.tool.name == "kaiko-eva" and features_only:
                     fit = self.tool.fit(out, **self.settings)
                     trial["fit"] = {k: fit[k] for k in ("exit", "message")}
                 trials.append(trial)
             noticed = sum(t["read"] == "error" for t in trials)
             where = "in the feature bytes" if features_only else "anywhere in a feature file"
-            self.put("b", f"one bit flipped, {where}",
-                     f"noticed {noticed} of {FLIPS}; read: {tally(t['read'] for t in trials)}"
-                     + self.say_fits(trials), trials=trials)
+            self.put(
+                "b",
+                f"one bit flipped, {where}",
+                f"noticed {noticed} of {FLIPS}; read: {tally(t['read'] for t in trials)}" + self.say_fits(trials),
+                trials=trials,
+            )
 
     def c(self):
         tool = self.tool
-        for title in ("feature file cut to half", "feature file deleted", "last feature file deleted",
-                      "manifest cut to half", "manifest cut to nine tenths"):
+        for title in (
+            "feature file cut to half",
+            "feature file deleted",
+            "last feature file deleted",
+            "manifest cut to half",
+            "manifest cut to nine tenths",
+        ):
             out = self.fresh("cut", copy=True)
             files = tool.files(out)
             if tool.name == "thingsvision":
@@ -740,8 +850,12 @@ class Trial:
         out = self.fresh("changed", copy=True)
         run = tool.extract(out, **settings)
         says = [line for line in run["text"].splitlines() if re.search("weight|chang|exist|differ|stale", line)]
-        observed = {"exit": run["exit"], "message": run["message"], "store": state(out),
-                    "lines_about_it": [tool.clean(line) for line in says][:5]}
+        observed = {
+            "exit": run["exit"],
+            "message": run["message"],
+            "store": state(out),
+            "lines_about_it": [tool.clean(line) for line in says][:5],
+        }
         outcome = f"exit {run['exit']} {run['message']}; store: {observed['store']}"
         if tool.name == "kaiko-eva":
             fit = tool.fit(out, **settings)
@@ -764,8 +878,12 @@ class Trial:
                 fit = tool.fit(out, **settings)
                 trial["fit"] = {k: fit[k] for k in ("exit", "message")}
             trials.append(trial)
-        self.put(fault, title + ", then killed while it runs again", tally(t["store"] for t in trials)
-                 + self.say_fits(trials), trials=trials)
+        self.put(
+            fault,
+            title + ", then killed while it runs again",
+            tally(t["store"] for t in trials) + self.say_fits(trials),
+            trials=trials,
+        )
 
     def d(self):
         original = self.weights.read_bytes()
@@ -792,9 +910,15 @@ class Trial:
         out = self.fresh("fewer", copy=True)
         run = self.tool.extract(out, pictures=fewer, weights=self.weights)
         found, files = self.tool.read(out)[0], len(self.tool.files(out))
-        self.put("e", "six pictures fewer", f"exit {run['exit']} {run['message']}; read: "
-                 f"{found.get('rows', found.get('error'))} rows for {PICTURES - 6} pictures", files=files, read=found,
-                 names=[str(p.relative_to(out)) for p in self.tool.files(out)])
+        self.put(
+            "e",
+            "six pictures fewer",
+            f"exit {run['exit']} {run['message']}; read: "
+            f"{found.get('rows', found.get('error'))} rows for {PICTURES - 6} pictures",
+            files=files,
+            read=found,
+            names=[str(p.relative_to(out)) for p in self.tool.files(out)],
+        )
 
     def f(self):
         self.again("f", f"side {SIDE} -> {OTHER_SIDE}", {"side": OTHER_SIDE}, partial=False)
@@ -812,17 +936,28 @@ class Trial:
             out = self.fresh("bad")
             run = tool.extract(out, limit=120, pictures=folder, weights=self.weights)
             found = tool.read(out)[0]
-            lines = [tool.clean(line) for line in run["text"].splitlines()
-                     if re.search(r"(?i)jpe?g|truncat|corrupt", line)]
-            self.put("g", title, f"exit {run['exit']} {run['message']}; file named: {victim.name in run['text']}; read "
-                     f"afterwards: {self.compare(found)} {found.get('error', '')}".strip(), exit=run["exit"],
-                     message=run["message"], names_file=victim.name in run["text"], read=found, lines=lines[-4:],
-                     feature_files=len(tool.files(out)))
+            lines = [
+                tool.clean(line) for line in run["text"].splitlines() if re.search(r"(?i)jpe?g|truncat|corrupt", line)
+            ]
+            self.put(
+                "g",
+                title,
+                f"exit {run['exit']} {run['message']}; file named: {victim.name in run['text']}; read "
+                f"afterwards: {self.compare(found)} {found.get('error', '')}".strip(),
+                exit=run["exit"],
+                message=run["message"],
+                names_file=victim.name in run["text"],
+                read=found,
+                lines=lines[-4:],
+                feature_files=len(tool.files(out)),
+            )
 
     def h(self):
         tool, other = self.tool, self.tool.weights("weights_other.pt", OTHER_SEED)
-        for title, weights, delays in (("the same command twice at once", self.weights, (0, 0)),
-                                       ("two at once with different weights", other, (0, 0.5))):
+        for title, weights, delays in (
+            ("the same command twice at once", self.weights, (0, 0)),
+            ("two at once with different weights", other, (0, 0.5)),
+        ):
             trials = []
             for delay in delays:
                 out = self.fresh("both")
@@ -831,9 +966,14 @@ class Trial:
                 second = tool.start(out, **dict(self.settings, weights=weights))
                 one, two = tool.finish(first), tool.finish(second)
                 found = tool.read(out)[0]
-                trial = {"delay": delay, "exits": [one["exit"], two["exit"]],
-                         "messages": [one["message"], two["message"]], "last_lines": [tool.last(one), tool.last(two)],
-                         "read": found, "store": self.compare(found)}
+                trial = {
+                    "delay": delay,
+                    "exits": [one["exit"], two["exit"]],
+                    "messages": [one["message"], two["message"]],
+                    "last_lines": [tool.last(one), tool.last(two)],
+                    "read": found,
+                    "store": self.compare(found),
+                }
                 if weights != self.weights and "digest" in found:
                     if not hasattr(self, "other_digest"):
                         clean = self.fresh("other_clean")
@@ -851,7 +991,7 @@ class Trial:
     @staticmethod
     def say_both(trials):
         ends = [["did not end within 300 s" if exit < 0 else f"exit {exit}" for exit in t["exits"]] for t in trials]
-        return "; ".join(f"{one} and {two}, {t['store']}" for (one, two), t in zip(ends, trials))
+        return "; ".join(f"{one} and {two}, {t['store']}" for (one, two), t in zip(ends, trials, strict=False))
 
     def i(self):
         tool = self.tool

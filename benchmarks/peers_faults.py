@@ -382,7 +382,7 @@ class Tool:
         pass
 
     def popen(self, *words):
-        log = open(self.work / f"log_{time.time_ns()}.txt", "w+")
+        log = open(self.work / f"log_{time.time_ns()}.txt", "w+")  # noqa: SIM115 (closed with the process)
         process = subprocess.Popen(
             [self.python, *map(str, words)],
             env=self.environment,
@@ -626,7 +626,7 @@ class Trial:
             stamps = {p: p.stat().st_mtime_ns for p in tool.files(out)}
 
             def kept():
-                return sum(1 for p, t in stamps.items() if p.exists() and p.stat().st_mtime_ns == t)
+                return sum(1 for p, t in stamps.items() if p.exists() and p.stat().st_mtime_ns == t)  # noqa: B023 (called within this turn of the loop)
 
             again = tool.extract(out, **self.settings)
             trial["same_command_again"] = {

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -215,11 +216,14 @@ class DigestMemory:
         found, new = [], []
         for path in paths:
             try:
-                stat = path.stat()
+                state = path.stat()
             except OSError:
+                state = None
+            # Reading a pipe would wait for ever.
+            if state is None or not stat.S_ISREG(state.st_mode):
                 found.append("")
                 continue
-            key = (str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
             row = self._db.execute(
                 "SELECT sha256 FROM digests WHERE path=? AND size=? AND mtime_ns=? AND inode=?", key
             ).fetchone()

@@ -361,13 +361,26 @@ def run_compare(
             f"{dataset}: {len(missing)} of {len(paths)} results are missing\n{enumerate_problems(missing)}\n"
             f"make them with: pipeline evaluate --dataset {dataset} --head NAME"
         )
-    results = [(name, read_json(path)) for name, path in paths.items()]
+    results = []
+    for name, path in paths.items():
+        try:
+            result = read_json(path)
+            results.append((name, {**result, "mAP": result["mAP"]}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError(
+                f"{path}: not a result ({type(error).__name__} {error}); make it again with: pipeline evaluate "
+                f"--dataset {dataset}"
+            ) from error
     if all(result["mAP"] is None for _, result in results):
         raise PipelineError(
             f"{dataset} {results[0][1]['split']}: no labels, so nothing to compare; the files for the "
             f"evaluation server are in {', '.join(str(path.parent / 'devkit') for path in paths.values())}"
         )
-    joined = join_heads(results)
+    try:
+        joined = join_heads(results)
+    except (KeyError, TypeError) as error:
+        listed = ", ".join(map(str, paths.values()))
+        raise PipelineError(f"{listed}: one is not a result: no {error}; make it again: pipeline evaluate") from error
     write_json(ws.heads_path(dataset), joined)
     say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")
     return joined

@@ -432,3 +432,9 @@ def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     memory = DigestMemory(tmp_path / "m.sqlite")
     assert memory.digests([tmp_path / "none", tmp_path / "dangling", tmp_path]) == ["", "", ""]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_has_no_digest_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert DigestMemory(tmp_path / "memory.sqlite").digests([tmp_path / "pipe"]) == [""]

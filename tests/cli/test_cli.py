@@ -335,3 +335,12 @@ def test_help_has_a_summary_and_an_example(name, command):
     assert command.get_short_help_str(200)
     for option in command.params:
         assert isinstance(option, click.Argument) or option.help or option.hidden, option.name
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"mAP": 0.5}'])
+def test_a_damaged_result_is_named_by_compare(work, run, content):
+    path = next((work / "results/runs").glob("tiny-fcb-*/map.json"))
+    path.write_text(content)
+    ended = run("compare --dataset tiny --config config.yaml")
+    assert ended.code == 2
+    assert str(path.relative_to(work)) in ended.err and "pipeline evaluate" in ended.err

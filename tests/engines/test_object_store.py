@@ -409,6 +409,7 @@ def test_workflow_reaches_its_result(bucket, work, on_disk):
         capture_output=True,
         text=True,
         timeout=250,
+        start_new_session=True,
     )
     assert finished.returncode == 0, finished.stderr
     result = json.loads((work.path / "results/tiny_map.json").read_text())

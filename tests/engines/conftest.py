@@ -188,7 +188,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: PART_ROWS)
@@ -232,7 +232,7 @@ def job_lines() -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def on_disk(base, job_lines, small_parts, tmp_path_factory) -> Work:
     """The whole job in one process and on a disk: what all else is compared with."""
     path = tmp_path_factory.mktemp("on_disk") / "work"

@@ -272,7 +272,7 @@ def test_interrupted_command_ends_its_workers_and_goes_on_later(at_work, work, o
     recorded = work.records()
 
     os.killpg(at_work.pid, signal.SIGINT)  # as Ctrl-C in a terminal does: all processes get it
-    out, err = at_work.communicate(timeout=60)
+    out, err = at_work.communicate(timeout=200)
 
     assert at_work.returncode == 130, err
     assert err.splitlines()[-1].startswith("interrupted: what is recorded is kept")

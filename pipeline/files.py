@@ -63,7 +63,12 @@ def make_folder(path: Path) -> None:
 
 def _partial_name(path: Path, folder: Path) -> Path:
     """A name that no other writer has, and that says whose it is."""
-    return folder / f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    return folder / f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+
+
+def _host() -> str:
+    # Without dots, which separate the parts of the name: host a.b must not pass for host b.
+    return platform.node().replace(".", "-")
 
 
 @contextlib.contextmanager
@@ -114,8 +119,9 @@ def sweep_partials(folder: Path, name: str | None = None) -> list[Path]:
     """Remove what killed writers of this machine left in a folder, of one file or of all; what was removed."""
     removed = []
     for partial in folder.glob(f".{'' if name is None else glob.escape(name) + '.'}*.partial"):
-        host, pid = partial.name.rsplit(".", 3)[0].endswith(f".{platform.node()}"), partial.name.split(".")[-3]
-        if host and pid.isdigit() and not _is_running(int(pid)):
+        # Host, process id, a random part, "partial".
+        owner = partial.name.split(".")[-4:-2]
+        if owner[:1] == [_host()] and owner[1].isdigit() and not _is_running(int(owner[1])):
             partial.unlink(missing_ok=True)
             removed.append(partial)
     return removed

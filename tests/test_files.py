@@ -173,6 +173,7 @@ def test_only_what_dead_processes_of_this_host_left_is_swept(tmp_path, monkeypat
         leave(tmp_path / name, monkeypatch, pid=1),  # of one that is somebody else's
         leave(tmp_path / name, monkeypatch, host="elsewhere", pid=dead.pid),
         leave(tmp_path / name, monkeypatch, host=f"not-{platform.node()}", pid=dead.pid),
+        leave(tmp_path / name, monkeypatch, host=f"other.{platform.node()}", pid=dead.pid),
         *(tmp_path / other for other in (name, ".partial", "x.partial", ".x.partial", ".a.b.c.partial", ".hidden")),
     ]
     for path in kept:

@@ -192,3 +192,9 @@ def test_settings_are_closed_frozen_and_survive_json(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_schema_is_closed(model):
     assert model.model_json_schema()["additionalProperties"] is False
+
+
+def test_a_url_under_a_mistyped_key_is_not_printed():
+    with pytest.raises(SettingsError) as error:
+        parse_run_settings({"store": "s3://me:word@bucket"})
+    assert "store: " in str(error.value) and "word" not in str(error.value)

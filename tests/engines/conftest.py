@@ -32,7 +32,9 @@ CONFIG = {
     "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
 }
 SMALL_PARTS = f"""
-import os
+import os, signal
+# A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import pipeline.activations.extract as e
 e.rows_a_part = lambda width: {PART_ROWS}
 if "ENGINE_FLAGS" in os.environ:

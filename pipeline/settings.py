@@ -48,8 +48,8 @@ def explain_validation(error: ValidationError) -> list[str]:
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(shorten(str(part)) for part in item["loc"]) or "settings"
         # A URL may carry a password, also under a key that is mistyped.
-        unsaid = item["type"] in ("missing", "value_error") or "://" in str(item["input"])
-        got = "" if unsaid else f", got {brief(item['input'])}"
+        got = "" if item["type"] in ("missing", "value_error") else f", got {brief(item['input'])}"
+        got = "" if "://" in got else got
         lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
     return lines
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 
@@ -16,8 +26,43 @@ MAX_EPOCHS = 10_000
 MAX_SEED = 2**32 - 1
 MAX_THREADS = 1024
 
-Aggregation = float | Literal["max"]
-"""How patch scores become a picture's: k of the mean of k-th powers, or the maximum."""
+Aggregation = float | str
+"""How patch scores become a picture's.
+
+A number k is the mean of k-th powers, ``max`` the maximum, ``top:T`` the mean of the T highest,
+``lme:R`` the log-mean-exp of sharpness R, ``pooled`` that there are no patch scores: the head looks
+at one vector a picture.
+"""
+POOLED = "pooled"
+
+
+def check_aggregation(value: object) -> Aggregation:
+    """An aggregation in its one form; ``top:20`` and ``lme:8`` are text, k a float.
+
+    >>> check_aggregation(5), check_aggregation("top:20")
+    (5.0, 'top:20')
+    >>> check_aggregation("top:0")
+    Traceback (most recent call last):
+    ...
+    ValueError: must be a power in 1..100, max, top:T (T in 1..1000), lme:R (R in 0.1..100) or pooled, got 'top:0'
+    """
+    text = str(value)
+    name, _, number = text.partition(":")
+    try:
+        amount = float(number or text)
+    except ValueError:
+        amount = float("nan")
+    if text in ("max", POOLED):
+        return text
+    if name == "top" and amount in range(1, 1001):
+        return f"top:{int(amount)}"
+    if name == "lme" and 0.1 <= amount <= 100:
+        return f"lme:{amount:g}"
+    if not number and 1 <= amount <= 100:
+        return amount
+    raise ValueError(
+        f"must be a power in 1..100, max, top:T (T in 1..1000), lme:R (R in 0.1..100) or pooled, got {brief(value)}"
+    )
 
 
 class Settings(BaseModel):
@@ -46,7 +91,9 @@ def explain_validation(error: ValidationError) -> list[str]:
     """One line a mistake: where, what, and what was got."""
     lines = []
     for item in error.errors(include_url=False, include_context=False):
-        where = ".".join(shorten(str(part)) for part in item["loc"]) or "settings"
+        # The kind by which the settings of a head are told apart is no key that anybody wrote.
+        keys = [part for index, part in enumerate(item["loc"]) if index < 2 or part not in HEAD_KINDS]
+        where = ".".join(shorten(str(part)) for part in keys) or "settings"
         # A URL may carry a password, also under a key that is mistyped.
         got = "" if item["type"] in ("missing", "value_error") else f", got {brief(item['input'])}"
         got = "" if "://" in got else got
@@ -110,16 +157,9 @@ class LabelSettings(Settings):
     )
 
 
-class HeadSettings(Settings):
-    """A strongly supervised head: which layers, and how they are fitted (Oquab et al. 2014, section 3.3)."""
+class SgdSettings(Settings):
+    """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
 
-    hidden: tuple[int, ...] = Field((2048,), max_length=8, description="widths of the layers before FCb: FCa, ...")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
-    input_dropout: float | None = Field(
-        None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
-    )
-    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
-    standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
     rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")
     max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="at most so many epochs a rate")
     settled: float = Field(
@@ -130,20 +170,115 @@ class HeadSettings(Settings):
     weight_decay: float = Field(5e-4, ge=0)
 
     @model_validator(mode="after")
-    def _rates_and_epochs_pair(self) -> HeadSettings:
+    def _rates_and_epochs_pair(self) -> Self:
         if len(self.rates) != len(self.max_epochs):
             got = f"{brief(self.rates)} and {brief(self.max_epochs)}"
             raise ValueError(f"rates and max_epochs must be equally long, got {got}")
-        if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs) or any(h < 1 for h in self.hidden):
-            raise ValueError("rates and hidden must be positive, max_epochs at least 0")
+        if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs):
+            raise ValueError("rates must be positive, max_epochs at least 0")
         if not any(self.max_epochs):
             raise ValueError("max_epochs must allow one epoch at least")
-        if any(h > MAX_WIDTH for h in self.hidden) or any(e > MAX_EPOCHS for e in self.max_epochs):
-            raise ValueError(f"hidden must be at most {MAX_WIDTH:,}, max_epochs at most {MAX_EPOCHS:,}")
+        if any(e > MAX_EPOCHS for e in self.max_epochs):
+            raise ValueError(f"max_epochs must be at most {MAX_EPOCHS:,}")
         return self
 
 
-HEADS = {
+class NetworkSettings(SgdSettings):
+    """Layers of a head on standardised rows."""
+
+    hidden: tuple[int, ...] = Field((2048,), max_length=8, description="widths of the layers before FCb: FCa, ...")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
+    input_dropout: float | None = Field(
+        None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
+    )
+    standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
+
+    @field_validator("hidden")
+    @classmethod
+    def _widths_are_sane(cls, hidden: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= h <= MAX_WIDTH for h in hidden):
+            raise ValueError(f"hidden must be positive and at most {MAX_WIDTH:,}")
+        return hidden
+
+
+class HeadSettings(NetworkSettings):
+    """A strongly supervised head: fitted on patches with labels (Oquab et al. 2014, section 3.3)."""
+
+    kind: Literal["strong"] = "strong"
+    targets: Literal["single", "several"] = Field(
+        "single",
+        description="single: one softmax over patches that one object fills; several: one logistic loss a class, "
+        "and patches that several objects fill train several outputs",
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+
+
+class WeakSettings(NetworkSettings):
+    """A head fitted on picture labels alone, through the best patches of each picture and class."""
+
+    kind: Literal["weak"]
+    hidden: tuple[int, ...] = Field((1024,), max_length=8, description="widths of the layers before FCb")
+    top: int = Field(1, ge=1, le=1000, description="patches whose mean score is a picture's; 1 is the maximum")
+    rates: tuple[float, ...] = Field((0.01, 0.001), min_length=1, description="learning rates, in turn")
+    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="at most so many epochs a rate")
+    batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures a step")
+
+
+class SvmSettings(Settings):
+    """A linear SVM a class on one vector a picture (Razavian et al. 2014)."""
+
+    kind: Literal["svm"]
+    pooling: tuple[Literal["mean", "max"], ...] = Field(
+        ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
+    )
+    normalise: bool = Field(True, description="each pooled vector to length 1")
+    standardise: bool = Field(False, description="columns to mean 0 and deviation 1 over the fit pictures")
+    costs: tuple[float, ...] = Field(
+        (0.01, 0.1, 1.0, 10.0), min_length=1, description="values of C, of which one is chosen on held-out fit pictures"
+    )
+
+    @field_validator("costs")
+    @classmethod
+    def _costs_are_positive(cls, costs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 1e-6 <= c <= 1e6 for c in costs):
+            raise ValueError("costs must lie in 1e-6..1e6")
+        return costs
+
+
+class AdaptedSettings(HeadSettings):
+    """FC6 (and FC7) trained again from the trunk's own weights, with FCa and FCb, on pool5 rows (PRE-1512U)."""
+
+    kind: Literal["adapted"]
+    retrain: tuple[Literal["fc6", "fc7"], ...] = Field(
+        ("fc6",), min_length=1, description="layers that are trained again"
+    )
+    trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
+
+
+class OwnSettings(Settings):
+    """The outputs of the trunk's own last layer, where it was trained on the dataset's classes; nothing is fitted."""
+
+    kind: Literal["own"]
+
+
+def _kind_of(value: object) -> str:
+    kind = value.get("kind", "strong") if isinstance(value, dict) else getattr(value, "kind", "strong")
+    return kind if isinstance(kind, str) else "strong"
+
+
+AnyHead = Annotated[
+    Annotated[HeadSettings, Tag("strong")]
+    | Annotated[WeakSettings, Tag("weak")]
+    | Annotated[SvmSettings, Tag("svm")]
+    | Annotated[AdaptedSettings, Tag("adapted")]
+    | Annotated[OwnSettings, Tag("own")],
+    Discriminator(_kind_of),
+]
+"""Settings of a head of any kind; without ``kind`` it is a strong one."""
+HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own")
+
+
+HEADS: dict[str, AnyHead] = {
     "fca": HeadSettings(),
     "fcb": HeadSettings(hidden=()),
     "fca2": HeadSettings(hidden=(2048, 2048)),
@@ -198,7 +333,7 @@ class RunSettings(Settings):
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
     head: str = Field("fca", description="the head of results/{dataset}_map.json")
-    heads: dict[str, HeadSettings] = Field({}, description="further heads by name, or changes of built-in ones")
+    heads: dict[str, AnyHead] = Field({}, description="further heads by name, or changes of built-in ones")
     compare: tuple[str, ...] = Field(
         ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
     )
@@ -224,11 +359,8 @@ class RunSettings(Settings):
 
     @field_validator("aggregation", "aggregations")
     @classmethod
-    def _powers_are_at_least_one(cls, value: object) -> object:
-        for k in value if isinstance(value, tuple) else (value,):
-            if k != "max" and not 1 <= k <= 100:
-                raise ValueError(f"powers must lie in 1..100 or be 'max', got {k!r}")
-        return value
+    def _aggregations_are_known(cls, value: object) -> object:
+        return tuple(map(check_aggregation, value)) if isinstance(value, tuple) else check_aggregation(value)
 
     @field_validator("baselines")
     @classmethod
@@ -254,7 +386,7 @@ class RunSettings(Settings):
 
     @field_validator("heads")
     @classmethod
-    def _head_names_are_plain(cls, heads: dict[str, HeadSettings]) -> dict[str, HeadSettings]:
+    def _head_names_are_plain(cls, heads: dict[str, AnyHead]) -> dict[str, AnyHead]:
         bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", name)]
         if bad:
             raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
@@ -268,7 +400,7 @@ class RunSettings(Settings):
             raise ValueError(f"unknown head {', '.join(map(shorten, unknown[:10]))}; known: {', '.join(known)}")
         return self
 
-    def head_settings(self, name: str) -> HeadSettings:
+    def head_settings(self, name: str) -> AnyHead:
         """Settings of a head by name, configured ones before built-in ones."""
         if name in self.heads:
             return self.heads[name]

@@ -83,6 +83,7 @@ def test_every_part_of_the_grid_counts(grid, same):
 
 
 CHANGED_HEAD = {
+    "targets": "several",
     "hidden": (1024,),
     "dropout": 0.1,
     "input_dropout": 0.1,
@@ -97,7 +98,7 @@ CHANGED_HEAD = {
 }
 
 
-@pytest.mark.parametrize("field", HeadSettings.model_fields)
+@pytest.mark.parametrize("field", sorted(set(HeadSettings.model_fields) - {"kind"}))
 def test_every_setting_of_a_head_counts(field):
     before, after = digests(), digests(heads={"fca": {field: CHANGED_HEAD[field]}})
 

@@ -6,8 +6,7 @@ dropout, the rate lowered tenfold when the loss settles.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,21 +15,21 @@ from torch.nn import functional
 from pipeline.errors import HeadError
 from pipeline.head.networks import HeadNetwork
 from pipeline.progress import Progress
-from pipeline.settings import HeadSettings
+from pipeline.settings import NetworkSettings
 
-
-@dataclass(frozen=True)
-class FitLog:
-    """What happened while fitting: one entry an epoch, and the seconds."""
-
-    epochs: list[dict[str, float]]
-    seconds: float
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def fit_network(
-    rows: np.ndarray, targets: np.ndarray, n_outputs: int, settings: HeadSettings, seed: int, name: str = "head"
-) -> tuple[HeadNetwork, FitLog]:
-    """Fit one head.
+    network: HeadNetwork,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    settings: NetworkSettings,
+    seed: int,
+    name: str = "head",
+    loss: Loss = functional.cross_entropy,
+) -> list[dict[str, float]]:
+    """Initialise and fit a network; it is left in eval mode.
 
     A rate ends when an epoch has lowered the mean training loss by less than ``settings.settled`` of
     its value, or after its ``max_epochs``.
@@ -38,13 +37,12 @@ def fit_network(
     Parameters
     ----------
     rows : float16 ndarray of shape (n, width)
-    targets : int64 ndarray of shape (n,), the output that each row should raise
-    n_outputs : classes and background
+    targets : what `loss` compares logits with, for ``cross_entropy`` an int64 ndarray of shape (n,), the
+        output that each row should raise
 
     Returns
     -------
-    network : HeadNetwork in eval mode
-    log : FitLog
+    list of one ``{rate, loss}`` an epoch
 
     Raises
     ------
@@ -53,13 +51,8 @@ def fit_network(
     """
     if not len(rows):
         raise HeadError(f"{name}: no row to fit on")
-    started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.from_numpy(rows), torch.from_numpy(targets)
-    # Layers draw from torch's global generator when they are made, and dropout does when it runs; the
-    # caller's state is put back afterwards.
-    with torch.random.fork_rng(devices=[]):
-        network = HeadNetwork(rows.shape[1], n_outputs, settings)
     network.initialise(generator)
     if settings.standardise:
         network.standardise_to(x)
@@ -71,20 +64,22 @@ def fit_network(
     )
     epochs: list[dict[str, float]] = []
     n_most = sum(settings.max_epochs)
+    # Dropout draws from torch's global generator; the caller's state is put back afterwards.
     with torch.random.fork_rng(devices=[]), Progress(f"fit {name}", n_most * len(x), "rows") as progress:
         torch.manual_seed(seed)
         for rate, most in zip(settings.rates, settings.max_epochs, strict=True):
             previous = None
             for _ in range(most):
-                loss = _one_epoch(network, optimizer, x, y, rate, settings.batch, generator, progress)
-                if not np.isfinite(loss):
+                mean = _one_epoch(network, optimizer, x, y, rate, settings.batch, generator, progress, loss)
+                if not np.isfinite(mean):
                     raise HeadError(f"{name}: the loss is not finite at learning rate {rate:g}; lower the rates")
-                epochs.append({"rate": rate, "loss": round(loss, 6)})
-                if previous is not None and previous - loss < settings.settled * previous:
+                epochs.append({"rate": rate, "loss": round(mean, 6)})
+                if previous is not None and previous - mean < settings.settled * previous:
                     break
-                previous = loss
+                previous = mean
         progress.total = progress.done
-    return network.eval(), FitLog(epochs, time.perf_counter() - started)
+    network.eval()
+    return epochs
 
 
 def _one_epoch(
@@ -96,6 +91,7 @@ def _one_epoch(
     batch: int,
     generator: torch.Generator,
     progress: Progress,
+    loss_of: Loss,
 ) -> float:
     """One pass over all rows in a new order; the mean loss."""
     for group in optimizer.param_groups:
@@ -103,7 +99,7 @@ def _one_epoch(
     network.train()
     total = 0.0
     for chosen in torch.randperm(len(x), generator=generator).split(batch):
-        loss = functional.cross_entropy(network(x[chosen]), y[chosen])
+        loss = loss_of(network(x[chosen]), y[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

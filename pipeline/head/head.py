@@ -8,27 +8,31 @@ digests of what it was fitted on.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
-from pipeline.head.fitting import fit_network
-from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import choose_rows, hold_out_pictures
-from pipeline.patches.labels import BACKGROUND
+from pipeline.head import strong
+from pipeline.head.sampling import hold_out_pictures
+from pipeline.head.task import FitTask
 from pipeline.patches.table import PatchTable
-from pipeline.settings import HeadSettings, LabelSettings
+from pipeline.settings import AnyHead, LabelSettings
+from pipeline.trunk.trunk import Trunk
 
-FORMAT = "head-2"
+FORMAT = "head-3"
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,11 @@ class Head:
 
     Attributes
     ----------
-    network : HeadNetwork in eval mode; its last output is background
+    network : of its kind, in eval mode
     facts : JSON object: name, classes, settings, reading, seed, how, digests, loss curve, counts
     """
 
-    network: HeadNetwork
+    network: nn.Module
     facts: dict[str, Any]
 
     @property
@@ -63,9 +67,14 @@ class Head:
                 f"{explain_differences(got, expected)}\nextract that split in the same way, or fit a head on it"
             )
 
+    @property
+    def scale(self) -> str:
+        """What scores of this head are: ``softmax`` and ``logistic`` lie in 0..1, others are of any size."""
+        return self.network.output
+
     @torch.inference_mode()
-    def probabilities(self, rows: np.ndarray, batch: int = 4096) -> np.ndarray:
-        """Class probabilities of rows, background left out.
+    def patch_scores(self, rows: np.ndarray, batch: int = 4096) -> np.ndarray:
+        """Scores of rows, background left out.
 
         Parameters
         ----------
@@ -76,7 +85,11 @@ class Head:
         float32 ndarray of shape (n, n_classes)
         """
         chunks = torch.from_numpy(rows).split(batch)
-        return torch.cat([self.network(chunk).softmax(1)[:, :-1] for chunk in chunks]).numpy()
+        return torch.cat([self.network.patch_scores(chunk) for chunk in chunks]).numpy()
+
+
+def _no_trunk() -> Trunk:
+    raise HeadError("this kind of head begins with the trunk's weights, and none were given")
 
 
 def check_joined(store: Store, table: PatchTable) -> None:
@@ -103,42 +116,36 @@ def check_joined(store: Store, table: PatchTable) -> None:
             )
 
 
+KINDS: dict[str, ModuleType] = {"strong": strong}
+"""A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``."""
+
+
 def fit_head(
     store: Store,
     table: PatchTable,
     name: str,
-    settings: HeadSettings,
+    settings: AnyHead,
     labels: LabelSettings,
     seed: int,
     held_out: float = 0.0,
+    load_trunk: Callable[[], Trunk] = _no_trunk,
 ) -> Head:
-    """Fit a head on the labelled rows of a store; neither pictures nor trunk are needed.
+    """Fit a head on the rows of a store; pictures are not needed, nor the trunk by most kinds.
 
     Parameters
     ----------
     held_out : share of the fit pictures that is left out, for choosing settings on them
+    load_trunk : makes the trunk, for kinds that begin with its weights
 
     Raises
     ------
     StoreError, HeadError
-        Store and table do not belong together; no positive patch at all.
+        Store and table do not belong together; nothing to fit on.
     """
     check_joined(store, table)
-    patch_labels = table.labels(labels)
     out = hold_out_pictures(table.ids, held_out)
-    usable = np.where(out[table.picture], np.int16(-2), patch_labels)
-    rows = choose_rows(usable, settings.background_share, seed)
-    chosen = usable[rows].astype(np.int64)
-    n_positive = int((chosen >= 0).sum())
-    if not n_positive:
-        raise HeadError(
-            f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the reading "
-            f"single_object={labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
-        )
-    n_classes = len(table.classes)
-    targets = np.where(chosen == BACKGROUND, n_classes, chosen)
-    network, log = fit_network(store.read_rows(rows), targets, n_classes + 1, settings, seed, name)
-    counts = np.bincount(chosen[chosen >= 0], minlength=n_classes)
+    task = FitTask(store, table, name, labels, seed, out, load_trunk)
+    fitted = KINDS[settings.kind].fit(task, settings)
     facts = {
         "format": FORMAT,
         "name": name,
@@ -146,6 +153,7 @@ def fit_head(
         "split": table.split,
         "classes": list(table.classes),
         "settings": settings.model_dump(mode="json"),
+        "width": store.width,
         "reading": labels.model_dump(mode="json"),
         "seed": seed,
         "held_out": held_out,
@@ -154,15 +162,10 @@ def fit_head(
         "labels_digest": table.labels_digest(labels),
         "pictures": {"used": int((~out).sum()), "held_out": int(out.sum()), "skipped": len(table.skipped)},
         "skipped": [list(item) for item in table.skipped],
-        "patches": {
-            "positive": n_positive,
-            "background": len(rows) - n_positive,
-            "background_of": int((usable == BACKGROUND).sum()),
-            "per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
-        },
-        "epochs": log.epochs,
+        "epochs": fitted.epochs,
+        **fitted.facts,
     }
-    return Head(network, facts)
+    return Head(fitted.network, facts)
 
 
 NO_DIGEST = b"0" * 64
@@ -225,8 +228,8 @@ def load_head(path: Path) -> Head:
         if facts["format"] != FORMAT:
             raise HeadError(f"{path}: format {facts['format']!r}, expected {FORMAT!r}; fit it again")
         state = load(data)
-        settings = HeadSettings.model_validate(facts["settings"])
-        network = HeadNetwork(len(state["mean"]), len(facts["classes"]) + 1, settings)
+        settings = TypeAdapter(AnyHead).validate_python(facts["settings"])
+        network = KINDS[settings.kind].make_network(facts["width"], len(facts["classes"]), settings)
         network.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, HeadError):

@@ -6,10 +6,14 @@ classes and background.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from pipeline.settings import HeadSettings
+from pipeline.settings import NetworkSettings
+
+Output = Literal["softmax", "logistic", "log-odds"]
 
 
 class HeadNetwork(nn.Module):
@@ -18,21 +22,27 @@ class HeadNetwork(nn.Module):
     Parameters
     ----------
     width : columns of the input
-    n_outputs : classes, with background as the last
-    settings : HeadSettings
+    n_classes : classes, background not counted
+    settings : NetworkSettings
+    output : what a patch's scores are: ``softmax``, the odds of the classes beside background, which is one
+        more output, the last; ``logistic``, the odds of each class by itself; ``log-odds``, the logits
     """
 
-    def __init__(self, width: int, n_outputs: int, settings: HeadSettings) -> None:
+    def __init__(self, width: int, n_classes: int, settings: NetworkSettings, output: Output = "softmax") -> None:
         super().__init__()
+        self.output = output
+        n_outputs = n_classes + (output == "softmax")
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("gain", torch.ones(width))
         first = settings.dropout if settings.input_dropout is None else settings.input_dropout
         layers: list[nn.Module] = []
         n_inputs = width
-        for index, n_hidden in enumerate(settings.hidden):
-            layers += [nn.Dropout(settings.dropout if index else first), nn.Linear(n_inputs, n_hidden), nn.ReLU()]
-            n_inputs = n_hidden
-        layers += [nn.Dropout(settings.dropout if layers else first), nn.Linear(n_inputs, n_outputs)]
+        # Layers draw from torch's global generator when they are made; the caller's state is put back.
+        with torch.random.fork_rng(devices=[]):
+            for index, n_hidden in enumerate(settings.hidden):
+                layers += [nn.Dropout(settings.dropout if index else first), nn.Linear(n_inputs, n_hidden), nn.ReLU()]
+                n_inputs = n_hidden
+            layers += [nn.Dropout(settings.dropout if layers else first), nn.Linear(n_inputs, n_outputs)]
         self.layers = nn.Sequential(*layers)
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -65,6 +75,13 @@ class HeadNetwork(nn.Module):
         gain = torch.where(deviation > 1e-6 * (1 + mean.abs()), 1 / deviation, torch.zeros_like(deviation))
         self.mean.copy_(mean)
         self.gain.copy_(gain)
+
+    def patch_scores(self, rows: Tensor) -> Tensor:
+        """Scores (n, n_classes) of rows (n, width): in 0..1, but for ``log-odds``."""
+        logits = self(rows)
+        if self.output == "softmax":
+            return logits.softmax(1)[:, :-1]
+        return logits.sigmoid() if self.output == "logistic" else logits
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits (n, n_outputs) of rows (n, width), any float dtype."""

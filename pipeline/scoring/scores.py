@@ -84,7 +84,7 @@ def score_split(
         for part, rows in store.iter_parts():
             picture = table.picture[part.start : part.stop]
             for head, accumulated in zip(heads, sums, strict=True):
-                accumulated.add(head.probabilities(rows), picture)
+                accumulated.add(head.patch_scores(rows), picture)
             progress.advance(part.stop - part.start)
     return [
         SplitScores(

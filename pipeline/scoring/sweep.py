@@ -42,7 +42,7 @@ def score_pictures(
             picture = table.picture[part.start : part.stop]
             chosen = np.flatnonzero(wanted[picture])
             for head, accumulated in zip(heads, sums, strict=True):
-                accumulated.add(head.probabilities(rows[chosen]), picture[chosen])
+                accumulated.add(head.patch_scores(rows[chosen]), picture[chosen])
             progress.advance(part.stop - part.start)
     return [accumulated.result() for accumulated in sums]
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pipeline.errors import HeadError
-from pipeline.head.fitting import fit_network
+from pipeline.head import fitting
 from pipeline.head.head import NO_DIGEST, fit_head, save_head
+from pipeline.head.networks import HeadNetwork
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.patches.table import write_table
 from pipeline.settings import HEADS, HeadSettings, LabelSettings
@@ -21,6 +22,12 @@ RNG = np.random.default_rng(0)
 TARGETS = RNG.integers(0, 3, 300)
 ROWS = (np.repeat(np.eye(3)[TARGETS], 4, axis=1) * 3 + RNG.normal(0, 0.5, (300, 12))).astype(np.float16)
 QUICK = HeadSettings(hidden=(8,), batch=32, max_epochs=(5, 2, 1), settled=0)
+
+
+def fit_network(rows, targets, n_outputs, settings, seed, name="head"):
+    """A softmax network of its own, and its loss curve."""
+    network = HeadNetwork(rows.shape[1], n_outputs - 1, settings)
+    return network, fitting.fit_network(network, rows, targets, settings, seed, name)
 
 
 def share_right(network, rows=ROWS, targets=TARGETS) -> float:
@@ -34,17 +41,16 @@ def test_every_built_in_head_learns(name):
 
     network, log = fit_network(ROWS, TARGETS, 4, settings, seed=0)
 
-    losses = [e["loss"] for e in log.epochs]
+    losses = [e["loss"] for e in log]
     assert losses[-1] < 0.5 * losses[0]
     assert share_right(network) > 0.95
     assert not network.training
-    assert log.seconds > 0
 
 
 def test_rates_come_in_turn():
     _, log = fit_network(ROWS, TARGETS, 4, QUICK, seed=0)
 
-    assert [e["rate"] for e in log.epochs] == [0.01] * 5 + [0.001] * 2 + [0.0001]
+    assert [e["rate"] for e in log] == [0.01] * 5 + [0.001] * 2 + [0.0001]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +66,9 @@ def test_a_rate_ends_when_the_loss_has_settled(settled, epochs):
 
     _, log = fit_network(ROWS, TARGETS, 4, settings, seed=0)
 
-    losses = [e["loss"] for e in log.epochs]
+    losses = [e["loss"] for e in log]
     assert losses == sorted(losses, reverse=True)
-    assert [e["rate"] for e in log.epochs] == epochs
+    assert [e["rate"] for e in log] == epochs
 
 
 def test_the_settle_rule_is_a_share_of_the_loss():
@@ -70,7 +76,7 @@ def test_the_settle_rule_is_a_share_of_the_loss():
 
     _, log = fit_network(ROWS, TARGETS, 4, settings, seed=0)
 
-    losses = [e["loss"] for e in log.epochs]
+    losses = [e["loss"] for e in log]
     falls = [(a - b) / a for a, b in zip(losses, losses[1:], strict=False)]
     assert 2 < len(losses) < 60
     assert all(fall >= 0.02 - 1e-5 for fall in falls[:-1]) and falls[-1] < 0.02 + 1e-5

@@ -51,7 +51,7 @@ def test_the_reading_decides_the_positives(made, small):
 
 def test_unseen_patches_are_told_apart(head, make):
     table = make.table(9, "val")
-    scores = head.probabilities(make.rows(table, seed=5))
+    scores = head.patch_scores(make.rows(table, seed=5))
 
     positive = table.labels(LABELS) >= 0
     assert scores.shape == (72, 3) and scores.dtype == np.float32
@@ -61,7 +61,7 @@ def test_unseen_patches_are_told_apart(head, make):
 
 
 def test_probabilities_do_not_depend_on_the_batch(head, made):
-    np.testing.assert_allclose(head.probabilities(made.rows, batch=7), head.probabilities(made.rows), atol=1e-6)
+    np.testing.assert_allclose(head.patch_scores(made.rows, batch=7), head.patch_scores(made.rows), atol=1e-6)
 
 
 def test_rows_are_read_from_their_places(made, small, make, tmp_path):
@@ -136,7 +136,7 @@ def test_round_trip(head, made, path):
 
     assert loaded.facts == head.facts
     assert not loaded.network.training
-    np.testing.assert_array_equal(loaded.probabilities(made.rows), head.probabilities(made.rows))
+    np.testing.assert_array_equal(loaded.patch_scores(made.rows), head.patch_scores(made.rows))
     assert save_head(loaded, path.with_name("again")) == save_head(head, path.with_name("once"))
 
 
@@ -209,7 +209,7 @@ def test_a_changed_fact_is_refused(head, path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-2'", id="format"),
+        pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-3'", id="format"),
         pytest.param({"settings": {"hidden": [3]}}, "cannot be read as a head", id="settings of another network"),
         pytest.param({"settings": {"depth": 3}}, "cannot be read as a head", id="unknown setting"),
         pytest.param({"classes": ["cat"]}, "cannot be read as a head", id="fewer classes"),

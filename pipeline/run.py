@@ -34,12 +34,13 @@ from pipeline.files import (
     write_json,
     write_whole,
 )
-from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import evaluate_scores, join_heads, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import RunSettings
+from pipeline.settings import LabelSettings, RunSettings
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -108,17 +109,31 @@ def picture_paths(split: Split) -> dict[str, Path]:
     return dict(zip(split.ids, split.paths, strict=True))
 
 
-def make_trunk(ws: Workspace) -> Trunk:
-    """The configured trunk, loaded."""
+def make_trunk(ws: Workspace, dataset: str) -> Trunk:
+    """The configured trunk, loaded; one that is made from a dataset must have been made.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
     s = ws.settings
-    return load_trunk(s.trunk, s.layer, Path(s.weights) if s.weights else None, s.seed)
+    name = s.trunk
+    if ws.makes_trunk:
+        card = ws.trunk_path(dataset)
+        if not card.is_file():
+            raise MissingDataError(
+                f"{dataset}: trunk {s.trunk!r} has not been made from its fit split yet (no {card}); "
+                f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
+            )
+        name = str(card)
+    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
 
 
-def make_runner(ws: Workspace) -> TrunkRunner:
+def make_runner(ws: Workspace, dataset: str) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws), device, resolve_precision(ws.settings.precision, device))
+    return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
 
 
 def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:
@@ -126,7 +141,7 @@ def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: b
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    return Extraction(table, paths, make_runner(ws), ws.stores, ws.settings.batch, say, ws.cache)
+    return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache)
 
 
 def run_extract(
@@ -143,13 +158,13 @@ def run_extract(
     if scheduler is not None:
         from pipeline.activations.dask_engine import DaskEngine
 
-        workers = _for_workers(ws, DaskEngine.n_local(scheduler))
+        workers = _for_workers(ws, dataset, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
         sweep_partials(ws.stores.path / ".partial")
     extraction = plan_extraction(ws, dataset, split, say, rehash)
     engine = None
     if scheduler is not None:
-        engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
+        engine = DaskEngine(scheduler, partial(make_part_maker, workers, dataset), extraction, say)
     store = extraction.run(engine=engine)
     assert store is not None  # it is after a share only
     table = extraction.table
@@ -164,7 +179,7 @@ def run_extract(
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
         "trunk": extraction.runner.trunk.card.name,
         "layer": extraction.runner.trunk.layer,
-        "weights": ws.weights_state(),
+        "weights": ws.weights_state(dataset),
         "made": made if made is not None else ws.store_making(dataset, split),
         # What `cache verify` and `cache repair` need to make rows again.
         "settings": ws.settings.model_dump(mode="json"),
@@ -183,7 +198,7 @@ def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int,
     return path
 
 
-def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
+def _for_workers(ws: Workspace, dataset: str, n_here: int | None) -> RunSettings:
     """The settings with absolute paths, for workers started in other folders.
 
     Of `n_here` workers of this machine each gets its share of the cores; one elsewhere knows its own.
@@ -194,12 +209,13 @@ def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
     places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
     if s.weights:
         places["weights"] = str(Path(s.weights).absolute())
-    if Path(s.trunk).is_file():
-        places["trunk"] = str(Path(s.trunk).absolute())
+    card = ws.trunk_path(dataset) if ws.makes_trunk else Path(s.trunk)
+    if card.is_file():
+        places["trunk"] = str(card.absolute())
     return s.model_copy(update=places)
 
 
-def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> PartMaker:
+def make_part_maker(settings: RunSettings, dataset: str, store: str, expected: Identity) -> PartMaker:
     """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
 
     Raises
@@ -208,7 +224,7 @@ def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> Pa
         The worker would compute other values (other weights, arithmetic, code); the fields are named.
     """
     ws = Workspace(settings)
-    runner = make_runner(ws)
+    runner = make_runner(ws, dataset)
     batch, part_rows = expected["how.batch"], expected["how.part_rows"]
     own = {**expected, **trunk_fields(runner.trunk, runner.precision_name, batch, part_rows)}
     if own != expected:
@@ -252,7 +268,7 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
     folder = ws.stores.child(receipt["store"])
     opened = Store(folder)
     # Where the weights are not at hand there is nothing to compare: heads need none.
-    if ws.has_weights() and receipt.get("weights") != ws.weights_state():
+    if ws.has_weights() and receipt.get("weights") != ws.weights_state(dataset):
         raise StoreError(
             f"{folder}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
             f"extract again: pipeline extract --dataset {dataset} --split {split} --trunk {ws.settings.trunk}"
@@ -264,8 +280,11 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
     return opened
 
 
-def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say) -> dict[str, Path]:
-    """Fit the heads that are not fitted yet on the fit split's store."""
+def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_out: bool = False) -> dict[str, Path]:
+    """Fit the heads that are not fitted yet on the fit split's store.
+
+    With `held_out` they are fitted without the held-out share of its pictures, for choosing on these.
+    """
     manifest = load_manifest(dataset)
     settings = {name: ws.settings.head_settings(name) for name in heads}
     table = current_table(ws, dataset, manifest.fit, say)
@@ -273,45 +292,65 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say) -> dict
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
-        path = paths[name] = ws.head_path(dataset, name)
-        if path.is_file():
-            current = (store.fingerprint, table.labels_digest(ws.settings.labels))
-            try:
-                facts = load_head(path).facts
-            except HeadError as error:
-                say(f"{error}; fitting it anew")
-            else:
-                if (facts["fingerprint"], facts["labels_digest"]) == current:
-                    say(f"{path}: fitted on this store and these labels already")
-                    continue
+        path = paths[name] = ws.head_path(dataset, name, held_out)
+        if _is_current(path, store, table, ws.settings.labels, say):
+            continue
         started = time.perf_counter()
-        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed)
+        share = ws.settings.held_out if held_out else 0.0
+        trunk = partial(make_trunk, ws, dataset)
+        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed, share, trunk)
         digest = save_head(head, path)
         seconds = time.perf_counter() - started
         _write_log(path, {"fit_head": seconds})
-        used, skipped = head.facts["pictures"]["used"], head.facts["pictures"]["skipped"]
-        say(
-            f"{path}: fitted on {used:,} of {used + skipped:,} pictures, "
-            f"{head.facts['patches']['positive']:,} positive and {head.facts['patches']['background']:,} background "
-            f"patches in {seconds:.1f} s; loss {head.facts['epochs'][-1]['loss']:.4f}; sha256 {digest[:12]}"
-        )
+        say(f"{path}: {_describe(head)} in {seconds:.1f} s; sha256 {digest[:12]}")
     return paths
 
 
-def run_score(ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say) -> dict[str, Path]:
-    """Score a split with fitted heads; the store is read once for all of them."""
+def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettings, say: Say) -> bool:
+    """Whether a head is there, sound, and fitted on this store and these labels."""
+    if not path.is_file():
+        return False
+    try:
+        facts = load_head(path).facts
+    except HeadError as error:
+        say(f"{error}; fitting it anew")
+        return False
+    current = (facts["fingerprint"], facts["labels_digest"]) == (store.fingerprint, table.labels_digest(labels))
+    if current:
+        say(f"{path}: fitted on this store and these labels already")
+    return current
+
+
+def _describe(head: Head) -> str:
+    """What a head was fitted on, and how it went."""
+    facts = head.facts
+    used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
+    text = f"fitted on {used:,} of {total:,} pictures"
+    if "patches" in facts:
+        text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
+    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
+
+
+def run_score(
+    ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say, held_out: bool = False
+) -> dict[str, Path]:
+    """Score a split with fitted heads; the store is read once for all of them.
+
+    With `held_out`: the held-out pictures of the fit split, with the heads that have not seen them.
+    """
     manifest = load_manifest(dataset)
-    split = split or manifest.eval
+    split = manifest.fit if held_out else split or manifest.eval
     table = current_table(ws, dataset, split, say)
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
-    loaded = [load_head(ws.head_path(dataset, name)) for name in heads]
+    loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
+    wanted = hold_out_pictures(table.ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
-    scored = score_split(store, table, loaded, ws.settings.all_aggregations)
+    scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
     paths = {}
     for name, scores in zip(heads, scored, strict=True):
-        path = paths[name] = ws.scores_path(dataset, name, split)
+        path = paths[name] = ws.scores_path(dataset, name, split, held_out)
         save_scores(scores, path)
         _write_log(path, {"score": seconds})
         say(f"{path}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")

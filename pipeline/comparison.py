@@ -21,7 +21,7 @@ from pipeline.files import read_json, write_json
 from pipeline.head.head import read_facts
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
-from pipeline.recipes import compared_recipes, find_recipe, known_recipes
+from pipeline.recipes import compared_recipes, find_recipe
 from pipeline.run import Say, current_table, read_receipt, run_evaluate, run_extract, run_fit, run_score
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import fit_stack, mean_rank
@@ -29,7 +29,7 @@ from pipeline.scoring.published import published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores
 from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
-from pipeline.settings import Aggregation, RecipeSettings, RunSettings
+from pipeline.settings import Aggregation, RecipeSettings
 from pipeline.workspace import Workspace
 
 JOINED = "joined"
@@ -295,26 +295,6 @@ def _held_out_scores(ws: Workspace, dataset: str, name: str, command: str, say: 
 
 
 # ---- comparison
-
-
-def heads_run(settings: RunSettings) -> RunSettings:
-    """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
-    known = known_recipes(settings)
-    shared = {"aggregation": settings.aggregation}
-    recipes = {name: known[name].model_copy(update=shared) for name in settings.compare}
-    for trunk in settings.baselines:
-        slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
-        recipes[f"{settings.head}-on-{slug}"] = RecipeSettings(
-            title=f"{settings.head} on {trunk}", trunk=trunk, head=settings.head_settings(settings.head), **shared
-        )
-    return settings.model_copy(
-        update={
-            "recipes": {**settings.recipes, **recipes},
-            "comparison": tuple(recipes),
-            "seeds": (settings.seed,),
-            "reference": settings.compare[0],
-        }
-    )
 
 
 def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: Say) -> dict[str, Any]:

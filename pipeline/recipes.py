@@ -95,6 +95,12 @@ def members_of(settings: RunSettings, name: str, above: tuple[str, ...] = ()) ->
     return tuple(found)
 
 
+def parts_of(settings: RunSettings, name: str) -> tuple[str, ...]:
+    """A recipe and all that it joins, directly or not, each after what it joins."""
+    inner = [part for member in find_recipe(settings, name).join for part in parts_of(settings, member)]
+    return tuple(dict.fromkeys((*inner, name)))
+
+
 def compared_recipes(settings: RunSettings) -> tuple[list[str], dict[str, str]]:
     """Recipes of a comparison that can run with these settings, and why the others cannot.
 
@@ -115,3 +121,23 @@ def compared_recipes(settings: RunSettings) -> tuple[list[str], dict[str, str]]:
         else:
             names.append(name)
     return names, left_out
+
+
+def heads_run(settings: RunSettings) -> RunSettings:
+    """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
+    known = known_recipes(settings)
+    shared = {"aggregation": settings.aggregation}
+    recipes = {name: known[name].model_copy(update=shared) for name in settings.compare}
+    for trunk in settings.baselines:
+        slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
+        recipes[f"{settings.head}-on-{slug}"] = RecipeSettings(
+            title=f"{settings.head} on {trunk}", trunk=trunk, head=settings.head_settings(settings.head), **shared
+        )
+    return settings.model_copy(
+        update={
+            "recipes": {**settings.recipes, **recipes},
+            "comparison": tuple(recipes),
+            "seeds": (settings.seed,),
+            "reference": settings.compare[0],
+        }
+    )

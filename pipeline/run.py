@@ -24,7 +24,7 @@ from pipeline.activations.identity import Identity, explain_differences, trunk_f
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import Split, read_split
-from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError, enumerate_problems
+from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError
 from pipeline.files import (
     DigestMemory,
     read_json,
@@ -37,7 +37,7 @@ from pipeline.files import (
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
-from pipeline.scoring.results import evaluate_scores, join_heads, unlabelled_result, versions, write_devkit_files
+from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import LabelSettings, RunSettings
@@ -385,44 +385,6 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     }
     write_json(folder / "map.json", result)
     return result
-
-
-def run_compare(
-    ws: Workspace, dataset: str, heads: Sequence[str], baselines: Sequence[str], say: Say
-) -> dict[str, Any]:
-    """Join the results of several heads, and of the main head on baseline trunks, into one file."""
-    runs = [(name, ws, name) for name in heads]
-    runs += [(f"{ws.settings.head} on {trunk}", ws.with_trunk(trunk), ws.settings.head) for trunk in baselines]
-    paths = {name: where.run_dir(dataset, head) / "map.json" for name, where, head in runs}
-    missing = [f"{name}: no {path}" for name, path in paths.items() if not path.is_file()]
-    if missing:
-        raise PipelineError(
-            f"{dataset}: {len(missing)} of {len(paths)} results are missing\n{enumerate_problems(missing)}\n"
-            f"make them with: pipeline evaluate --dataset {dataset} --head NAME"
-        )
-    results = []
-    for name, path in paths.items():
-        try:
-            result = read_json(path)
-            results.append((name, {**result, "mAP": result["mAP"]}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PipelineError(
-                f"{path}: not a result ({type(error).__name__} {error}); make it again with: pipeline evaluate "
-                f"--dataset {dataset}"
-            ) from error
-    if all(result["mAP"] is None for _, result in results):
-        raise PipelineError(
-            f"{dataset} {results[0][1]['split']}: no labels, so nothing to compare; the files for the "
-            f"evaluation server are in {', '.join(str(path.parent / 'devkit') for path in paths.values())}"
-        )
-    try:
-        joined = join_heads(results)
-    except (KeyError, TypeError) as error:
-        listed = ", ".join(map(str, paths.values()))
-        raise PipelineError(f"{listed}: one is not a result: no {error}; make it again: pipeline evaluate") from error
-    write_json(ws.heads_path(dataset), joined)
-    say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")
-    return joined
 
 
 def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:

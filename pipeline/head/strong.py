@@ -10,9 +10,9 @@ import numpy as np
 from pipeline.errors import HeadError
 from pipeline.head.fitting import fit_network
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import choose_rows
 from pipeline.head.task import FitTask, Fitted
 from pipeline.patches.labels import BACKGROUND
+from pipeline.patches.sampling import choose_rows
 from pipeline.settings import HeadSettings
 
 

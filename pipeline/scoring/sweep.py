@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError
 from pipeline.head.head import Head, fit_head
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores

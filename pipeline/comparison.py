@@ -19,7 +19,7 @@ from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.errors import PipelineError, StoreError
 from pipeline.files import read_json, write_json
 from pipeline.head.head import read_facts
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.recipes import compared_recipes, find_recipe
 from pipeline.run import Say, current_table, read_receipt, run_evaluate, run_extract, run_fit, run_score

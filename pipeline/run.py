@@ -35,7 +35,7 @@ from pipeline.files import (
     write_whole,
 )
 from pipeline.head.head import Head, fit_head, load_head, save_head
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import load_scores, save_scores, score_split

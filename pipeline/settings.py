@@ -23,6 +23,7 @@ from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
 MAX_EPOCHS = 10_000
+MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
 MAX_THREADS = 1024
 
@@ -291,8 +292,13 @@ class PretrainSettings(Settings):
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
     epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
+    updates: int | None = Field(None, ge=1, le=MAX_UPDATES, description="steps in all, instead of epochs")
     batch: int = Field(256, ge=2, le=MAX_BATCH)
     peak_rate: float = Field(0.15, gt=0, description="highest learning rate of the one cycle")
+    peak_rates: tuple[float, ...] = Field(
+        (), max_length=100, description="rates of which the one with the lowest held-out loss is taken instead"
+    )
+    trial_updates: int = Field(500, ge=1, le=MAX_UPDATES, description="steps of the short run with each of them")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -300,6 +306,33 @@ class PretrainSettings(Settings):
     shift_px: int = Field(6, ge=0, le=32, description="largest shift in each direction")
     zoom: tuple[float, float] = Field((0.9, 1.2), description="range of the random zoom")
     seed: int = Field(0, ge=0, le=MAX_SEED)
+
+    @field_validator("peak_rates")
+    @classmethod
+    def _rates_are_positive(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(rate <= 0 for rate in rates) or len(set(rates)) != len(rates):
+            raise ValueError(f"must be positive and differ, got {brief(list(rates))}")
+        return rates
+
+
+class FromScratchSettings(PretrainSettings):
+    """How a whole network is trained on the patches of a dataset, from random weights (NO PRETRAIN)."""
+
+    updates: int | None = Field(
+        9375, ge=1, le=MAX_UPDATES, description="steps in all; not fewer than the pre-training of alexnet64 had (9,360)"
+    )
+    batch: int = Field(64, ge=2, le=MAX_BATCH)
+    peak_rates: tuple[float, ...] = Field(
+        (0.03, 0.1, 0.2), max_length=100, description="rates of which the one with the lowest held-out loss is taken"
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")
+
+    @model_validator(mode="after")
+    def _rates_are_compared_on_held_out_pictures(self) -> Self:
+        if self.peak_rates and not self.held_out:
+            raise ValueError("peak_rates are compared on held-out pictures: held_out must be above 0, or give one rate")
+        return self
 
 
 TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")

@@ -26,8 +26,8 @@ from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
 from pipeline.head import strong, weak
-from pipeline.head.sampling import hold_out_pictures
 from pipeline.head.task import FitTask
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import AnyHead, LabelSettings
 from pipeline.trunk.trunk import Trunk

@@ -15,9 +15,9 @@ from torch.nn import functional
 from pipeline.errors import HeadError
 from pipeline.head.fitting import Loss, fit_network, logistic_loss
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import choose_rows
 from pipeline.head.task import FitTask, Fitted
 from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.sampling import choose_rows
 from pipeline.settings import HeadSettings
 
 

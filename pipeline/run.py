@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,25 @@ def make_runner(ws: Workspace) -> TrunkRunner:
     return TrunkRunner(make_trunk(ws), device, resolve_precision(ws.settings.precision, device))
 
 
-def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:
-    """The extraction that the settings ask for: table, pictures, trunk, place."""
+def with_layer(ws: Workspace, layer: str) -> Workspace:
+    """The same settings with another layer of the trunk."""
+    return Workspace(ws.settings.model_copy(update={"layer": layer}))
+
+
+def plan_extraction(
+    ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
+) -> Extraction:
+    """The extraction that the settings ask for: table, pictures, trunk, place.
+
+    Parameters
+    ----------
+    layers : several layers from one pass, in place of the one of the settings
+    """
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    return Extraction(table, paths, make_runner(ws), ws.stores, ws.settings.batch, say, ws.cache)
+    ws = with_layer(ws, layers[0]) if layers else ws
+    return Extraction(table, paths, make_runner(ws), ws.stores, ws.settings.batch, say, ws.cache, layers)
 
 
 def run_extract(
@@ -139,6 +152,25 @@ def run_extract(
     scheduler: str | None = None,
 ) -> Store:
     """Make or complete the store of a split, then write its receipt."""
+    return run_extract_layers(ws, dataset, split, (), say, made, rehash, scheduler)[0]
+
+
+def run_extract_layers(
+    ws: Workspace,
+    dataset: str,
+    split: str,
+    layers: Sequence[str],
+    say: Say,
+    made: int | None = None,
+    rehash: bool = False,
+    scheduler: str | None = None,
+) -> list[Store]:
+    """Make or complete the stores of some layers in one pass; each gets the receipt that it gets alone.
+
+    Parameters
+    ----------
+    layers : none for the one of the settings
+    """
     workers = None
     if scheduler is not None:
         from pipeline.activations.dask_engine import DaskEngine
@@ -146,12 +178,19 @@ def run_extract(
         workers = _for_workers(ws, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
         sweep_partials(ws.stores.path / ".partial")
-    extraction = plan_extraction(ws, dataset, split, say, rehash)
+    extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
     engine = None
     if scheduler is not None:
         engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
-    store = extraction.run(engine=engine)
-    assert store is not None  # it is after a share only
+    stores = extraction.run_layers(engine=engine)
+    for each, store in zip([with_layer(ws, layer) for layer in layers] or [ws], stores, strict=True):
+        _write_receipt(each, dataset, split, extraction, store, made)
+    return stores
+
+
+def _write_receipt(
+    ws: Workspace, dataset: str, split: str, extraction: Extraction, store: Store, made: int | None
+) -> None:
     table = extraction.table
     receipt = {
         "dataset": dataset,
@@ -163,24 +202,30 @@ def run_extract(
         "bytes": store.n_bytes,
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
         "trunk": extraction.runner.trunk.card.name,
-        "layer": extraction.runner.trunk.layer,
+        "layer": store.identity["how.layer"],
         "weights": ws.weights_state(),
         "made": made if made is not None else ws.store_making(dataset, split),
         # What `cache verify` and `cache repair` need to make rows again.
         "settings": ws.settings.model_dump(mode="json"),
     }
     write_whole(ws.receipt_path(dataset, split), signed_json(receipt))
-    return store
 
 
-def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say) -> Path:
-    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`."""
+def run_extract_share(
+    ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say, layers: Sequence[str] = ()
+) -> list[Path]:
+    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`.
+
+    Of several layers' stores, if there are `layers`; then the file that is left is one a layer too.
+    """
     index, count = share
-    extraction = plan_extraction(ws, dataset, split, say)
-    extraction.run(share)
-    path = ws.share_path(dataset, split, index, count)
-    write_json(path, {"store": extraction.folder.name, "share": f"{index}/{count}"})
-    return path
+    extraction = plan_extraction(ws, dataset, split, say, layers=layers)
+    extraction.run_layers(share)
+    paths = []
+    for each, asked in zip([with_layer(ws, layer) for layer in layers] or [ws], extraction.asked, strict=True):
+        paths.append(each.share_path(dataset, split, index, count))
+        write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
+    return paths
 
 
 def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
@@ -199,7 +244,7 @@ def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
     return s.model_copy(update=places)
 
 
-def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> PartMaker:
+def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> PartMaker:
     """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
 
     Raises
@@ -209,14 +254,16 @@ def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> Pa
     """
     ws = Workspace(settings)
     runner = make_runner(ws)
-    batch, part_rows = expected["how.batch"], expected["how.part_rows"]
-    own = {**expected, **trunk_fields(runner.trunk, runner.precision_name, batch, part_rows)}
-    if own != expected:
-        raise StoreError(
-            f"worker {platform.node()}: would make other activations than were asked for\n"
-            f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
-        )
-    return PartMaker(runner, ws.stores.child(store))
+    for expected in stores.values():
+        batch, part_rows = expected["how.batch"], expected["how.part_rows"]
+        trunk = runner.trunk.at(expected["how.layer"])
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows)}
+        if own != expected:
+            raise StoreError(
+                f"worker {platform.node()}: would make other activations than were asked for\n"
+                f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
+            )
+    return PartMaker(runner, *map(ws.stores.child, stores))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:

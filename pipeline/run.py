@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def picture_paths(split: Split) -> dict[str, Path]:
     return dict(zip(split.ids, split.paths, strict=True))
 
 
-def make_trunk(ws: Workspace, dataset: str) -> Trunk:
+def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
     """The configured trunk, loaded; one that is made from a dataset must have been made.
 
     Raises
@@ -118,7 +118,7 @@ def make_trunk(ws: Workspace, dataset: str) -> Trunk:
     """
     s = ws.settings
     name = s.trunk
-    if ws.makes_trunk:
+    if dataset is not None and ws.makes_trunk:
         card = ws.trunk_path(dataset)
         if not card.is_file():
             raise MissingDataError(
@@ -129,19 +129,32 @@ def make_trunk(ws: Workspace, dataset: str) -> Trunk:
     return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
 
 
-def make_runner(ws: Workspace, dataset: str) -> TrunkRunner:
+def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
     return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
 
 
-def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:
-    """The extraction that the settings ask for: table, pictures, trunk, place."""
+def with_layer(ws: Workspace, layer: str) -> Workspace:
+    """The same settings with another layer of the trunk."""
+    return Workspace(ws.settings.model_copy(update={"layer": layer}))
+
+
+def plan_extraction(
+    ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
+) -> Extraction:
+    """The extraction that the settings ask for: table, pictures, trunk, place.
+
+    Parameters
+    ----------
+    layers : several layers from one pass, in place of the one of the settings
+    """
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache)
+    ws = with_layer(ws, layers[0]) if layers else ws
+    return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache, layers)
 
 
 def run_extract(
@@ -154,6 +167,25 @@ def run_extract(
     scheduler: str | None = None,
 ) -> Store:
     """Make or complete the store of a split, then write its receipt."""
+    return run_extract_layers(ws, dataset, split, (), say, made, rehash, scheduler)[0]
+
+
+def run_extract_layers(
+    ws: Workspace,
+    dataset: str,
+    split: str,
+    layers: Sequence[str],
+    say: Say,
+    made: int | None = None,
+    rehash: bool = False,
+    scheduler: str | None = None,
+) -> list[Store]:
+    """Make or complete the stores of some layers in one pass; each gets the receipt that it gets alone.
+
+    Parameters
+    ----------
+    layers : none for the one of the settings
+    """
     workers = None
     if scheduler is not None:
         from pipeline.activations.dask_engine import DaskEngine
@@ -161,12 +193,19 @@ def run_extract(
         workers = _for_workers(ws, dataset, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
         sweep_partials(ws.stores.path / ".partial")
-    extraction = plan_extraction(ws, dataset, split, say, rehash)
+    extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
     engine = None
     if scheduler is not None:
-        engine = DaskEngine(scheduler, partial(make_part_maker, workers, dataset), extraction, say)
-    store = extraction.run(engine=engine)
-    assert store is not None  # it is after a share only
+        engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
+    stores = extraction.run_layers(engine=engine)
+    for each, store in zip([with_layer(ws, layer) for layer in layers] or [ws], stores, strict=True):
+        _write_receipt(each, dataset, split, extraction, store, made)
+    return stores
+
+
+def _write_receipt(
+    ws: Workspace, dataset: str, split: str, extraction: Extraction, store: Store, made: int | None
+) -> None:
     table = extraction.table
     receipt = {
         "dataset": dataset,
@@ -178,24 +217,30 @@ def run_extract(
         "bytes": store.n_bytes,
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
         "trunk": extraction.runner.trunk.card.name,
-        "layer": extraction.runner.trunk.layer,
+        "layer": store.identity["how.layer"],
         "weights": ws.weights_state(dataset),
         "made": made if made is not None else ws.store_making(dataset, split),
         # What `cache verify` and `cache repair` need to make rows again.
         "settings": ws.settings.model_dump(mode="json"),
     }
     write_whole(ws.receipt_path(dataset, split), signed_json(receipt))
-    return store
 
 
-def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say) -> Path:
-    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`."""
+def run_extract_share(
+    ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say, layers: Sequence[str] = ()
+) -> list[Path]:
+    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`.
+
+    Of several layers' stores, if there are `layers`; then the file that is left is one a layer too.
+    """
     index, count = share
-    extraction = plan_extraction(ws, dataset, split, say)
-    extraction.run(share)
-    path = ws.share_path(dataset, split, index, count)
-    write_json(path, {"store": extraction.folder.name, "share": f"{index}/{count}"})
-    return path
+    extraction = plan_extraction(ws, dataset, split, say, layers=layers)
+    extraction.run_layers(share)
+    paths = []
+    for each, asked in zip([with_layer(ws, layer) for layer in layers] or [ws], extraction.asked, strict=True):
+        paths.append(each.share_path(dataset, split, index, count))
+        write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
+    return paths
 
 
 def _for_workers(ws: Workspace, dataset: str, n_here: int | None) -> RunSettings:
@@ -215,7 +260,7 @@ def _for_workers(ws: Workspace, dataset: str, n_here: int | None) -> RunSettings
     return s.model_copy(update=places)
 
 
-def make_part_maker(settings: RunSettings, dataset: str, store: str, expected: Identity) -> PartMaker:
+def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> PartMaker:
     """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
 
     Raises
@@ -224,15 +269,17 @@ def make_part_maker(settings: RunSettings, dataset: str, store: str, expected: I
         The worker would compute other values (other weights, arithmetic, code); the fields are named.
     """
     ws = Workspace(settings)
-    runner = make_runner(ws, dataset)
-    batch, part_rows = expected["how.batch"], expected["how.part_rows"]
-    own = {**expected, **trunk_fields(runner.trunk, runner.precision_name, batch, part_rows)}
-    if own != expected:
-        raise StoreError(
-            f"worker {platform.node()}: would make other activations than were asked for\n"
-            f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
-        )
-    return PartMaker(runner, ws.stores.child(store))
+    runner = make_runner(ws)
+    for expected in stores.values():
+        batch, part_rows = expected["how.batch"], expected["how.part_rows"]
+        trunk = runner.trunk.at(expected["how.layer"])
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows)}
+        if own != expected:
+            raise StoreError(
+                f"worker {platform.node()}: would make other activations than were asked for\n"
+                f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
+            )
+    return PartMaker(runner, *map(ws.stores.child, stores))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:

@@ -368,8 +368,8 @@ def _describe(head: Head) -> str:
     facts = head.facts
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    if "patches" in facts:
-        text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
+    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    text += f", {' and '.join(counts)} patches" if counts else ""
     return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError
 from pipeline.head.head import fit_head
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.results import number

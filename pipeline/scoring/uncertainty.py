@@ -118,7 +118,7 @@ def bootstrap_map(
     return out
 
 
-def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> tuple[float, float]:
+def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> dict[str, float | None]:
     """Between which values the middle `level` of the resamples lies (percentile interval).
 
     AP of a resample is a little higher than AP of the pictures that it was drawn from (copies of a
@@ -133,25 +133,23 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
 
     Returns
     -------
-    low, high : NaN where no resample has a value
+    JSON object ``low`` and ``high``, both None where no resample has a value
 
     Examples
     --------
-    >>> low, high = interval(np.arange(101.0))
-    >>> round(low, 6), round(high, 6)
-    (2.5, 97.5)
-    >>> low, high = interval(np.arange(101.0), measured=40.0)
-    >>> round(low, 6), round(high, 6)
-    (-7.5, 87.5)
+    >>> interval(np.arange(101.0), level=0.9)
+    {'low': 5.0, 'high': 95.0}
+    >>> interval(np.arange(101.0), level=0.9, measured=40.0)
+    {'low': -5.0, 'high': 85.0}
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     if not len(values):
-        return float("nan"), float("nan")
+        return {"low": None, "high": None}
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     shift = 0.0 if measured is None else measured - values.mean()
-    return float(low + shift), float(high + shift)
+    return {"low": _rounded(low + shift), "high": _rounded(high + shift)}
 
 
 def paired_difference(
@@ -183,13 +181,11 @@ def paired_difference(
         return dict.fromkeys(("difference", "low", "high", "p_two_sided"))
     if measured is not None:
         differences = differences + (measured - differences.mean())
-    low, high = interval(differences, level)
     fewer = min((differences <= 0).sum(), (differences >= 0).sum())
     return {
-        "difference": float(differences.mean()),
-        "low": low,
-        "high": high,
-        "p_two_sided": float(min(1.0, 2 * (fewer + 1) / (len(differences) + 1))),
+        "difference": _rounded(differences.mean()),
+        **interval(differences, level),
+        "p_two_sided": _rounded(min(1.0, 2 * (fewer + 1) / (len(differences) + 1))),
     }
 
 
@@ -199,4 +195,9 @@ def spread(values: Sequence[float]) -> float | None:
     >>> spread([0.5, 0.6, 0.7]), spread([0.5])
     (0.1, None)
     """
-    return round(float(np.std(values, ddof=1)), 12) if len(values) > 1 else None
+    return _rounded(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _rounded(value: float) -> float:
+    """A float for JSON, without digits that only rounding made."""
+    return round(float(value), 6)

@@ -118,7 +118,7 @@ def bootstrap_map(
     return out
 
 
-def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> dict[str, float | None]:
+def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> tuple[float, float]:
     """Between which values the middle `level` of the resamples lies (percentile interval).
 
     AP of a resample is a little higher than AP of the pictures that it was drawn from (copies of a
@@ -133,23 +133,23 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
 
     Returns
     -------
-    JSON object ``low`` and ``high``, both None where no resample has a value
+    low, high : NaN where no resample has a value
 
     Examples
     --------
     >>> interval(np.arange(101.0), level=0.9)
-    {'low': 5.0, 'high': 95.0}
+    (5.0, 95.0)
     >>> interval(np.arange(101.0), level=0.9, measured=40.0)
-    {'low': -5.0, 'high': 85.0}
+    (-5.0, 85.0)
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     if not len(values):
-        return {"low": None, "high": None}
+        return float("nan"), float("nan")
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     shift = 0.0 if measured is None else measured - values.mean()
-    return {"low": _rounded(low + shift), "high": _rounded(high + shift)}
+    return _rounded(low + shift), _rounded(high + shift)
 
 
 def paired_difference(
@@ -181,10 +181,12 @@ def paired_difference(
         return dict.fromkeys(("difference", "low", "high", "p_two_sided"))
     if measured is not None:
         differences = differences + (measured - differences.mean())
+    low, high = interval(differences, level)
     fewer = min((differences <= 0).sum(), (differences >= 0).sum())
     return {
         "difference": _rounded(differences.mean()),
-        **interval(differences, level),
+        "low": low,
+        "high": high,
         "p_two_sided": _rounded(min(1.0, 2 * (fewer + 1) / (len(differences) + 1))),
     }
 

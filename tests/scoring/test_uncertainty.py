@@ -155,8 +155,8 @@ def test_intervals_cover_what_splits_drawn_anew_give_on_average():
 
     inside = 0
     for split, value in zip(splits, measured, strict=True):
-        found = interval(bootstrap_map(*split, "voc12", 200), measured=value)
-        inside += found["low"] <= np.mean(measured) <= found["high"]
+        low, high = interval(bootstrap_map(*split, "voc12", 200), measured=value)
+        inside += low <= np.mean(measured) <= high
 
     assert 52 <= inside <= 60  # 57 of 60 expected
 
@@ -165,16 +165,16 @@ def test_intervals_cover_what_splits_drawn_anew_give_on_average():
 def test_the_level_is_the_share_inside(level):
     values = np.random.default_rng(0).normal(size=2000)
 
-    found = interval(values, level)
+    low, high = interval(values, level)
 
-    assert ((values >= found["low"]) & (values <= found["high"])).mean() == pytest.approx(level, abs=0.002)
+    assert ((values >= low) & (values <= high)).mean() == pytest.approx(level, abs=0.002)
 
 
 def test_resamples_without_a_value_are_left_out():
     values = np.append(np.arange(101.0), [NAN] * 5)
 
-    assert interval(values) == {"low": 2.5, "high": 97.5}
-    assert interval(np.full(4, NAN)) == {"low": None, "high": None}
+    assert interval(values) == (2.5, 97.5)
+    assert all(np.isnan(interval(np.full(4, NAN))))
 
 
 # ---- differences -----------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_pairing_finds_what_two_intervals_would_hide():
     found = paired_difference(a, b)
 
     assert found["low"] > 0 and found["p_two_sided"] < 0.05
-    assert interval(b)["high"] > interval(a)["low"]  # the two intervals overlap
+    assert interval(b)[1] > interval(a)[0]  # the two intervals overlap
     # Pictures drawn apart lose it.
     apart = paired_difference(a, bootstrap_map(scores, labels, "voc12", 400, seed=1))
     assert apart["low"] < 0

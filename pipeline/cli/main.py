@@ -29,7 +29,8 @@ SECTIONS = {
     "Scoring": {
         "score": ("score", "Score the pictures of a split with fitted heads."),
         "evaluate": ("evaluate", "Average precision from scores, or files for the evaluation server."),
-        "compare": ("compare", "Set the results of several heads side by side."),
+        "recipe": ("recipe", "List, show and run named systems over the same activations."),
+        "compare": ("compare", "Set recipes side by side, beside published rows."),
         "sweep": ("sweep", "Choose head, reading and k on held-out fit pictures."),
         "show": ("show", "Print a result file as a table."),
     },

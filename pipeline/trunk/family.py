@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, brief, enumerate_problems
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.settings import explain_validation
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky
+from pipeline.settings import MAX_FC_WIDTH, explain_validation
+from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
-
-MAX_FC_WIDTH = 16_384
 
 
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
@@ -34,9 +32,9 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
     return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
 
 
-def _fc_width(state: dict[str, Tensor], where: Path) -> int:
-    """Width of FC6 and FC7 of Krizhevsky's form, as the weights have it; a network of it is made before any check."""
-    shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (4096,)
+def _fc_width(state: dict[str, Tensor], where: Path, usual: int = 4096) -> int:
+    """Width of FC6 and FC7, as the weights have it; a network of it is made before any check."""
+    shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (usual,)
     if not shape or not 1 <= shape[0] <= MAX_FC_WIDTH:
         raise TrunkError(f"{where}: fc6.weight: shape {shape}, expected 1 to {MAX_FC_WIDTH:,} rows")
     return shape[0]
@@ -66,6 +64,8 @@ def load_card(path: Path, layer: str) -> Trunk:
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
+    elif card.architecture == "alexnet64":
+        form = make_form("alexnet64", _fc_width(state, weights, usual=form.fc_widths[0]))
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)

@@ -355,7 +355,9 @@ class FromScratchSettings(PretrainSettings):
     )
     batch: int = Field(64, ge=2, le=MAX_BATCH)
     peak_rates: tuple[float, ...] = Field(
-        (0.01, 0.03, 0.1), max_length=100, description="rates of which the one with the lowest held-out loss is taken"
+        (0.003, 0.01, 0.03, 0.1),
+        max_length=100,
+        description="rates of which the one with the lowest held-out loss is taken",
     )
     background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")

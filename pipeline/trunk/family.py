@@ -32,9 +32,9 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
     return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
 
 
-def _fc_width(state: dict[str, Tensor], where: Path, usual: int = 4096) -> int:
-    """Width of FC6 and FC7, as the weights have it; a network of it is made before any check."""
-    shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (usual,)
+def _fc_width(state: dict[str, Tensor], where: Path) -> int:
+    """Width of FC6 and FC7 of Krizhevsky's form, as the weights have it; a network of it is made before any check."""
+    shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (4096,)
     if not shape or not 1 <= shape[0] <= MAX_FC_WIDTH:
         raise TrunkError(f"{where}: fc6.weight: shape {shape}, expected 1 to {MAX_FC_WIDTH:,} rows")
     return shape[0]
@@ -65,7 +65,10 @@ def load_card(path: Path, layer: str) -> Trunk:
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
     elif card.architecture == "alexnet64":
-        form = make_form("alexnet64", _fc_width(state, weights, usual=form.fc_widths[0]))
+        width = card.layers.get("fc6", form.fc_widths[0])
+        if not 1 <= width <= MAX_FC_WIDTH:
+            raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
+        form = make_form("alexnet64", width)
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)

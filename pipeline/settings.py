@@ -417,9 +417,15 @@ class RecipeSettings(Settings):
         return self
 
     @property
+    def stated_aggregation(self) -> Aggregation | None:
+        """The aggregation where there is nothing to choose: it is named, or the head has one vector a picture."""
+        pooled = self.head is not None and self.head.kind == "svm"
+        return POOLED if pooled and self.aggregation is None else self.aggregation
+
+    @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head", "aggregation")
+        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -465,7 +471,7 @@ class RunSettings(Settings):
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
     aggregations: tuple[Aggregation, ...] = Field(
-        (1.0, 3.0, 5.0, 8.0, "max"), description="aggregations that are shown beside it"
+        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
     readings: tuple[Literal["fills", "touches"], ...] = Field(

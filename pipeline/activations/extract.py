@@ -179,7 +179,7 @@ def compute_layers(
         advance(filled)
         filled = 0
 
-    for patches in _patches_ahead(plan, px, clock):
+    for patches in patches_ahead(plan, px, clock):
         position = 0
         while position < len(patches):
             n = min(batch - filled, len(patches) - position)
@@ -203,7 +203,7 @@ def compute_layers(
     return out
 
 
-def _patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
+def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
     def make(picture: PlannedPicture) -> np.ndarray:

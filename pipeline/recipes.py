@@ -62,7 +62,7 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
         raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
     values = settings.model_dump(mode="json")
     if trunk != settings.trunk:
-        values.update(weights=None, layer="fc7")
+        values.update(weights=None, layer="fc7", layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
     if recipe.aggregation is None:
         values["aggregation"] = settings.aggregation

@@ -401,6 +401,9 @@ class RunSettings(Settings):
     results: str = Field("results", description="folder of heads, scores and results")
     trunk: str = Field("alexnet64", description="name or path of the frozen network")
     layer: str = Field("fc7", description="layer whose activations are kept")
+    layers: tuple[str, ...] = Field(
+        (), description="further layers that the workflow keeps from the same pass, for recipes on them"
+    )
     weights: str | None = Field(None, description="safetensors file with the trunk's weights")
     device: str = Field(
         "auto",
@@ -434,6 +437,9 @@ class RunSettings(Settings):
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
     readings: tuple[Literal["fills", "touches"], ...] = Field(
         ("fills", "touches"), min_length=1, description="readings of a sweep"
+    )
+    no_pretrain: FromScratchSettings = Field(
+        FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
@@ -469,8 +475,9 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _layer_belongs_to_the_family(self) -> RunSettings:
-        if self.trunk in TRUNKS and self.layer not in LAYERS:
-            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(self.layer)}")
+        for layer in (self.layer, *self.layers):
+            if self.trunk in TRUNKS and layer not in LAYERS:
+                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(layer)}")
         return self
 
     @field_validator("heads")

@@ -25,7 +25,7 @@ from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
-from pipeline.head import strong
+from pipeline.head import strong, svm
 from pipeline.head.sampling import hold_out_pictures
 from pipeline.head.task import FitTask
 from pipeline.patches.table import PatchTable
@@ -116,7 +116,7 @@ def check_joined(store: Store, table: PatchTable) -> None:
             )
 
 
-KINDS: dict[str, ModuleType] = {"strong": strong}
+KINDS: dict[str, ModuleType] = {"strong": strong, "svm": svm}
 """A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``."""
 
 

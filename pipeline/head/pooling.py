@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 
-
 class PooledRows:
     """Accumulates rows picture by picture; a picture may go on in the next call.
 

@@ -90,6 +90,7 @@ def pretrain_on_patches(
     split = split or manifest.fit
     table = current_table(ws, dataset, split, say)
     paths = picture_paths(read_split(manifest, split, ws.settings.data_root))
+    table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]

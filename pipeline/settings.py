@@ -238,10 +238,22 @@ class SvmSettings(Settings):
         ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
     )
     normalise: bool = Field(True, description="each pooled vector to length 1")
-    standardise: bool = Field(False, description="columns to mean 0 and deviation 1 over the fit pictures")
-    costs: tuple[float, ...] = Field(
-        (0.01, 0.1, 1.0, 10.0), min_length=1, description="values of C, of which one is chosen on held-out fit pictures"
+    standardise: bool = Field(
+        True, description="columns to mean 0 and equal deviation over the fit pictures, after that; lengths stay near 1"
     )
+    costs: tuple[float, ...] = Field(
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        min_length=1,
+        max_length=100,
+        description="values of C; one for all classes is chosen by cross-validation over the fit pictures",
+    )
+
+    @field_validator("pooling", "costs")
+    @classmethod
+    def _each_once(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each once, got {brief(list(values))}")
+        return values
 
     @field_validator("costs")
     @classmethod

@@ -817,9 +817,10 @@ ORDER = [
         ("tiny-test-fca", "no such scores; make them with: pipeline score"),
     ),
     Case(
-        "comparing before evaluating",
-        f"compare --dataset tiny --head fca2 {CONFIG}",
-        ("tiny: 1 of 1 results are missing", "fca2: no ", "pipeline evaluate --dataset tiny"),
+        "recipe that joins itself",
+        f"recipe run both --dataset tiny {CONFIG}",
+        ("recipe 'both' joins itself: both -> both",),
+        config(recipes={"both": {"join": ["both", "strong"]}}),
     ),
     Case(
         "pickle as a head",

@@ -196,7 +196,7 @@ ERRORS = {
     ),
     "k that is no number": ("evaluate --dataset tiny --k five", "--k: expected a number or max, got 'five'"),
     "k that is too small": ("evaluate --dataset tiny --k 0.5", "aggregation: must be a power in 1..100"),
-    "not extracted yet": ("fit-head --dataset tiny --seed 5", "no activations of trunk 'random'.*pipeline extract"),
+    "not extracted yet": ("fit-head --dataset tiny --layer fc6", "no activations of trunk 'random'.*pipeline extract"),
     "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
     "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),
     "unknown recipe": ("compare --dataset tiny --recipe weka", "unknown recipe 'weka'; known: strong, .*weak"),

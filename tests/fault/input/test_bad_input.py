@@ -798,7 +798,7 @@ ARCHIVES = [
 ORDER = [
     Case(
         "fitting before extraction",
-        f"fit-head --dataset tiny --seed 5 {CONFIG}",
+        f"fit-head --dataset tiny --layer fc6 {CONFIG}",
         ("tiny train: no activations of trunk 'random'", "pipeline extract --dataset tiny --split train"),
     ),
     Case(

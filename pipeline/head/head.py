@@ -25,7 +25,7 @@ from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
-from pipeline.head import adapted, own, strong, weak
+from pipeline.head import adapted, own, strong, svm, weak
 from pipeline.head.task import FitTask
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
@@ -116,7 +116,7 @@ def check_joined(store: Store, table: PatchTable) -> None:
             )
 
 
-KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak, "adapted": adapted, "own": own}
+KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak, "svm": svm, "adapted": adapted, "own": own}
 """A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``.
 
 What else a network is made from, `fit` leaves in the facts, under ``network``: further arguments by name.

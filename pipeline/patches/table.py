@@ -64,6 +64,7 @@ class PatchTable:
     skipped : tuple of (id, reason), pictures left out
     annotation_digest : digest of lists and XML that were read
     skipped_sha256 : tuple of str, digest of each skipped file's bytes, empty where it could not be read
+    has_boxes : whether the dataset has boxes; without, no patch has a label of its own
     """
 
     dataset: str
@@ -90,6 +91,7 @@ class PatchTable:
     annotation_digest: str
     skipped_sha256: tuple[str, ...] = ()
     rows_digest: str = ""
+    has_boxes: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -98,6 +100,19 @@ class PatchTable:
     @property
     def labelled(self) -> bool:
         return self.picture_labels.shape[1] > 0
+
+    def need_boxes(self, who: str) -> None:
+        """Stop what learns from labelled patches, where there are none because there are no boxes.
+
+        Raises
+        ------
+        DatasetError
+        """
+        if not self.has_boxes:
+            raise DatasetError(
+                f"{who} needs boxes, and dataset {self.dataset} has none, only labels of pictures; "
+                "use a head of kind weak or svm, or a recipe that has one (weak, svm, svm-whole)"
+            )
 
     @property
     def first_row(self) -> np.ndarray:
@@ -272,6 +287,7 @@ def make_table(
         skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None),
         annotation_digest=split.annotation_digest,
         skipped_sha256=tuple(item.sha256 for item in done if item.problem is not None),
+        has_boxes=split.manifest.has_boxes,
     )
     return _with_digest(table)
 
@@ -327,6 +343,8 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["classes"] = list(table.classes)
         file.attrs["annotation_digest"] = table.annotation_digest
         file.attrs["rows_digest"] = table.rows_digest
+        if not table.has_boxes:  # said only where it is news: tables of datasets with boxes keep their bytes
+            file.attrs["has_boxes"] = False
     write_whole(path, sign_hdf5(buffer.getvalue()))
 
 
@@ -361,6 +379,7 @@ def read_table(path: Path) -> PatchTable:
                 annotation_digest=str(file.attrs["annotation_digest"]),
                 skipped_sha256=tuple(file["skipped/sha256"].asstr()[:]),
                 rows_digest=str(file.attrs["rows_digest"]),
+                has_boxes=bool(file.attrs.get("has_boxes", True)),
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):

@@ -305,6 +305,7 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
         raise StoreError(
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
     receipt = read_receipt(path)
     folder = ws.stores.child(receipt["store"])

@@ -118,7 +118,8 @@ def make_runner(ws: Workspace) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws), device, resolve_precision(ws.settings.precision, device))
+    trunk = make_trunk(ws)
+    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
 
 
 def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:

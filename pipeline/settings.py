@@ -302,6 +302,17 @@ class PretrainSettings(Settings):
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
+class FisherSettings(Settings):
+    """How the codebook of a trunk of Fisher vectors is made from pictures without labels."""
+
+    input_px: int = Field(256, ge=32, le=2048, description="side to which a picture is resized")
+    words: int = Field(64, ge=1, le=4096, description="Gaussians of the mixture")
+    components: int = Field(32, ge=1, le=96, description="columns of a descriptor after its projection")
+    pictures: int = Field(1000, ge=1, le=1_000_000, description="at most so many are looked at")
+    samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
 TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky")
 """Trunks of the AlexNet family, by name."""
 LAYERS = ("pool5", "fc6", "fc7")

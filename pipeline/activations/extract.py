@@ -162,7 +162,7 @@ def compute_rows(
         advance(filled)
         filled = 0
 
-    for patches in _patches_ahead(plan, px, clock):
+    for patches in patches_ahead(plan, px, clock):
         position = 0
         while position < len(patches):
             n = min(batch - filled, len(patches) - position)
@@ -185,7 +185,7 @@ def compute_rows(
     return out
 
 
-def _patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
+def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
     def make(picture: PlannedPicture) -> np.ndarray:

@@ -19,7 +19,10 @@ from pipeline import __version__
 SECTIONS = {
     "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
     "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
-    "Trunk": {"pretrain": ("pretrain", "Pre-train a trunk on a folder of class folders.")},
+    "Trunk": {
+        "pretrain": ("pretrain", "Pre-train a trunk on a folder of class folders."),
+        "trunk": ("trunk", "Make a trunk from something else than pre-training."),
+    },
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
         "cache": ("cache", "See, check, mend and free what is cached."),

@@ -30,6 +30,7 @@ class Trunk:
     width : columns of that layer
     weights_sha256 : digest of the weights as they are used
     network : takes a normalised float Tensor (n, 3, px, px), gives a Tensor (n, width)
+    precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
     """
 
     card: TrunkCard
@@ -37,6 +38,7 @@ class Trunk:
     width: int
     weights_sha256: str
     network: nn.Module
+    precision: str | None = None
 
     @property
     def slug(self) -> str:

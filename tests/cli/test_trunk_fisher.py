@@ -1,0 +1,93 @@
+"""Hand-made features from the command to a sealed store, like any other trunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.numpy import load_file
+
+from pipeline.cli.main import main
+
+MAKE = "trunk fisher --dataset tiny --out trunks --name fv --words 3 --components 6 --input-px 64 --threads 1"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A work folder with dataset ``tiny``, three pictures to fit on and two to evaluate."""
+    folder = tmp_path / "data/tiny"
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, ids in (("train", "abc"), ("val", "de")):
+        for i in ids:
+            cells = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8))
+            cells.resize((80, 64), Image.Resampling.BICUBIC).save(folder / "JPEGImages" / f"{i}.png")
+            box = "<xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax>"
+            kind = "ball" if i in "ad" else "crate"
+            xml = f"<annotation><object><name>{kind}</name><bndbox>{box}</bndbox></object></annotation>"
+            (folder / "Annotations" / f"{i}.xml").write_text(xml)
+        (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trunk": "trunks/fv.yaml", "source": "whole", "threads": 1}))
+    monkeypatch.chdir(tmp_path)
+    main(["data", "new", "--root", "data/tiny", "--name", "tiny"])
+    return tmp_path
+
+
+def test_from_pictures_to_a_sealed_store(place, capsys):
+    main(MAKE.split())
+    for split in ("train", "val"):
+        main(f"extract --dataset tiny --split {split} --config config.yaml".split())
+    main(["cache", "verify", "--recompute", "3"])
+    out = capsys.readouterr().out
+    assert "  96 columns a picture, sha256 " in out
+    assert "rows 3 x 96" in out
+    assert "rows 2 x 96" in out
+    assert "3 rows made again in cpu-fp32: 3 equal bit for bit" in " ".join(out.split())
+    card = yaml.safe_load((place / "trunks/fv.yaml").read_text())
+    assert card["layers"] == {"fisher": 96}
+    assert card["trained"]["source"] == "3 pictures of tiny train, without labels"
+    assert card["trained"]["settings"]["words"] == 3
+
+
+def test_codebook_sees_the_pictures_of_the_fit_split_alone(place):
+    main(MAKE.split())
+    before = (place / "trunks/fv.safetensors").read_bytes()
+    for i in "de":
+        Image.new("RGB", (80, 64), "red").save(place / f"data/tiny/JPEGImages/{i}.png")
+    for path in (place / "data/tiny/Annotations").iterdir():
+        path.write_text(path.read_text().replace("60", "40").replace("crate", "ball"))
+    main(MAKE.split())
+    assert (place / "trunks/fv.safetensors").read_bytes() == before
+    Image.new("RGB", (80, 64), "red").save(place / "data/tiny/JPEGImages/a.png")
+    main(MAKE.split())
+    assert (place / "trunks/fv.safetensors").read_bytes() != before
+    assert all(np.isfinite(values).all() for values in load_file(place / "trunks/fv.safetensors").values())
+
+
+def test_another_codebook_is_another_store(place):
+    main(MAKE.split())
+    main(["extract", "--dataset", "tiny", "--split", "train", "--config", "config.yaml"])
+    main([*MAKE.split(), "--seed", "1"])
+    main(["extract", "--dataset", "tiny", "--split", "train", "--config", "config.yaml"])
+    assert len(list((place / "cache").glob("tiny-train-fv-fisher-*.zarr"))) == 2
+
+
+MISTAKES = {
+    "bf16": ("extract --dataset tiny --split train --config config.yaml --precision bf16", "computes in fp32 alone"),
+    "no word": (MAKE.replace("--words 3", "--words 0"), "trunk fisher:\n  - words: Input should be greater than or"),
+    "too many words": (MAKE.replace("--words 3", "--words 100"), "300 descriptors for 100 words"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(place, capsys, name):
+    line, message = MISTAKES[name]
+    main(MAKE.split())
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,20 +1,20 @@
-"""``pipeline trunk``: make trunks that no pre-training gives."""
+"""``pipeline trunk``: make trunks that are made from a dataset."""
 
 from __future__ import annotations
 
 import click
 
-from pipeline.cli.trunk_fisher import fisher
+from pipeline.cli.trunk_make import make
 
 
 @click.group("trunk")
 def command() -> None:
-    """Make a trunk from something else than pre-training.
+    """Make the trunks that are made from a dataset.
 
     \b
     Example:
-      pipeline trunk fisher --dataset voc12 --out trunks
+      pipeline trunk make --dataset voc12 --trunk fisher --layer fisher --config whole.yaml
     """
 
 
-command.add_command(fisher)
+command.add_command(make)

@@ -25,10 +25,10 @@ LEAST_VARIANCE = 1e-3
 SAMPLES_A_WORD = 10
 
 
-def choose_pictures(n_pictures: int, settings: FisherSettings) -> np.ndarray:
-    """Which pictures are looked at: rising indices, all or a seeded sample."""
-    order = np.random.default_rng(settings.seed).permutation(n_pictures)
-    return np.sort(order[: settings.pictures])
+def choose_windows(n_windows: int, settings: FisherSettings) -> np.ndarray:
+    """Which windows are looked at: rising indices, all or a seeded sample."""
+    order = np.random.default_rng(settings.seed).permutation(n_windows)
+    return np.sort(order[: settings.windows])
 
 
 @torch.inference_mode()

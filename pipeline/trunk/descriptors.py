@@ -17,11 +17,11 @@ from torch.nn import functional
 
 CELLS = 4
 """Cells along each side of a descriptor's square."""
-CELL_PX = 6
-STEP_PX = 3
+CELL_PX = 4
+STEP_PX = 4
 """Distance of neighbouring descriptors; a divisor of `CELL_PX`."""
 ORIENTATIONS = 8
-SCALES = (1.0, 0.7, 0.5, 0.35)
+SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Sizes at which a picture is looked at, as shares of its own."""
 CHANNELS = {"shape": CELLS**2 * ORIENTATIONS, "colour": CELLS**2 * 6}
 """Columns of each kind of descriptor."""

@@ -14,7 +14,7 @@ from pipeline.files import sha256_file
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.settings import FisherSettings
 from pipeline.trunk.card import TrunkCard, save_trunk
-from pipeline.trunk.codebook import choose_pictures, fit_codebooks, sample_descriptors
+from pipeline.trunk.codebook import choose_windows, fit_codebooks, sample_descriptors
 from pipeline.trunk.fisher import FisherNetwork, vector_width
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -90,12 +90,12 @@ def test_a_sample_is_of_the_picture_and_of_nothing_else(pictures):
 
 
 def test_pictures_are_chosen_by_the_seed():
-    chosen = choose_pictures(100, FisherSettings(pictures=10))
+    chosen = choose_windows(100, FisherSettings(windows=10))
     assert len(set(chosen.tolist())) == 10
     assert (np.diff(chosen) > 0).all()
-    assert np.array_equal(chosen, choose_pictures(100, FisherSettings(pictures=10)))
-    assert not np.array_equal(chosen, choose_pictures(100, FisherSettings(pictures=10, seed=1)))
-    assert np.array_equal(choose_pictures(7, FisherSettings()), np.arange(7))
+    assert np.array_equal(chosen, choose_windows(100, FisherSettings(windows=10)))
+    assert not np.array_equal(chosen, choose_windows(100, FisherSettings(windows=10, seed=1)))
+    assert np.array_equal(choose_windows(7, FisherSettings()), np.arange(7))
 
 
 def test_too_few_descriptors_are_refused(pictures):

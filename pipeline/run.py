@@ -133,7 +133,8 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
+    trunk = make_trunk(ws, dataset)
+    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
 
 
 def plan_extraction(

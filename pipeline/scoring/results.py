@@ -162,7 +162,7 @@ def _about(
         },
         # Id and reason of each bad picture.
         "skipped": {"fit": head["skipped"], "eval": [list(item) for item in table.skipped]},
-        "patches": head["patches"],
+        "patches": head.get("patches"),  # of heads that learn from labelled patches
         "seed": head["seed"],
         "loss": head["epochs"],
         "seconds": seconds,

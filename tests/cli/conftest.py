@@ -61,6 +61,12 @@ def run_command(folder: Path, *argv: str) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., Ended]:
+    """``run_in(folder, *argv)`` runs a command in any folder."""
+    return run_command
+
+
 def make_dataset(root: Path) -> None:
     """Six pictures to fit on, four to score, three without annotations."""
     kinds = (["ball"], ["crate"], ["ball", "crate"])

@@ -98,6 +98,8 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
+        crops=ws.settings.crops,
+        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -330,8 +332,8 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     about = (scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
-        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
+        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:

@@ -115,6 +115,7 @@ def result_state(wildcards):
         [
             entry.metric,
             entry.official,
+            entry.unscored,
             *roles,
             *(entry.splits[role].pictures for role in roles),
         ],

@@ -78,8 +78,8 @@ def sweep_settings(
     rows = []
     for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
         for index, k in enumerate(aggregations):
-            held_map, _ = mean_average_precision(held_scores[index][out], fit_table.picture_labels[out], metric)
-            eval_map, _ = mean_average_precision(eval_scores.scores[index], eval_table.picture_labels, metric)
+            held_map, _ = mean_average_precision(held_scores[index][out], fit_table.scored_labels[out], metric)
+            eval_map, _ = mean_average_precision(eval_scores.scores[index], eval_table.scored_labels, metric)
             rows.append(
                 {
                     "head": name,

@@ -406,7 +406,7 @@ def test_another_format_is_refused(path):
         file.attrs["format"] = "patch-table-0"
     path.write_bytes(sign_hdf5(path.read_bytes()))
 
-    with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-2'"):
+    with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-3'"):
         read_table(path)
 
 

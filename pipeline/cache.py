@@ -531,7 +531,7 @@ def explain(ws: Workspace, dataset: str, split: str) -> Explanation:
         stages.append(("extract", "a store", "would be made, after the patch table"))
         ready = False
     else:
-        runner = make_runner(ws)
+        runner = make_runner(ws, dataset)
         extraction = Extraction(table, {}, runner, ws.stores, ws.settings.batch)
         identity = extraction.identity
         folder = extraction.folder

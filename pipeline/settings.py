@@ -23,6 +23,7 @@ from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
 MAX_EPOCHS = 10_000
+MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
 MAX_THREADS = 1024
 
@@ -341,8 +342,13 @@ class PretrainSettings(Settings):
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
     epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
+    updates: int | None = Field(None, ge=1, le=MAX_UPDATES, description="steps in all, instead of epochs")
     batch: int = Field(256, ge=2, le=MAX_BATCH)
     peak_rate: float = Field(0.15, gt=0, description="highest learning rate of the one cycle")
+    peak_rates: tuple[float, ...] = Field(
+        (), max_length=100, description="rates of which the one with the lowest held-out loss is taken instead"
+    )
+    trial_updates: int = Field(500, ge=1, le=MAX_UPDATES, description="steps of the short run with each of them")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -351,11 +357,86 @@ class PretrainSettings(Settings):
     zoom: tuple[float, float] = Field((0.9, 1.2), description="range of the random zoom")
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
+    @field_validator("peak_rates")
+    @classmethod
+    def _rates_are_positive(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(rate <= 0 for rate in rates) or len(set(rates)) != len(rates):
+            raise ValueError(f"must be positive and differ, got {brief(list(rates))}")
+        return rates
 
-TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky")
+
+class FromScratchSettings(PretrainSettings):
+    """How a whole network is trained on the patches of a dataset, from random weights (NO PRETRAIN)."""
+
+    updates: int | None = Field(
+        9375, ge=1, le=MAX_UPDATES, description="steps in all; not fewer than the pre-training of alexnet64 had (9,360)"
+    )
+    batch: int = Field(64, ge=2, le=MAX_BATCH)
+    peak_rates: tuple[float, ...] = Field(
+        (0.03, 0.1, 0.2), max_length=100, description="rates of which the one with the lowest held-out loss is taken"
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")
+
+    @model_validator(mode="after")
+    def _rates_are_compared_on_held_out_pictures(self) -> Self:
+        if self.peak_rates and not self.held_out:
+            raise ValueError("peak_rates are compared on held-out pictures: held_out must be above 0, or give one rate")
+        return self
+
+
+TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
 """Trunks of the AlexNet family, by name."""
+MADE_TRUNKS = ("no-pretrain", "fisher")
+"""Trunks that are made from a dataset's fit split."""
+SEEDED_TRUNKS = ("random", *MADE_TRUNKS)
+"""Trunks whose weights depend on ``trunk_seed``."""
 LAYERS = ("pool5", "fc6", "fc7")
 """Layers of the AlexNet family."""
+
+
+RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
+
+
+class RecipeSettings(Settings):
+    """A named system: what it changes of a run's settings, and its head; or other recipes, joined."""
+
+    title: str = Field("", max_length=200)
+    published: str = Field("", max_length=100, description="name of the published row that it stands for")
+    trunk: str | None = None
+    layer: str | None = None
+    weights: str | None = None
+    source: str | None = None
+    grid: GridSettings | None = None
+    labels: LabelSettings | None = None
+    head: AnyHead | None = None
+    aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
+    reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
+    join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
+    by: Literal["rank", "stack"] = Field(
+        "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
+    )
+
+    @field_validator("aggregation")
+    @classmethod
+    def _aggregation_is_known(cls, value: object) -> object:
+        return None if value is None else check_aggregation(value)
+
+    @model_validator(mode="after")
+    def _is_a_head_or_a_join(self) -> Self:
+        if self.join and self.changes:
+            raise ValueError(f"a recipe that joins others has nothing of its own, got {', '.join(self.changes)}")
+        if not self.join and self.head is None:
+            raise ValueError("needs a head, or recipes to join")
+        if len(self.join) == 1:
+            raise ValueError("join needs two recipes at least")
+        return self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it sets of the run's settings, by name."""
+        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head", "aggregation")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 class RunSettings(Settings):
@@ -394,6 +475,12 @@ class RunSettings(Settings):
         ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
     )
     baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
+    recipes: dict[str, RecipeSettings] = Field({}, description="further recipes by name, or changes of built-in ones")
+    comparison: tuple[str, ...] = Field(
+        (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
+    reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
     aggregations: tuple[Aggregation, ...] = Field(
@@ -404,6 +491,7 @@ class RunSettings(Settings):
         ("fills", "touches"), min_length=1, description="readings of a sweep"
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
     scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
 
@@ -426,10 +514,10 @@ class RunSettings(Settings):
     @field_validator("trunk")
     @classmethod
     def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
-        known = trunk in TRUNKS or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
+        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
         if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
             raise ValueError(
-                f"must be one of {', '.join(TRUNKS)}, torchvision/NAME@LAYER "
+                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, torchvision/NAME@LAYER "
                 f"or the path of a card (YAML), got {brief(trunk)}"
             )
         return trunk
@@ -447,6 +535,21 @@ class RunSettings(Settings):
         if bad:
             raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
         return heads
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
+        bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
+        if bad:
+            raise ValueError(f"names may have letters, digits, '.', '+' and '-', got {', '.join(map(brief, bad[:10]))}")
+        return recipes
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or any(not 0 <= seed <= MAX_SEED for seed in seeds):
+            raise ValueError(f"must differ and lie in 0..{MAX_SEED}, got {brief(list(seeds))}")
+        return seeds
 
     @model_validator(mode="after")
     def _heads_are_known(self) -> RunSettings:

@@ -2,7 +2,7 @@
 # is the receipt, written last, and the store stands beside it.
 rule extract:
     input:
-        table=rules.patches.output.table,
+        unpack(store_inputs),
         shares=extract_shares,
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
@@ -27,7 +27,7 @@ rule extract:
 # there are is no part of the store: any N makes the same bytes, and `extract` completes and seals.
 rule extract_share:
     input:
-        table=rules.patches.output.table,
+        unpack(store_inputs),
     output:
         share=temp(
             f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"

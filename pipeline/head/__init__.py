@@ -1,4 +1,4 @@
 """Head room: networks on cached rows, sampling, fitting."""
 
-VERSION = 3
+VERSION = 4
 """Raised when the same rows, labels and settings would give another head."""

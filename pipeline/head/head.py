@@ -25,9 +25,9 @@ from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
-from pipeline.head import strong
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.head import strong, weak
 from pipeline.head.task import FitTask
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import AnyHead, LabelSettings
 from pipeline.trunk.trunk import Trunk
@@ -116,7 +116,7 @@ def check_joined(store: Store, table: PatchTable) -> None:
             )
 
 
-KINDS: dict[str, ModuleType] = {"strong": strong}
+KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak}
 """A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``."""
 
 

@@ -6,6 +6,7 @@ classes and background.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -63,15 +64,27 @@ class HeadNetwork(nn.Module):
         ----------
         rows : float16 Tensor of shape (n, width)
         """
-        total = torch.zeros(rows.shape[1], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for chunk in rows.split(8192):
+        self.standardise_over(rows.split(8192))
+
+    def standardise_over(self, chunks: Iterable[Tensor]) -> None:
+        """`standardise_to` rows that come chunk by chunk, each looked at once.
+
+        Parameters
+        ----------
+        chunks : float16 Tensors of shape (any, width), which together are the fit rows
+        """
+        n = 0
+        mean = torch.zeros(len(self.mean), dtype=torch.float64)
+        squares = torch.zeros_like(mean)  # of deviations from the mean
+        for chunk in chunks:
             values = chunk.double()
-            total += values.sum(0)
-        mean = total / len(rows)
-        for chunk in rows.split(8192):
-            squares += (chunk.double() - mean).square().sum(0)
-        deviation = (squares / len(rows)).sqrt()
+            its_mean = values.mean(0)
+            step = its_mean - mean
+            n += len(values)
+            # Sums of squares about two means become one about their joint mean (Chan, Golub and LeVeque, 1979).
+            squares += values.sub_(its_mean).square_().sum(0) + step.square() * (len(values) * (n - len(values)) / n)
+            mean += step * (len(values) / n)
+        deviation = (squares / max(n, 1)).sqrt()
         gain = torch.where(deviation > 1e-6 * (1 + mean.abs()), 1 / deviation, torch.zeros_like(deviation))
         self.mean.copy_(mean)
         self.gain.copy_(gain)

@@ -1,24 +1,89 @@
 """Strong supervision: a head fitted on patches that have labels.
 
-Source: Oquab et al. (CVPR 2014) section 3.3: all positive patches and a sample of the background.
+Source: Oquab et al. (CVPR 2014) section 3.3: all positive patches and a sample of the background; and section 4,
+"Failure modes", for patches that show several objects.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from torch.nn import functional
 
 from pipeline.errors import HeadError
-from pipeline.head.fitting import fit_network
+from pipeline.head.fitting import Loss, fit_network, logistic_loss
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import choose_rows
 from pipeline.head.task import FitTask, Fitted
-from pipeline.patches.labels import BACKGROUND
+from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.sampling import choose_rows
 from pipeline.settings import HeadSettings
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The rows of a store that a strong head is fitted on.
+
+    Attributes
+    ----------
+    rows : int64 ndarray of shape (n,), rising
+    targets : what `loss` compares the logits of these rows with
+        ``single``: int64 (n,), a class, or the number of classes for background; ``several``: int8
+        (n, n_classes), 1, -1, and 0 for a class of which a row says nothing.
+    loss : of logits and targets
+    facts : JSON object, counts
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    loss: Loss
+    facts: dict[str, Any]
 
 
 def make_network(width: int, n_classes: int, settings: HeadSettings) -> HeadNetwork:
     """The network of a strong head, without weights."""
-    return HeadNetwork(width, n_classes, settings, "softmax")
+    return HeadNetwork(width, n_classes, settings, "softmax" if settings.targets == "single" else "logistic")
+
+
+def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
+    """All positive patches and a share of the background patches, with their targets.
+
+    Raises
+    ------
+    HeadError
+        No positive patch at all.
+    """
+    table = task.table
+    several = settings.targets == "several"
+    labels = table.labels(task.labels)
+    if several:
+        by_class = table.class_targets(task.labels)
+        labels = np.where(by_class.used & ~by_class.background, 0, np.where(by_class.background, BACKGROUND, UNUSED))
+    usable = np.where(task.held_out[table.picture], UNUSED, labels)
+    rows = choose_rows(usable, settings.background_share, task.seed)
+    chosen = usable[rows].astype(np.int64)
+    n_positive = int((chosen >= 0).sum())
+    if not n_positive:
+        raise HeadError(
+            f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the reading "
+            f"single_object={task.labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
+        )
+    if several:
+        targets = by_class.matrix(rows, task.n_classes)
+        counts = (targets == 1).sum(0)
+    else:
+        targets = np.where(chosen == BACKGROUND, task.n_classes, chosen)
+        counts = np.bincount(chosen[chosen >= 0], minlength=task.n_classes)
+    facts = {
+        "positive": n_positive,
+        "background": len(rows) - n_positive,
+        "background_of": int((usable == BACKGROUND).sum()),
+        "per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
+    }
+    if several:
+        facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
+    return LabelledRows(rows, targets, logistic_loss if several else functional.cross_entropy, facts)
 
 
 def fit(task: FitTask, settings: HeadSettings) -> Fitted:
@@ -29,24 +94,8 @@ def fit(task: FitTask, settings: HeadSettings) -> Fitted:
     HeadError
         No positive patch at all.
     """
-    table = task.table
-    usable = np.where(task.held_out[table.picture], np.int16(-2), table.labels(task.labels))
-    rows = choose_rows(usable, settings.background_share, task.seed)
-    chosen = usable[rows].astype(np.int64)
-    n_positive = int((chosen >= 0).sum())
-    if not n_positive:
-        raise HeadError(
-            f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the reading "
-            f"single_object={task.labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
-        )
-    targets = np.where(chosen == BACKGROUND, task.n_classes, chosen)
+    chosen = choose_labelled(task, settings)
     network = make_network(task.store.width, task.n_classes, settings)
-    log = fit_network(network, task.store.read_rows(rows), targets, settings, task.seed, task.name)
-    counts = np.bincount(chosen[chosen >= 0], minlength=task.n_classes)
-    facts = {
-        "positive": n_positive,
-        "background": len(rows) - n_positive,
-        "background_of": int((usable == BACKGROUND).sum()),
-        "per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
-    }
-    return Fitted(network, log, {"patches": facts})
+    values = task.store.read_rows(chosen.rows)
+    log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
+    return Fitted(network, log, {"patches": chosen.facts})

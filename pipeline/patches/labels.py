@@ -16,6 +16,7 @@ UNUSED = -2
 
 PATCH_SHARE = 0.2  # condition (i): the object covers at least this share of the patch
 OBJECT_SHARE = 0.6  # condition (ii): the patch covers at least this share of the object
+MOST_COUNTED = 255  # objects of a patch are counted in one byte
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,23 @@ class Overlap:
 
     Attributes
     ----------
-    n_filling, n_touching : uint8 ndarray of shape (n_patches,), objects that do, at most 255
+    n_filling, n_touching : uint8 ndarray of shape (n_patches,), objects that do, at most ``MOST_COUNTED``
     filling_class : int16 ndarray of shape (n_patches,)
         Class of the object that fills the patch where exactly one does, else -1.
     filling_difficult : bool ndarray of shape (n_patches,), that object is difficult
+    fill_row : int64 ndarray of shape (n_fills,), rising
+        One entry for each object that fills a patch, also where several do: the patch; objects of a patch in
+        the order of the annotation.
+    fill_class, fill_difficult : int16 and bool ndarrays of shape (n_fills,), of that object
     """
 
     n_filling: np.ndarray
     n_touching: np.ndarray
     filling_class: np.ndarray
     filling_difficult: np.ndarray
+    fill_row: np.ndarray
+    fill_class: np.ndarray
+    fill_difficult: np.ndarray
 
 
 def measure_overlap(
@@ -68,11 +76,15 @@ def measure_overlap(
     else:
         filling_class = np.full(len(n_filling), -1)
         filling_difficult = np.zeros(len(n_filling), bool)
+    fill_row, filling = np.nonzero(fills)
     return Overlap(
-        np.minimum(n_filling, 255).astype(np.uint8),
-        np.minimum(n_touching, 255).astype(np.uint8),
+        np.minimum(n_filling, MOST_COUNTED).astype(np.uint8),
+        np.minimum(n_touching, MOST_COUNTED).astype(np.uint8),
         filling_class.astype(np.int16),
         filling_difficult,
+        fill_row.astype(np.int64),
+        np.asarray(object_class, np.int16)[filling],
+        np.asarray(object_difficult, bool)[filling],
     )
 
 
@@ -96,3 +108,68 @@ def label_patches(overlap: Overlap, settings: LabelSettings) -> np.ndarray:
         positive &= overlap.n_touching == 1
     label[positive] = overlap.filling_class[positive]
     return label
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """What each patch says of each class, where several classes a patch are allowed.
+
+    Attributes
+    ----------
+    used : bool ndarray of shape (n_patches,), patches that a head may be fitted on
+    background : bool ndarray of shape (n_patches,), those of them that show no object
+    row, of_class : int64 and int16 ndarrays of shape (n_entries,), rising by row, then by class, each pair once
+    sure : bool ndarray of shape (n_entries,)
+        Whether patch `row` shows `of_class`: True, or only difficult objects of it, which say nothing. Of all other
+        classes a patch that is used is a negative.
+    """
+
+    used: np.ndarray
+    background: np.ndarray
+    row: np.ndarray
+    of_class: np.ndarray
+    sure: np.ndarray
+
+    def matrix(self, rows: np.ndarray, n_classes: int) -> np.ndarray:
+        """Targets of some patches: 1, -1, and 0 for classes of which a patch says nothing.
+
+        Parameters
+        ----------
+        rows : int ndarray of shape (n,), rising, each once
+
+        Returns
+        -------
+        int8 ndarray of shape (n, n_classes)
+        """
+        targets = np.full((len(rows), n_classes), -1, np.int8)
+        kept = np.isin(self.row, rows)
+        targets[np.searchsorted(rows, self.row[kept]), self.of_class[kept]] = self.sure[kept]
+        return targets
+
+
+def label_classes(overlap: Overlap, settings: LabelSettings) -> ClassTargets:
+    """Targets of each patch for all classes: the change that the paper proposes in section 4
+    ("Failure modes") for objects that occur together, such as a person on a chair.
+
+    - a class of which an object that is not difficult fills the patch: positive;
+    - a class of which only difficult objects fill it: the patch says nothing of it;
+    - every other class: negative.
+
+    Used are the patches with one positive class at least, and the background as `label_patches` has it. Under the
+    reading ``single_object: touches`` a patch with an object that touches it without filling it is not used: there
+    no second object may be in it in part; one that fills it, too, is what this is for. So the positives of
+    `label_patches` are positives here under both readings.
+    """
+    n_patches = len(overlap.n_filling)
+    n_classes = int(overlap.fill_class.max(initial=-1)) + 1
+    # A class may fill a patch with several objects; one that is not difficult is enough.
+    entry, first = np.unique(overlap.fill_row * max(n_classes, 1) + overlap.fill_class, return_inverse=True)
+    sure = np.zeros(len(entry), bool)
+    sure[first[~overlap.fill_difficult]] = True
+    row, of_class = np.divmod(entry, max(n_classes, 1))
+    used = np.zeros(n_patches, bool)
+    used[row[sure]] = True
+    if settings.single_object == "touches":
+        used &= overlap.n_touching == overlap.n_filling
+    background = label_patches(overlap, settings) == BACKGROUND
+    return ClassTargets(used | background, background, row, of_class.astype(np.int16), sure)

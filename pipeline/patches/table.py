@@ -30,14 +30,14 @@ from pipeline.files import (
     sign_hdf5,
     write_whole,
 )
-from pipeline.patches.labels import Overlap, label_patches, measure_overlap
+from pipeline.patches.labels import MOST_COUNTED, ClassTargets, Overlap, label_classes, label_patches, measure_overlap
 from pipeline.patches.sources import plan_windows
 from pipeline.progress import track
 from pipeline.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 
 FORMAT = "patch-table-3"
 ROWS_FORMAT = "patch-table-2"
-"""In the digest of the rows, which stores are joined on: it stays where a new format gives the same rows."""
+"""Form of the row plan: stores are joined on its digest, so it outlives changes of the labels' columns."""
 MAX_FILE_BYTES = 1_000_000_000
 """More than any picture that is decoded has, and less than a machine's memory."""
 
@@ -57,6 +57,7 @@ class PatchTable:
     scale : uint8 ndarray (n_rows,), index into the grid's scales, or the number of the crop
     flip : bool ndarray (n_rows,), patches that are mirrored left to right; None where none is
     n_filling, n_touching, filling_class, filling_difficult : as `Overlap`
+    fill_row, fill_class, fill_difficult : as `Overlap`, one entry for each patch and object that fills it
     ids : tuple of str, one a sample: a picture, or a person (two persons of a picture share its file)
     size_wh : int32 ndarray (n_pictures, 2)
     apply_exif : bool ndarray (n_pictures,)
@@ -80,6 +81,9 @@ class PatchTable:
     n_touching: np.ndarray
     filling_class: np.ndarray
     filling_difficult: np.ndarray
+    fill_row: np.ndarray
+    fill_class: np.ndarray
+    fill_difficult: np.ndarray
     ids: tuple[str, ...]
     size_wh: np.ndarray
     apply_exif: np.ndarray
@@ -119,11 +123,15 @@ class PatchTable:
 
     @property
     def overlap(self) -> Overlap:
-        return Overlap(self.n_filling, self.n_touching, self.filling_class, self.filling_difficult)
+        return Overlap(**{field.name: getattr(self, field.name) for field in fields(Overlap)})
 
     def labels(self, settings: LabelSettings) -> np.ndarray:
         """int16 ndarray (n_rows,): class, background or unused, under one reading."""
         return label_patches(self.overlap, settings)
+
+    def class_targets(self, settings: LabelSettings) -> ClassTargets:
+        """What each row says of each class, under one reading, several classes a row allowed."""
+        return label_classes(self.overlap, settings)
 
     def labels_digest(self, settings: LabelSettings) -> str:
         """Digest of everything that a head is taught, and a result is measured, against."""
@@ -132,6 +140,7 @@ class PatchTable:
                 "format": FORMAT,
                 "rows": self.rows_digest,
                 "labels": sha256_bytes(self.labels(settings).astype("<i2").tobytes()),
+                "fills": [sha256_bytes(getattr(self, name).astype("<i8").tobytes()) for name in FILL_COLUMNS],
                 "picture_labels": sha256_bytes(self.picture_labels.tobytes()),
                 "classes": self.classes,
                 "reading": settings.model_dump(),
@@ -276,6 +285,11 @@ def make_table(
         n_touching=np.concatenate([item.overlap.n_touching for item in kept]),
         filling_class=np.concatenate([item.overlap.filling_class for item in kept]),
         filling_difficult=np.concatenate([item.overlap.filling_difficult for item in kept]),
+        fill_row=np.concatenate(
+            [item.overlap.fill_row + first for item, first in zip(kept, np.cumsum([0, *counts]), strict=False)]
+        ),
+        fill_class=np.concatenate([item.overlap.fill_class for item in kept]),
+        fill_difficult=np.concatenate([item.overlap.fill_difficult for item in kept]),
         ids=tuple(split.ids[index] for index in good),
         size_wh=np.array([item.size_wh for item in kept], np.int32),
         apply_exif=np.array([item.apply_exif for item in kept], bool),
@@ -321,6 +335,7 @@ ROW_COLUMNS = (
     "filling_class",
     "filling_difficult",
 )
+FILL_COLUMNS = ("fill_row", "fill_class", "fill_difficult")
 PICTURE_COLUMNS = ("size_wh", "apply_exif", "picture_labels")
 
 
@@ -334,6 +349,12 @@ def write_table(table: PatchTable, path: Path) -> None:
             rows.create_dataset(name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True)
         if table.flip is not None:
             rows.create_dataset("flip", data=table.flip, compression="gzip", shuffle=True, fletcher32=True)
+        fills = file.create_group("fills")
+        for name in FILL_COLUMNS:
+            values = getattr(table, name)
+            # An array without elements has no chunk that could be packed or carry a checksum.
+            packed = {"compression": "gzip", "shuffle": True, "fletcher32": True} if values.size else {}
+            fills.create_dataset(name, data=values, **packed)
         pictures = file.create_group("pictures")
         for name in PICTURE_COLUMNS:
             values = getattr(table, name)
@@ -386,6 +407,7 @@ def read_table(path: Path) -> PatchTable:
                 unscored=tuple(json.loads(file.attrs["unscored"])),
                 flip=file["rows/flip"][:] if "flip" in file["rows"] else None,
                 **{name: file["rows"][name][:] for name in ROW_COLUMNS},
+                **{name: file["fills"][name][:] for name in FILL_COLUMNS},
                 **{name: file["pictures"][name][:] for name in PICTURE_COLUMNS},
                 ids=tuple(file["pictures/id"].asstr()[:]),
                 picture_sha256=tuple(file["pictures/sha256"].asstr()[:]),
@@ -400,7 +422,22 @@ def read_table(path: Path) -> PatchTable:
         raise StoreError(f"{path}: cannot be read as a patch table: {error}; {again}") from error
     if table.compute_rows_digest() != table.rows_digest:
         raise StoreError(f"{path}: rows disagree with their digest; {again}")
+    if not _fills_agree(table):
+        raise StoreError(f"{path}: the objects that fill rows disagree with their number in each row; {again}")
     return table
+
+
+def _fills_agree(table: PatchTable) -> bool:
+    """Whether the list of objects that fill rows is in order and says as many in each row as are counted there."""
+    row, of_class = table.fill_row, table.fill_class
+    if not len(row) == len(of_class) == len(table.fill_difficult):
+        return False
+    in_order = not len(row) or (row[0] >= 0 and row[-1] < table.n_rows and (np.diff(row) >= 0).all())
+    known = ((of_class >= 0) & (of_class < len(table.classes))).all()
+    if not in_order or not known:
+        return False
+    counted = np.minimum(np.bincount(row, minlength=table.n_rows), MOST_COUNTED)
+    return np.array_equal(counted, table.n_filling)
 
 
 def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | None:

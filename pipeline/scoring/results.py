@@ -200,28 +200,3 @@ def write_devkit_files(
         write_whole(path, ("\n".join(lines) + "\n").encode())
         paths.append(path)
     return paths
-
-
-def join_heads(results: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """One comparison of several results of one dataset: ``recipes`` of name, mAP, AP and seconds."""
-    first = results[0][1]
-    recipes = []
-    for name, result in results:
-        seconds = result["seconds"]
-        recipes.append(
-            {
-                "name": name,
-                "head": result["head"],
-                "trunk": result["trunk"],
-                "mAP": result["mAP"],
-                "std": None,
-                "seeds": [result["seed"]],
-                "seconds": {key: seconds[key] for key in ("fit_head", "score") if key in seconds},
-                "AP": result["AP"],
-                "k": result["k"],
-                "k_sweep": result["k_sweep"],
-                "fingerprints": result["fingerprints"],
-            }
-        )
-    shared = ("dataset", "split", "fit_split", "metric", "pictures", "official", "versions")
-    return {**{key: first[key] for key in shared}, "recipes": recipes, "published": []}

@@ -15,22 +15,10 @@ from pipeline.settings import explain_validation
 from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.torchvision_import import import_torchvision
-from pipeline.trunk.trunk import Trunk, download_weights, load_state, read_weights
+from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
 
 MAX_FC_WIDTH = 16_384
-
-
-class _OneLayer(nn.Module):
-    """A member of the AlexNet family that gives one layer."""
-
-    def __init__(self, network: AlexNet, layer: str) -> None:
-        super().__init__()
-        self.network = network
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x, (self.layer,))[self.layer]
 
 
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
@@ -38,10 +26,12 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
     with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are taken
         network = AlexNet(form)
-    # FC8 travels with pre-trained weights so that their accuracy can be checked; the trunk ends at FC7.
+    # FC8 travels with pre-trained weights; the trunk ends at FC7, and hands FC8 on as it is.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
+    last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
+    classifier = last if len(last) == 2 else None
     digest = digest or sha256_bytes(save({k: v.contiguous() for k, v in state.items()}))
-    return Trunk(card, layer, form.widths[layer], digest, _OneLayer(network, layer).eval())
+    return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:

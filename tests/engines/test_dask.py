@@ -207,10 +207,11 @@ def test_scheduler_that_does_not_answer(work, monkeypatch):
 def on_gpu():
     """An extraction that would run on a GPU, its two parts, and makers that do nothing."""
     extraction = SimpleNamespace(
-        runner=SimpleNamespace(device=torch.device("cuda")), folder=SimpleNamespace(name="tiny"), identity={}
+        runner=SimpleNamespace(device=torch.device("cuda")),
+        asked=[SimpleNamespace(folder=SimpleNamespace(name="tiny"), identity={})],
     )
 
-    def make(store, identity):
+    def make(stores):
         return SimpleNamespace(make=lambda task, clock: None)
 
     def engine(scheduler, say=lambda text: None):

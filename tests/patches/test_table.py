@@ -13,6 +13,7 @@ from pipeline.errors import DatasetError, StoreError
 from pipeline.files import USER_BLOCK, DigestMemory, sha256_file, sign_hdf5
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.table import (
+    FILL_COLUMNS,
     PICTURE_COLUMNS,
     ROW_COLUMNS,
     PatchTable,
@@ -68,6 +69,31 @@ def test_labels_of_a_table(voc):
 
     assert labels[:, :2].tolist() == [[1, 1], [0, 0]] * 3
     assert set(labels[:, 2:].ravel().tolist()) == {-2}
+
+
+def test_objects_that_fill_are_listed_by_row(voc):
+    voc.annotate("p0", [])
+    voc.annotate("p2", [("cat", (9, 9, 72, 60), 1), ("dog", (10, 10, 72, 60), 0)])
+
+    table = make_table(voc.read(), GRID)
+
+    # The two windows of 64 px of each picture; see above.
+    large = {picture: [17 * picture, 17 * picture + 1] for picture in range(6)}
+    assert table.fill_row.tolist() == large[1] + sorted(2 * large[2]) + large[3] + large[4] + large[5]
+    assert table.fill_class.tolist() == [0, 0] + [0, 1, 0, 1] + [0, 0] + [1, 1] + [0, 0]
+    assert table.fill_difficult.tolist() == [False] * 2 + [True, False] * 2 + [False] * 6
+    targets = table.class_targets(FILLS)
+    assert targets.matrix(np.array(large[1] + large[2]), 2).tolist() == [[1, -1], [1, -1], [0, 1], [0, 1]]
+
+
+def test_no_object_fills_anything(voc, tmp_path):
+    for name in voc.ids:
+        voc.annotate(name, [])
+    table = make_table(voc.read(), GRID)
+    write_table(table, tmp_path / "t.h5")
+
+    assert table.fill_row.shape == table.fill_class.shape == table.fill_difficult.shape == (0,)
+    assert_same(read_table(tmp_path / "t.h5"), table)
 
 
 def test_the_number_of_threads_changes_nothing(voc):
@@ -315,6 +341,25 @@ def test_every_part_of_the_row_plan_is_in_its_digest(voc, field, value):
     assert replace(table, **{field: value}).compute_rows_digest() != table.rows_digest
 
 
+def test_the_rows_digest_of_a_table_stays_what_it_was(voc):
+    # Stores are joined on it: one that is made of these rows must go on to be found.
+    table = make_table(voc.read(), GRID)
+
+    assert table.rows_digest == "d66f448d0b2ed6d5a5b5436d411627f4f42de14d7613ad41464fc8a1158b20b6"
+
+
+def test_labels_digest_follows_every_object_that_fills(voc):
+    voc.annotate("p3", [("cat", (9, 9, 72, 60), 0), ("dog", (10, 10, 72, 60), 0)])
+    before = make_table(voc.read(), GRID)
+    voc.annotate("p3", [("cat", (9, 9, 72, 60), 0), ("dog", (10, 10, 72, 60), 1)])
+
+    after = make_table(voc.read(), GRID)
+
+    # Two objects fill: no single label either way.
+    np.testing.assert_array_equal(after.labels(FILLS), before.labels(FILLS))
+    assert after.labels_digest(FILLS) != before.labels_digest(FILLS)
+
+
 def test_labels_digest_follows_reading_and_class_names(voc):
     table = make_table(voc.read(), GRID)
     readings = [FILLS, TOUCHES, LabelSettings(background="unfilled")]
@@ -377,7 +422,10 @@ def test_a_flipped_byte_is_refused_wherever_it_is(path):
     read_table(path)
 
 
-@pytest.mark.parametrize("name", [*(f"rows/{n}" for n in ROW_COLUMNS), *(f"pictures/{n}" for n in PICTURE_COLUMNS)])
+COLUMNS = {"rows": ROW_COLUMNS, "fills": FILL_COLUMNS, "pictures": PICTURE_COLUMNS}
+
+
+@pytest.mark.parametrize("name", [f"{group}/{name}" for group, names in COLUMNS.items() for name in names])
 def test_columns_carry_a_checksum_of_their_own(path, name):
     # For readers other than this project, which look at no digest.
     with h5py.File(path) as file:
@@ -398,6 +446,24 @@ def test_rows_that_disagree_with_their_digest_are_refused(table, tmp_path):
     write_table(replace(table, box_xyxy=boxes), tmp_path / "t.h5")
 
     with pytest.raises(StoreError, match="rows disagree with their digest"):
+        read_table(tmp_path / "t.h5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: {"fill_row": t.fill_row[::-1].copy()}, id="not in order"),
+        pytest.param(lambda t: {"fill_row": t.fill_row + 1}, id="other rows"),
+        pytest.param(lambda t: {"fill_row": t.fill_row + t.n_rows}, id="no such row"),
+        pytest.param(lambda t: {"fill_class": t.fill_class + np.int16(2)}, id="no such class"),
+        pytest.param(lambda t: {"fill_class": t.fill_class[1:]}, id="one class fewer"),
+        pytest.param(lambda t: {"n_filling": t.n_filling + np.uint8(1)}, id="more are counted"),
+    ],
+)
+def test_fills_that_disagree_with_the_rows_are_refused(table, tmp_path, change):
+    write_table(replace(table, **change(table)), tmp_path / "t.h5")
+
+    with pytest.raises(StoreError, match="objects that fill rows disagree with their number in each row"):
         read_table(tmp_path / "t.h5")
 
 

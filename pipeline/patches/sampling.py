@@ -1,4 +1,4 @@
-"""Which rows a head is fitted on, and which pictures are held out. Fixed by hashes, not by order."""
+"""Which rows are learned from, and which pictures are held out. Fixed by hashes, not by order."""
 
 from __future__ import annotations
 

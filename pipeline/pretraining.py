@@ -1,0 +1,115 @@
+"""Trunks from pictures, from files to files: class folders (PRE), or a dataset's own patches (NO PRETRAIN)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.activations.labelled import cut_labelled
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.voc import read_split
+from pipeline.errors import DatasetError
+from pipeline.patches.sampling import choose_rows, hold_out_pictures
+from pipeline.run import current_table, picture_paths, set_threads
+from pipeline.settings import FromScratchSettings, PretrainSettings
+from pipeline.trunk.architectures import FORMS
+from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.devices import resolve_device
+from pipeline.trunk.pictures import LabelledPictures, decode_both
+from pipeline.trunk.pretrain import pretrain
+from pipeline.workspace import Workspace
+
+Say = Callable[[str], None]
+
+
+def pretrain_on_folders(
+    train_dir: Path,
+    val_dir: Path,
+    out: Path,
+    name: str,
+    settings: PretrainSettings,
+    command: str,
+    device: str,
+    threads: int,
+    say: Say,
+) -> TrunkCard:
+    """Pre-train a trunk on class folders (Oquab et al. 2014, section 3.1)."""
+    set_threads(threads)
+    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px)
+    about = {
+        "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
+        "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
+        "command": command,
+    }
+    return pretrain(train, val, out, name, settings, about, resolve_device(device), say)
+
+
+def pretrain_on_patches(
+    ws: Workspace,
+    dataset: str,
+    split: str | None,
+    out: Path,
+    name: str,
+    settings: FromScratchSettings,
+    command: str,
+    device: str,
+    threads: int,
+    say: Say,
+) -> TrunkCard:
+    """Train a whole network on the labelled patches of a split, from random weights.
+
+    Source: NO PRETRAIN of Oquab et al. (2014), section 5: "trained solely on the VOC data".
+    A share of the pictures is held out; the learning rate is chosen on them.
+
+    Parameters
+    ----------
+    ws : says which patches and labels; its trunk is not looked at
+    split : None for the manifest's fit split
+
+    Raises
+    ------
+    DatasetError
+        The split has no positive patch on one of the two sides.
+    """
+    set_threads(threads)
+    manifest = load_manifest(dataset)
+    split = split or manifest.fit
+    table = current_table(ws, dataset, split, say)
+    paths = picture_paths(read_split(manifest, split, ws.settings.data_root))
+    labels = table.labels(ws.settings.labels)
+    rows = choose_rows(labels, settings.background_share, settings.seed)
+    out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]
+    px = FORMS[settings.architecture].input_px
+    sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
+    for side, chosen in sides.items():
+        if not (labels[chosen] >= 0).any() and (side == "train" or settings.held_out):
+            raise DatasetError(
+                f"{dataset} {split}: no positive patch among the {len(table.ids):,} pictures' {side} part; "
+                "give a split with boxes, or another --held-out"
+            )
+    n_classes = len(table.classes)
+    counts = np.bincount(labels[sides["train"]][labels[sides["train"]] >= 0], minlength=n_classes)
+    if not counts.all():
+        say(f"NOTE: no patch of {', '.join(np.array(table.classes)[counts == 0])} is trained on")
+
+    def cut(side: str) -> LabelledPictures:
+        return cut_labelled(table, paths, labels, sides[side], px)
+
+    def describe(side: str) -> str:
+        positive = int((labels[sides[side]] >= 0).sum())
+        pictures = len(np.unique(table.picture[sides[side]]))
+        return f"{positive:,} positive and {len(sides[side]) - positive:,} background patches of {pictures:,} pictures"
+
+    about: dict[str, Any] = {
+        "source": f"{dataset} {split} from random weights, {describe('train')}",
+        "evaluated_on": describe("held out") if settings.held_out else "nothing held out",
+        "command": command,
+        "dataset": dataset,
+        "split": split,
+        "labels_digest": table.labels_digest(ws.settings.labels),
+    }
+    held_out = cut("held out") if settings.held_out else None
+    return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(device), say)

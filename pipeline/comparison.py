@@ -195,7 +195,7 @@ def _aggregation_of(
 def _held_out_labels(run: Workspace, dataset: str, say: Say) -> tuple[np.ndarray, np.ndarray]:
     """Labels (m, n_classes) of the held-out fit pictures, and which of all they are."""
     table = current_table(run, dataset, load_manifest(dataset).fit, say)
-    wanted = hold_out_pictures(table.ids, run.settings.held_out)
+    wanted = hold_out_pictures(table.group_ids, run.settings.held_out)
     return table.scored_labels[wanted], wanted
 
 

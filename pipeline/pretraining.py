@@ -81,7 +81,7 @@ def pretrain_on_patches(
     paths = picture_paths(read_split(manifest, split, ws.settings.data_root))
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
-    out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]
+    out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
     px = FORMS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():

@@ -393,7 +393,7 @@ def run_score(
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
     loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
-    wanted = hold_out_pictures(table.ids, ws.settings.held_out) if held_out else None
+    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
     scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)

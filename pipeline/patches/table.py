@@ -117,6 +117,12 @@ class PatchTable:
         return np.where(counted, self.picture_labels, np.int8(0))
 
     @property
+    def group_ids(self) -> tuple[str, ...]:
+        """What is held out together: for each sample, the id of the first one of the same file."""
+        first: dict[str, str] = {}
+        return tuple(first.setdefault(digest, i) for i, digest in zip(self.ids, self.picture_sha256, strict=True))
+
+    @property
     def first_row(self) -> np.ndarray:
         """int64 ndarray (n_pictures + 1,): rows of picture i are ``first_row[i]:first_row[i + 1]``."""
         return np.searchsorted(self.picture, np.arange(len(self.ids) + 1)).astype(np.int64)

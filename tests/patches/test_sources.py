@@ -120,6 +120,9 @@ def fixed_table(**changes) -> PatchTable:
         "n_touching": np.zeros(3, np.uint8),
         "filling_class": np.full(3, -1, np.int16),
         "filling_difficult": np.zeros(3, bool),
+        "fill_row": np.zeros(0, np.int32),
+        "fill_class": np.zeros(0, np.int16),
+        "fill_difficult": np.zeros(0, bool),
         "ids": ("a", "b"),
         "size_wh": np.array([[64, 48], [50, 50]], np.int32),
         "apply_exif": np.zeros(2, bool),
@@ -136,6 +139,11 @@ def test_digests_that_stores_are_joined_on_have_not_moved():
     assert fixed_table().compute_rows_digest() == "552fe711cbba6e796fbdd6fd1b0e0a45890f5f81e3da44126cdd5976ed2c299b"
     whole = fixed_table(source="whole")
     assert whole.compute_rows_digest() == "fdff59b2ec223e90d96c5e6f8805c6743e5d01173a597a9c39038ddb08af0928"
+
+
+def test_samples_of_one_file_are_held_out_together():
+    assert fixed_table().group_ids == ("a", "b")
+    assert fixed_table(picture_sha256=("0", "0")).group_ids == ("a", "a")
 
 
 def test_flips_are_in_the_digest_of_the_rows():

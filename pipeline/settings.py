@@ -178,7 +178,7 @@ class CropSettings(Settings):
 class BoxSettings(Settings):
     """One square a person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
 
-    margin: float = Field(1.2, ge=1, le=3, description="side of the square / longer side of the box")
+    margin: float = Field(1.0, ge=1, le=3, description="side of the square / longer side of the box")
     flips: bool = Field(False, description="each square once more, mirrored left to right")
 
 

@@ -187,4 +187,4 @@ def test_settings_of_crops_are_in_the_identity_of_crops_alone(table, trunk):
     assert differences(of("crops"), of("crops", crops=small)) == ["how.crops_shares: got [0.875], expected [0.5]"]
     assert of("crops", boxes=BoxSettings(margin=2)) == of("crops")
     assert of("grid", crops=small) == of("grid")
-    assert {"how.scales", "how.overlap"}.isdisjoint(of("boxes")) and of("boxes")["how.boxes_margin"] == 1.2
+    assert {"how.scales", "how.overlap"}.isdisjoint(of("boxes")) and of("boxes")["how.boxes_margin"] == 1.0

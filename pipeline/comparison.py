@@ -25,10 +25,10 @@ from pipeline.recipes import compared_recipes, find_recipe
 from pipeline.run import Say, current_table, read_receipt, run_evaluate, run_extract, run_fit, run_score
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import fit_stack, mean_rank
-from pipeline.scoring.published import published_rows
+from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores
-from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
+from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference, spread
 from pipeline.settings import Aggregation, RecipeSettings
 from pipeline.workspace import Workspace
 
@@ -69,7 +69,7 @@ def run_recipe(ws: Workspace, dataset: str, name: str, command: str, say: Say) -
         "fit_split": manifest.fit,
         "metric": manifest.metric,
         "mAP": number(float(np.mean(maps))) if maps else None,
-        "std": number(float(np.std(maps, ddof=1))) if len(maps) > 1 else None,
+        "std": spread(maps),
         "seeds": list(ws.settings.seeds),
         "AP": _mean_each([item["AP"] for item in outcome["runs"]]),
         **outcome,
@@ -170,8 +170,8 @@ def _aggregation_of(
     ws: Workspace, dataset: str, name: str, recipe: RecipeSettings, say: Say
 ) -> tuple[Aggregation, dict[str, Any]]:
     """A recipe's aggregation, and how it came about: stated, or the best on held-out fit pictures."""
-    if recipe.aggregation is not None:
-        return recipe.aggregation, {"chosen": "stated"}
+    if recipe.stated_aggregation is not None:
+        return recipe.stated_aggregation, {"chosen": "stated"}
     seed = ws.settings.seeds[0]
     scores = _scored(ws.with_recipe(name, seed), dataset, name, say, held_out=True)
     labels, wanted = _held_out_labels(ws.with_recipe(name, seed), dataset, say)
@@ -319,24 +319,25 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
             )
         stacked = np.stack([item.by(outcome["k"]) for item in scores])
         resampled[outcome["name"]] = bootstrap_map(stacked, table.scored_labels, manifest.metric)
-    reference = ws.settings.reference if ws.settings.reference in resampled else names[0]
+    reference = next((o for o in outcomes if o["name"] == ws.settings.reference), outcomes[0])
     rows = []
     for outcome in outcomes:
         row = {key: value for key, value in outcome.items() if key not in ROW_LEFT_OUT}
-        row["interval"] = interval(resampled[outcome["name"]])
-        if outcome["name"] != reference:
-            row["difference"] = {
-                "to": reference,
-                **paired_difference(resampled[outcome["name"]], resampled[reference]),
-            }
+        if outcome["mAP"] is not None:
+            low, high = interval(resampled[outcome["name"]], measured=outcome["mAP"])
+            row["interval"] = {"low": number(low), "high": number(high)}
+            measured = outcome["mAP"] - reference["mAP"]
+            pair = paired_difference(resampled[outcome["name"]], resampled[reference["name"]], measured=measured)
+            row["difference"] = {"to": reference["name"], **{k: v and number(v) for k, v in pair.items()}}
         rows.append(row)
     first = outcomes[0]
     joined = {
         **{key: first[key] for key in ("dataset", "split", "fit_split", "metric", "pictures", "official")},
-        "reference": reference,
+        "reference": reference["name"],
         "recipes": rows,
         "left_out": [{"name": name, "why": why} for name, why in left_out.items()],
         "published": published_rows(dataset),
+        "published_note": WHY_APART,
         "versions": versions(),
         "command": command,
     }

@@ -62,10 +62,10 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
         raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
     values = settings.model_dump(mode="json")
     if trunk != settings.trunk:
-        values.update(weights=None, layer="fc7")
+        values.update(weights=None, layer="fc7", layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
-    if recipe.aggregation is None:
-        values["aggregation"] = settings.aggregation
+    if recipe.stated_aggregation is not None:
+        values["aggregation"] = recipe.stated_aggregation
     values.update(seed=seed, head=name, heads={**values["heads"], name: values["head"]}, recipes={})
     if recipe.reseed_trunk:
         values["trunk_seed"] = seed
@@ -125,14 +125,18 @@ def compared_recipes(settings: RunSettings) -> tuple[list[str], dict[str, str]]:
 
 def heads_run(settings: RunSettings) -> RunSettings:
     """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
+
+    def stated(recipe: RecipeSettings) -> RecipeSettings:
+        k = recipe.stated_aggregation or settings.aggregation
+        return recipe.model_copy(update={"aggregation": k})
+
     known = known_recipes(settings)
-    shared = {"aggregation": settings.aggregation}
-    recipes = {name: known[name].model_copy(update=shared) for name in settings.compare}
+    recipes = {name: stated(known[name]) for name in settings.compare}
+    main = settings.head_settings(settings.head)
     for trunk in settings.baselines:
         slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
-        recipes[f"{settings.head}-on-{slug}"] = RecipeSettings(
-            title=f"{settings.head} on {trunk}", trunk=trunk, head=settings.head_settings(settings.head), **shared
-        )
+        title = f"{settings.head} on {trunk}"
+        recipes[f"{settings.head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
     return settings.model_copy(
         update={
             "recipes": {**settings.recipes, **recipes},

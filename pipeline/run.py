@@ -138,11 +138,6 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
 
 
-def with_layer(ws: Workspace, layer: str) -> Workspace:
-    """The same settings with another layer of the trunk."""
-    return Workspace(ws.settings.model_copy(update={"layer": layer}))
-
-
 def plan_extraction(
     ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
 ) -> Extraction:
@@ -155,7 +150,7 @@ def plan_extraction(
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    ws = with_layer(ws, layers[0]) if layers else ws
+    ws = ws.with_layer(layers[0]) if layers else ws
     return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache, layers)
 
 
@@ -200,7 +195,7 @@ def run_extract_layers(
     if scheduler is not None:
         engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
     stores = extraction.run_layers(engine=engine)
-    for each, store in zip([with_layer(ws, layer) for layer in layers] or [ws], stores, strict=True):
+    for each, store in zip([ws.with_layer(layer) for layer in layers] or [ws], stores, strict=True):
         _write_receipt(each, dataset, split, extraction, store, made)
     return stores
 
@@ -239,7 +234,7 @@ def run_extract_share(
     extraction = plan_extraction(ws, dataset, split, say, layers=layers)
     extraction.run_layers(share)
     paths = []
-    for each, asked in zip([with_layer(ws, layer) for layer in layers] or [ws], extraction.asked, strict=True):
+    for each, asked in zip([ws.with_layer(layer) for layer in layers] or [ws], extraction.asked, strict=True):
         paths.append(each.share_path(dataset, split, index, count))
         write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
     return paths

@@ -433,9 +433,15 @@ class RecipeSettings(Settings):
         return self
 
     @property
+    def stated_aggregation(self) -> Aggregation | None:
+        """The aggregation where there is nothing to choose: it is named, or the head has one vector a picture."""
+        pooled = self.head is not None and self.head.kind == "svm"
+        return POOLED if pooled and self.aggregation is None else self.aggregation
+
+    @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head", "aggregation")
+        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -450,6 +456,9 @@ class RunSettings(Settings):
     results: str = Field("results", description="folder of heads, scores and results")
     trunk: str = Field("alexnet64", description="name or path of the frozen network")
     layer: str = Field("fc7", description="layer whose activations are kept")
+    layers: tuple[str, ...] = Field(
+        (), description="further layers that the workflow keeps from the same pass, for recipes on them"
+    )
     weights: str | None = Field(None, description="safetensors file with the trunk's weights")
     device: str = Field(
         "auto",
@@ -484,11 +493,14 @@ class RunSettings(Settings):
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
     aggregations: tuple[Aggregation, ...] = Field(
-        (1.0, 3.0, 5.0, 8.0, "max"), description="aggregations that are shown beside it"
+        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
     readings: tuple[Literal["fills", "touches"], ...] = Field(
         ("fills", "touches"), min_length=1, description="readings of a sweep"
+    )
+    no_pretrain: FromScratchSettings = Field(
+        FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
@@ -524,8 +536,9 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _layer_belongs_to_the_family(self) -> RunSettings:
-        if self.trunk in TRUNKS and self.layer not in LAYERS:
-            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(self.layer)}")
+        for layer in (self.layer, *self.layers):
+            if self.trunk in TRUNKS and layer not in LAYERS:
+                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(layer)}")
         return self
 
     @field_validator("heads")

@@ -54,11 +54,9 @@ class Workspace:
 
     settings: RunSettings
 
-    def with_trunk(self, trunk: str) -> Workspace:
-        """The same settings with another trunk."""
-        if trunk == self.settings.trunk:
-            return self
-        return Workspace(self.settings.model_copy(update={"trunk": trunk, "weights": None, "layer": "fc7"}))
+    def with_layer(self, layer: str) -> Workspace:
+        """The same settings with another layer of the trunk."""
+        return Workspace(self.settings.model_copy(update={"layer": layer}))
 
     def with_recipe(self, name: str, seed: int) -> Workspace:
         """The run of one recipe with one seed; its head has the recipe's name."""
@@ -104,6 +102,8 @@ class Workspace:
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
+        if self.makes_trunk:
+            return {**key, "made": self.trunk_digest}
         return {**key, "trunk_seed": s.trunk_seed} if s.trunk in SEEDED_TRUNKS else key
 
     def _head_key(self, head: str, held_out: bool = False) -> dict[str, Any]:
@@ -151,12 +151,18 @@ class Workspace:
 
     @property
     def trunk_digest(self) -> str:
+        """Of a trunk that is made from a dataset: what decides its weights, beside the dataset itself."""
         s = self.settings
-        making = {name.replace("-", "_"): getattr(s, name.replace("-", "_"), None) for name in (s.trunk,)}
-        settings = {name: value.model_dump(mode="json") if value else None for name, value in making.items()}
-        return digest_of({**self._table_key(), "versions": versions_to("trunk"), **settings, "seed": s.trunk_seed})[
-            :DIGITS
-        ]
+        making = getattr(s, s.trunk.replace("-", "_"), None) if self.makes_trunk else None
+        key = {
+            **self._table_key(),
+            "versions": versions_to("trunk"),
+            "trunk": s.trunk,
+            "making": making.model_dump(mode="json") if making is not None else None,
+            "labels": s.labels.model_dump(mode="json"),
+            "seed": s.trunk_seed,
+        }
+        return digest_of(key)[:DIGITS]
 
     def trunk_path(self, dataset: str) -> Path:
         """The card of a trunk that is made from the fit split of `dataset`."""

@@ -85,6 +85,12 @@ WORKSPACES = [RUN] + [
 TABLES = {ws.table_digest: ws for ws in reversed(WORKSPACES)}
 TRUNKS = {ws.trunk_digest: ws for ws in reversed(WORKSPACES) if ws.makes_trunk}
 STORES = {ws.store_digest: ws for ws in reversed(WORKSPACES)}
+# Stores of further layers, which the main run's pass makes along the way.
+JOINT_LAYERS = {
+    RUN.with_layer(layer).store_digest
+    for layer in RUN.settings.layers
+    if layer != RUN.settings.layer
+}
 HEADS = {RUN.head_digest(RUN.settings.head): RUN}
 SCORES = {RUN.scores_digest(RUN.settings.head): RUN}
 RUNS = {RUN.run_digest(RUN.settings.head): RUN}
@@ -181,6 +187,14 @@ def state_of_weights(store_digest):
 
 def weights_state(wildcards):
     return state_of_weights(wildcards.digest)
+
+
+def joint_layers(wildcards):
+    """The layers that the main run's pass keeps, as an option; other stores are of one layer."""
+    layers = RUN.settings.layers
+    if not layers or wildcards.digest != RUN.store_digest:
+        return ""
+    return f" --layers {','.join(dict.fromkeys((RUN.settings.layer, *layers)))}"
 
 
 def store_making(wildcards):

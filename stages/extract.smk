@@ -18,9 +18,10 @@ rule extract:
         weights=weights_state,
         made=store_making,
         config=store_config,
+        layers=joint_layers,
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --threads {threads} --config {params.config} --made {params.made} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config} --made {params.made}{params.layers} 2>&1 | tee {log} >&2"
 
 
 # With scatter=N: a range of the store's parts, as a job of its own, on its own device. Which ranges
@@ -44,6 +45,7 @@ rule extract_share:
         weights=weights_state,
         made=store_making,
         config=store_config,
+        layers=joint_layers,
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split} --share {wildcards.i}/{wildcards.n}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config}{params.layers} 2>&1 | tee {log} >&2"

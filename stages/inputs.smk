@@ -7,14 +7,15 @@ def trunk_inputs(wildcards):
 
 
 def store_inputs(wildcards):
-    """The table, and the card of a trunk that is made from the dataset."""
+    """The table; the card of a trunk that is made from the dataset; the pass that keeps this layer too."""
     ws = STORES[wildcards.digest]
-    inputs = {"table": ws.table_path(wildcards.dataset, wildcards.split)}
-    return (
-        {**inputs, "trunk": ws.trunk_path(wildcards.dataset)}
-        if ws.makes_trunk
-        else inputs
-    )
+    names = (wildcards.dataset, wildcards.split)
+    inputs = {"table": ws.table_path(*names)}
+    if ws.makes_trunk:
+        inputs["trunk"] = ws.trunk_path(wildcards.dataset)
+    if wildcards.digest in JOINT_LAYERS:
+        inputs["joint"] = RUN.receipt_path(*names)
+    return inputs
 
 
 def extract_shares(wildcards):

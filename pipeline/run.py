@@ -370,7 +370,7 @@ def _describe(head: Head) -> str:
     facts = head.facts
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    if "patches" in facts:
+    if "positive" in facts.get("patches", {}):
         text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
     return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
 

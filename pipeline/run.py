@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
-from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import LabelSettings, RunSettings
 from pipeline.trunk.devices import resolve_device
@@ -331,11 +331,15 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
     """
     manifest = load_manifest(dataset)
     settings = {name: ws.settings.head_settings(name) for name in heads}
-    table = current_table(ws, dataset, manifest.fit, say)
-    store = sealed_store(ws, dataset, manifest.fit)
+
+    @cache
+    def joined(split: str) -> tuple[PatchTable, Store]:
+        return current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
+        table, store = joined(ws.split_of_rows(manifest, name, held_out))
         path = paths[name] = ws.head_path(dataset, name, held_out)
         if _is_current(path, store, table, ws.settings.labels, say):
             continue
@@ -370,8 +374,8 @@ def _describe(head: Head) -> str:
     facts = head.facts
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    if "positive" in facts.get("patches", {}):
-        text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
+    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    text += f", {' and '.join(counts)} patches" if counts else ""
     return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
 
 
@@ -410,11 +414,12 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     scores = load_scores(scores_path)
     folder = ws.run_dir(dataset, head)
     seconds = _stage_seconds(ws, dataset, head, manifest, split)
-    about = (scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
+    k = effective(ws.settings.aggregation, scores.aggregations)
+    about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
         competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
-        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition, manifest.unscored)
+        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 
 from pipeline.dataset.archive import download, merge_folder, unpack
+from pipeline.dataset.labelled import list_split
 from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
 from pipeline.dataset.picture import decode_annotated
 from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_objects, read_ids
@@ -32,6 +33,7 @@ class SplitCheck:
     missing_pictures, missing_annotations : ids without a file (annotations: labelled splits only)
     class_lists : count of ``<class>_<split>.txt`` that are there
     faults : everything else that is wrong, a line each: lists, XML files, pictures
+    boxes : whether there should be annotations at all
     """
 
     split: str
@@ -42,6 +44,7 @@ class SplitCheck:
     missing_annotations: tuple[str, ...] = ()
     class_lists: int = 0
     faults: tuple[str, ...] = ()
+    boxes: bool = True
 
     @property
     def complete(self) -> bool:
@@ -63,7 +66,7 @@ class SplitCheck:
         pictures = self.listed - len(self.missing_pictures)
         of = "" if self.official is None else f" (manifest: {self.official})"
         text = f"{self.split}: {self.listed} listed{of}, {pictures} pictures"
-        if self.labelled:
+        if self.labelled and self.boxes:
             text += f", {self.listed - len(self.missing_annotations)} annotations, {self.class_lists} class lists"
         return text
 
@@ -115,6 +118,8 @@ def _survey(manifest: Manifest, data_root: str | Path | None, read_xml: bool, de
 def _check_split(
     manifest: Manifest, split: str, folder: Path, faults: dict[str, list[str]], read_xml: bool, deep: bool
 ) -> SplitCheck:
+    if not manifest.has_boxes:
+        return _check_labelled(manifest, split, folder, deep)
     entry = manifest.splits[split]
     of_actions = manifest.layout == "voc-action"
     try:
@@ -149,6 +154,20 @@ def _check_split(
         len(lists),
         tuple([f"{i}: {fault}" for i in ids for fault in faults.get(i, ())] + lines),
     )
+
+
+def _check_labelled(manifest: Manifest, split: str, folder: Path, deep: bool) -> SplitCheck:
+    """A split of pictures with labels and no boxes."""
+    entry = manifest.splits[split]
+    try:
+        listing, base = list_split(manifest, split, folder)
+    except DatasetError as error:
+        return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),), boxes=False)
+    faults = list(listing.problems)
+    if deep:
+        for path in track(listing.paths, f"check {split}", len(listing.paths), "pictures"):
+            faults += _read_files(manifest, None, base / path)
+    return SplitCheck(split, entry.labelled, len(listing.ids), entry.pictures, faults=tuple(faults), boxes=False)
 
 
 def _read_files(manifest: Manifest, xml: Path | None, picture: Path | None) -> list[str]:

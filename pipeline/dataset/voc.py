@@ -281,7 +281,7 @@ def labels_from_lists(
 
 
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> Split:
-    """Read the id list, all annotations and all class lists of one split.
+    """Read the id list, all annotations and all class lists of one split; of layouts without boxes, the labels.
 
     Raises
     ------
@@ -295,6 +295,10 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
         from pipeline.dataset.voc_action import read_action_split  # it reads XML with the functions above
 
         return read_action_split(manifest, split, folder)
+    if not manifest.has_boxes:
+        from pipeline.dataset.labelled import read_labelled_split  # it needs what stands above
+
+        return read_labelled_split(manifest, split, folder)
     list_path = id_list_path(manifest, split, folder)
     ids = read_ids(list_path)
     labelled = manifest.splits[split].labelled
@@ -350,6 +354,12 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
 
     It sees every change that alters size or time, reads no content, and costs one stat a file.
     """
+    if not manifest.has_boxes:
+        from pipeline.dataset.labelled import state_of_labelled
+
+        entry = manifest.splits[split]
+        about = digest_of([manifest.layout, manifest.classes, manifest.zero, entry.labelled])
+        return digest_of(sorted([(about, 0, 0), *state_of_labelled(manifest, split, data_root)]))
     folder = dataset_folder(manifest, data_root)
     list_path = id_list_path(manifest, split, folder)
     wanted = set(_listed_ids(manifest, list_path))

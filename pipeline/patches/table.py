@@ -67,6 +67,7 @@ class PatchTable:
     annotation_digest : digest of lists and XML that were read
     skipped_sha256 : tuple of str, digest of each skipped file's bytes, empty where it could not be read
     unscored : classes that heads learn and no result counts
+    has_boxes : whether the dataset has boxes; without, no patch has a label of its own
     """
 
     dataset: str
@@ -97,6 +98,7 @@ class PatchTable:
     crops: CropSettings = CropSettings()
     boxes: BoxSettings = BoxSettings()
     unscored: tuple[str, ...] = ()
+    has_boxes: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -105,6 +107,19 @@ class PatchTable:
     @property
     def labelled(self) -> bool:
         return self.picture_labels.shape[1] > 0
+
+    def need_boxes(self, who: str) -> None:
+        """Stop what learns from labelled patches, where there are none because there are no boxes.
+
+        Raises
+        ------
+        DatasetError
+        """
+        if not self.has_boxes:
+            raise DatasetError(
+                f"{who} needs boxes, and dataset {self.dataset} has none, only labels of pictures; "
+                "use a head of kind weak or svm, or a recipe that has one (weak, svm, svm-whole)"
+            )
 
     @property
     def sources(self) -> SourceSettings:
@@ -308,6 +323,7 @@ def make_table(
         crops=sources.crops,
         boxes=sources.boxes,
         unscored=split.manifest.unscored,
+        has_boxes=split.manifest.has_boxes,
     )
     return _with_digest(table)
 
@@ -383,6 +399,8 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["unscored"] = json.dumps(table.unscored)
         file.attrs["annotation_digest"] = table.annotation_digest
         file.attrs["rows_digest"] = table.rows_digest
+        if not table.has_boxes:  # said only where it is news: tables of datasets with boxes keep their bytes
+            file.attrs["has_boxes"] = False
     write_whole(path, sign_hdf5(buffer.getvalue()))
 
 
@@ -421,6 +439,7 @@ def read_table(path: Path) -> PatchTable:
                 annotation_digest=str(file.attrs["annotation_digest"]),
                 skipped_sha256=tuple(file["skipped/sha256"].asstr()[:]),
                 rows_digest=str(file.attrs["rows_digest"]),
+                has_boxes=bool(file.attrs.get("has_boxes", True)),
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):

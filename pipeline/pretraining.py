@@ -97,7 +97,7 @@ def pretrain_on_patches(
     table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
-    out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]
+    out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
     px = FORMS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():

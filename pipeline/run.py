@@ -99,6 +99,8 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
+        crops=ws.settings.crops,
+        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -392,7 +394,7 @@ def run_score(
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
     loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
-    wanted = hold_out_pictures(table.ids, ws.settings.held_out) if held_out else None
+    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
     scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
@@ -418,8 +420,8 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
-        files = write_devkit_files(scores, k, folder / "devkit", competition)
+        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:

@@ -2,6 +2,7 @@
 #
 #   snakemake --cores 8 results/voc12_map.json            the main job
 #   snakemake --cores 8 results/voc12_heads.json          all configured heads over one store
+#   snakemake --cores 8 results/voc12_compare.json        all recipes beside each other and published rows
 #   snakemake --cores 8 results/voc12_sweep.json          head, reading and k chosen on held-out pictures
 #
 # Any manifest's name may stand for voc12. Settings: --config trunk=random aggregation=3 data_root=DIR ...
@@ -13,9 +14,11 @@ min_version("9.0")
 include: "stages/common.smk"
 include: "stages/inputs.smk"
 include: "stages/patches.smk"
+include: "stages/trunk.smk"
 include: "stages/extract.smk"
 include: "stages/head.smk"
 include: "stages/score.smk"
+include: "stages/recipe.smk"
 include: "stages/results.smk"
 
 

@@ -11,8 +11,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.activations.identity import Identity, explain_differences, trunk_f
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import Split, read_split
-from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError, enumerate_problems
+from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError
 from pipeline.files import (
     DigestMemory,
     read_json,
@@ -34,12 +34,13 @@ from pipeline.files import (
     write_json,
     write_whole,
 )
-from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
-from pipeline.scoring.results import evaluate_scores, join_heads, unlabelled_result, versions, write_devkit_files
-from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
+from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import RunSettings
+from pipeline.settings import LabelSettings, RunSettings
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -98,6 +99,8 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
+        crops=ws.settings.crops,
+        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -108,25 +111,48 @@ def picture_paths(split: Split) -> dict[str, Path]:
     return dict(zip(split.ids, split.paths, strict=True))
 
 
-def make_trunk(ws: Workspace) -> Trunk:
-    """The configured trunk, loaded."""
+def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
+    """The configured trunk, loaded; one that is made from a dataset must have been made.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
     s = ws.settings
-    return load_trunk(s.trunk, s.layer, Path(s.weights) if s.weights else None, s.seed)
+    name = s.trunk
+    if dataset is not None and ws.makes_trunk:
+        card = ws.trunk_path(dataset)
+        if not card.is_file():
+            raise MissingDataError(
+                f"{dataset}: trunk {s.trunk!r} has not been made from its fit split yet (no {card}); "
+                f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
+            )
+        name = str(card)
+    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
 
 
-def make_runner(ws: Workspace) -> TrunkRunner:
+def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws), device, resolve_precision(ws.settings.precision, device))
+    trunk = make_trunk(ws, dataset)
+    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
 
 
-def plan_extraction(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> Extraction:
-    """The extraction that the settings ask for: table, pictures, trunk, place."""
+def plan_extraction(
+    ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
+) -> Extraction:
+    """The extraction that the settings ask for: table, pictures, trunk, place.
+
+    Parameters
+    ----------
+    layers : several layers from one pass, in place of the one of the settings
+    """
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    return Extraction(table, paths, make_runner(ws), ws.stores, ws.settings.batch, say, ws.cache)
+    ws = ws.with_layer(layers[0]) if layers else ws
+    return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache, layers)
 
 
 def run_extract(
@@ -139,19 +165,45 @@ def run_extract(
     scheduler: str | None = None,
 ) -> Store:
     """Make or complete the store of a split, then write its receipt."""
+    return run_extract_layers(ws, dataset, split, (), say, made, rehash, scheduler)[0]
+
+
+def run_extract_layers(
+    ws: Workspace,
+    dataset: str,
+    split: str,
+    layers: Sequence[str],
+    say: Say,
+    made: int | None = None,
+    rehash: bool = False,
+    scheduler: str | None = None,
+) -> list[Store]:
+    """Make or complete the stores of some layers in one pass; each gets the receipt that it gets alone.
+
+    Parameters
+    ----------
+    layers : none for the one of the settings
+    """
     workers = None
     if scheduler is not None:
         from pipeline.activations.dask_engine import DaskEngine
 
-        workers = _for_workers(ws, DaskEngine.n_local(scheduler))
+        workers = _for_workers(ws, dataset, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
         sweep_partials(ws.stores.path / ".partial")
-    extraction = plan_extraction(ws, dataset, split, say, rehash)
+    extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
     engine = None
     if scheduler is not None:
         engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
-    store = extraction.run(engine=engine)
-    assert store is not None  # it is after a share only
+    stores = extraction.run_layers(engine=engine)
+    for each, store in zip([ws.with_layer(layer) for layer in layers] or [ws], stores, strict=True):
+        _write_receipt(each, dataset, split, extraction, store, made)
+    return stores
+
+
+def _write_receipt(
+    ws: Workspace, dataset: str, split: str, extraction: Extraction, store: Store, made: int | None
+) -> None:
     table = extraction.table
     receipt = {
         "dataset": dataset,
@@ -163,27 +215,33 @@ def run_extract(
         "bytes": store.n_bytes,
         "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
         "trunk": extraction.runner.trunk.card.name,
-        "layer": extraction.runner.trunk.layer,
-        "weights": ws.weights_state(),
+        "layer": store.identity["how.layer"],
+        "weights": ws.weights_state(dataset),
         "made": made if made is not None else ws.store_making(dataset, split),
         # What `cache verify` and `cache repair` need to make rows again.
         "settings": ws.settings.model_dump(mode="json"),
     }
     write_whole(ws.receipt_path(dataset, split), signed_json(receipt))
-    return store
 
 
-def run_extract_share(ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say) -> Path:
-    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`."""
+def run_extract_share(
+    ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say, layers: Sequence[str] = ()
+) -> list[Path]:
+    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`.
+
+    Of several layers' stores, if there are `layers`; then the file that is left is one a layer too.
+    """
     index, count = share
-    extraction = plan_extraction(ws, dataset, split, say)
-    extraction.run(share)
-    path = ws.share_path(dataset, split, index, count)
-    write_json(path, {"store": extraction.folder.name, "share": f"{index}/{count}"})
-    return path
+    extraction = plan_extraction(ws, dataset, split, say, layers=layers)
+    extraction.run_layers(share)
+    paths = []
+    for each, asked in zip([ws.with_layer(layer) for layer in layers] or [ws], extraction.asked, strict=True):
+        paths.append(each.share_path(dataset, split, index, count))
+        write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
+    return paths
 
 
-def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
+def _for_workers(ws: Workspace, dataset: str, n_here: int | None) -> RunSettings:
     """The settings with absolute paths, for workers started in other folders.
 
     Of `n_here` workers of this machine each gets its share of the cores; one elsewhere knows its own.
@@ -194,12 +252,13 @@ def _for_workers(ws: Workspace, n_here: int | None) -> RunSettings:
     places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
     if s.weights:
         places["weights"] = str(Path(s.weights).absolute())
-    if Path(s.trunk).is_file():
-        places["trunk"] = str(Path(s.trunk).absolute())
+    card = ws.trunk_path(dataset) if ws.makes_trunk else Path(s.trunk)
+    if card.is_file():
+        places["trunk"] = str(card.absolute())
     return s.model_copy(update=places)
 
 
-def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> PartMaker:
+def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> PartMaker:
     """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
 
     Raises
@@ -209,14 +268,16 @@ def make_part_maker(settings: RunSettings, store: str, expected: Identity) -> Pa
     """
     ws = Workspace(settings)
     runner = make_runner(ws)
-    batch, part_rows = expected["how.batch"], expected["how.part_rows"]
-    own = {**expected, **trunk_fields(runner.trunk, runner.precision_name, batch, part_rows)}
-    if own != expected:
-        raise StoreError(
-            f"worker {platform.node()}: would make other activations than were asked for\n"
-            f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
-        )
-    return PartMaker(runner, ws.stores.child(store))
+    for expected in stores.values():
+        batch, part_rows = expected["how.batch"], expected["how.part_rows"]
+        trunk = runner.trunk.at(expected["how.layer"])
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows)}
+        if own != expected:
+            raise StoreError(
+                f"worker {platform.node()}: would make other activations than were asked for\n"
+                f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
+            )
+    return PartMaker(runner, *map(ws.stores.child, stores))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
@@ -247,12 +308,13 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
         raise StoreError(
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
     receipt = read_receipt(path)
     folder = ws.stores.child(receipt["store"])
     opened = Store(folder)
     # Where the weights are not at hand there is nothing to compare: heads need none.
-    if ws.has_weights() and receipt.get("weights") != ws.weights_state():
+    if ws.has_weights() and receipt.get("weights") != ws.weights_state(dataset):
         raise StoreError(
             f"{folder}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
             f"extract again: pipeline extract --dataset {dataset} --split {split} --trunk {ws.settings.trunk}"
@@ -264,54 +326,81 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
     return opened
 
 
-def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say) -> dict[str, Path]:
-    """Fit the heads that are not fitted yet on the fit split's store."""
+def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_out: bool = False) -> dict[str, Path]:
+    """Fit the heads that are not fitted yet on the fit split's store.
+
+    With `held_out` they are fitted without the held-out share of its pictures, for choosing on these.
+    """
     manifest = load_manifest(dataset)
     settings = {name: ws.settings.head_settings(name) for name in heads}
-    table = current_table(ws, dataset, manifest.fit, say)
-    store = sealed_store(ws, dataset, manifest.fit)
+
+    @cache
+    def joined(split: str) -> tuple[PatchTable, Store]:
+        return current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
-        path = paths[name] = ws.head_path(dataset, name)
-        if path.is_file():
-            current = (store.fingerprint, table.labels_digest(ws.settings.labels))
-            try:
-                facts = load_head(path).facts
-            except HeadError as error:
-                say(f"{error}; fitting it anew")
-            else:
-                if (facts["fingerprint"], facts["labels_digest"]) == current:
-                    say(f"{path}: fitted on this store and these labels already")
-                    continue
+        table, store = joined(ws.split_of_rows(manifest, name, held_out))
+        path = paths[name] = ws.head_path(dataset, name, held_out)
+        if _is_current(path, store, table, ws.settings.labels, say):
+            continue
         started = time.perf_counter()
-        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed)
+        share = ws.settings.held_out if held_out else 0.0
+        trunk = partial(make_trunk, ws, dataset)
+        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed, share, trunk)
         digest = save_head(head, path)
         seconds = time.perf_counter() - started
         _write_log(path, {"fit_head": seconds})
-        used, skipped = head.facts["pictures"]["used"], head.facts["pictures"]["skipped"]
-        say(
-            f"{path}: fitted on {used:,} of {used + skipped:,} pictures, "
-            f"{head.facts['patches']['positive']:,} positive and {head.facts['patches']['background']:,} background "
-            f"patches in {seconds:.1f} s; loss {head.facts['epochs'][-1]['loss']:.4f}; sha256 {digest[:12]}"
-        )
+        say(f"{path}: {_describe(head)} in {seconds:.1f} s; sha256 {digest[:12]}")
     return paths
 
 
-def run_score(ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say) -> dict[str, Path]:
-    """Score a split with fitted heads; the store is read once for all of them."""
+def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettings, say: Say) -> bool:
+    """Whether a head is there, sound, and fitted on this store and these labels."""
+    if not path.is_file():
+        return False
+    try:
+        facts = load_head(path).facts
+    except HeadError as error:
+        say(f"{error}; fitting it anew")
+        return False
+    current = (facts["fingerprint"], facts["labels_digest"]) == (store.fingerprint, table.labels_digest(labels))
+    if current:
+        say(f"{path}: fitted on this store and these labels already")
+    return current
+
+
+def _describe(head: Head) -> str:
+    """What a head was fitted on, and how it went."""
+    facts = head.facts
+    used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
+    text = f"fitted on {used:,} of {total:,} pictures"
+    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    text += f", {' and '.join(counts)} patches" if counts else ""
+    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
+
+
+def run_score(
+    ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say, held_out: bool = False
+) -> dict[str, Path]:
+    """Score a split with fitted heads; the store is read once for all of them.
+
+    With `held_out`: the held-out pictures of the fit split, with the heads that have not seen them.
+    """
     manifest = load_manifest(dataset)
-    split = split or manifest.eval
+    split = manifest.fit if held_out else split or manifest.eval
     table = current_table(ws, dataset, split, say)
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
-    loaded = [load_head(ws.head_path(dataset, name)) for name in heads]
+    loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
+    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
-    scored = score_split(store, table, loaded, ws.settings.all_aggregations)
+    scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
     paths = {}
     for name, scores in zip(heads, scored, strict=True):
-        path = paths[name] = ws.scores_path(dataset, name, split)
+        path = paths[name] = ws.scores_path(dataset, name, split, held_out)
         save_scores(scores, path)
         _write_log(path, {"score": seconds})
         say(f"{path}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")
@@ -327,11 +416,12 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     scores = load_scores(scores_path)
     folder = ws.run_dir(dataset, head)
     seconds = _stage_seconds(ws, dataset, head, manifest, split)
-    about = (scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
+    k = effective(ws.settings.aggregation, scores.aggregations)
+    about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
-        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
+        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:
@@ -346,44 +436,6 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     }
     write_json(folder / "map.json", result)
     return result
-
-
-def run_compare(
-    ws: Workspace, dataset: str, heads: Sequence[str], baselines: Sequence[str], say: Say
-) -> dict[str, Any]:
-    """Join the results of several heads, and of the main head on baseline trunks, into one file."""
-    runs = [(name, ws, name) for name in heads]
-    runs += [(f"{ws.settings.head} on {trunk}", ws.with_trunk(trunk), ws.settings.head) for trunk in baselines]
-    paths = {name: where.run_dir(dataset, head) / "map.json" for name, where, head in runs}
-    missing = [f"{name}: no {path}" for name, path in paths.items() if not path.is_file()]
-    if missing:
-        raise PipelineError(
-            f"{dataset}: {len(missing)} of {len(paths)} results are missing\n{enumerate_problems(missing)}\n"
-            f"make them with: pipeline evaluate --dataset {dataset} --head NAME"
-        )
-    results = []
-    for name, path in paths.items():
-        try:
-            result = read_json(path)
-            results.append((name, {**result, "mAP": result["mAP"]}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PipelineError(
-                f"{path}: not a result ({type(error).__name__} {error}); make it again with: pipeline evaluate "
-                f"--dataset {dataset}"
-            ) from error
-    if all(result["mAP"] is None for _, result in results):
-        raise PipelineError(
-            f"{dataset} {results[0][1]['split']}: no labels, so nothing to compare; the files for the "
-            f"evaluation server are in {', '.join(str(path.parent / 'devkit') for path in paths.values())}"
-        )
-    try:
-        joined = join_heads(results)
-    except (KeyError, TypeError) as error:
-        listed = ", ".join(map(str, paths.values()))
-        raise PipelineError(f"{listed}: one is not a result: no {error}; make it again: pipeline evaluate") from error
-    write_json(ws.heads_path(dataset), joined)
-    say(f"{ws.heads_path(dataset)}: {len(results)} results side by side")
-    return joined
 
 
 def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:

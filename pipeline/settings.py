@@ -22,7 +22,9 @@ from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 # Bounds far above any use, and below what makes a machine stop without a word.
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
+MAX_FC_WIDTH = 16_384
 MAX_EPOCHS = 10_000
+MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
 MAX_THREADS = 1024
 
@@ -63,6 +65,10 @@ def check_aggregation(value: object) -> Aggregation:
     raise ValueError(
         f"must be a power in 1..100, max, top:T (T in 1..1000), lme:R (R in 0.1..100) or pooled, got {brief(value)}"
     )
+
+
+RANDOM_CLASSES = r"random:([1-9]\d{0,6})(?::(\d{1,9}))?"
+"""A number of classes at random, and the seed of the choice."""
 
 
 class Settings(BaseModel):
@@ -117,6 +123,9 @@ def refuse_credentials(url: str) -> None:
         )
 
 
+Source = Literal["grid", "whole", "crops", "boxes"]
+
+
 class GridSettings(Settings):
     """Which square windows of a picture are looked at (Oquab et al. 2014, section 3.2)."""
 
@@ -143,6 +152,53 @@ class GridSettings(Settings):
         if scales and scales[-1] > 1000:
             raise ValueError(f"must be at most 1000, got {scales[-1]}")
         return scales
+
+
+class CropSettings(Settings):
+    """Jittered crops of a whole picture (Krizhevsky et al. 2012; Razavian et al. 2014): `source: crops`.
+
+    The whole picture, squashed to a square, and for each share five squares: in the centre and in the four corners.
+    """
+
+    whole: bool = Field(True, description="the whole picture is one of the crops")
+    shares: tuple[float, ...] = Field(
+        (0.875,), max_length=25, description="sides of the squares, as shares of the picture's short side"
+    )
+    flips: bool = Field(True, description="each crop once more, mirrored left to right")
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_are_parts(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.05 <= s <= 1 for s in shares) or len(set(shares)) < len(shares):
+            raise ValueError(f"must lie in 0.05..1 and differ, got {brief(list(shares))}")
+        return shares
+
+    @model_validator(mode="after")
+    def _there_is_a_crop(self) -> Self:
+        if not (self.whole or self.shares):
+            raise ValueError("no crop is left: allow whole, or give shares")
+        return self
+
+
+class BoxSettings(Settings):
+    """One square a person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
+
+    margin: float = Field(1.0, ge=1, le=3, description="side of the square / longer side of the box")
+    flips: bool = Field(False, description="each square once more, mirrored left to right")
+
+
+class SourceSettings(Settings):
+    """A source and the settings of all of them; those of the others decide nothing."""
+
+    source: Source = "grid"
+    grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
+
+    def own(self) -> dict[str, object]:
+        """Settings of ``crops`` or ``boxes``, by name; nothing for the sources that came before them."""
+        own = {"crops": self.crops, "boxes": self.boxes}.get(self.source)
+        return {} if own is None else {f"{self.source}_{name}": v for name, v in own.model_dump(mode="json").items()}
 
 
 class LabelSettings(Settings):
@@ -232,10 +288,22 @@ class SvmSettings(Settings):
         ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
     )
     normalise: bool = Field(True, description="each pooled vector to length 1")
-    standardise: bool = Field(False, description="columns to mean 0 and deviation 1 over the fit pictures")
-    costs: tuple[float, ...] = Field(
-        (0.01, 0.1, 1.0, 10.0), min_length=1, description="values of C, of which one is chosen on held-out fit pictures"
+    standardise: bool = Field(
+        True, description="columns to mean 0 and equal deviation over the fit pictures, after that; lengths stay near 1"
     )
+    costs: tuple[float, ...] = Field(
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        min_length=1,
+        max_length=100,
+        description="values of C; one for all classes is chosen by cross-validation over the fit pictures",
+    )
+
+    @field_validator("pooling", "costs")
+    @classmethod
+    def _each_once(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each once, got {brief(list(values))}")
+        return values
 
     @field_validator("costs")
     @classmethod
@@ -253,6 +321,7 @@ class AdaptedSettings(HeadSettings):
         ("fc6",), min_length=1, description="layers that are trained again"
     )
     trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FC7, FCa and FCb")
 
 
 class OwnSettings(Settings):
@@ -290,9 +359,22 @@ class PretrainSettings(Settings):
     """How a trunk is pre-trained on the source task."""
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
+    # Left out where it is not set, so that what was named before there was a choice keeps its name.
+    fc_width: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FC_WIDTH,
+        exclude_if=lambda width: width is None,
+        description="of FC6 and FC7; None for the architecture's own (4096, alexnet64 1024); PRE-1512 has 6144",
+    )
     epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
+    updates: int | None = Field(None, ge=1, le=MAX_UPDATES, description="steps in all, instead of epochs")
     batch: int = Field(256, ge=2, le=MAX_BATCH)
     peak_rate: float = Field(0.15, gt=0, description="highest learning rate of the one cycle")
+    peak_rates: tuple[float, ...] = Field(
+        (), max_length=100, description="rates of which the one with the lowest held-out loss is taken instead"
+    )
+    trial_updates: int = Field(500, ge=1, le=MAX_UPDATES, description="steps of the short run with each of them")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -301,11 +383,126 @@ class PretrainSettings(Settings):
     zoom: tuple[float, float] = Field((0.9, 1.2), description="range of the random zoom")
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
+    @field_validator("peak_rates")
+    @classmethod
+    def _rates_are_positive(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(rate <= 0 for rate in rates) or len(set(rates)) != len(rates):
+            raise ValueError(f"must be positive and differ, got {brief(list(rates))}")
+        return rates
 
-TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky")
+
+class ClassSelection(Settings):
+    """Which classes of a folder of synset folders the source task has (Oquab et al. 2014, section 4)."""
+
+    select: str = Field("all", description="all, random:N, random:N:SEED, or nodes: a base list and all below nodes")
+    base: str | None = Field(None, description="with nodes: a file with a wnid a line, or random:N")
+    below: tuple[str, ...] = Field((), max_length=1000, description="with nodes: WordNet nodes, by name or wnid")
+    wordnet: str | None = Field(None, description="table of synsets to use instead of the one that is shipped")
+
+    @model_validator(mode="after")
+    def _parts_belong_together(self) -> Self:
+        if self.select not in ("all", "nodes") and not re.fullmatch(RANDOM_CLASSES, self.select):
+            raise ValueError(f"select must be all, random:N, random:N:SEED or nodes, got {brief(self.select)}")
+        if self.select == "nodes" and not self.below:
+            raise ValueError("select nodes: name at least one node with below")
+        if self.select != "nodes" and (self.base or self.below or self.wordnet):
+            raise ValueError(f"base, below and wordnet belong to select nodes, not to {brief(self.select)}")
+        return self
+
+
+class FromScratchSettings(PretrainSettings):
+    """How a whole network is trained on the patches of a dataset, from random weights (NO PRETRAIN)."""
+
+    updates: int | None = Field(
+        9375, ge=1, le=MAX_UPDATES, description="steps in all; not fewer than the pre-training of alexnet64 had (9,360)"
+    )
+    batch: int = Field(64, ge=2, le=MAX_BATCH)
+    peak_rates: tuple[float, ...] = Field(
+        (0.003, 0.01, 0.03, 0.1),
+        max_length=100,
+        description="rates of which the one with the lowest held-out loss is taken",
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")
+
+    @model_validator(mode="after")
+    def _rates_are_compared_on_held_out_pictures(self) -> Self:
+        if self.peak_rates and not self.held_out:
+            raise ValueError("peak_rates are compared on held-out pictures: held_out must be above 0, or give one rate")
+        return self
+
+
+class FisherSettings(Settings):
+    """How the codebook of a trunk of Fisher vectors is made from pictures without labels."""
+
+    input_px: int = Field(320, ge=32, le=2048, description="side to which a picture is resized")
+    words: int = Field(64, ge=1, le=4096, description="Gaussians of the mixture")
+    components: int = Field(32, ge=1, le=96, description="columns of a descriptor after its projection")
+    windows: int = Field(
+        1000, ge=1, le=1_000_000, description="at most so many are looked at; of source whole, pictures"
+    )
+    samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
+TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
 """Trunks of the AlexNet family, by name."""
+MADE_TRUNKS = ("no-pretrain", "fisher")
+"""Trunks that are made from a dataset's fit split."""
+SEEDED_TRUNKS = ("random", *MADE_TRUNKS)
+"""Trunks whose weights depend on ``trunk_seed``."""
 LAYERS = ("pool5", "fc6", "fc7")
 """Layers of the AlexNet family."""
+
+
+RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
+
+
+class RecipeSettings(Settings):
+    """A named system: what it changes of a run's settings, and its head; or other recipes, joined."""
+
+    title: str = Field("", max_length=200)
+    published: str = Field("", max_length=100, description="name of the published row that it stands for")
+    trunk: str | None = None
+    layer: str | None = None
+    weights: str | None = None
+    source: str | None = None
+    grid: GridSettings | None = None
+    labels: LabelSettings | None = None
+    head: AnyHead | None = None
+    aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
+    reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
+    join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
+    by: Literal["rank", "stack"] = Field(
+        "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
+    )
+
+    @field_validator("aggregation")
+    @classmethod
+    def _aggregation_is_known(cls, value: object) -> object:
+        return None if value is None else check_aggregation(value)
+
+    @model_validator(mode="after")
+    def _is_a_head_or_a_join(self) -> Self:
+        if self.join and self.changes:
+            raise ValueError(f"a recipe that joins others has nothing of its own, got {', '.join(self.changes)}")
+        if not self.join and self.head is None:
+            raise ValueError("needs a head, or recipes to join")
+        if len(self.join) == 1:
+            raise ValueError("join needs two recipes at least")
+        return self
+
+    @property
+    def stated_aggregation(self) -> Aggregation | None:
+        """The aggregation where there is nothing to choose: it is named, or the head has one vector a picture."""
+        pooled = self.head is not None and self.head.kind == "svm"
+        return POOLED if pooled and self.aggregation is None else self.aggregation
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it sets of the run's settings, by name."""
+        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 class RunSettings(Settings):
@@ -319,6 +516,9 @@ class RunSettings(Settings):
     results: str = Field("results", description="folder of heads, scores and results")
     trunk: str = Field("alexnet64", description="name or path of the frozen network")
     layer: str = Field("fc7", description="layer whose activations are kept")
+    layers: tuple[str, ...] = Field(
+        (), description="further layers that the workflow keeps from the same pass, for recipes on them"
+    )
     weights: str | None = Field(None, description="safetensors file with the trunk's weights")
     device: str = Field(
         "auto",
@@ -327,8 +527,14 @@ class RunSettings(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
-    source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
+    source: Source = Field(
+        "grid",
+        description="where the patches of a picture come from: windows of the grid, the whole picture, jittered crops "
+        "of it, or the box of the person that a sample is",
+    )
     grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
     labels: LabelSettings = LabelSettings()
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
@@ -338,16 +544,29 @@ class RunSettings(Settings):
         ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
     )
     baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
+    recipes: dict[str, RecipeSettings] = Field({}, description="further recipes by name, or changes of built-in ones")
+    comparison: tuple[str, ...] = Field(
+        (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
+    reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
     aggregations: tuple[Aggregation, ...] = Field(
-        (1.0, 3.0, 5.0, 8.0, "max"), description="aggregations that are shown beside it"
+        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
     readings: tuple[Literal["fills", "touches"], ...] = Field(
         ("fills", "touches"), min_length=1, description="readings of a sweep"
     )
+    no_pretrain: FromScratchSettings = Field(
+        FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
+    )
+    fisher: FisherSettings = Field(
+        FisherSettings(), description="how the trunk `fisher` of hand-made features is made from a dataset"
+    )
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
     scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
 
@@ -370,18 +589,19 @@ class RunSettings(Settings):
     @field_validator("trunk")
     @classmethod
     def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
-        known = trunk in TRUNKS or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
+        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
         if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
             raise ValueError(
-                f"must be one of {', '.join(TRUNKS)}, torchvision/NAME@LAYER "
+                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, torchvision/NAME@LAYER "
                 f"or the path of a card (YAML), got {brief(trunk)}"
             )
         return trunk
 
     @model_validator(mode="after")
     def _layer_belongs_to_the_family(self) -> RunSettings:
-        if self.trunk in TRUNKS and self.layer not in LAYERS:
-            raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(self.layer)}")
+        for layer in (self.layer, *self.layers):
+            if self.trunk in TRUNKS and layer not in LAYERS:
+                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(layer)}")
         return self
 
     @field_validator("heads")
@@ -391,6 +611,21 @@ class RunSettings(Settings):
         if bad:
             raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
         return heads
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
+        bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
+        if bad:
+            raise ValueError(f"names may have letters, digits, '.', '+' and '-', got {', '.join(map(brief, bad[:10]))}")
+        return recipes
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or any(not 0 <= seed <= MAX_SEED for seed in seeds):
+            raise ValueError(f"must differ and lie in 0..{MAX_SEED}, got {brief(list(seeds))}")
+        return seeds
 
     @model_validator(mode="after")
     def _heads_are_known(self) -> RunSettings:
@@ -408,6 +643,11 @@ class RunSettings(Settings):
             return HEADS[name]
         known = ", ".join({**HEADS, **self.heads})
         raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def sources(self) -> SourceSettings:
+        """Where patches come from."""
+        return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
 
     @property
     def all_aggregations(self) -> tuple[Aggregation, ...]:

@@ -21,8 +21,9 @@ from pipeline.errors import MissingDataError, enumerate_problems
 from pipeline.files import digest_of, read_json
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.patches import VERSION as PATCHES_VERSION
+from pipeline.recipes import apply_recipe, find_recipe
 from pipeline.scoring import VERSION as SCORING_VERSION
-from pipeline.settings import RunSettings
+from pipeline.settings import MADE_TRUNKS, SEEDED_TRUNKS, RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
 
 VERSIONS = {
@@ -53,11 +54,13 @@ class Workspace:
 
     settings: RunSettings
 
-    def with_trunk(self, trunk: str) -> Workspace:
-        """The same settings with another trunk."""
-        if trunk == self.settings.trunk:
-            return self
-        return Workspace(self.settings.model_copy(update={"trunk": trunk, "weights": None, "layer": "fc7"}))
+    def with_layer(self, layer: str) -> Workspace:
+        """The same settings with another layer of the trunk."""
+        return Workspace(self.settings.model_copy(update={"layer": layer}))
+
+    def with_recipe(self, name: str, seed: int) -> Workspace:
+        """The run of one recipe with one seed; its head has the recipe's name."""
+        return Workspace(apply_recipe(self.settings, name, seed))
 
     @property
     def cache(self) -> Path:
@@ -81,10 +84,13 @@ class Workspace:
 
     def _table_key(self) -> dict[str, Any]:
         s = self.settings
+        # The settings of a source that is not used decide nothing.
+        own = {"crops": s.crops, "boxes": s.boxes}.get(s.source)
         return {
             "versions": versions_to("patches"),
             "data_root": s.data_root,
             "source": s.source,
+            **({} if own is None else {s.source: own.model_dump(mode="json")}),
             "grid": s.grid.model_dump(mode="json"),
             "on_error": s.on_error,
             "max_skipped": s.max_skipped,
@@ -95,23 +101,25 @@ class Workspace:
         how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]
-        # Only `random` draws its weights from the seed.
-        seed = s.seed if s.trunk == "random" else None
-        return {**self._table_key(), **how, "weights_seed": seed, "versions": versions_to("activations")}
+        key = {**self._table_key(), **how, "versions": versions_to("activations")}
+        if self.makes_trunk:
+            return {**key, "made": self.trunk_digest}
+        return {**key, "trunk_seed": s.trunk_seed} if s.trunk in SEEDED_TRUNKS else key
 
-    def _head_key(self, head: str) -> dict[str, Any]:
+    def _head_key(self, head: str, held_out: bool = False) -> dict[str, Any]:
         s = self.settings
-        return {
+        key = {
             **self._store_key(),
             "versions": versions_to("head"),
             "head": s.head_settings(head).model_dump(mode="json"),
             "labels": s.labels.model_dump(mode="json"),
             "seed": s.seed,
         }
+        return {**key, "held_out": s.held_out} if held_out else key
 
-    def _scores_key(self, head: str) -> dict[str, Any]:
+    def _scores_key(self, head: str, held_out: bool = False) -> dict[str, Any]:
         return {
-            **self._head_key(head),
+            **self._head_key(head, held_out),
             "versions": versions_to("scoring"),
             "aggregations": list(self.settings.all_aggregations),
         }
@@ -124,17 +132,41 @@ class Workspace:
     def store_digest(self) -> str:
         return digest_of(self._store_key())[:DIGITS]
 
-    def head_digest(self, head: str) -> str:
-        return digest_of(self._head_key(head))[:DIGITS]
+    def head_digest(self, head: str, held_out: bool = False) -> str:
+        return digest_of(self._head_key(head, held_out))[:DIGITS]
 
-    def scores_digest(self, head: str) -> str:
-        return digest_of(self._scores_key(head))[:DIGITS]
+    def scores_digest(self, head: str, held_out: bool = False) -> str:
+        return digest_of(self._scores_key(head, held_out))[:DIGITS]
 
     def run_digest(self, head: str) -> str:
         return digest_of({**self._scores_key(head), "name": head, "aggregation": self.settings.aggregation})[:DIGITS]
 
     def table_path(self, dataset: str, split: str) -> Path:
         return self.cache / "patches" / f"{dataset}-{split}-{self.table_digest}.h5"
+
+    @property
+    def makes_trunk(self) -> bool:
+        """Whether the trunk is made from the fit split of each dataset."""
+        return self.settings.trunk in MADE_TRUNKS
+
+    @property
+    def trunk_digest(self) -> str:
+        """Of a trunk that is made from a dataset: what decides its weights, beside the dataset itself."""
+        s = self.settings
+        making = getattr(s, s.trunk.replace("-", "_")) if self.makes_trunk else None
+        key = {
+            **self._table_key(),
+            "versions": versions_to("trunk"),
+            "trunk": s.trunk,
+            "making": making.model_dump(mode="json") if making is not None else None,
+            "labels": s.labels.model_dump(mode="json"),
+            "seed": s.trunk_seed,
+        }
+        return digest_of(key)[:DIGITS]
+
+    def trunk_path(self, dataset: str) -> Path:
+        """The card of a trunk that is made from the fit split of `dataset`."""
+        return self.cache / "trunks" / f"{dataset}-{self.settings.trunk}-{self.trunk_digest}.yaml"
 
     def receipt_path(self, dataset: str, split: str) -> Path:
         """The small file that says which store holds a split's activations."""
@@ -144,11 +176,13 @@ class Workspace:
         """What a job that makes the `index`-th of `count` shares of a store leaves for the one that seals it."""
         return self.cache / "shares" / f"{dataset}-{split}-{self.store_digest}-{index}of{count}.json"
 
-    def head_path(self, dataset: str, head: str) -> Path:
-        return self.results / "heads" / f"{dataset}-{head}-{self.head_digest(head)}.safetensors"
+    def head_path(self, dataset: str, head: str, held_out: bool = False) -> Path:
+        """A head; with `held_out`, the one that was fitted without the held-out pictures."""
+        return self.results / "heads" / f"{dataset}-{head}-{self.head_digest(head, held_out)}.safetensors"
 
-    def scores_path(self, dataset: str, head: str, split: str) -> Path:
-        return self.results / "scores" / f"{dataset}-{split}-{head}-{self.scores_digest(head)}.h5"
+    def scores_path(self, dataset: str, head: str, split: str, held_out: bool = False) -> Path:
+        """Scores of a split; with `held_out`, of the fit split's held-out pictures alone."""
+        return self.results / "scores" / f"{dataset}-{split}-{head}-{self.scores_digest(head, held_out)}.h5"
 
     def run_dir(self, dataset: str, head: str | None = None) -> Path:
         """Folder of one run, named by everything that its result depends on."""
@@ -158,8 +192,30 @@ class Workspace:
     def heads_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_heads.json"
 
+    def recipe_digest(self, name: str) -> str:
+        """Of a recipe's runs with all seeds; of a join, those of its members too."""
+        recipe = find_recipe(self.settings, name)
+        if recipe.join:
+            parts: list[Any] = [recipe.by, *(self.recipe_digest(member) for member in recipe.join)]
+        else:
+            runs = [self.with_recipe(name, seed) for seed in self.settings.seeds]
+            parts = [*(ws.run_digest(name) for ws in runs), recipe.aggregation is None]
+        return digest_of([name, recipe.title, recipe.published, self.settings.held_out, *parts])[:DIGITS]
+
+    def recipe_path(self, dataset: str, name: str) -> Path:
+        """What a recipe came to, all seeds together."""
+        return self.results / "recipes" / f"{dataset}-{name}-{self.recipe_digest(name)}.json"
+
+    def compare_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_compare.json"
+
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
+
+    def split_of_rows(self, manifest: Manifest, head: str, held_out: bool = False) -> str:
+        """The split whose rows a head is made from: one that is not fitted needs none of the fit split."""
+        fitted = self.settings.head_settings(head).kind != "own"
+        return manifest.fit if fitted or held_out else manifest.eval
 
     # What a workflow engine cannot see by itself.
 
@@ -172,10 +228,11 @@ class Workspace:
         """
         return state_of_split(manifest, split, self.settings.data_root)
 
-    def weights_state(self) -> str:
-        """Changes when a local weights file or card changes size or time."""
+    def weights_state(self, dataset: str | None = None) -> str:
+        """Changes when a local weights file or card changes size or time; of `dataset` where it is made from one."""
         parts = []
-        for name in filter(None, (self.settings.weights, self.settings.trunk)):
+        made = str(self.trunk_path(dataset)) if dataset and self.makes_trunk else None
+        for name in filter(None, (self.settings.weights, self.settings.trunk, made)):
             path = Path(name)
             # A card without its weights is no trunk, nor are weights without their card.
             for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):

@@ -9,6 +9,13 @@ from snakemake.exceptions import WorkflowError
 from pipeline.dataset.manifest import known_datasets, load_manifest
 from pipeline.errors import MissingDataError, PipelineError
 from pipeline.files import digest_of, write_whole
+from pipeline.recipes import (
+    compared_recipes,
+    find_recipe,
+    heads_run,
+    members_of,
+    parts_of,
+)
 from pipeline.settings import parse_run_settings
 from pipeline.workspace import VERSIONS, Workspace
 
@@ -35,19 +42,58 @@ wildcard_constraints:
     dataset="|".join(DATASETS),
     split=r"[A-Za-z0-9_]+",
     head=r"[A-Za-z0-9.-]+",
+    recipe=r"[A-Za-z0-9.+-]+",
+    trunk="no-pretrain|fisher",
     digest=r"[0-9a-f]{10}",
     i=r"\d+",
     n=r"\d+",
 
 
-# The configured trunk, and each baseline trunk beside it; what each digest in a file's name stands for.
-WORKSPACES = [RUN] + [RUN.with_trunk(trunk) for trunk in RUN.settings.baselines]
-HEAD_NAMES = sorted({RUN.settings.head, *RUN.settings.compare})
-PAIRS = [(ws, head) for ws in WORKSPACES for head in HEAD_NAMES]
-STORES = {ws.store_digest: ws for ws in WORKSPACES}
-HEADS = {ws.head_digest(head): ws for ws, head in PAIRS}
-SCORES = {ws.scores_digest(head): ws for ws, head in PAIRS}
-RUNS = {ws.run_digest(head): ws for ws, head in PAIRS}
+def parse_recipes():
+    """Each comparison's workspace, and its recipes."""
+    try:
+        heads = Workspace(heads_run(RUN.settings))
+        return {
+            "heads": (heads, compared_recipes(heads.settings)[0]),
+            "compare": (RUN, compared_recipes(RUN.settings)[0]),
+        }
+    except PipelineError as error:
+        stop(error)
+
+
+# What each digest in a file's name stands for: the main run, and the runs of every compared recipe.
+COMPARISONS = parse_recipes()
+RECIPES = {
+    (name, ws.recipe_digest(name)): ws
+    for ws, names in COMPARISONS.values()
+    for name in (part for compared in names for part in parts_of(ws.settings, compared))
+}
+
+
+def recipe_runs(ws, name):
+    """The runs of a recipe, one a seed; of a join, its members'."""
+    return [
+        ws.with_recipe(member, seed)
+        for member in members_of(ws.settings, name)
+        for seed in ws.settings.seeds
+    ]
+
+
+WORKSPACES = [RUN] + [
+    run for (name, _), ws in RECIPES.items() for run in recipe_runs(ws, name)
+]
+TABLES = {ws.table_digest: ws for ws in reversed(WORKSPACES)}
+TRUNKS = {ws.trunk_digest: ws for ws in reversed(WORKSPACES) if ws.makes_trunk}
+STORES = {ws.store_digest: ws for ws in reversed(WORKSPACES)}
+# Stores of further layers, which the main run's pass makes along the way.
+JOINT_LAYERS = {
+    RUN.with_layer(layer).store_digest
+    for layer in RUN.settings.layers
+    if layer != RUN.settings.layer
+}
+HEADS = {RUN.head_digest(RUN.settings.head): RUN}
+SCORES = {RUN.scores_digest(RUN.settings.head): RUN}
+RUNS = {RUN.run_digest(RUN.settings.head): RUN}
 
 
 def settings_file(ws, stage, digest):
@@ -101,24 +147,25 @@ def fit_state(wildcards):
     return [data, state_of_weights(HEADS[wildcards.digest].store_digest)]
 
 
-def result_state(wildcards):
-    """State of all that scores and results depend on, what the manifest says of them included."""
+def evaluation_state(wildcards):
+    """State of the splits, and what the manifest says of them."""
     entry = manifest(wildcards)
     roles = (entry.fit, entry.eval)
-    digest = getattr(wildcards, "digest", None)
-    ws = SCORES.get(digest) or RUNS.get(digest)
-    # Named files without a digest take in all trunks of this run.
-    stores = [ws.store_digest] if ws is not None else list(STORES)
     return [
         *(split_state(wildcards.dataset, split) for split in roles),
-        *(state_of_weights(store) for store in stores),
         [
             entry.metric,
             entry.official,
+            entry.unscored,
             *roles,
             *(entry.splits[role].pictures for role in roles),
         ],
     ]
+
+
+def result_state(wildcards):
+    """State of all that the main run's scores and results depend on."""
+    return [*evaluation_state(wildcards), state_of_weights(RUN.store_digest)]
 
 
 @cache
@@ -142,13 +189,25 @@ def weights_state(wildcards):
     return state_of_weights(wildcards.digest)
 
 
+def joint_layers(wildcards):
+    """The layers that the main run's pass keeps, as an option; other stores are of one layer."""
+    layers = RUN.settings.layers
+    if not layers or wildcards.digest != RUN.store_digest:
+        return ""
+    return f" --layers {','.join(dict.fromkeys((RUN.settings.layer, *layers)))}"
+
+
 def store_making(wildcards):
     """One more than the receipt says if its store was deleted behind it."""
     return STORES[wildcards.digest].store_making(wildcards.dataset, wildcards.split)
 
 
 def table_config(wildcards):
-    return settings_file(RUN, "patches", RUN.table_digest)
+    return settings_file(TABLES[wildcards.digest], "patches", wildcards.digest)
+
+
+def trunk_config(wildcards):
+    return settings_file(TRUNKS[wildcards.digest], "trunk", wildcards.digest)
 
 
 def store_config(wildcards):
@@ -167,8 +226,20 @@ def result_config(wildcards):
     return settings_file(RUNS[wildcards.digest], "evaluate", wildcards.digest)
 
 
+def recipe_config(wildcards):
+    ws = RECIPES[wildcards.recipe, wildcards.digest]
+    return settings_file(ws, "recipe", wildcards.digest)
+
+
+def recipe_state(wildcards):
+    """State of all that a recipe depends on."""
+    ws = RECIPES[wildcards.recipe, wildcards.digest]
+    stores = {run.store_digest for run in recipe_runs(ws, wildcards.recipe)}
+    return [*evaluation_state(wildcards), *map(state_of_weights, sorted(stores))]
+
+
 def comparison_config(wildcards):
-    """Of the rules that take in several heads: any change of settings makes them anew."""
+    """Of the rules that take in several recipes: any change of settings makes them anew."""
     everything = {
         "settings": RUN.settings.model_dump(mode="json"),
         "versions": VERSIONS,

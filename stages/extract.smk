@@ -2,7 +2,7 @@
 # is the receipt, written last, and the store stands beside it.
 rule extract:
     input:
-        table=rules.patches.output.table,
+        unpack(store_inputs),
         shares=extract_shares,
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
@@ -18,16 +18,17 @@ rule extract:
         weights=weights_state,
         made=store_making,
         config=store_config,
+        layers=joint_layers,
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --threads {threads} --config {params.config} --made {params.made} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config} --made {params.made}{params.layers} 2>&1 | tee {log} >&2"
 
 
 # With scatter=N: a range of the store's parts, as a job of its own, on its own device. Which ranges
 # there are is no part of the store: any N makes the same bytes, and `extract` completes and seals.
 rule extract_share:
     input:
-        table=rules.patches.output.table,
+        unpack(store_inputs),
     output:
         share=temp(
             f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"
@@ -44,6 +45,7 @@ rule extract_share:
         weights=weights_state,
         made=store_making,
         config=store_config,
+        layers=joint_layers,
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split} --share {wildcards.i}/{wildcards.n}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        " --threads {threads} --config {params.config}{params.layers} 2>&1 | tee {log} >&2"

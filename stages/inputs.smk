@@ -1,6 +1,23 @@
 # Inputs of rules that join splits, heads and trunks; kept apart from the rules, as the linter asks.
 
 
+def trunk_inputs(wildcards):
+    split = manifest(wildcards).fit
+    return TRUNKS[wildcards.digest].table_path(wildcards.dataset, split)
+
+
+def store_inputs(wildcards):
+    """The table; the card of a trunk that is made from the dataset; the pass that keeps this layer too."""
+    ws = STORES[wildcards.digest]
+    names = (wildcards.dataset, wildcards.split)
+    inputs = {"table": ws.table_path(*names)}
+    if ws.makes_trunk:
+        inputs["trunk"] = ws.trunk_path(wildcards.dataset)
+    if wildcards.digest in JOINT_LAYERS:
+        inputs["joint"] = RUN.receipt_path(*names)
+    return inputs
+
+
 def extract_shares(wildcards):
     """Ranges of parts that are made by jobs of their own; none if the extraction is one job."""
     ws, count = STORES[wildcards.digest], RUN.settings.scatter
@@ -13,8 +30,8 @@ def extract_shares(wildcards):
 
 
 def fit_inputs(wildcards):
-    split = manifest(wildcards).fit
     ws = HEADS[wildcards.digest]
+    split = ws.split_of_rows(manifest(wildcards), wildcards.head)
     return {
         "table": ws.table_path(wildcards.dataset, split),
         "receipt": ws.receipt_path(wildcards.dataset, split),
@@ -44,13 +61,31 @@ def main_run(wildcards):
     return RUN.run_dir(wildcards.dataset) / "map.json"
 
 
-def compared_runs(wildcards):
-    """Results of the configured heads, and of the main head on each baseline trunk."""
-    heads = [
-        RUN.run_dir(wildcards.dataset, head) / "map.json"
-        for head in RUN.settings.compare
+def recipe_inputs(wildcards):
+    """Tables and receipts of a recipe's runs; of a join, what its members came to."""
+    ws = RECIPES[wildcards.recipe, wildcards.digest]
+    recipe = find_recipe(ws.settings, wildcards.recipe)
+    if recipe.join:
+        return [ws.recipe_path(wildcards.dataset, member) for member in recipe.join]
+    entry = manifest(wildcards)
+    # The trunk's own outputs are not fitted: they need no rows of the fit split.
+    splits = [entry.eval] if recipe.head.kind == "own" else [entry.fit, entry.eval]
+    return [
+        path(wildcards.dataset, split)
+        for run in recipe_runs(ws, wildcards.recipe)
+        for path in (run.table_path, run.receipt_path)
+        for split in splits
     ]
-    return heads + [ws.run_dir(wildcards.dataset) / "map.json" for ws in WORKSPACES[1:]]
+
+
+def compared_outcomes(comparison):
+    """What the recipes of a comparison came to."""
+    ws, names = COMPARISONS[comparison]
+
+    def outcomes(wildcards):
+        return [ws.recipe_path(wildcards.dataset, name) for name in names]
+
+    return outcomes
 
 
 def swept_inputs(wildcards):

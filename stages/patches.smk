@@ -1,11 +1,11 @@
 # Decode every picture, find the bad ones, fix the row plan of a split.
 rule patches:
     output:
-        table=f"{RUN.settings.cache}/patches/{{dataset}}-{{split}}-{RUN.table_digest}.h5",
+        table=f"{RUN.settings.cache}/patches/{{dataset}}-{{split}}-{{digest}}.h5",
     log:
-        f"logs/patches/{{dataset}}-{{split}}-{RUN.table_digest}.log",
+        f"logs/patches/{{dataset}}-{{split}}-{{digest}}.log",
     benchmark:
-        f"logs/patches/{{dataset}}-{{split}}-{RUN.table_digest}.tsv"
+        f"logs/patches/{{dataset}}-{{split}}-{{digest}}.tsv"
     conda:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or min(2, workflow.cores)

@@ -4,6 +4,7 @@ localrules:
     evaluate,
     map,
     heads,
+    compare,
 
 
 rule evaluate:
@@ -40,7 +41,7 @@ rule map:
 
 rule heads:
     input:
-        compared_runs,
+        compared_outcomes("heads"),
     output:
         f"{RUN.settings.results}/{{dataset}}_heads.json",
     log:
@@ -48,7 +49,21 @@ rule heads:
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=result_state,
+        config=comparison_config,
+    shell:
+        "pipeline compare --dataset {wildcards.dataset} --heads --config {params.config} 2>&1 | tee {log}"
+
+
+rule compare:
+    input:
+        compared_outcomes("compare"),
+    output:
+        f"{RUN.settings.results}/{{dataset}}_compare.json",
+    log:
+        "logs/compare/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
         config=comparison_config,
     shell:
         "pipeline compare --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"

@@ -44,12 +44,23 @@ CHANGES = {
     "seed": (1, HEAD),
     "aggregations": ((1.0, 5.0), SCORES),
     "aggregation": (3.0, RUN),
+    # Settings of a source that is not used.
+    "crops": ({"flips": False}, None),
+    "boxes": ({"margin": 1.5}, None),
     # Where files lie, how fast they are made, and what else is shown: no name depends on these.
     "cache": ("elsewhere", None),
     "results": ("elsewhere", None),
     "compare": (("fca",), None),
     "baselines": (("random",), None),
     "held_out": (0.5, None),
+    "layers": (("pool5",), None),
+    "recipes": ({"mine": {"head": {"hidden": []}}}, None),
+    "comparison": (("strong",), None),
+    "seeds": ((5,), None),
+    "reference": ("weak", None),
+    "no_pretrain": ({"batch": 32}, None),
+    "fisher": ({"words": 8}, None),
+    "trunk_seed": (1, None),
     "readings": (("touches",), None),
     "threads": (1, None),
     "scatter": (3, None),
@@ -63,6 +74,13 @@ def test_which_file_changes_with_which_setting(name):
 
     changed = [level for level in LEVELS if after[level] != before[level]]
     assert changed == ([] if first is None else list(LEVELS[LEVELS.index(first) :]))
+
+
+@pytest.mark.parametrize(("source", "value"), [("crops", {"flips": False}), ("boxes", {"margin": 1.5})])
+def test_settings_of_the_source_in_use_change_all_files(source, value):
+    before, after = digests(source=source), digests(source=source, **{source: value})
+
+    assert all(before[level] != after[level] for level in LEVELS)
 
 
 def test_every_setting_is_in_the_table_above():
@@ -120,17 +138,16 @@ def test_an_aggregation_that_scores_lack_changes_the_scores():
 
 
 def test_the_seed_decides_a_random_trunk():
-    before, after = digests(trunk="random"), digests(trunk="random", seed=1)
+    before, after = digests(trunk="random"), digests(trunk="random", trunk_seed=1)
 
     assert [level for level in LEVELS if after[level] != before[level]] == [STORE, HEAD, SCORES, RUN]
 
 
-def test_another_trunk_beside_the_main_one():
-    ws = Workspace(RunSettings(trunk="alexnet", layer="fc6", weights="w.safetensors"))
+def test_another_layer_is_another_store_of_the_same_table():
+    ws = Workspace(RunSettings(trunk="alexnet", weights="w.safetensors"))
 
-    assert ws.with_trunk("alexnet") is ws
-    other = ws.with_trunk("random")
-    assert (other.settings.trunk, other.settings.layer, other.settings.weights) == ("random", "fc7", None)
+    other = ws.with_layer("pool5")
+    assert (other.settings.layer, other.settings.weights) == ("pool5", "w.safetensors")
     assert other.table_digest == ws.table_digest and other.store_digest != ws.store_digest
 
 

@@ -29,14 +29,14 @@ logging.getLogger("distributed.worker").addFilter(lambda record: "heartbeat" not
 """
 """Being ended in the middle of a part, or between two heartbeats, is no news of a worker that we end."""
 
-MakePartMaker = Callable[[str, Identity], PartMaker]
-"""From a store's name and identity, on a worker."""
+MakePartMaker = Callable[[Mapping[str, Identity]], PartMaker]
+"""From the identity of each store, by its name, on a worker."""
 
 _held: dict[str, PartMaker] = {}
 _lock = threading.Lock()
 
 
-def _part_maker(run: str, make: MakePartMaker, store: str, identity: Identity) -> PartMaker:
+def _part_maker(run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> PartMaker:
     """This worker's maker: one a process and run, so that the trunk is loaded once.
 
     Not one a store: a worker may outlive a run, and the next one may keep the same store elsewhere.
@@ -44,15 +44,15 @@ def _part_maker(run: str, make: MakePartMaker, store: str, identity: Identity) -
     with _lock:
         if run not in _held:
             _held.clear()
-            _held[run] = make(store, identity)
+            _held[run] = make(stores)
         return _held[run]
 
 
-def _make_part(task: PartTask, run: str, make: MakePartMaker, store: str, identity: Identity) -> dict[str, Any]:
+def _make_part(task: PartTask, run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> dict[str, Any]:
     """Runs on a worker. What a user can mend comes back as a message: trying again would not help."""
     try:
         clock = StageClock()
-        _part_maker(run, make, store, identity).make(task, clock)
+        _part_maker(run, make, stores).make(task, clock)
     except PipelineError as error:
         return {"problem": str(error)}
     return {"seconds": dict(clock.seconds)}
@@ -64,7 +64,7 @@ class DaskEngine:
     Parameters
     ----------
     scheduler : ``local:N`` for N worker processes of this machine, else a scheduler's address
-    make : makes a `PartMaker` on a worker, from a store's name and identity
+    make : makes a `PartMaker` on a worker, from the identity of each store by its name
 
     Raises
     ------
@@ -100,7 +100,8 @@ class DaskEngine:
 
         on_gpu = self._extraction.runner.device.type == "cuda"
         resources = {"GPU": 1} if on_gpu else None
-        store, run = self._extraction.folder.name, uuid.uuid4().hex
+        stores = {item.folder.name: item.identity for item in self._extraction.asked}
+        store, run = next(iter(stores)), uuid.uuid4().hex
         with self._connect(len(tasks), resources) as client:
             self._check_workers(client, resources)
             futures = {
@@ -109,8 +110,7 @@ class DaskEngine:
                     task,
                     run,
                     self._make,
-                    store,
-                    self._extraction.identity,
+                    stores,
                     key=f"{store}-part-{task.part.index}-{run}",
                     retries=RETRIES,
                     resources=resources,

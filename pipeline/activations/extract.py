@@ -22,14 +22,15 @@ from pipeline import __version__
 from pipeline.activations.cutting import cut_patches
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
 from pipeline.activations.identity import Identity, fingerprint, make_identity
-from pipeline.activations.layout import ROW_DTYPE, Part, rows_a_part
+from pipeline.activations.layout import ROW_DTYPE, Part, parts_within, range_of, rows_a_part
 from pipeline.activations.store import Store, StoreWriter, create_store
 from pipeline.dataset.picture import decode_picture
-from pipeline.errors import BadPictureError, PipelineError
+from pipeline.errors import BadPictureError, PipelineError, SettingsError
 from pipeline.files import sha256_bytes
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress, format_seconds
 from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.trunk import Trunk
 
 PICTURES_AHEAD = 3
 Say = Callable[[str], None]
@@ -63,9 +64,11 @@ def batch_rows(input_px: int) -> int:
     return 512 if input_px <= 96 else 64
 
 
-def identity_of(table: PatchTable, runner: TrunkRunner, batch: int | None = None) -> Identity:
-    """The identity of the store that an extraction would make."""
-    trunk = runner.trunk
+def identity_of(
+    table: PatchTable, runner: TrunkRunner, batch: int | None = None, trunk: Trunk | None = None
+) -> Identity:
+    """The identity of the store that an extraction would make; `trunk` is the runner's at another layer."""
+    trunk = trunk or runner.trunk
     return make_identity(
         table,
         trunk,
@@ -77,7 +80,7 @@ def identity_of(table: PatchTable, runner: TrunkRunner, batch: int | None = None
 
 def store_name(table: PatchTable, runner: TrunkRunner, identity: Identity) -> str:
     """``<dataset>-<split>-<trunk>-<layer>-<first 12 of the fingerprint>.zarr``."""
-    layer = "".join(c if c.isalnum() or c in "._+" else "-" for c in runner.trunk.layer)
+    layer = "".join(c if c.isalnum() or c in "._+" else "-" for c in identity["how.layer"])
     return f"{table.dataset}-{table.split}-{runner.trunk.slug}-{layer}-{fingerprint(identity)[:12]}.zarr"
 
 
@@ -101,7 +104,8 @@ class RowPlan:
     picture : int32 ndarray (n,), rising; index of each row's picture in the id list
     box_xyxy : float32 ndarray (n, 4)
     scale : uint8 ndarray (n,)
-    source : ``grid`` or ``whole``
+    source : where the windows come from
+    flip : bool ndarray (n,), rows of mirrored patches; None for none
     pictures : those that hold the rows, in rising order of their index
     """
 
@@ -109,6 +113,7 @@ class RowPlan:
     box_xyxy: np.ndarray
     scale: np.ndarray
     source: str
+    flip: np.ndarray | None
     pictures: tuple[PlannedPicture, ...]
 
     @property
@@ -129,7 +134,8 @@ def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice 
         )
         for index in np.unique(picture).tolist()
     )
-    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, pictures)
+    flip = None if table.flip is None else table.flip[rows]
+    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, flip, pictures)
 
 
 def compute_rows(
@@ -139,7 +145,20 @@ def compute_rows(
     clock: StageClock,
     advance: Callable[[int], None] = lambda n: None,
 ) -> np.ndarray:
-    """Activations of planned rows: float16 ndarray of shape (n, width), finite.
+    """Activations of planned rows at the runner's layer: float16 ndarray of shape (n, width), finite."""
+    layer = runner.trunk.layer
+    return compute_layers(plan, runner, (layer,), batch, clock, advance)[layer]
+
+
+def compute_layers(
+    plan: RowPlan,
+    runner: TrunkRunner,
+    layers: Sequence[str],
+    batch: int,
+    clock: StageClock,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, np.ndarray]:
+    """Activations of planned rows at some layers, from one pass: float16 ndarrays of shape (n, width), finite.
 
     Batches start at the plan's first row, so that a part's bytes depend on nothing outside of it.
 
@@ -149,20 +168,21 @@ def compute_rows(
         A picture changed or vanished, or an activation is not finite; the picture is named.
     """
     px = runner.trunk.card.input_px
-    out = np.empty((plan.n_rows, runner.trunk.width), ROW_DTYPE)
+    out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
     pending = np.empty((batch, px, px, 3), np.uint8)
     filled = written = 0
 
     def flush() -> None:
         nonlocal filled, written
         with clock.measure("trunk"):
-            rows = runner(pending[:filled])
-        out[written : written + filled] = rows
+            found = runner.layers_of(pending[:filled], layers)
+        for layer, rows in found.items():
+            out[layer][written : written + filled] = rows
         written += filled
         advance(filled)
         filled = 0
 
-    for patches in _patches_ahead(plan, px, clock):
+    for patches in patches_ahead(plan, px, clock):
         position = 0
         while position < len(patches):
             n = min(batch - filled, len(patches) - position)
@@ -174,7 +194,8 @@ def compute_rows(
     if filled:
         flush()
     # NaN comes through both, each infinity through one of them.
-    bad = np.flatnonzero(~(np.isfinite(out.max(axis=1)) & np.isfinite(out.min(axis=1))))
+    finite = [np.isfinite(rows.max(axis=1)) & np.isfinite(rows.min(axis=1)) for rows in out.values()]
+    bad = np.flatnonzero(~np.logical_and.reduce(finite))
     if len(bad):
         indices = set(plan.picture[bad].tolist())
         names = [picture.id for picture in plan.pictures if picture.index in indices]
@@ -185,7 +206,7 @@ def compute_rows(
     return out
 
 
-def _patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
+def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
     def make(picture: PlannedPicture) -> np.ndarray:
@@ -193,7 +214,8 @@ def _patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.nda
         with clock.measure("decode"):
             pixels = _decode_unchanged(picture)
         with clock.measure("rescale and cut"):
-            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px)
+            flip = None if plan.flip is None else plan.flip[rows]
+            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip)
 
     with ThreadPoolExecutor(2) as pool:
         ahead: list[Future[np.ndarray]] = []
@@ -226,52 +248,72 @@ def _decode_unchanged(picture: PlannedPicture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PartTask:
-    """One part to make: the unit that engines schedule."""
+    """The unit that engines schedule: one part to make.
+
+    Where several layers come from one pass, it is a range of rows that holds whole parts of each store.
+    """
 
     part: Part
     plan: RowPlan
 
 
 class PartMaker:
-    """Computes parts of one store and writes them: what every engine's worker holds, once.
+    """Computes parts and writes them: what every engine's worker holds, once.
 
     Parameters
     ----------
     runner : the trunk on this worker's device
-    folder : the store's, made by `create_store`
+    folders : of the stores, made by `create_store`; of several layers of the runner's trunk, if several
     """
 
-    def __init__(self, runner: TrunkRunner, folder: Folder) -> None:
+    def __init__(self, runner: TrunkRunner, *folders: Folder) -> None:
         self.runner = runner
-        self.writer = StoreWriter(folder)
+        self.writers = [StoreWriter(folder) for folder in folders]
 
     def make(self, task: PartTask, clock: StageClock, advance: Callable[[int], None] = lambda n: None) -> None:
-        """Make a part, unless another writer has recorded it by now; `advance` hears of all of its rows."""
-        if self.writer.is_recorded(task.part):
+        """Make what no writer has recorded by now; `advance` hears of all rows of the task."""
+        due = {}
+        for writer in self.writers:
+            parts = [part for part in parts_within(writer.parts, task.part) if not writer.is_recorded(part)]
+            if parts:
+                due[writer.identity["how.layer"]] = (writer, parts)
+        if not due:
             advance(task.part.n_rows)
             return
-        batch = self.writer.identity["how.batch"]
-        activations = compute_rows(task.plan, self.runner, batch, clock, advance)
-        columns = {
-            "activations": activations,
-            "picture": task.plan.picture,
-            "box_xyxy": task.plan.box_xyxy,
-            "scale": task.plan.scale,
-        }
-        with clock.measure("write"):
-            try:
-                self.writer.write_part(task.part, columns)
-            except OSError as error:
-                raise disk_trouble(error, self.writer.folder) from error
+        batch = self.writers[0].identity["how.batch"]
+        activations = compute_layers(task.plan, self.runner, tuple(due), batch, clock, advance)
+        for layer, (writer, parts) in due.items():
+            for part in parts:
+                rows = slice(part.start - task.part.start, part.stop - task.part.start)
+                columns = {
+                    "activations": activations[layer][rows],
+                    "picture": task.plan.picture[rows],
+                    "box_xyxy": task.plan.box_xyxy[rows],
+                    "scale": task.plan.scale[rows],
+                }
+                with clock.measure("write"):
+                    try:
+                        writer.write_part(part, columns)
+                    except OSError as error:
+                        raise disk_trouble(error, writer.folder) from error
 
 
 Engine = Callable[[Sequence[PartTask], Callable[[PartTask, Mapping[str, float]], None]], None]
 """Makes all tasks, in any order and anywhere, and reports each when its part is recorded."""
 
 
+@dataclass(frozen=True)
+class AskedStore:
+    """A store that an extraction makes: of one layer, in one folder."""
+
+    layer: str
+    identity: Identity
+    folder: Folder
+
+
 @dataclass
 class Extraction:
-    """The making of one store: its identity, its folder, the parts that are left, the seal.
+    """The making of a store, or of one a layer in the same pass: identities, folders, parts that are left, seals.
 
     Parameters
     ----------
@@ -282,6 +324,18 @@ class Extraction:
     batch : rows at once; None for the usual number of the trunk's input size
     say : takes lines for the user
     log_folder : where the run log goes; it is no part of the store
+    layers : of the trunk, each into a store of its own with the very bytes that it has when it is made alone;
+        none for the runner's layer
+
+    Attributes
+    ----------
+    asked : the stores, in the order of the layers
+    identity, folder : of the first of them
+
+    Raises
+    ------
+    TrunkError, SettingsError
+        The trunk has no such layer; the layers cannot come from one pass with this batch.
     """
 
     table: PatchTable
@@ -291,91 +345,144 @@ class Extraction:
     batch: int | None = None
     say: Say = lambda text: None
     log_folder: Path | None = None
+    layers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self.identity = identity_of(self.table, self.runner, self.batch)
-        self.folder = self.stores.child(store_name(self.table, self.runner, self.identity))
+        asked = []
+        for layer in dict.fromkeys(self.layers or (self.runner.trunk.layer,)):
+            identity = identity_of(self.table, self.runner, self.batch, self.runner.trunk.at(layer))
+            asked.append(AskedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
+        self.asked = tuple(asked)
+        self.identity, self.folder = asked[0].identity, asked[0].folder
+        self._check_batches_coincide()
+
+    def _check_batches_coincide(self) -> None:
+        """Batches begin at a part's first row: over parts of several sizes they must be the same ones."""
+        part_rows = {item.identity["how.part_rows"] for item in self.asked}
+        smallest, batch = min(part_rows), self.identity["how.batch"]
+        if len(part_rows) > 1 and (smallest % batch or max(part_rows) % smallest):
+            sizes = ", ".join(f"{item.layer} {item.identity['how.part_rows']:,}" for item in self.asked)
+            raise SettingsError(
+                f"batch {batch}: these layers cannot come from one pass: it must divide {smallest:,}, since batches "
+                f"begin at a part's first row and parts are of different size (rows: {sizes}); give another --batch, "
+                "or extract one layer at a time"
+            )
 
     def run(self, share: tuple[int, int] | None = None, engine: Engine | None = None) -> Store | None:
-        """Make the store, or go on with it; a complete one is left alone.
+        """Make the store of one layer: `run_layers`, and of what that gives the first."""
+        return next(iter(self.run_layers(share, engine)), None)
+
+    def run_layers(self, share: tuple[int, int] | None = None, engine: Engine | None = None) -> list[Store]:
+        """Make the stores, or go on with them; a complete one is left alone.
+
+        Each patch goes through the trunk once, however many layers are asked for, and no further than to
+        the last one that is missing.
 
         Parameters
         ----------
-        share : (i, n) for the i-th (from 1) of n ranges of parts only; the store is not sealed then
+        share : (i, n) for the i-th (from 1) of n ranges of parts only; nothing is sealed then
         engine : what makes the parts; None for this process, one after the other
 
         Returns
         -------
-        Store or None
-            Sealed and checked; None after a share.
+        list of Store
+            Sealed and checked, in the order of the layers; empty after a share.
 
         Raises
         ------
         PipelineError
             A picture changed or vanished since the table was made, an activation is not finite (the
-            picture is named), or the disk will not hold the store. Recorded parts are kept.
+            picture is named), or the disk will not hold the stores. Recorded parts are kept.
         """
-        try:
-            writer, is_new = self._open()
-        except OSError as error:
-            raise disk_trouble(error, self.folder) from error
-        if writer.sealed:
-            self.say(f"{self.folder}: complete, the trunk does not run")
-            return None if share else Store(self.folder, self.identity)
-        mine = writer.parts if share is None else share_of(writer.parts, *share)
-        missing = set(writer.missing())
-        todo = [part for part in mine if part in missing]
+        writers, all_new = self._open()
+        unsealed = [writer for writer in writers if not writer.sealed]
+        for writer in writers:
+            if writer not in unsealed:
+                self.say(f"{writer.folder}: complete, the trunk does not run")
+        # The largest parts: each holds whole parts of all other layers.
+        spans = max((writer.parts for writer in writers), key=lambda parts: parts[0].n_rows if parts else 0)
+        mine = spans if share is None else share_of(spans, *share)
+        missing = {writer.fingerprint: writer.missing() for writer in unsealed}
+        todo = [part for part in (range_of(missing.values(), span) for span in mine) if part is not None]
         if todo:
-            self._announce(writer, mine, todo)
+            self._announce(unsealed, missing, mine, todo)
             # Another process may be at work on the same store: beginning elsewhere, both meet late.
-            first = 0 if is_new else random.randrange(len(todo))
-            self._make(writer, todo[first:] + todo[:first], engine)
+            first = 0 if all_new else random.randrange(len(todo))
+            self._make(unsealed, missing, todo[first:] + todo[:first], engine)
         if share is not None:
-            return None
+            return []
+        for writer in unsealed:
+            try:
+                writer.seal()
+            except OSError as error:
+                raise disk_trouble(error, writer.folder) from error
+            self.say(f"{writer.folder}: sealed")
+        return [Store(item.folder, item.identity) for item in self.asked]
+
+    def _open(self) -> tuple[list[StoreWriter], bool]:
+        """A writer a store, and whether all of them are new."""
+        folder = self.folder
         try:
-            writer.seal()
+            new = [item for item in self.asked if not item.folder.exists("zarr.json")]
+            self._check_room(sum(_raw_bytes(item.identity, self.table.n_rows) for item in new))
+            trunk = self.runner.trunk.card.name
+            made_from = {"dataset": self.table.dataset, "split": self.table.split, "trunk": trunk}
+            writers = []
+            for item in self.asked:
+                folder = item.folder
+                create_store(folder, item.identity, self.table.ids, made_from)
+                writers.append(StoreWriter(folder))
         except OSError as error:
-            raise disk_trouble(error, self.folder) from error
-        self.say(f"{self.folder}: sealed")
-        return Store(self.folder, self.identity)
+            raise disk_trouble(error, folder) from error
+        return writers, len(new) == len(self.asked)
 
-    def _open(self) -> tuple[StoreWriter, bool]:
-        is_new = not self.folder.exists("zarr.json")
-        if is_new:
-            self._check_room(self.table.n_rows)
-        trunk = self.runner.trunk.card.name
-        made_from = {"dataset": self.table.dataset, "split": self.table.split, "trunk": trunk}
-        create_store(self.folder, self.identity, self.table.ids, made_from)
-        return StoreWriter(self.folder), is_new
-
-    def _check_room(self, n_rows: int) -> None:
+    def _check_room(self, needed: int) -> None:
         """Stop before the trunk runs if the disk will not hold what is to come."""
         # Compression took 0.5 of the raw size or less wherever it was measured; no promise is built on it.
-        needed, free = self._raw_bytes(n_rows), self.stores.free_bytes()
+        free = self.stores.free_bytes()
         if free is not None and free < needed:
             raise PipelineError(
                 f"{self.stores}: {needed / 2**30:.1f} GiB may be needed and {free / 2**30:.1f} GiB are free; "
                 "free some space, or choose another --cache or --stores folder"
             )
 
-    def _raw_bytes(self, n_rows: int) -> int:
-        # Activations, and picture, box and scale beside them.
-        return n_rows * (self.identity["how.width"] * ROW_DTYPE().itemsize + 4 + 16 + 1)
+    def _name(self, writers: Sequence[StoreWriter]) -> str:
+        """What is made, for messages: the store, or the layers of several."""
+        if len(writers) == 1:
+            return str(writers[0].folder)
+        return f"{self.stores}: {', '.join(writer.identity['how.layer'] for writer in writers)} in one pass"
 
-    def _announce(self, writer: StoreWriter, mine: Sequence[Part], todo: Sequence[Part]) -> None:
+    def _announce(
+        self,
+        writers: Sequence[StoreWriter],
+        missing: Mapping[str, Sequence[Part]],
+        mine: Sequence[Part],
+        todo: Sequence[Part],
+    ) -> None:
         """Rows, bytes and time, before anything long begins."""
         n_rows = sum(part.n_rows for part in todo)
-        if len(todo) < len(mine):
-            self.say(f"{self.folder}: going on, {len(mine) - len(todo)} of {len(mine)} parts are there")
-        self._check_room(n_rows)
+        needed = 0
+        for writer in writers:
+            own = [part for span in mine for part in parts_within(writer.parts, span)]
+            left = set(missing[writer.fingerprint]) & set(own)
+            needed += _raw_bytes(writer.identity, sum(part.n_rows for part in left))
+            if len(left) < len(own):
+                self.say(f"{writer.folder}: going on, {len(own) - len(left)} of {len(own)} parts are there")
+        self._check_room(needed)
         batch = self.identity["how.batch"]
         rate = self.runner.measure_rate(min(batch, n_rows))
         self.say(
-            f"{self.folder}: {n_rows:,} rows to make, at most {self._raw_bytes(n_rows) / 2**20:,.0f} MiB; "
+            f"{self._name(writers)}: {n_rows:,} rows to make, at most {needed / 2**20:,.0f} MiB; "
             f"the trunk alone needs about {format_seconds(n_rows / rate)} ({rate:,.0f} patches/s in a trial batch)"
         )
 
-    def _make(self, writer: StoreWriter, todo: Sequence[Part], engine: Engine | None) -> None:
+    def _make(
+        self,
+        writers: Sequence[StoreWriter],
+        missing: Mapping[str, Sequence[Part]],
+        todo: Sequence[Part],
+        engine: Engine | None,
+    ) -> None:
         clock = StageClock()
         started = time.perf_counter()
         n_rows = sum(part.n_rows for part in todo)
@@ -386,7 +493,7 @@ class Extraction:
         total = self.table.n_rows
         with Progress(what, total, "patches", done=total - n_rows) as progress:
             if engine is None:
-                maker = PartMaker(self.runner, self.folder)
+                maker = PartMaker(self.runner, *(writer.folder for writer in writers))
                 for task in tasks:
                     maker.make(task, clock, lambda n: progress.advance(n, note=clock.summary()))
             else:
@@ -397,11 +504,17 @@ class Extraction:
 
                 engine(list(tasks), done)
         elapsed = time.perf_counter() - started
-        self.say(f"{self.folder}: {n_rows:,} patches in {elapsed:.1f} s ({n_rows / elapsed:,.0f}/s); {clock.summary()}")
-        self._log(clock, elapsed, n_rows, len(todo))
+        rate = f"{n_rows:,} patches in {elapsed:.1f} s ({n_rows / elapsed:,.0f}/s)"
+        self.say(f"{self._name(writers)}: {rate}; {clock.summary()}")
+        for writer in writers:
+            parts = [part for span in todo for part in parts_within(missing[writer.fingerprint], span)]
+            if parts:
+                self._log(writer, clock, elapsed, sum(part.n_rows for part in parts), len(parts), len(writers))
 
-    def _log(self, clock: StageClock, elapsed_s: float, n_rows: int, n_parts: int) -> None:
-        """Append what this run did to the log beside the store; the log is no part of the store."""
+    def _log(
+        self, writer: StoreWriter, clock: StageClock, elapsed_s: float, n_rows: int, n_parts: int, n_stores: int
+    ) -> None:
+        """Append what this run did to the log beside a store; the log is no part of the store."""
         if self.log_folder is None:
             return
         entry: dict[str, Any] = {
@@ -409,6 +522,8 @@ class Extraction:
             "host": platform.node(),
             "rows": n_rows,
             "parts": n_parts,
+            # Of the whole pass, which made so many stores at once.
+            "stores": n_stores,
             "seconds": round(elapsed_s, 2),
             "stages": {name: round(s, 2) for name, s in clock.seconds.items()},
             "versions": {
@@ -421,8 +536,13 @@ class Extraction:
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        with open(self.log_folder / log_name(self.folder.name), "a", encoding="utf-8") as log:
+        with open(self.log_folder / log_name(writer.folder.name), "a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
+
+
+def _raw_bytes(identity: Identity, n_rows: int) -> int:
+    # Activations, and picture, box and scale beside them.
+    return n_rows * (identity["how.width"] * ROW_DTYPE().itemsize + 4 + 16 + 1)
 
 
 def log_name(store: str) -> str:

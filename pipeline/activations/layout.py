@@ -13,7 +13,7 @@ docs/store-format.md says it in words, for readers that are written without this
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,29 @@ def parts_of(identity: Identity) -> list[Part]:
     """All parts of a store, in order."""
     n_rows, rows = identity["seen.n_rows"], identity["how.part_rows"]
     return [Part(i, start, min(start + rows, n_rows)) for i, start in enumerate(range(0, n_rows, rows))]
+
+
+def parts_within(parts: Iterable[Part], rows: Part) -> list[Part]:
+    """Those of the parts whose rows all lie in a range.
+
+    >>> [part.index for part in parts_within([Part(0, 0, 4), Part(1, 4, 8), Part(2, 8, 9)], Part(0, 4, 9))]
+    [1, 2]
+    """
+    return [part for part in parts if rows.start <= part.start and part.stop <= rows.stop]
+
+
+def range_of(stores: Iterable[Sequence[Part]], rows: Part) -> Part | None:
+    """Of a range of rows, those from the first to the last of some parts, of several stores; None if there is none.
+
+    >>> range_of([[Part(1, 8, 16)], [Part(5, 10, 12)]], Part(1, 8, 16))
+    Part(index=1, start=8, stop=16)
+    >>> range_of([[], [Part(5, 10, 12), Part(6, 12, 14), Part(9, 18, 20)]], Part(1, 8, 16))
+    Part(index=1, start=10, stop=14)
+    """
+    inside = [part for parts in stores for part in parts_within(parts, rows)]
+    if not inside:
+        return None
+    return Part(rows.index, min(part.start for part in inside), max(part.stop for part in inside))
 
 
 def make_metadata(identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str]) -> dict[str, bytes]:

@@ -6,24 +6,34 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, head_option, say, settings_options, workspace_from
+from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
 
 
 @click.command("compare")
 @dataset_option
-@head_option
-@click.option("--baseline", "baselines", multiple=True, help="Trunk on which the main head is set beside; again.")
+@click.option("--recipe", "recipes", multiple=True, help="Recipe by name; again. Default: all that can run.")
+@click.option("--heads", is_flag=True, help="The configured heads instead, with one seed and no choosing.")
 @settings_options
-def command(dataset: str, heads: tuple[str, ...], baselines: tuple[str, ...], **options: Any) -> None:
-    """Set the results of several heads side by side, in results/{dataset}_heads.json.
+def command(dataset: str, recipes: tuple[str, ...], heads: bool, **options: Any) -> None:
+    """Set recipes side by side, beside published rows, in results/{dataset}_compare.json.
+
+    Recipes that have no outcome yet are run first. With --heads: the heads of the setting `compare`, in
+    results/{dataset}_heads.json.
 
     \b
     Example:
-      pipeline compare --dataset demo --head fca --head fcb --baseline random
+      pipeline compare --dataset demo --recipe strong --recipe weak --recipe strong+weak
+      pipeline compare --dataset demo --heads
     """
     from pipeline.cli.show import print_comparison
-    from pipeline.run import run_compare
+    from pipeline.comparison import run_comparison
+    from pipeline.recipes import heads_run
+    from pipeline.workspace import Workspace
 
     ws = workspace_from(options)
-    joined = run_compare(ws, dataset, heads or ws.settings.compare, baselines or ws.settings.baselines, say)
-    print_comparison(joined)
+    path = ws.compare_path(dataset)
+    if heads:
+        ws, path = Workspace(heads_run(ws.settings)), ws.heads_path(dataset)
+    elif recipes:
+        ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
+    print_comparison(run_comparison(ws, dataset, path, this_command(), say))

@@ -13,6 +13,7 @@ from pipeline.cli.common import dataset_option, say, settings_options, split_opt
 @dataset_option
 @split_option(required=True)
 @settings_options
+@click.option("--layers", help="Several layers from one pass, each into a store of its own: pool5,fc6,fc7.")
 @click.option("--share", help="I/N: only the I-th of N shares of the store's parts; a run without it seals.")
 @click.option("--scheduler", help="Spread the parts: local:N processes, or a dask scheduler such as tcp://HOST:8786.")
 @click.option("--made", type=int, hidden=True, help="Number of the making, given by the workflow.")
@@ -20,6 +21,7 @@ from pipeline.cli.common import dataset_option, say, settings_options, split_opt
 def command(
     dataset: str,
     split: str,
+    layers: str | None,
     share: str | None,
     scheduler: str | None,
     made: int | None,
@@ -35,20 +37,39 @@ def command(
     Example:
       pipeline extract --dataset demo --split train --trunk alexnet64
       pipeline extract --dataset voc12 --split val --trunk torchvision/resnet18 --device cuda
+      pipeline extract --dataset demo --split train --layers pool5,fc7
       pipeline extract --dataset demo --split val --scheduler local:2
     """
     from pipeline.errors import SettingsError
-    from pipeline.run import run_extract, run_extract_share
+    from pipeline.run import run_extract, run_extract_layers, run_extract_share
 
+    wanted = _parse_layers(layers, options.get("layer"))
     if share is not None:
         if scheduler is not None:
             raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
-        click.echo(run_extract_share(workspace_from(options), dataset, split, _parse_share(share), say))
+        for path in run_extract_share(workspace_from(options), dataset, split, _parse_share(share), say, wanted):
+            click.echo(path)
         return
-    store = run_extract(workspace_from(options), dataset, split, say, made, rehash, scheduler)
-    click.echo(f"{store.folder}")
-    click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")
-    click.echo(f"  fingerprint {store.fingerprint}")
+    ws = workspace_from(options)
+    if wanted:
+        stores = run_extract_layers(ws, dataset, split, wanted, say, made, rehash, scheduler)
+    else:
+        stores = [run_extract(ws, dataset, split, say, made, rehash, scheduler)]
+    for store in stores:
+        click.echo(f"{store.folder}")
+        click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")
+        click.echo(f"  fingerprint {store.fingerprint}")
+
+
+def _parse_layers(text: str | None, layer: str | None) -> list[str]:
+    from pipeline.errors import SettingsError
+
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if text is not None and layer is not None:
+        raise SettingsError("--layer and --layers exclude each other")
+    if not all(names) or len(set(names)) < len(names):
+        raise SettingsError(f"--layers: expected different names with commas between, such as pool5,fc7, got {text!r}")
+    return names
 
 
 def _parse_share(text: str) -> tuple[int, int]:

@@ -19,7 +19,10 @@ from pipeline import __version__
 SECTIONS = {
     "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
     "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
-    "Trunk": {"pretrain": ("pretrain", "Pre-train a trunk on a folder of class folders.")},
+    "Trunk": {
+        "pretrain": ("pretrain", "Train a trunk on class folders, or on a dataset's patches."),
+        "trunk": ("trunk", "Make the trunks that are made from a dataset."),
+    },
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
         "cache": ("cache", "See, check, mend and free what is cached."),
@@ -29,8 +32,10 @@ SECTIONS = {
     "Scoring": {
         "score": ("score", "Score the pictures of a split with fitted heads."),
         "evaluate": ("evaluate", "Average precision from scores, or files for the evaluation server."),
-        "compare": ("compare", "Set the results of several heads side by side."),
+        "recipe": ("recipe", "List, show and run named systems over the same activations."),
+        "compare": ("compare", "Set recipes side by side, beside published rows."),
         "sweep": ("sweep", "Choose head, reading and k on held-out fit pictures."),
+        "retrieve": ("retrieve", "Find the pictures of a split that are most like a query."),
         "show": ("show", "Print a result file as a table."),
     },
 }

@@ -59,24 +59,46 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def print_comparison(joined: dict[str, Any]) -> None:
-    """One row a recipe."""
+    """One row a recipe, with its spread, its interval and its difference to the reference."""
     from rich.table import Table
 
     click.echo(f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %")
     table = Table()
-    powers = list(joined["recipes"][0]["k_sweep"])
-    for column in ("recipe", "trunk", "mAP", *(f"k={k}" for k in powers), "fit s", "score s"):
-        table.add_column(column, justify="left" if column in ("recipe", "trunk") else "right")
+    for column in ("recipe", "trunk", "layer", "k", "mAP", "std", "95 % interval", f"to {joined['reference']}", "s"):
+        table.add_column(column, justify="left" if column in ("recipe", "trunk", "layer") else "right")
     for recipe in joined["recipes"]:
-        seconds = recipe["seconds"]
         table.add_row(
             recipe["name"],
             recipe["trunk"],
+            recipe["layer"],
+            recipe["k"] if isinstance(recipe["k"], str) else f"{recipe['k']:g}",
             _percent(recipe["mAP"]),
-            *(_percent(recipe["k_sweep"].get(k)) for k in powers),
-            *(f"{seconds[s]:.1f}" if s in seconds else "-" for s in ("fit_head", "score")),
+            _percent(recipe["std"]),
+            _range(recipe["interval"]),
+            _difference(recipe.get("difference")),
+            f"{sum(recipe['seconds'].values()):.1f}",
         )
     print_table(table)
+    click.echo(
+        "interval: over pictures (bootstrap); difference: paired, over the same pictures; s: a seed's, store kept"
+    )
+    for item in joined["left_out"]:
+        click.echo(f"left out: {item['why']}")
+    if joined["published"]:
+        click.echo(f"published, {joined['published_note']}:")
+        for row in joined["published"]:
+            click.echo(f"  {row['name']}: {_percent(row['mAP'])}  ({row['source']})")
+
+
+def _range(interval: dict[str, float | None]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _difference(difference: dict[str, Any] | None) -> str:
+    if difference is None or difference["difference"] is None:
+        return "-"
+    return f"{100 * difference['difference']:+.1f} ({_range(difference)})"
 
 
 def print_sweep(swept: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from torch.nn import functional
 from pipeline.errors import HeadError
 from pipeline.head.fitting import Loss, fit_network, logistic_loss
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import choose_rows
 from pipeline.head.task import FitTask, Fitted
 from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.sampling import choose_rows
 from pipeline.settings import HeadSettings
 
 
@@ -51,10 +51,11 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
 
     Raises
     ------
-    HeadError
-        No positive patch at all.
+    DatasetError, HeadError
+        The dataset has no boxes; or no positive patch at all.
     """
     table = task.table
+    table.need_boxes(f"head {task.name!r}")
     several = settings.targets == "several"
     labels = table.labels(task.labels)
     if several:

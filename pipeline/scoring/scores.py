@@ -1,4 +1,8 @@
-"""Scores of a split: one pass through the store for all heads and all aggregations, and their file."""
+"""Scores of a split: one pass through the store for all heads and all aggregations, and their file.
+
+In that pass every head has an accumulator, which is shown the rows part by part. For heads that score
+patches it is `PatchwiseScores`; a head of scale ``pooled`` looks at one vector a picture and brings its own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -19,7 +23,7 @@ from pipeline.head.head import Head, check_joined
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores
-from pipeline.settings import Aggregation
+from pipeline.settings import POOLED, Aggregation
 
 FORMAT = "scores-2"
 
@@ -31,7 +35,8 @@ class SplitScores:
     Attributes
     ----------
     scores : float64 ndarray of shape (n_aggregations, n_pictures, n_classes)
-    aggregations : k or "max" of each first axis
+    aggregations : of the first axis: those that apply to the head's scores, ``pooled`` alone where it has no
+        patch scores
     ids, classes : names of the other axes
     facts : JSON object: what the head says of itself, fingerprint and dataset of the rows
     """
@@ -56,22 +61,73 @@ class SplitScores:
         return self.scores[self.aggregations.index(aggregation)]
 
 
+def effective(k: Aggregation, aggregations: Sequence[Aggregation]) -> Aggregation:
+    """The aggregation that is meant by `k`: a head without patch scores has but one.
+
+    >>> effective(5.0, ("pooled",)), effective(5.0, (1.0, 5.0))
+    ('pooled', 5.0)
+    """
+    return POOLED if tuple(aggregations) == (POOLED,) else k
+
+
 def format_aggregation(k: Aggregation) -> str:
     """``5`` for 5.0, ``max`` for the maximum."""
     return k if isinstance(k, str) else f"{k:g}"
 
 
-def score_split(
-    store: Store, table: PatchTable, heads: Sequence[Head], aggregations: Sequence[Aggregation]
-) -> list[SplitScores]:
-    """Score all pictures of a split with all heads; the store is read once.
+class Accumulator(Protocol):
+    """Sees the rows of a split once, part by part, and then has the scores of its pictures.
 
-    Raises
-    ------
-    StoreError, HeadError
-        Store and table, or store and a head, do not belong together.
+    A head of scale ``pooled`` has one by ``head.network.accumulator(n_pictures)``.
     """
-    check_joined(store, table)
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        """Take rows (n, width), float16, of pictures (n,), int, rising, also from call to call."""
+
+    def result(self) -> np.ndarray:
+        """float64 ndarray of shape (n_aggregations, n_pictures, n_classes); NaN for a picture without rows.
+
+        The first axis may be missing where there is but one aggregation.
+        """
+
+
+class PatchwiseScores:
+    """The accumulator of heads that score patches."""
+
+    def __init__(self, head: Head, n_pictures: int, aggregations: Sequence[Aggregation]) -> None:
+        self._head = head
+        self._scores = PictureScores(n_pictures, len(head.classes), aggregations)
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        self._scores.add(self._head.patch_scores(rows), picture)
+
+    def result(self) -> np.ndarray:
+        return self._scores.result()
+
+
+def applicable(scale: str, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
+    """Those aggregations that a head's scores have: powers only for scores in 0..1.
+
+    >>> applicable("softmax", [5.0, "max"]), applicable("log-odds", [5.0, "max"]), applicable("pooled", [5.0, "max"])
+    ((5.0, 'max'), ('max',), ('pooled',))
+    """
+    if scale == POOLED:
+        return (POOLED,)
+    odds = scale in ("softmax", "logistic")
+    return tuple(k for k in aggregations if k != POOLED and (odds or isinstance(k, str)))
+
+
+def make_accumulator(head: Head, n_pictures: int, aggregations: Sequence[Aggregation]) -> Accumulator:
+    """What collects a head's scores; `aggregations` are those that it has."""
+    if head.scale == POOLED:
+        return head.network.accumulator(n_pictures)
+    return PatchwiseScores(head, n_pictures, aggregations)
+
+
+def _check_heads(
+    store: Store, table: PatchTable, heads: Sequence[Head], aggregations: Sequence[Aggregation]
+) -> list[tuple[Aggregation, ...]]:
+    """Refuse heads that cannot score this store; the aggregations of the others."""
     for head in heads:
         head.check_rows(store)
         if head.classes != table.classes:
@@ -79,29 +135,66 @@ def score_split(
                 f"head {head.facts['name']!r} knows {len(head.classes)} classes, {table.dataset} has "
                 f"{len(table.classes)}: they must be the same, in the same order"
             )
-    sums = [PictureScores(len(table.ids), len(table.classes), aggregations) for _ in heads]
+        if not applicable(head.scale, aggregations):
+            got = ", ".join(map(format_aggregation, aggregations)) or "none"
+            known = "max, top:T or lme:R" + " or a power" * (head.scale != "log-odds")
+            raise HeadError(
+                f"head {head.facts['name']!r} gives {head.scale} scores: expected an aggregation {known}, got {got}; "
+                "add one to 'aggregations'"
+            )
+    return [applicable(head.scale, aggregations) for head in heads]
+
+
+def score_split(
+    store: Store,
+    table: PatchTable,
+    heads: Sequence[Head],
+    aggregations: Sequence[Aggregation],
+    wanted: np.ndarray | None = None,
+) -> list[SplitScores]:
+    """Score the pictures of a split with all heads; the store is read once.
+
+    Parameters
+    ----------
+    aggregations : each head has those that apply to its scores (`applicable`)
+    wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
+
+    Returns
+    -------
+    one a head, in their order; ``facts["scored"]`` counts the pictures where only some were wanted
+
+    Raises
+    ------
+    StoreError, HeadError
+        Store and table, or store and a head, do not belong together; a head has none of the aggregations.
+    """
+    check_joined(store, table)
+    kinds = _check_heads(store, table, heads, aggregations)
+    accumulators = [make_accumulator(head, len(table.ids), own) for head, own in zip(heads, kinds, strict=True)]
     with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
             picture = table.picture[part.start : part.stop]
-            for head, accumulated in zip(heads, sums, strict=True):
-                accumulated.add(head.patch_scores(rows), picture)
+            if wanted is not None:
+                chosen = wanted[picture]
+                rows, picture = rows[chosen], picture[chosen]
+            if len(picture):
+                for accumulator in accumulators:
+                    accumulator.add(rows, picture)
             progress.advance(part.stop - part.start)
+    facts = {
+        "dataset": table.dataset,
+        "split": table.split,
+        "fingerprint": store.fingerprint,
+        "rows": table.rows_digest,
+        "pictures": table.pictures_digest(),
+        **({} if wanted is None else {"scored": int(wanted.sum())}),
+    }
+    shape = (len(table.ids), len(table.classes))
     return [
         SplitScores(
-            accumulated.result(),
-            tuple(aggregations),
-            table.ids,
-            table.classes,
-            {
-                "dataset": table.dataset,
-                "split": table.split,
-                "fingerprint": store.fingerprint,
-                "rows": table.rows_digest,
-                "pictures": table.pictures_digest(),
-                "head": head.facts,
-            },
+            accumulator.result().reshape(len(own), *shape), own, table.ids, table.classes, {**facts, "head": head.facts}
         )
-        for head, accumulated in zip(heads, sums, strict=True)
+        for head, own, accumulator in zip(heads, kinds, accumulators, strict=True)
     ]
 
 

@@ -8,43 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError
-from pipeline.head.head import Head, fit_head
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.head.head import fit_head
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
-from pipeline.progress import Progress
-from pipeline.scoring.aggregation import PictureScores
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.results import number
 from pipeline.scoring.scores import format_aggregation, score_split
-from pipeline.settings import Aggregation, HeadSettings, LabelSettings
-
-
-def score_pictures(
-    store: Store, table: PatchTable, heads: Sequence[Head], aggregations: Sequence[Aggregation], wanted: np.ndarray
-) -> list[np.ndarray]:
-    """Scores of some pictures of a split; the parts are read once for all heads.
-
-    Parameters
-    ----------
-    wanted : bool ndarray of shape (n_pictures,)
-
-    Returns
-    -------
-    one float64 ndarray of shape (n_aggregations, n_pictures, n_classes) a head, NaN where not wanted
-    """
-    sums = [PictureScores(len(table.ids), len(table.classes), aggregations) for _ in heads]
-    with Progress("score held-out pictures", table.n_rows, "patches") as progress:
-        for part, rows in store.iter_parts():
-            picture = table.picture[part.start : part.stop]
-            chosen = np.flatnonzero(wanted[picture])
-            for head, accumulated in zip(heads, sums, strict=True):
-                accumulated.add(head.patch_scores(rows[chosen]), picture[chosen])
-            progress.advance(part.stop - part.start)
-    return [accumulated.result() for accumulated in sums]
+from pipeline.settings import Aggregation, AnyHead, LabelSettings
 
 
 def sweep_settings(
@@ -53,7 +25,7 @@ def sweep_settings(
     eval_store: Store,
     eval_table: PatchTable,
     metric: str,
-    heads: dict[str, HeadSettings],
+    heads: dict[str, AnyHead],
     readings: Sequence[LabelSettings],
     aggregations: Sequence[Aggregation],
     held_out: float,
@@ -70,16 +42,16 @@ def sweep_settings(
     highest held-out mAP)
     """
     pairs = [(name, reading) for reading in readings for name in heads]
-    out = hold_out_pictures(fit_table.ids, held_out)
+    out = hold_out_pictures(fit_table.group_ids, held_out)
     on_part = [fit_head(fit_store, fit_table, n, heads[n], r, seed, held_out) for n, r in pairs]
-    held = score_pictures(fit_store, fit_table, on_part, aggregations, out)
+    held = score_split(fit_store, fit_table, on_part, aggregations, out)
     on_all = [fit_head(fit_store, fit_table, n, heads[n], r, seed) for n, r in pairs]
     shown = score_split(eval_store, eval_table, on_all, aggregations)
     rows = []
     for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
-        for index, k in enumerate(aggregations):
-            held_map, _ = mean_average_precision(held_scores[index][out], fit_table.picture_labels[out], metric)
-            eval_map, _ = mean_average_precision(eval_scores.scores[index], eval_table.picture_labels, metric)
+        for k in eval_scores.aggregations:
+            held_map, _ = mean_average_precision(held_scores.by(k)[out], fit_table.scored_labels[out], metric)
+            eval_map, _ = mean_average_precision(eval_scores.by(k), eval_table.scored_labels, metric)
             rows.append(
                 {
                     "head": name,
@@ -87,7 +59,7 @@ def sweep_settings(
                     "k": format_aggregation(k),
                     "held_out_mAP": number(held_map),
                     "mAP": number(eval_map),
-                    "positive": head.facts["patches"]["positive"],
+                    "positive": head.facts.get("patches", {}).get("positive"),  # of strong heads
                 }
             )
     measured = [row for row in rows if row["held_out_mAP"] is not None]

@@ -11,26 +11,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, brief, enumerate_problems
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.settings import explain_validation
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky
+from pipeline.settings import MAX_FC_WIDTH, explain_validation
+from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.fisher import ARCHITECTURE as FISHER
+from pipeline.trunk.fisher import fisher_trunk
 from pipeline.trunk.torchvision_import import import_torchvision
-from pipeline.trunk.trunk import Trunk, download_weights, load_state, read_weights
+from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
-
-MAX_FC_WIDTH = 16_384
-
-
-class _OneLayer(nn.Module):
-    """A member of the AlexNet family that gives one layer."""
-
-    def __init__(self, network: AlexNet, layer: str) -> None:
-        super().__init__()
-        self.network = network
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x, (self.layer,))[self.layer]
 
 
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
@@ -38,10 +26,12 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
     with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are taken
         network = AlexNet(form)
-    # FC8 travels with pre-trained weights so that their accuracy can be checked; the trunk ends at FC7.
+    # FC8 travels with pre-trained weights; the trunk ends at FC7, and hands FC8 on as it is.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
+    last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
+    classifier = last if len(last) == 2 else None
     digest = digest or sha256_bytes(save({k: v.contiguous() for k, v in state.items()}))
-    return Trunk(card, layer, form.widths[layer], digest, _OneLayer(network, layer).eval())
+    return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:
@@ -59,8 +49,9 @@ def load_card(path: Path, layer: str) -> Trunk:
         card = TrunkCard.model_validate(read_mapping(path, TrunkError))
     except ValidationError as error:
         raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
-    if card.architecture not in FORMS or card.weights_file is None or card.weights_sha256 is None:
-        raise TrunkError(f"{path}: expected an architecture of {', '.join(FORMS)}, weights_file and weights_sha256")
+    known = (*FORMS, FISHER)
+    if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
+        raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
         raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
@@ -71,11 +62,18 @@ def load_card(path: Path, layer: str) -> Trunk:
             f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: "
             "another or a damaged file"
         )
+    if card.architecture == FISHER:
+        return fisher_trunk(card, state, layer, digest)
     form = FORMS[card.architecture]
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
+    elif card.architecture == "alexnet64":
+        width = card.layers.get("fc6", form.fc_widths[0])
+        if not 1 <= width <= MAX_FC_WIDTH:
+            raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
+        form = make_form("alexnet64", width)
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)

@@ -1,7 +1,8 @@
-"""Pre-training on the source task: class folders in, a frozen trunk and its card out.
+"""Training a whole network on labelled pictures: a frozen trunk, its FC8 and its card out.
 
 Source: Oquab et al. (2014) section 3.1 pre-train C1-FC8 with a softmax over the source classes and
 keep C1-FC7. Here batch normalisation speeds this up, and is folded into plain weights afterwards.
+The same training on the target's own patches is their NO PRETRAIN (section 5).
 """
 
 from __future__ import annotations
@@ -10,143 +11,29 @@ import io
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.dataset.picture import FORMATS
-from pipeline.errors import DatasetError, PipelineError, enumerate_problems
-from pipeline.files import write_whole
-from pipeline.progress import Progress, track
+from pipeline.errors import DatasetError, PipelineError
+from pipeline.files import read_json, write_json, write_whole
+from pipeline.progress import Progress
 from pipeline.settings import PretrainSettings
-from pipeline.trunk.architectures import FORMS, AlexNet, fold_batch_norm
-from pipeline.trunk.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, TrunkCard, save_trunk
+from pipeline.trunk.architectures import AlexNet, AlexNetForm, fold_batch_norm, make_form
+from pipeline.trunk.augmentation import augment, normalise
+from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
+from pipeline.trunk.pictures import LabelledPictures
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 EVALUATION_BATCH = 500
-ZOOM_GROUPS = 8
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class LabelledPictures:
-    """Pictures of class folders, decoded.
-
-    Attributes
-    ----------
-    pixels : uint8 Tensor of shape (n, px, px, 3), RGB
-    labels : int64 Tensor of shape (n,), index into `classes`
-    classes : names of the class folders, sorted
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-
-
-def decode_class_folders(folder: Path, px: int) -> LabelledPictures:
-    """Decode ``folder/<class>/*`` (torchvision's ImageFolder layout) once, into memory.
-
-    Each picture is scaled so that its short side is `px` and cut to the central square.
-
-    Raises
-    ------
-    DatasetError
-        No class folder, an empty class, or pictures that cannot be decoded: all of them are named.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; expected class folders <class>/*.jpg below it")
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    paths, labels = [], []
-    empty = []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not found:
-            empty.append(f"{folder / name}: no picture")
-        paths += found
-        labels += [label] * len(found)
-    if empty or len(classes) < 2:
-        problems = empty or [f"{len(classes)} class folders, expected at least 2"]
-        raise DatasetError(f"{folder}: not a folder of class folders\n{enumerate_problems(problems)}")
-
-    pixels = np.empty((len(paths), px, px, 3), dtype=np.uint8)
-    problems = []
-
-    def decode(index: int) -> None:
-        try:
-            with Image.open(paths[index], formats=(*FORMATS, "PPM")) as opened:
-                image = opened.convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
-            problems.append(f"{paths[index]}: {error}")
-            return
-        scale = px / min(image.size)
-        if scale != 1:
-            size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        left, top = (image.width - px) // 2, (image.height - px) // 2
-        pixels[index] = np.asarray(image)[top : top + px, left : left + px]
-
-    with ThreadPoolExecutor() as pool:
-        for _ in track(pool.map(decode, range(len(paths))), "decode", len(paths), "pictures"):
-            pass
-    if problems:
-        raise DatasetError(
-            f"{folder}: {len(problems)} of {len(paths)} pictures cannot be decoded\n"
-            f"{enumerate_problems(sorted(problems))}\nmend or remove them and start again"
-        )
-    return LabelledPictures(torch.from_numpy(pixels), torch.tensor(labels), classes)
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 or float (n, h, w, 3) in 0..255 -> normalised float (n, 3, h, w), channels last in memory."""
-    mean = torch.tensor(IMAGENET_MEAN) * 255
-    std = torch.tensor(IMAGENET_STD) * 255
-    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
-
-
-def augment(batch: Tensor, settings: PretrainSettings, random: torch.Generator) -> Tensor:
-    """Zoom (one factor for each eighth of the batch), then shift and flip each picture.
-
-    Parameters
-    ----------
-    batch : float Tensor of shape (n, 3, px, px)
-
-    Returns
-    -------
-    Tensor of the same shape, channels last in memory
-    """
-    px = batch.shape[-1]
-    low, high = math.log(settings.zoom[0]), math.log(settings.zoom[1])
-    groups = []
-    for group in batch.chunk(ZOOM_GROUPS):
-        zoom = math.exp(low + (high - low) * torch.rand(1, generator=random).item())
-        # Every second group keeps its sharpness: a frozen trunk meets pictures that were not zoomed.
-        size = round(px * zoom) if torch.rand(1, generator=random).item() < 0.5 else px
-        if size != px:
-            group = functional.interpolate(group, size=size, mode="bilinear", align_corners=False)
-        # Enough mirrored margin that every shift stays inside.
-        margin = settings.shift_px + max(0, (px - size + 1) // 2)
-        group = functional.pad(group, (margin,) * 4, mode="reflect")
-        slack = group.shape[-1] - px
-        centre = slack // 2
-        reach = min(centre, max(settings.shift_px, abs(size - px) // 2))
-        shifts = centre + torch.randint(-reach, reach + 1, (2, len(group), 1), generator=random)
-        top, left = shifts.clamp_(0, slack)
-        steps = torch.arange(px)
-        flip = torch.rand(len(group), 1, generator=random) < 0.5
-        columns = torch.where(flip, steps.flip(0), steps) + left
-        rows = steps + top
-        index = torch.arange(len(group))[:, None, None]
-        cut = group.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-        groups.append(cut.permute(0, 3, 1, 2))
-    return torch.cat(groups).contiguous(memory_format=torch.channels_last)
+class DivergedError(PipelineError):
+    """The loss of a training is not finite."""
 
 
 class Classifier(nn.Module):
@@ -162,16 +49,18 @@ class Classifier(nn.Module):
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, pictures: LabelledPictures) -> float:
-    """Share of pictures whose highest output is their class."""
+def assess(model: nn.Module, pictures: LabelledPictures) -> tuple[float, float]:
+    """Share of pictures whose highest output is their class, and the mean cross-entropy."""
     model.eval()
     device = next(model.parameters()).device
-    right = 0
+    right, loss = 0, 0.0
     for start in range(0, len(pictures.labels), EVALUATION_BATCH):
         pixels = pictures.pixels[start : start + EVALUATION_BATCH]
-        outputs = model(normalise(pixels).contiguous(memory_format=torch.channels_last).to(device))
-        right += int((outputs.argmax(1).cpu() == pictures.labels[start : start + len(pixels)]).sum())
-    return right / len(pictures.labels)
+        labels = pictures.labels[start : start + EVALUATION_BATCH]
+        outputs = model(normalise(pixels).contiguous(memory_format=torch.channels_last).to(device)).cpu()
+        right += int((outputs.argmax(1) == labels).sum())
+        loss += float(functional.cross_entropy(outputs, labels, reduction="sum"))
+    return right / len(pictures.labels), loss / len(pictures.labels)
 
 
 def one_cycle(step: int, n_steps: int, peak: float) -> float:
@@ -186,131 +75,270 @@ def one_cycle(step: int, n_steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / (n_steps - rise)))
 
 
-def pretrain(
-    train_dir: Path,
-    val_dir: Path,
-    out_dir: Path,
-    name: str,
-    settings: PretrainSettings,
-    command: str,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> TrunkCard:
-    """Pre-train a trunk, or go on from the last whole epoch in `out_dir`, and save it with its card.
+@dataclass
+class Training:
+    """One training of a classifier, which goes on after the last whole epoch that its checkpoint holds.
 
     The order of pictures and their changes depend on the seed and the epoch alone, so a run that was
     interrupted sees what an uninterrupted one would have seen.
 
-    Returns
-    -------
-    TrunkCard
-        Also written as ``out_dir/<name>.yaml`` beside ``<name>.safetensors`` (half precision).
+    Parameters
+    ----------
+    train : what is trained on
+    held_out : what is measured on after each epoch, or None
+    form : the architecture
+    settings : `peak_rate` is the one that is used; `peak_rates` is not looked at
+    checkpoint : file of weights, optimiser and history, written after each epoch
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    form = FORMS[settings.architecture]
-    train = decode_class_folders(train_dir, form.input_px)
-    val = decode_class_folders(val_dir, form.input_px)
-    if val.classes != train.classes:
-        differing = sorted(set(val.classes) ^ set(train.classes))
-        raise DatasetError(
-            f"{val_dir}: classes differ from {train_dir}\n"
-            f"{enumerate_problems([f'{c}: only in one of them' for c in differing])}"
-        )
-    if len(train.labels) < settings.batch:
-        raise DatasetError(f"{train_dir}: {len(train.labels)} pictures, fewer than one batch of {settings.batch}")
 
-    torch.manual_seed(settings.seed)
-    model = Classifier(AlexNet(form, batch_norm=True, dropout=settings.dropout), len(train.classes))
-    model = model.to(device=device, memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.peak_rate,
-        momentum=settings.momentum,
-        nesterov=True,
-    )
-    checkpoint = out_dir / f"{name}.checkpoint.pt"
-    history: list[dict[str, float]] = []
-    recipe = {**settings.model_dump(mode="json"), "classes": len(train.classes), "pictures": len(train.labels)}
-    if checkpoint.exists():
+    train: LabelledPictures
+    held_out: LabelledPictures | None
+    form: AlexNetForm
+    settings: PretrainSettings
+    checkpoint: Path
+    device: torch.device
+    say: Say
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        torch.manual_seed(s.seed)
+        model = Classifier(AlexNet(self.form, batch_norm=True, dropout=s.dropout), len(self.train.classes))
+        self.model = model.to(device=self.device, memory_format=torch.channels_last)
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=s.peak_rate,
+            momentum=s.momentum,
+            nesterov=True,
+        )
+        self.history: list[dict[str, float]] = []
+        self.steps_per_epoch = len(self.train.labels) // s.batch
+        self.n_steps = s.updates or s.epochs * self.steps_per_epoch
+        self.n_epochs = math.ceil(self.n_steps / self.steps_per_epoch)
+        self.recipe = recipe_of(s, self.train, self.held_out)
+
+    def run(self) -> Classifier:
+        """Train to the end; the classifier, batch normalisation and all.
+
+        Raises
+        ------
+        DivergedError
+            The loss of an epoch is not finite.
+        PipelineError
+            The checkpoint is damaged or belongs to another training.
+        """
+        if self.checkpoint.exists():
+            self._load()
+            self.say(f"going on after epoch {len(self.history)} of {self.n_epochs}")
+        batch = self.settings.batch
+        done = min(len(self.history) * self.steps_per_epoch, self.n_steps)
+        with Progress("pretrain", self.n_steps * batch, "pictures", done=done * batch) as progress:
+            for epoch in range(len(self.history), self.n_epochs):
+                started = time.monotonic()
+                loss = self._train_epoch(epoch, progress)
+                if not math.isfinite(loss):
+                    raise DivergedError(f"epoch {epoch + 1}: the loss is not finite; lower --peak-rate")
+                entry = {"epoch": epoch + 1, "loss": round(loss, 4)}
+                text = f"epoch {epoch + 1}: loss {loss:.3f}"
+                if self.held_out is not None:
+                    top1, held_out_loss = assess(self.model, self.held_out)
+                    entry |= {"top1": round(top1, 4), "held_out_loss": round(held_out_loss, 4)}
+                    text += f", val top-1 {100 * top1:.2f} %"
+                self.history.append({**entry, "seconds": round(time.monotonic() - started, 1)})
+                self.say(text)
+                self._save()
+        return self.model
+
+    def _train_epoch(self, epoch: int, progress: Progress) -> float:
+        """One pass, or what the number of updates leaves of it; the mean loss."""
+        s = self.settings
+        random = torch.Generator().manual_seed(s.seed * 1_000_003 + epoch)
+        torch.manual_seed(s.seed * 1_000_003 + epoch)  # dropout
+        order = torch.randperm(len(self.train.labels), generator=random)
+        self.model.train()
+        first = epoch * self.steps_per_epoch
+        losses = torch.zeros(min(self.steps_per_epoch, self.n_steps - first))
+        for step in range(len(losses)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = one_cycle(first + step, self.n_steps, s.peak_rate)
+            chosen = order[step * s.batch : (step + 1) * s.batch]
+            inputs = augment(normalise(self.train.pixels[chosen]), s, random).to(self.device)
+            labels = self.train.labels[chosen].to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                outputs = self.model(inputs)
+            loss = functional.cross_entropy(outputs.float(), labels, label_smoothing=s.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            losses[step] = loss.detach()
+            progress.advance(len(chosen))
+        return float(losses.mean())
+
+    def _load(self) -> None:
         try:
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:  # torch raises nearly anything on damaged bytes
             # Its text says how to load the file unsafely, so it is not passed on.
             raise PipelineError(
-                f"{checkpoint}: damaged, or a pickle of other objects, which is never loaded; remove it to start anew"
+                f"{self.checkpoint}: damaged, or a pickle of other objects, which is never loaded; "
+                "remove it to start anew"
             ) from error
         if not isinstance(saved, dict) or not {"model", "optimizer", "history", "recipe"} <= saved.keys():
-            raise PipelineError(f"{checkpoint}: not a checkpoint of this command; remove it to start anew")
-        changed = [k for k in recipe if saved["recipe"].get(k) != recipe[k]]
-        if changed:
-            raise PipelineError(
-                f"{checkpoint} belongs to other settings ({', '.join(changed)} differ); "
-                "choose another --out, or remove it to start anew"
-            )
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        history = saved["history"]
-        say(f"going on after epoch {len(history)} of {settings.epochs}")
+            raise PipelineError(f"{self.checkpoint}: not a checkpoint of this command; remove it to start anew")
+        refuse_another_recipe(self.checkpoint, saved["recipe"], self.recipe)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.history = saved["history"]
 
-    steps_per_epoch = len(train.labels) // settings.batch
-    n_steps = settings.epochs * steps_per_epoch
-    total = settings.epochs * steps_per_epoch * settings.batch
-    done = len(history) * steps_per_epoch * settings.batch
-    with Progress("pretrain", total, "pictures", done=done) as progress:
-        for epoch in range(len(history), settings.epochs):
-            started = time.monotonic()
-            random = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-            torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout
-            order = torch.randperm(len(train.labels), generator=random)
-            model.train()
-            losses = torch.zeros(steps_per_epoch)
-            for step in range(steps_per_epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = one_cycle(epoch * steps_per_epoch + step, n_steps, settings.peak_rate)
-                chosen = order[step * settings.batch : (step + 1) * settings.batch]
-                inputs = augment(normalise(train.pixels[chosen]), settings, random).to(device)
-                labels = train.labels[chosen].to(device)
-                with torch.autocast(device.type, torch.bfloat16):
-                    outputs = model(inputs)
-                loss = functional.cross_entropy(outputs.float(), labels, label_smoothing=settings.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses[step] = loss.detach()
-                progress.advance(len(chosen))
-            if not torch.isfinite(losses).all():
-                raise PipelineError(f"epoch {epoch + 1}: the loss is not finite; lower --peak-rate")
-            accuracy = top1(model, val)
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": round(float(losses.mean()), 4),
-                    "top1": round(accuracy, 4),
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-            )
-            say(f"epoch {epoch + 1}: loss {losses.mean():.3f}, val top-1 {100 * accuracy:.2f} %")
-            buffer = io.BytesIO()
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": history,
-                    "recipe": recipe,
-                },
-                buffer,
-            )
-            write_whole(checkpoint, buffer.getvalue())
+    def _save(self) -> None:
+        buffer = io.BytesIO()
+        saved = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "recipe": self.recipe,
+        }
+        torch.save(saved, buffer)
+        write_whole(self.checkpoint, buffer.getvalue())
+
+
+def recipe_of(settings: PretrainSettings, train: LabelledPictures, held_out: LabelledPictures | None) -> dict[str, Any]:
+    """All that a training depends on, flat: what a checkpoint is compared by."""
+    return {
+        **settings.model_dump(mode="json"),
+        "classes": len(train.classes),
+        "pictures": len(train.labels),
+        "content": train.digest(),
+        "held_out_content": held_out.digest() if held_out is not None else None,
+    }
+
+
+def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Stop where a kept file is of another training than the one that is asked for."""
+    changed = [key for key in {**recipe, **kept} if kept.get(key) != recipe.get(key)]
+    if changed:
+        raise PipelineError(
+            f"{path} belongs to other settings ({', '.join(changed)} differ); "
+            "choose another --out, or remove it to start anew"
+        )
+
+
+def choose_rate(
+    train: LabelledPictures,
+    held_out: LabelledPictures,
+    form: AlexNetForm,
+    settings: PretrainSettings,
+    stem: Path,
+    device: torch.device,
+    say: Say,
+) -> tuple[float, list[dict[str, Any]]]:
+    """The peak rate of `settings.peak_rates` whose short run has the lowest held-out loss.
+
+    Each is tried in a whole cycle of `settings.trial_updates` steps. What was tried is kept in
+    ``<stem>.rates.json``, so that an interrupted choice goes on.
+
+    Returns
+    -------
+    rate : float
+    tried : dicts of ``peak_rate, updates, loss, top1``; the last two None where it diverged
+
+    Raises
+    ------
+    PipelineError
+        All diverged, or the kept trials belong to other settings.
+    """
+    path = stem.with_name(stem.name + ".rates.json")
+    recipe = recipe_of(settings.model_copy(update={"updates": settings.trial_updates}), train, held_out)
+    tried: list[dict[str, Any]] = []
+    if path.exists():
+        try:
+            kept = read_json(path)
+            tried, kept_recipe = list(kept["tried"]), dict(kept["recipe"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError(f"{path}: not the trials of this command; remove it to start anew") from error
+        refuse_another_recipe(path, kept_recipe, recipe)
+    for rate in settings.peak_rates[len(tried) :]:
+        say(f"trying a peak rate of {rate:g} for {settings.trial_updates} updates")
+        trial = settings.model_copy(update={"updates": settings.trial_updates, "peak_rate": rate})
+        checkpoint = stem.with_name(f"{stem.name}.rate-{rate:g}.checkpoint.pt")
+        found: dict[str, Any] = {"peak_rate": rate, "updates": settings.trial_updates, "loss": None, "top1": None}
+        training = Training(train, held_out, form, trial, checkpoint, device, say)
+        try:
+            top1, loss = assess(training.run(), held_out)
+            if math.isfinite(loss):
+                found |= {"loss": round(loss, 4), "top1": round(top1, 4)}
+        except DivergedError as error:
+            say(f"peak rate {rate:g}: {error}")
+        tried.append(found)
+        write_json(path, {"recipe": recipe, "tried": tried})
+        checkpoint.unlink(missing_ok=True)
+    finite = [trial for trial in tried if trial["loss"] is not None]
+    if not finite:
+        rates = ", ".join(f"{rate:g}" for rate in settings.peak_rates)
+        raise PipelineError(f"the loss is not finite with any peak rate of {rates}; give lower --peak-rates")
+    best = min(finite, key=lambda trial: trial["loss"])["peak_rate"]
+    say(f"peak rate {best:g} has the lowest held-out loss of {', '.join(f'{r:g}' for r in settings.peak_rates)}")
+    if len(settings.peak_rates) > 1 and best in (min(settings.peak_rates), max(settings.peak_rates)):
+        say("it is at the edge of what was tried: a further rate on that side may be better")
+    return best, tried
+
+
+def pretrain(
+    train: LabelledPictures,
+    held_out: LabelledPictures | None,
+    out_dir: Path,
+    name: str,
+    settings: PretrainSettings,
+    about: dict[str, Any],
+    device: torch.device,
+    say: Say,
+) -> TrunkCard:
+    """Train a trunk, or go on from the last whole epoch in `out_dir`, and save it with its card.
+
+    Parameters
+    ----------
+    held_out : pictures of the same classes, measured on only; None if there are none
+    about : what the card says besides: ``source``, ``evaluated_on``, ``command`` and the like
+
+    Returns
+    -------
+    TrunkCard
+        Also written as ``out_dir/<name>.yaml`` beside ``<name>.safetensors`` (half precision, FC8
+        included). Its `trained` holds, beside `about`: ``classes`` in the order of FC8's outputs,
+        ``top1`` (held out; absent without), ``fit_accuracy`` (on `train`), ``updates``, ``rates_tried``.
+
+    Raises
+    ------
+    PipelineError
+        As `Training.run` and `choose_rate`; there are fewer pictures than a batch.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    form = make_form(settings.architecture, settings.fc_width)
+    if len(train.labels) < settings.batch:
+        raise DatasetError(f"{len(train.labels)} pictures, fewer than one batch of {settings.batch}")
+
+    tried: list[dict[str, Any]] = []
+    if settings.peak_rates:
+        if held_out is None:
+            raise PipelineError("peak rates are compared on held-out pictures, and there are none; give one rate")
+        rate, tried = choose_rate(train, held_out, form, settings, out_dir / name, device, say)
+        settings = settings.model_copy(update={"peak_rate": rate})
+    training = Training(train, held_out, form, settings, out_dir / f"{name}.checkpoint.pt", device, say)
+    model = training.run()
 
     frozen = Classifier(AlexNet(form), len(train.classes))
     weights = {f"trunk.{k}": v for k, v in fold_batch_norm(model.trunk).items()}
     weights |= {"fc8.weight": model.fc8.weight.detach(), "fc8.bias": model.fc8.bias.detach()}
     weights = {k: v.cpu().half().contiguous() for k, v in weights.items()}
     frozen.load_state_dict({k: v.float() for k, v in weights.items()})
-    accuracy = top1(frozen, val)
-    say(f"frozen trunk (batch norm folded, half precision): val top-1 {100 * accuracy:.2f} %")
+    frozen.to(device)
+    measured = {"fit_accuracy": round(assess(frozen, train)[0], 4)}
+    text = f"frozen trunk (batch norm folded, half precision): fit accuracy {100 * measured['fit_accuracy']:.2f} %"
+    if held_out is not None:
+        measured["top1"] = round(assess(frozen, held_out)[0], 4)
+        text += f", val top-1 {100 * measured['top1']:.2f} %"
+    say(text)
     return save_trunk(
         out_dir / name,
         {k.removeprefix("trunk."): v for k, v in weights.items()},
@@ -321,13 +349,15 @@ def pretrain(
             layers=form.widths,
             preprocessing=Preprocessing(),
             trained={
-                "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
-                "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
-                "top1": round(accuracy, 4),
-                "command": command,
+                **about,
+                **measured,
+                "largest_class": round(train.largest_share(), 4),
+                "updates": training.n_steps,
+                "rates_tried": tried,
                 "settings": settings.model_dump(mode="json"),
-                "seconds": round(sum(h["seconds"] for h in history)),
-                "history": history,
+                "seconds": round(sum(h["seconds"] for h in training.history)),
+                "history": training.history,
+                "classes": list(train.classes),
                 "torch": torch.__version__,
             },
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from pipeline.trunk.trunk import Trunk
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32."""
+def resolve_precision(precision: str, device: torch.device, needed: str | None = None) -> str:
+    """``auto`` is what the trunk needs; else fp16 on CUDA, bf16 on a CPU that computes in it, or fp32."""
     if precision != "auto":
         return precision
+    if needed is not None:
+        return needed
     if device.type == "cuda":
         return "fp16"
     return "bf16" if cpu_has_bf16() else "fp32"
@@ -42,6 +45,11 @@ class TrunkRunner:
     def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
+        if trunk.precision not in (None, precision):
+            raise SettingsError(
+                f"precision {precision!r}: trunk {trunk.card.name!r} computes in {trunk.precision} alone; "
+                "leave precision at auto"
+            )
         self.trunk = trunk
         self.device = device
         self.precision = precision
@@ -56,7 +64,6 @@ class TrunkRunner:
         """Backend and arithmetic, as in a store's identity, such as ``cpu-bf16``."""
         return f"{self.device.type}-{self.precision}"
 
-    @torch.inference_mode()
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Activations of a batch.
 
@@ -68,8 +75,32 @@ class TrunkRunner:
         -------
         float16 ndarray of shape (n, width)
         """
+        return self._run(patches, (self.trunk.layer,))[self.trunk.layer]
+
+    def layers_of(self, patches: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
+        """Activations of a batch at several layers of the trunk, from one pass.
+
+        Parameters
+        ----------
+        patches : uint8 ndarray of shape (n, px, px, 3), RGB
+        layers : names that `Trunk.at` knows
+
+        Returns
+        -------
+        dict of layer -> float16 ndarray of shape (n, width); bit for bit as from a runner of that layer alone
+        """
+        if tuple(layers) == (self.trunk.layer,):
+            return {self.trunk.layer: self(patches)}
+        return self._run(patches, layers)
+
+    @torch.inference_mode()
+    def _run(self, patches: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
         try:
-            return self._run(patches)
+            inputs = self._inputs(patches)
+            # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
+            own = tuple(layers) == (self.trunk.layer,)
+            found = {self.trunk.layer: self._network(inputs)} if own else self._network.network(inputs, layers)
+            return {layer: rows.to(torch.float16).cpu().numpy() for layer, rows in found.items()}
         except (torch.OutOfMemoryError, RuntimeError) as error:
             # On a CPU torch raises a plain RuntimeError that only its text tells apart.
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
@@ -79,15 +110,13 @@ class TrunkRunner:
                 "use a smaller --batch (another batch size is another store)"
             ) from error
 
-    def _run(self, patches: np.ndarray) -> np.ndarray:
+    def _inputs(self, patches: np.ndarray) -> torch.Tensor:
         batch = torch.from_numpy(patches)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         # (n, px, px, 3) seen as (n, 3, px, px) is channels-last already: nothing is moved.
         batch = batch.permute(0, 3, 1, 2)
-        inputs = ((batch.float() - self._mean) * self._gain).to(self.dtype)
-        rows = self._network(inputs)
-        return rows.to(torch.float16).cpu().numpy()
+        return ((batch.float() - self._mean) * self._gain).to(self.dtype)
 
     def measure_rate(self, n_rows: int) -> float:
         """Patches a second of one batch of grey patches, the first one (set-up) left out."""

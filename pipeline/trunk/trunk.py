@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
+from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class LayeredNetwork(nn.Module):
+    """A member of the AlexNet family that gives one layer when called, and several when asked for them."""
+
+    def __init__(self, network: AlexNet, layer: str) -> None:
+        super().__init__()
+        self.network = network
+        self.layer = layer
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each layer that it has."""
+        return self.network.form.widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x, (self.layer,))[self.layer]
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,9 @@ class Trunk:
     width : columns of that layer
     weights_sha256 : digest of the weights as they are used
     network : takes a normalised float Tensor (n, 3, px, px), gives a Tensor (n, width)
+    classifier : ``weight`` (n_outputs, width of FC7) and ``bias`` of the last layer that the network was
+        trained with, where the weights hold it and the trunk is of the AlexNet family
+    precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
     """
 
     card: TrunkCard
@@ -37,11 +58,30 @@ class Trunk:
     width: int
     weights_sha256: str
     network: nn.Module
+    classifier: dict[str, Tensor] | None = None
+    precision: str | None = None
 
     @property
     def slug(self) -> str:
         """The trunk's name as a part of a file name."""
         return re.sub(r"[^A-Za-z0-9_.+]+", "-", self.card.name)
+
+    def at(self, layer: str) -> Trunk:
+        """The same weights, giving another layer; nothing is loaded or copied.
+
+        Raises
+        ------
+        TrunkError
+            There is no such layer in this trunk.
+        """
+        if layer == self.layer:
+            return self
+        widths = self.network.widths if isinstance(self.network, LayeredNetwork) else {self.layer: self.width}
+        if layer not in widths:
+            raise TrunkError(f"trunk {self.card.name!r} has no layer {layer!r}; it has {', '.join(widths)}")
+        return replace(
+            self, layer=layer, width=widths[layer], network=LayeredNetwork(self.network.network, layer).eval()
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

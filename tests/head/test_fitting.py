@@ -13,7 +13,7 @@ from pipeline.errors import HeadError
 from pipeline.head import fitting
 from pipeline.head.head import NO_DIGEST, fit_head, save_head
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import write_table
 from pipeline.settings import HEADS, HeadSettings, LabelSettings
 

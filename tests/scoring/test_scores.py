@@ -6,15 +6,17 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from torch import nn
 
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import USER_BLOCK, sign_hdf5
-from pipeline.head.head import Head, load_head, save_head
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.networks import HeadNetwork
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
-from pipeline.scoring.sweep import score_pictures, sweep_settings
-from pipeline.settings import HeadSettings, LabelSettings
+from pipeline.scoring.sweep import sweep_settings
+from pipeline.settings import HeadSettings, LabelSettings, SvmSettings, WeakSettings
 
 KS = (1.0, 5.0, "max")
 
@@ -103,6 +105,97 @@ def test_format_aggregation(k, expect):
 def test_an_aggregation_that_was_not_computed(scores):
     with pytest.raises(HeadError, match=r"no scores for k=3, there are k=1, 5, max; score again"):
         scores.by(3.0)
+
+
+# ---- heads of other scales -------------------------------------------------------------------------
+
+
+class MeanPooled(nn.Module):
+    """A head of one vector a picture: the mean of its rows, times a matrix."""
+
+    output = "pooled"
+
+    def __init__(self, weight: np.ndarray) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def accumulator(self, n_pictures: int) -> "MeanPooled.Accumulator":
+        return self.Accumulator(self.weight, n_pictures)
+
+    class Accumulator:
+        def __init__(self, weight: np.ndarray, n_pictures: int) -> None:
+            self.weight = weight
+            self.sums, self.counts = np.zeros((n_pictures, len(weight))), np.zeros((n_pictures, 1))
+
+        def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+            np.add.at(self.sums, picture, rows.astype(float))
+            np.add.at(self.counts, picture, 1)
+
+        def result(self) -> np.ndarray:
+            with np.errstate(invalid="ignore"):
+                return (self.sums / self.counts) @ self.weight
+
+
+@pytest.fixture
+def by_scale(heads) -> dict[str, Head]:
+    """The same weights, read as softmax, as odds of each class by itself, and as log-odds; and a pooled head."""
+    facts = heads["fcb"].facts
+    made = {"softmax": heads["fcb"]}
+    for output in ("logistic", "log-odds"):
+        network = HeadNetwork(6, 3, HeadSettings(hidden=()), output).eval()
+        network.load_state_dict(
+            {name: v[:3] if name.startswith("layers") else v for name, v in heads["fcb"].network.state_dict().items()}
+        )
+        made[output] = Head(network, facts)
+    return {**made, "pooled": Head(MeanPooled(np.eye(6)[:, :3]), facts)}
+
+
+def test_each_head_has_the_aggregations_that_apply_to_its_scores(by_scale, val):
+    wanted = np.arange(21) % 2 == 0
+    asked = (1.0, 5.0, "max", "top:2", "lme:4", "pooled")
+
+    scored = score_split(val.store, val.table, list(by_scale.values()), asked, wanted)
+
+    assert [s.aggregations for s in scored] == [asked[:-1], asked[:-1], asked[2:-1], ("pooled",)]
+    for scores, head in zip(scored, by_scale.values(), strict=True):
+        (alone,) = score_split(val.store, val.table, [head], asked, wanted)
+        np.testing.assert_array_equal(scores.scores, alone.scores)
+        assert np.isfinite(scores.scores[:, wanted]).all() and np.isnan(scores.scores[:, ~wanted]).all()
+    _, logistic, log_odds, pooled = scored
+    np.testing.assert_allclose(logistic.by("max"), 1 / (1 + np.exp(-log_odds.by("max"))), rtol=1e-5)
+    expected = [val.rows[val.table.picture == p, :3].astype(float).mean(0) for p in np.flatnonzero(wanted)]
+    np.testing.assert_allclose(pooled.by("pooled")[wanted], expected, rtol=1e-9)
+
+
+def test_fitted_heads_of_three_kinds_share_one_pass(heads, train, val):
+    settings = {
+        "weak": WeakSettings(kind="weak", hidden=(), top=2, batch=4, max_epochs=(10, 2), dropout=0.0),
+        "svm": SvmSettings(kind="svm", costs=(1.0,)),
+    }
+    others = [fit_head(train.store, train.table, n, s, LabelSettings(), seed=0) for n, s in settings.items()]
+
+    scored = score_split(val.store, val.table, [heads["fcb"], *others], (5.0, "top:2"))
+
+    assert [s.aggregations for s in scored] == [(5.0, "top:2"), ("top:2",), ("pooled",)]
+    for scores in scored:
+        mean, _ = mean_average_precision(scores.by(scores.aggregations[-1]), val.table.picture_labels, "voc12")
+        assert mean > 0.9
+
+
+def test_scores_of_any_scale_have_a_file(by_scale, val, tmp_path):
+    for scores in score_split(val.store, val.table, list(by_scale.values()), (5.0, "top:2")):
+        save_scores(scores, tmp_path / "s.h5")
+
+        assert load_scores(tmp_path / "s.h5").aggregations == scores.aggregations
+
+
+def test_no_aggregation_that_applies(by_scale, val):
+    with pytest.raises(
+        HeadError, match="'fcb' gives log-odds scores: expected an aggregation max, top:T or lme:R, got 1, 5; add"
+    ):
+        score_split(val.store, val.table, [by_scale["softmax"], by_scale["log-odds"]], (1.0, 5.0))
+    with pytest.raises(HeadError, match="softmax scores: .* max, top:T or lme:R or a power, got pooled; add"):
+        score_split(val.store, val.table, [by_scale["softmax"]], ("pooled",))
 
 
 # ---- refused ---------------------------------------------------------------------------------------
@@ -213,11 +306,18 @@ def test_another_file_is_refused(tmp_path):
 def test_scores_of_some_pictures_are_those_of_all(scored, heads, val):
     wanted = np.arange(21) % 3 == 0
 
-    some = score_pictures(val.store, val.table, list(heads.values()), KS, wanted)
+    some = score_split(val.store, val.table, list(heads.values()), KS, wanted)
 
     for one, all_ in zip(some, scored, strict=True):
-        np.testing.assert_allclose(one[:, wanted], all_.scores[:, wanted], rtol=1e-6)
-        assert np.isnan(one[:, ~wanted]).all()
+        np.testing.assert_allclose(one.scores[:, wanted], all_.scores[:, wanted], rtol=1e-6)
+        assert np.isnan(one.scores[:, ~wanted]).all()
+        assert one.facts == {**all_.facts, "scored": 7}
+
+
+def test_no_picture_wanted(heads, val):
+    (scores,) = score_split(val.store, val.table, [heads["fca"]], KS, np.zeros(21, bool))
+
+    assert scores.scores.shape == (3, 21, 3) and np.isnan(scores.scores).all()
 
 
 def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):

@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 
 from pipeline.errors import DatasetError, PipelineError
 from pipeline.settings import PretrainSettings
-from pipeline.trunk.pretrain import augment, decode_class_folders, pretrain
+from pipeline.trunk.augmentation import augment
+from pipeline.trunk.pictures import LabelledPictures, decode_both, decode_class_folders
+from pipeline.trunk.pretrain import pretrain
 from pipeline.trunk.registry import load_trunk
 
 SETTINGS = PretrainSettings(epochs=2, batch=20, peak_rate=0.05)
+ABOUT = {"source": "drawn discs", "command": "pipeline pretrain"}
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
 
@@ -49,8 +52,8 @@ def run(class_folders):
             if stop_at is not None and text.startswith(stop_at):
                 raise KeyboardInterrupt
 
-        train, val = train or class_folders / "train", val or class_folders / "val"
-        return pretrain(train, val, out, "mine", settings, "pipeline pretrain", torch.device("cpu"), say), said
+        pictures = decode_both(train or class_folders / "train", val or class_folders / "val", 64)
+        return pretrain(*pictures, out, "mine", settings, ABOUT, torch.device("cpu"), say), said
 
     return start
 
@@ -60,8 +63,8 @@ def finished(class_folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    arguments = (class_folders / "train", class_folders / "val", out, "mine", SETTINGS, "pipeline pretrain")
-    card = pretrain(*arguments, torch.device("cpu"), lambda text: None)
+    pictures = decode_both(class_folders / "train", class_folders / "val", 64)
+    card = pretrain(*pictures, out, "mine", SETTINGS, ABOUT, torch.device("cpu"), lambda text: None)
     torch.set_num_threads(before)
     return out, card
 
@@ -80,9 +83,10 @@ def test_finished_run_leaves_a_trunk(finished):
 
 def test_card_says_how_it_was_trained(finished):
     trained = finished[1].trained
-    assert trained["source"] == "120 pictures of 3 classes"
-    assert trained["evaluated_on"] == "36 pictures of the same classes"
-    assert trained["command"] == "pipeline pretrain"
+    assert trained.items() >= ABOUT.items()
+    assert trained["classes"] == ["blue", "green", "red"]
+    assert (trained["updates"], trained["rates_tried"]) == (12, [])
+    assert trained["largest_class"] == pytest.approx(1 / 3, abs=1e-4)
     assert trained["settings"] == SETTINGS.model_dump(mode="json")
     assert [entry["epoch"] for entry in trained["history"]] == [1, 2]
 
@@ -91,7 +95,8 @@ def test_learns_more_than_chance(run, tmp_path):
     card, said = run(tmp_path, PretrainSettings(epochs=4, batch=20, peak_rate=0.05))
     assert card.trained["top1"] > 0.6  # chance is a third
     assert card.trained["history"][-1]["loss"] < card.trained["history"][0]["loss"]
-    assert said[-1].startswith("frozen trunk (batch norm folded, half precision): val top-1")
+    assert said[-1].startswith("frozen trunk (batch norm folded, half precision): fit accuracy")
+    assert card.trained["fit_accuracy"] > 0.6
 
 
 def test_interrupted_run_goes_on_to_the_same_bytes(run, tmp_path, finished):
@@ -124,6 +129,99 @@ def test_checkpoint_of_other_settings_is_refused(run, tmp_path, finished):
 def test_loss_that_is_not_finite_stops(run, tmp_path):
     with pytest.raises(PipelineError, match="epoch 1: the loss is not finite; lower --peak-rate"):
         run(tmp_path, PretrainSettings(epochs=1, batch=20, peak_rate=1e30))
+
+
+def test_checkpoint_of_other_pictures_is_refused(class_folders, tmp_path, finished):
+    (tmp_path / "mine.checkpoint.pt").write_bytes((finished[0] / "mine.checkpoint.pt").read_bytes())
+    train, val = decode_both(class_folders / "train", class_folders / "val", 64)
+    darker = LabelledPictures(train.pixels // 2, train.labels, train.classes)
+    with pytest.raises(PipelineError, match=r"belongs to other settings \(content differ\)"):
+        pretrain(darker, val, tmp_path, "mine", SETTINGS, ABOUT, torch.device("cpu"), str)
+
+
+def test_a_wider_network_is_another_training_and_loads_from_its_card(run, tmp_path, finished):
+    wide = SETTINGS.model_copy(update={"fc_width": 160, "epochs": 1})
+    run(tmp_path / "wide", wide)
+    trunk = load_trunk(str(tmp_path / "wide/mine.yaml"))
+    assert trunk.card.layers == {"pool5": 1152, "fc6": 160, "fc7": 160}
+    with torch.inference_mode():
+        assert trunk.network(torch.zeros(2, 3, 64, 64)).shape == (2, 160)
+    with pytest.raises(PipelineError, match=r"belongs to other settings \(fc_width differ\)"):
+        run(tmp_path / "wide", wide.model_copy(update={"fc_width": None}))
+
+
+def test_settings_without_a_width_are_written_as_before():
+    assert "fc_width" not in SETTINGS.model_dump(mode="json")
+    assert PretrainSettings(fc_width=6144).model_dump()["fc_width"] == 6144
+
+
+# --- a number of updates
+
+
+def test_updates_count_whatever_the_epochs(run, tmp_path):
+    settings = PretrainSettings(updates=8, batch=20, peak_rate=0.05)  # 6 steps an epoch
+    card, _ = run(tmp_path / "whole", settings)
+    assert card.trained["updates"] == 8
+    assert [entry["epoch"] for entry in card.trained["history"]] == [1, 2]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", settings, stop_at="epoch 2")
+    run(tmp_path / "cut", settings)
+    whole, cut = (tmp_path / name / "mine.safetensors" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_without_held_out_pictures_only_the_fit_is_measured(class_folders, tmp_path):
+    train = decode_class_folders(class_folders / "train", 64)
+    card = pretrain(train, None, tmp_path, "mine", SETTINGS, ABOUT, torch.device("cpu"), str)
+    assert "top1" not in card.trained and "top1" not in card.trained["history"][0]
+    assert 0 <= card.trained["fit_accuracy"] <= 1
+
+
+# --- the choice of a rate
+
+CHOICE = PretrainSettings(epochs=1, batch=20, peak_rates=(1e30, 1e-6, 0.05), trial_updates=12)
+
+
+def test_the_rate_that_learns_is_chosen(run, tmp_path):
+    card, said = run(tmp_path, CHOICE)
+    tried = card.trained["rates_tried"]
+    assert [trial["peak_rate"] for trial in tried] == [1e30, 1e-6, 0.05]
+    assert tried[0]["loss"] is None and tried[0]["top1"] is None
+    assert tried[2]["loss"] < tried[1]["loss"]
+    assert card.trained["settings"]["peak_rate"] == 0.05
+    assert "peak rate 0.05 has the lowest held-out loss of 1e+30, 1e-06, 0.05" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "mine.checkpoint.pt", "mine.rates.json", "mine.safetensors", "mine.yaml"
+    ]  # fmt: skip
+
+    again, said = run(tmp_path, CHOICE)
+    assert not any(line.startswith("trying") for line in said)
+    assert again.weights_sha256 == card.weights_sha256
+
+
+def test_an_interrupted_choice_goes_on(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", CHOICE, stop_at="trying a peak rate of 0.05")
+    cut, said = run(tmp_path / "cut", CHOICE)
+    assert [line for line in said if line.startswith("trying")] == ["trying a peak rate of 0.05 for 12 updates"]
+    whole, _ = run(tmp_path / "whole", CHOICE)
+    assert cut.weights_sha256 == whole.weights_sha256
+    assert cut.trained["rates_tried"] == whole.trained["rates_tried"]
+
+
+def test_trials_of_other_settings_are_refused(run, tmp_path):
+    run(tmp_path, CHOICE)
+    with pytest.raises(PipelineError, match=r"mine.rates.json belongs to other settings \(seed differ\)"):
+        run(tmp_path, CHOICE.model_copy(update={"seed": 1}))
+    (tmp_path / "mine.rates.json").write_text("[]")
+    with pytest.raises(PipelineError, match="mine.rates.json: not the trials of this command"):
+        run(tmp_path, CHOICE)
+
+
+def test_all_rates_too_high(run, tmp_path):
+    with pytest.raises(PipelineError, match=r"not finite with any peak rate of 1e\+30; give lower --peak-rates"):
+        run(tmp_path, CHOICE.model_copy(update={"peak_rates": (1e30,)}))
 
 
 # --- class folders

@@ -32,9 +32,9 @@ from pipeline.dataset.voc import parse_annotation, read_ids
 from pipeline.errors import BadPictureError, DatasetError, PipelineError, SettingsError
 from pipeline.files import sha256_file
 from pipeline.head.head import load_head
+from pipeline.pretraining import pretrain_on_folders
 from pipeline.settings import PretrainSettings
 from pipeline.trunk.architectures import ALEXNET64
-from pipeline.trunk.pretrain import pretrain
 from pipeline.trunk.registry import load_trunk
 
 SOURCES = sorted((Path(__file__).resolve().parents[3] / "pipeline").rglob("*.py"))
@@ -203,7 +203,7 @@ def test_a_pickle_as_a_checkpoint_runs_nothing(tmp_path, folders, write):
     write(tmp_path / "out/mine.checkpoint.pt", tmp_path / "marker")
 
     with pytest.raises(PipelineError, match=r"mine.checkpoint.pt: damaged, or a pickle .* never loaded; remove it"):
-        pretrain(*folders, "mine", PretrainSettings(epochs=1, batch=2), "", torch.device("cpu"), str)
+        pretrain_on_folders(*folders, "mine", PretrainSettings(epochs=1, batch=2), "", "cpu", 1, str)
 
     assert not (tmp_path / "marker").exists()
 
@@ -212,7 +212,7 @@ def test_a_harmless_checkpoint_of_another_program_is_named(tmp_path, folders):
     torch.save({"weights": torch.ones(1)}, tmp_path / "out/mine.checkpoint.pt")
 
     with pytest.raises(PipelineError, match="mine.checkpoint.pt: not a checkpoint of this command"):
-        pretrain(*folders, "mine", PretrainSettings(epochs=1, batch=2), "", torch.device("cpu"), str)
+        pretrain_on_folders(*folders, "mine", PretrainSettings(epochs=1, batch=2), "", "cpu", 1, str)
 
 
 def test_a_head_whose_facts_are_of_another_shape_is_named(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.head.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.sampling import choose_rows, hold_out_pictures
 
 LABELS = np.array([0, BACKGROUND, UNUSED, 2, BACKGROUND, BACKGROUND, BACKGROUND, UNUSED, 1], np.int16)
 

@@ -1,0 +1,91 @@
+"""``pipeline recipe``: list, show, run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
+
+
+@click.group("recipe")
+def command() -> None:
+    """Named systems over the same activations: trunk, layer, patches, head and aggregation.
+
+    \b
+    Example:
+      pipeline recipe ls
+      pipeline recipe show weak
+      pipeline recipe run weak --dataset demo
+    """
+
+
+@command.command("ls")
+@settings_options
+def list_recipes(**options: Any) -> None:
+    """List the recipes, and why any cannot run with these settings.
+
+    \b
+    Example:
+      pipeline recipe ls --trunk torchvision/resnet18
+    """
+    from rich.table import Table
+
+    from pipeline.cli.show import print_table
+    from pipeline.recipes import compared_recipes, known_recipes
+
+    settings = workspace_from(options).settings
+    _, left_out = compared_recipes(settings.model_copy(update={"comparison": ()}))
+    table = Table()
+    for column in ("recipe", "what", "published row", ""):
+        table.add_column(column)
+    for name, recipe in known_recipes(settings).items():
+        title = recipe.title or f"head {name}, all else as configured"
+        table.add_row(name, title, recipe.published, "cannot run here" if name in left_out else "")
+    print_table(table)
+    for why in left_out.values():
+        click.echo(why)
+
+
+@command.command("show")
+@click.argument("name")
+@settings_options
+def show_recipe(name: str, **options: Any) -> None:
+    """Print a recipe as a YAML block, to be changed and put under `recipes:` in a --config file.
+
+    \b
+    Example:
+      pipeline recipe show weak
+    """
+    import yaml
+
+    from pipeline.recipes import find_recipe
+
+    recipe = find_recipe(workspace_from(options).settings, name)
+    block = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if recipe.head is not None:
+        # In full: what the head is by default is what most changes begin with.
+        block["head"] = recipe.head.model_dump(mode="json", exclude_none=True)
+    click.echo(yaml.safe_dump({"recipes": {name: block}}, sort_keys=False).rstrip())
+
+
+@command.command("run")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@dataset_option
+@settings_options
+def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
+    """Run recipes with every seed of the setting `seeds`; what is missing before them is made first.
+
+    \b
+    Example:
+      pipeline recipe run strong weak strong+weak --dataset demo
+    """
+    from pipeline.comparison import run_recipe
+
+    ws = workspace_from(options)
+    for name in names:
+        outcome = run_recipe(ws, dataset, name, this_command(), say)
+        std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"
+        score = "no mAP" if outcome["mAP"] is None else f"{100 * outcome['mAP']:.1f} mAP{std}"
+        click.echo(f"{name}: {score}  {ws.recipe_path(dataset, name)}")

@@ -1,0 +1,100 @@
+"""Figures that others published, from ``data_manifests/published.yaml``; beside measured ones, never among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.dataset.manifest import manifest_folders
+from pipeline.errors import SettingsError, enumerate_problems
+from pipeline.settings import Settings, explain_validation
+from pipeline.yaml_files import read_mapping
+
+WHY_APART = (
+    "published figures are of a whole official test split, by networks pre-trained on ImageNet and fitted on all "
+    "training pictures; a mAP on some of the pictures, or of another split, is another quantity: compare the order "
+    "of rows, not the points"
+)
+"""Why figures on a subset cannot be set against published ones, in one line."""
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class PublishedRow(Settings):
+    """One row of somebody's table, as printed: in percent."""
+
+    name: str = Field(min_length=1)
+    dataset: str = Field(description="benchmark; its rows are shown with datasets of this name, or NAME_...")
+    split: str = Field(description="split that was scored, or 'not stated'")
+    metric: Literal["voc07", "voc12"]
+    mAP: Percent | None = Field(description="null where only a remark was printed")
+    AP: dict[str, Percent] = Field({}, description="by class; classes that could not be read are not there")
+    source: str = Field(min_length=1, description="document, and the table or slide in it")
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> PublishedRow:
+        if self.mAP is None and not self.note:
+            raise ValueError(f"{self.name}: has neither mAP nor note")
+        return self
+
+
+class PublishedRows(Settings):
+    """The file: rows in the order in which they are shown."""
+
+    rows: tuple[PublishedRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> PublishedRows:
+        keys = [f"{row.dataset} {row.name}" for row in self.rows]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return self
+
+
+def load_published(folder: Path | None = None) -> tuple[PublishedRow, ...]:
+    """All rows; the file is looked for where manifests are, none is no rows.
+
+    Parameters
+    ----------
+    folder : looked into first
+
+    Raises
+    ------
+    SettingsError
+        Mistakes in the file; all are listed.
+    """
+    for candidate in manifest_folders(folder):
+        path = candidate / "published.yaml"
+        if path.is_file():
+            try:
+                return PublishedRows.model_validate(read_mapping(path)).rows
+            except ValidationError as error:
+                raise SettingsError(f"{path}:\n{enumerate_problems(explain_validation(error))}") from error
+    return ()
+
+
+def published_rows(dataset: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Published rows of the benchmark that a dataset is of, as JSON objects beside measured ones.
+
+    ``voc12``, ``voc12_test`` and ``voc12_subset`` are of ``voc12``, ``voc12_action`` is of itself, and a
+    dataset such as ``demo`` is of none.
+
+    Returns
+    -------
+    list of the rows' fields, in the file's order; mAP and AP in 0..1, as measured ones are
+    """
+    rows = load_published(folder)
+    benchmarks = [b for b in {row.dataset for row in rows} if f"{dataset}_".startswith(f"{b}_")]
+    benchmark = max(benchmarks, key=len, default=None)
+    return [
+        {
+            **row.model_dump(),
+            "mAP": None if row.mAP is None else round(row.mAP / 100, 6),
+            "AP": {name: round(value / 100, 6) for name, value in row.AP.items()},
+        }
+        for row in rows
+        if row.dataset == benchmark
+    ]

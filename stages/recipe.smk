@@ -1,0 +1,20 @@
+# One recipe with all its seeds: heads, scores and results, over the same kept activations. A job a recipe:
+# what is done stays done, so a comparison that was interrupted goes on at the recipe and the seed.
+rule recipe:
+    input:
+        recipe_inputs,
+    output:
+        outcome=f"{RUN.settings.results}/recipes/{{dataset}}-{{recipe}}-{{digest}}.json",
+    log:
+        "logs/recipe/{dataset}-{recipe}-{digest}.log",
+    benchmark:
+        "logs/recipe/{dataset}-{recipe}-{digest}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: RUN.settings.threads or workflow.cores
+    params:
+        state=recipe_state,
+        config=recipe_config,
+    shell:
+        "pipeline recipe run {wildcards.recipe} --dataset {wildcards.dataset}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

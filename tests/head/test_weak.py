@@ -14,13 +14,13 @@ from pipeline.head import pictures, weak
 from pipeline.head.fitting import fit_network, logistic_loss, make_optimizer
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.sampling import hold_out_pictures
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.settings import LabelSettings, WeakSettings
 
 LABELS = LabelSettings()
 WIDTH = 16
-QUICK = WeakSettings(kind="weak", hidden=(8,), top=2, batch=4, max_epochs=(2, 1), settled=0)
+QUICK = WeakSettings(kind="weak", hidden=(8,), top=2, batch=4, rates=(0.01, 0.001), max_epochs=(2, 1), settled=0)
 
 
 def draw_rows(seed: int, sizes: list[int], n_showing: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ SIZES = [30] * 150
 
 
 def test_few_patches_of_a_picture_carry_its_class(make, tmp_path):
-    settings = WeakSettings(kind="weak", hidden=(), top=1, batch=4, max_epochs=(20, 6), dropout=0.2, settled=0)
+    settings = QUICK.model_copy(update={"hidden": (), "top": 1, "max_epochs": (20, 6), "dropout": 0.2})
     ours, theirs = [], []
     for seed in (0, 7):
         rows, labels = draw_rows(seed, SIZES)

@@ -135,7 +135,8 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
+    trunk = make_trunk(ws, dataset)
+    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
 
 
 def plan_extraction(
@@ -307,6 +308,7 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
         raise StoreError(
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
     receipt = read_receipt(path)
     folder = ws.stores.child(receipt["store"])

@@ -432,6 +432,19 @@ class FromScratchSettings(PretrainSettings):
         return self
 
 
+class FisherSettings(Settings):
+    """How the codebook of a trunk of Fisher vectors is made from pictures without labels."""
+
+    input_px: int = Field(320, ge=32, le=2048, description="side to which a picture is resized")
+    words: int = Field(64, ge=1, le=4096, description="Gaussians of the mixture")
+    components: int = Field(32, ge=1, le=96, description="columns of a descriptor after its projection")
+    windows: int = Field(
+        1000, ge=1, le=1_000_000, description="at most so many are looked at; of source whole, pictures"
+    )
+    samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
 TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
 """Trunks of the AlexNet family, by name."""
 MADE_TRUNKS = ("no-pretrain", "fisher")
@@ -453,8 +466,10 @@ class RecipeSettings(Settings):
     trunk: str | None = None
     layer: str | None = None
     weights: str | None = None
-    source: str | None = None
+    source: Source | None = None
     grid: GridSettings | None = None
+    crops: CropSettings | None = None
+    boxes: BoxSettings | None = None
     labels: LabelSettings | None = None
     head: AnyHead | None = None
     aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
@@ -488,7 +503,7 @@ class RecipeSettings(Settings):
     @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
+        names = ("trunk", "layer", "weights", "source", "grid", "crops", "boxes", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -548,6 +563,9 @@ class RunSettings(Settings):
     )
     no_pretrain: FromScratchSettings = Field(
         FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
+    )
+    fisher: FisherSettings = Field(
+        FisherSettings(), description="how the trunk `fisher` of hand-made features is made from a dataset"
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")

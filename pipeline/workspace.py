@@ -153,7 +153,7 @@ class Workspace:
     def trunk_digest(self) -> str:
         """Of a trunk that is made from a dataset: what decides its weights, beside the dataset itself."""
         s = self.settings
-        making = getattr(s, s.trunk.replace("-", "_"), None) if self.makes_trunk else None
+        making = getattr(s, s.trunk.replace("-", "_")) if self.makes_trunk else None
         key = {
             **self._table_key(),
             "versions": versions_to("trunk"),

@@ -59,6 +59,7 @@ CHANGES = {
     "seeds": ((5,), None),
     "reference": ("weak", None),
     "no_pretrain": ({"batch": 32}, None),
+    "fisher": ({"words": 8}, None),
     "trunk_seed": (1, None),
     "readings": (("touches",), None),
     "threads": (1, None),

@@ -591,11 +591,11 @@ class RunSettings(Settings):
     @field_validator("trunk")
     @classmethod
     def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
-        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
+        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"(torchvision|timm)/\w+(\.\w+)?(@.+)?", trunk)
         if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
             raise ValueError(
-                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, torchvision/NAME@LAYER "
-                f"or the path of a card (YAML), got {brief(trunk)}"
+                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, "
+                f"torchvision/NAME@LAYER, timm/NAME@LAYER or the path of a card (YAML), got {brief(trunk)}"
             )
         return trunk
 

@@ -14,12 +14,13 @@ from pipeline.dataset.voc import read_split
 from pipeline.errors import DatasetError
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.run import current_table, picture_paths, set_threads
-from pipeline.settings import FromScratchSettings, PretrainSettings
+from pipeline.settings import ClassSelection, FromScratchSettings, PretrainSettings
 from pipeline.trunk.architectures import FORMS
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.devices import resolve_device
-from pipeline.trunk.pictures import LabelledPictures, decode_both
+from pipeline.trunk.pictures import LabelledPictures, decode_both, list_classes
 from pipeline.trunk.pretrain import pretrain
+from pipeline.trunk.selection import select_classes
 from pipeline.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -35,15 +36,25 @@ def pretrain_on_folders(
     device: str,
     threads: int,
     say: Say,
+    selection: ClassSelection | None = None,
 ) -> TrunkCard:
-    """Pre-train a trunk on class folders (Oquab et al. 2014, section 3.1)."""
+    """Pre-train a trunk on class folders, or on some of them (Oquab et al. 2014, sections 3.1 and 4).
+
+    The card holds the selection, and in ``trained.classes`` what it came to.
+    """
     set_threads(threads)
-    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px)
-    about = {
+    chosen = None
+    if selection is not None and selection.select != "all":
+        chosen = select_classes(list_classes(train_dir), selection, say)
+        say(f"{train_dir}: {len(chosen)} classes selected")
+    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px, chosen)
+    about: dict[str, Any] = {
         "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
         "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
         "command": command,
     }
+    if selection is not None and chosen is not None:
+        about["selection"] = selection.model_dump(mode="json")
     return pretrain(train, val, out, name, settings, about, resolve_device(device), say)
 
 

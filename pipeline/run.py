@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -329,11 +329,15 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
     """
     manifest = load_manifest(dataset)
     settings = {name: ws.settings.head_settings(name) for name in heads}
-    table = current_table(ws, dataset, manifest.fit, say)
-    store = sealed_store(ws, dataset, manifest.fit)
+
+    @cache
+    def joined(split: str) -> tuple[PatchTable, Store]:
+        return current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
+        table, store = joined(ws.split_of_rows(manifest, name, held_out))
         path = paths[name] = ws.head_path(dataset, name, held_out)
         if _is_current(path, store, table, ws.settings.labels, say):
             continue
@@ -368,8 +372,8 @@ def _describe(head: Head) -> str:
     facts = head.facts
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    if "patches" in facts:
-        text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
+    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    text += f", {' and '.join(counts)} patches" if counts else ""
     return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
 
 

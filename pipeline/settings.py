@@ -22,6 +22,7 @@ from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 # Bounds far above any use, and below what makes a machine stop without a word.
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
+MAX_FC_WIDTH = 16_384
 MAX_EPOCHS = 10_000
 MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
@@ -64,6 +65,10 @@ def check_aggregation(value: object) -> Aggregation:
     raise ValueError(
         f"must be a power in 1..100, max, top:T (T in 1..1000), lme:R (R in 0.1..100) or pooled, got {brief(value)}"
     )
+
+
+RANDOM_CLASSES = r"random:([1-9]\d{0,6})(?::(\d{1,9}))?"
+"""A number of classes at random, and the seed of the choice."""
 
 
 class Settings(BaseModel):
@@ -266,6 +271,7 @@ class AdaptedSettings(HeadSettings):
         ("fc6",), min_length=1, description="layers that are trained again"
     )
     trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FC7, FCa and FCb")
 
 
 class OwnSettings(Settings):
@@ -303,6 +309,14 @@ class PretrainSettings(Settings):
     """How a trunk is pre-trained on the source task."""
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
+    # Left out where it is not set, so that what was named before there was a choice keeps its name.
+    fc_width: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FC_WIDTH,
+        exclude_if=lambda width: width is None,
+        description="of FC6 and FC7; None for the architecture's own (4096, alexnet64 1024); PRE-1512 has 6144",
+    )
     epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
     updates: int | None = Field(None, ge=1, le=MAX_UPDATES, description="steps in all, instead of epochs")
     batch: int = Field(256, ge=2, le=MAX_BATCH)
@@ -327,6 +341,25 @@ class PretrainSettings(Settings):
         return rates
 
 
+class ClassSelection(Settings):
+    """Which classes of a folder of synset folders the source task has (Oquab et al. 2014, section 4)."""
+
+    select: str = Field("all", description="all, random:N, random:N:SEED, or nodes: a base list and all below nodes")
+    base: str | None = Field(None, description="with nodes: a file with a wnid a line, or random:N")
+    below: tuple[str, ...] = Field((), max_length=1000, description="with nodes: WordNet nodes, by name or wnid")
+    wordnet: str | None = Field(None, description="table of synsets to use instead of the one that is shipped")
+
+    @model_validator(mode="after")
+    def _parts_belong_together(self) -> Self:
+        if self.select not in ("all", "nodes") and not re.fullmatch(RANDOM_CLASSES, self.select):
+            raise ValueError(f"select must be all, random:N, random:N:SEED or nodes, got {brief(self.select)}")
+        if self.select == "nodes" and not self.below:
+            raise ValueError("select nodes: name at least one node with below")
+        if self.select != "nodes" and (self.base or self.below or self.wordnet):
+            raise ValueError(f"base, below and wordnet belong to select nodes, not to {brief(self.select)}")
+        return self
+
+
 class FromScratchSettings(PretrainSettings):
     """How a whole network is trained on the patches of a dataset, from random weights (NO PRETRAIN)."""
 
@@ -335,7 +368,9 @@ class FromScratchSettings(PretrainSettings):
     )
     batch: int = Field(64, ge=2, le=MAX_BATCH)
     peak_rates: tuple[float, ...] = Field(
-        (0.03, 0.1, 0.2), max_length=100, description="rates of which the one with the lowest held-out loss is taken"
+        (0.003, 0.01, 0.03, 0.1),
+        max_length=100,
+        description="rates of which the one with the lowest held-out loss is taken",
     )
     background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")

@@ -209,6 +209,11 @@ class Workspace:
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
 
+    def split_of_rows(self, manifest: Manifest, head: str, held_out: bool = False) -> str:
+        """The split whose rows a head is made from: one that is not fitted needs none of the fit split."""
+        fitted = self.settings.head_settings(head).kind != "own"
+        return manifest.fit if fitted or held_out else manifest.eval
+
     # What a workflow engine cannot see by itself.
 
     def dataset_state(self, manifest: Manifest, split: str) -> str:

@@ -162,12 +162,16 @@ def test_the_built_in_heads():
     assert {name: head.hidden for name, head in HEADS.items()} == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
 
 
+KEPT = (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8")
+
+
 @pytest.mark.parametrize(
     ("aggregation", "expect"),
     [
-        (5.0, (1.0, 3.0, 5.0, 8.0, "max")),
-        ("max", (1.0, 3.0, 5.0, 8.0, "max")),
-        (2.0, (1.0, 3.0, 5.0, 8.0, "max", 2.0)),
+        (5.0, KEPT),
+        ("max", KEPT),
+        (2.0, (*KEPT, 2.0)),
+        ("top:7", (*KEPT, "top:7")),
     ],
 )
 def test_scores_are_always_kept_for_the_one_that_is_asked_for(aggregation, expect):

@@ -162,7 +162,8 @@ def _about(
         },
         # Id and reason of each bad picture.
         "skipped": {"fit": head["skipped"], "eval": [list(item) for item in table.skipped]},
-        "patches": head.get("patches"),  # of heads that learn from labelled patches
+        # What a head was fitted on, where it was patches.
+        "patches": head.get("patches"),
         "seed": head["seed"],
         "loss": head["epochs"],
         "seconds": seconds,

@@ -318,7 +318,8 @@ def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted
         f" --precision fp32 --threads 1 --batch {BATCH}"
     )
     command = [Path(sys.executable).parent / "pipeline", *arguments.split()]
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
     (tmp_path / "slow").touch()
 
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, start_new_session=True)

@@ -26,6 +26,12 @@ CONFIG = {
     "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
     "compare": ["fca", "fcb"],
     "held_out": 0.5,
+    "seeds": [0, 1],
+    "aggregations": [1, 3, 5, 8, "max"],
+    "recipes": {
+        "strong": {"title": "small", "head": {"hidden": [32], "max_epochs": [2, 1, 1]}},
+        "strong+svm": {"join": ["strong", "svm"]},
+    },
 }
 
 
@@ -94,9 +100,10 @@ STEPS = {
     "score": "score --dataset tiny --head fca --head fcb --config config.yaml",
     "evaluate": "evaluate --dataset tiny --head fca --head fcb --config config.yaml",
     "evaluate k": "evaluate --dataset tiny --config config.yaml --k max --output results/tiny_map.json",
-    "compare": "compare --dataset tiny --config config.yaml",
+    "compare": "compare --dataset tiny --heads --config config.yaml",
+    "recipes": "compare --dataset tiny --recipe strong --recipe svm --recipe strong+svm --config config.yaml",
     "sweep": "sweep --dataset tiny --config config.yaml",
-    "show": "show results/tiny_map.json results/tiny_heads.json results/tiny_sweep.json",
+    "show": "show results/tiny_map.json results/tiny_heads.json results/tiny_compare.json results/tiny_sweep.json",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.scoring.average_precision import average_precision
-from pipeline.scoring.results import evaluate_scores, join_heads, number, write_devkit_files
+from pipeline.scoring.results import evaluate_scores, number, write_devkit_files
 from pipeline.scoring.scores import SplitScores, score_split
 from pipeline.settings import LabelSettings
 
@@ -192,20 +192,3 @@ def test_devkit_files_keep_the_ranking(scores, tmp_path, odds):
     for column, path in enumerate(paths):
         values = [float(line.split()[1]) for line in path.read_text().splitlines()]
         assert np.argsort(values).tolist() == np.argsort(tiny.by(5.0)[:, column]).tolist()
-
-
-# ---- comparison ------------------------------------------------------------------------------------
-
-
-def test_a_comparison_has_one_recipe_a_result(evaluate):
-    first, second = evaluate(), evaluate(k="max")
-
-    joined = join_heads([("one", first), ("two", second)])
-
-    assert [r["name"] for r in joined["recipes"]] == ["one", "two"]
-    for recipe, result in zip(joined["recipes"], (first, second), strict=True):
-        assert {"name", "mAP", "std", "seeds", "seconds", "AP"} <= set(recipe)
-        assert (recipe["mAP"], recipe["AP"], recipe["seeds"]) == (result["mAP"], result["AP"], [0])
-        assert recipe["seconds"] == {"score": 1.5}
-    assert joined["published"] == [] and joined["dataset"] == "made" and joined["metric"] == "voc12"
-    json.dumps(joined, allow_nan=False)

@@ -250,7 +250,7 @@ def stale_reasons(ws: Workspace, receipt: Receipt) -> list[str]:
         pass  # heads need no pictures; nothing can be compared
     except PipelineError as error:
         reasons.append(str(error).partition("\n")[0])
-    if made.has_weights() and receipt.content.get("weights") != made.weights_state():
+    if made.has_weights() and receipt.content.get("weights") != made.weights_state(dataset):
         reasons.append(f"weights or card of trunk {made.settings.trunk!r} changed")
     return reasons
 

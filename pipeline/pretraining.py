@@ -1,23 +1,27 @@
-"""Trunks from pictures, from files to files: class folders (PRE), or a dataset's own patches (NO PRETRAIN)."""
+"""Trunks from pictures, from files to files: class folders (PRE), a dataset's own patches (NO PRETRAIN), hand-made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.activations.extract import StageClock, patches_ahead, plan_rows
 from pipeline.activations.labelled import cut_labelled
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.voc import read_split
 from pipeline.errors import DatasetError
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
+from pipeline.progress import Progress
 from pipeline.run import current_table, picture_paths, set_threads
-from pipeline.settings import ClassSelection, FromScratchSettings, PretrainSettings
+from pipeline.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
 from pipeline.trunk.architectures import FORMS
-from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.card import TrunkCard, save_trunk
+from pipeline.trunk.codebook import choose_windows, fit_codebooks
 from pipeline.trunk.devices import resolve_device
+from pipeline.trunk.fisher import ARCHITECTURE, LAYER, PIXELS_AS_THEY_ARE, vector_width
 from pipeline.trunk.pictures import LabelledPictures, decode_both, list_classes
 from pipeline.trunk.pretrain import pretrain
 from pipeline.trunk.selection import select_classes
@@ -93,7 +97,7 @@ def pretrain_on_patches(
     table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
-    out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]
+    out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
     px = FORMS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():
@@ -125,3 +129,50 @@ def pretrain_on_patches(
     }
     held_out = cut("held out") if settings.held_out else None
     return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(device), say)
+
+
+def fit_fisher(
+    ws: Workspace, dataset: str, out: Path, name: str, settings: FisherSettings, command: str, say: Say
+) -> TrunkCard:
+    """Make the trunk of hand-made features: a codebook from the pictures of the fit split, labels not looked at.
+
+    The pictures are cut as an extraction will cut them.
+
+    Parameters
+    ----------
+    ws : says which pictures and windows; its trunk is not looked at
+
+    Raises
+    ------
+    DatasetError
+        Too few descriptors for so many words.
+    """
+    set_threads(ws.settings.threads)
+    manifest = load_manifest(dataset)
+    table = current_table(ws, dataset, manifest.fit, say)
+    paths = picture_paths(read_split(manifest, manifest.fit, ws.settings.data_root))
+    rows = choose_windows(table.n_rows, settings)
+    ahead = patches_ahead(plan_rows(table, paths, rows), settings.input_px, StageClock())
+
+    def windows() -> Iterator[np.ndarray]:
+        with Progress(f"describe {dataset} {manifest.fit}", len(rows), "windows") as progress:
+            for patches in ahead:
+                yield from patches
+                progress.advance(len(patches))
+
+    weights = fit_codebooks(windows(), settings)
+    trained = {
+        "source": f"{len(rows):,} windows of {dataset} {manifest.fit}, without labels",
+        "pictures": table.pictures_digest(),
+        "command": command,
+        "settings": settings.model_dump(mode="json"),
+    }
+    card = TrunkCard(
+        name=name,
+        architecture=ARCHITECTURE,
+        input_px=settings.input_px,
+        layers={LAYER: vector_width(weights)},
+        preprocessing=PIXELS_AS_THEY_ARE,
+        trained=trained,
+    )
+    return save_trunk(out / name, weights, card)

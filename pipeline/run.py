@@ -99,6 +99,8 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
+        crops=ws.settings.crops,
+        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -133,7 +135,8 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     """The configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    return TrunkRunner(make_trunk(ws, dataset), device, resolve_precision(ws.settings.precision, device))
+    trunk = make_trunk(ws, dataset)
+    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
 
 
 def plan_extraction(
@@ -305,6 +308,7 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
         raise StoreError(
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
     receipt = read_receipt(path)
     folder = ws.stores.child(receipt["store"])
@@ -390,7 +394,7 @@ def run_score(
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
     loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
-    wanted = hold_out_pictures(table.ids, ws.settings.held_out) if held_out else None
+    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
     scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
@@ -416,8 +420,8 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
-        files = write_devkit_files(scores, k, folder / "devkit", competition)
+        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:

@@ -123,6 +123,9 @@ def refuse_credentials(url: str) -> None:
         )
 
 
+Source = Literal["grid", "whole", "crops", "boxes"]
+
+
 class GridSettings(Settings):
     """Which square windows of a picture are looked at (Oquab et al. 2014, section 3.2)."""
 
@@ -149,6 +152,53 @@ class GridSettings(Settings):
         if scales and scales[-1] > 1000:
             raise ValueError(f"must be at most 1000, got {scales[-1]}")
         return scales
+
+
+class CropSettings(Settings):
+    """Jittered crops of a whole picture (Krizhevsky et al. 2012; Razavian et al. 2014): `source: crops`.
+
+    The whole picture, squashed to a square, and for each share five squares: in the centre and in the four corners.
+    """
+
+    whole: bool = Field(True, description="the whole picture is one of the crops")
+    shares: tuple[float, ...] = Field(
+        (0.875,), max_length=25, description="sides of the squares, as shares of the picture's short side"
+    )
+    flips: bool = Field(True, description="each crop once more, mirrored left to right")
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_are_parts(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.05 <= s <= 1 for s in shares) or len(set(shares)) < len(shares):
+            raise ValueError(f"must lie in 0.05..1 and differ, got {brief(list(shares))}")
+        return shares
+
+    @model_validator(mode="after")
+    def _there_is_a_crop(self) -> Self:
+        if not (self.whole or self.shares):
+            raise ValueError("no crop is left: allow whole, or give shares")
+        return self
+
+
+class BoxSettings(Settings):
+    """One square a person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
+
+    margin: float = Field(1.0, ge=1, le=3, description="side of the square / longer side of the box")
+    flips: bool = Field(False, description="each square once more, mirrored left to right")
+
+
+class SourceSettings(Settings):
+    """A source and the settings of all of them; those of the others decide nothing."""
+
+    source: Source = "grid"
+    grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
+
+    def own(self) -> dict[str, object]:
+        """Settings of ``crops`` or ``boxes``, by name; nothing for the sources that came before them."""
+        own = {"crops": self.crops, "boxes": self.boxes}.get(self.source)
+        return {} if own is None else {f"{self.source}_{name}": v for name, v in own.model_dump(mode="json").items()}
 
 
 class LabelSettings(Settings):
@@ -382,6 +432,19 @@ class FromScratchSettings(PretrainSettings):
         return self
 
 
+class FisherSettings(Settings):
+    """How the codebook of a trunk of Fisher vectors is made from pictures without labels."""
+
+    input_px: int = Field(320, ge=32, le=2048, description="side to which a picture is resized")
+    words: int = Field(64, ge=1, le=4096, description="Gaussians of the mixture")
+    components: int = Field(32, ge=1, le=96, description="columns of a descriptor after its projection")
+    windows: int = Field(
+        1000, ge=1, le=1_000_000, description="at most so many are looked at; of source whole, pictures"
+    )
+    samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
 TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
 """Trunks of the AlexNet family, by name."""
 MADE_TRUNKS = ("no-pretrain", "fisher")
@@ -464,8 +527,14 @@ class RunSettings(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
-    source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
+    source: Source = Field(
+        "grid",
+        description="where the patches of a picture come from: windows of the grid, the whole picture, jittered crops "
+        "of it, or the box of the person that a sample is",
+    )
     grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
     labels: LabelSettings = LabelSettings()
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
@@ -492,6 +561,9 @@ class RunSettings(Settings):
     )
     no_pretrain: FromScratchSettings = Field(
         FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
+    )
+    fisher: FisherSettings = Field(
+        FisherSettings(), description="how the trunk `fisher` of hand-made features is made from a dataset"
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
@@ -571,6 +643,11 @@ class RunSettings(Settings):
             return HEADS[name]
         known = ", ".join({**HEADS, **self.heads})
         raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def sources(self) -> SourceSettings:
+        """Where patches come from."""
+        return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
 
     @property
     def all_aggregations(self) -> tuple[Aggregation, ...]:

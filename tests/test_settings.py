@@ -98,7 +98,11 @@ def test_all_mistakes_are_reported_at_once():
         pytest.param({"grid": {"overlap": -0.1}}, "overlap: ", id="overlap"),
         pytest.param({"grid": {"min_side_px": 0}}, "min_side_px: ", id="min_side_px"),
         pytest.param({"grid": {"max_patches": 0}}, "max_patches: ", id="max_patches"),
-        pytest.param({"source": "crops"}, "source: Input should be 'grid' or 'whole'", id="a source to come"),
+        pytest.param({"source": "crop"}, "source: Input should be 'grid', 'whole', 'crops' or 'boxes'", id="source"),
+        pytest.param({"crops": {"shares": [1.1]}}, r"shares: must lie in 0\.05\.\.1 and differ", id="crop too large"),
+        pytest.param({"crops": {"shares": [0.5, 0.5]}}, "shares: must lie in .* and differ", id="a crop twice"),
+        pytest.param({"crops": {"shares": [], "whole": False}}, "crops: no crop is left", id="no crop"),
+        pytest.param({"boxes": {"margin": 0.9}}, "margin: ", id="margin"),
         pytest.param({"heads": {"h": {"rates": [0.1]}}}, "rates and max_epochs must be equally long", id="lengths"),
         pytest.param(
             {"heads": {"h": {"rates": [0, 1, 1]}}},

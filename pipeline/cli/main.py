@@ -19,7 +19,10 @@ from pipeline import __version__
 SECTIONS = {
     "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
     "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
-    "Trunk": {"pretrain": ("pretrain", "Train a trunk on class folders, or on a dataset's patches.")},
+    "Trunk": {
+        "pretrain": ("pretrain", "Train a trunk on class folders, or on a dataset's patches."),
+        "trunk": ("trunk", "Make the trunks that are made from a dataset."),
+    },
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
         "cache": ("cache", "See, check, mend and free what is cached."),

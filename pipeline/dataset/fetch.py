@@ -15,7 +15,8 @@ from pipeline.dataset.archive import download, merge_folder, unpack
 from pipeline.dataset.labelled import list_split
 from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
 from pipeline.dataset.picture import decode_annotated
-from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_annotation, read_ids
+from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_objects, read_ids
+from pipeline.dataset.voc_action import read_action_list, read_class_lists
 from pipeline.errors import BadPictureError, DatasetError, MissingDataError, enumerate_problems
 from pipeline.files import read_json
 from pipeline.progress import track
@@ -120,8 +121,10 @@ def _check_split(
     if not manifest.has_boxes:
         return _check_labelled(manifest, split, folder, deep)
     entry = manifest.splits[split]
+    of_actions = manifest.layout == "voc-action"
     try:
-        ids = read_ids(id_list_path(manifest, split, folder))
+        list_path = id_list_path(manifest, split, folder)
+        ids = tuple(read_action_list(list_path)) if of_actions else read_ids(list_path)
     except (DatasetError, OSError) as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
     paths, absent = find_pictures(folder, ids)
@@ -136,13 +139,16 @@ def _check_split(
                 faults[i] = _read_files(manifest, xml, path_of.get(i) if deep else None)
     lines: list[str] = []
     lists: list[bytes] = []
-    if entry.labelled:
+    if entry.labelled and of_actions:
+        found = read_class_lists(manifest, split, folder)
+        lists, lines = found.contents, found.problems
+    elif entry.labelled:
         _, lists, lines = labels_from_lists(manifest, split, folder, ids)
     return SplitCheck(
         split,
         entry.labelled,
         len(ids),
-        entry.pictures,
+        None if manifest.by_person else entry.pictures,  # which then counts persons, not pictures
         tuple(i for i in ids if i in missing),
         tuple(i for i in ids if i not in there) if entry.labelled else (),
         len(lists),
@@ -169,7 +175,8 @@ def _read_files(manifest: Manifest, xml: Path | None, picture: Path | None) -> l
     faults, size_wh = [], None
     if xml is not None:
         try:
-            size_wh = parse_annotation(xml.read_bytes(), manifest.classes).size_wh
+            classes = None if manifest.layout == "voc-action" else manifest.classes
+            size_wh, _ = parse_objects(xml.read_bytes(), classes)
         except (ValueError, OSError) as error:
             faults.append(f"Annotations/{xml.name}: {error}")
     if picture is not None:
@@ -225,7 +232,10 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
 
 
 def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], None]) -> None:
-    from pipeline.dataset import demo  # its shapes are needed by no other dataset
+    if manifest.layout == "voc-action":  # their shapes are needed by no other dataset
+        from pipeline.dataset import demo_actions as demo
+    else:
+        from pipeline.dataset import demo
 
     folder = root / manifest.folder
     recipe = folder / "drawn.json"

@@ -18,6 +18,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
 CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
 MAX_PICTURES = 1_000_000_000
+ACTION_COMPETITIONS = ("comp9", "comp10")
+INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
 
 
 def _inside(path: str) -> str:
@@ -30,10 +32,10 @@ def _inside(path: str) -> str:
 
 
 class SplitEntry(Settings):
-    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` below the dataset's folder."""
+    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` (or ``Action/``) in the dataset's folder."""
 
     ids: str | None = Field(None, description="id list, relative to the manifest")
-    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures")
+    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures (or persons)")
     folder: str | None = Field(None, description="of class folders: those of this split, in the dataset's folder")
     labelled: bool = True
 
@@ -74,8 +76,13 @@ class Manifest(Settings):
 
     name: str
     title: str
-    layout: Literal["voc", "folders", "table"] = Field(
-        "voc", description="VOC's; or without boxes: <class>/<picture>, or a CSV file of pictures and labels"
+    layout: Literal["voc", "voc-action", "folders", "table"] = Field(
+        "voc",
+        description="VOC's; that of its action task; or without boxes: <class>/<picture>, or a CSV file of pictures "
+        "and labels",
+    )
+    samples: Literal["persons", "pictures"] = Field(
+        "pictures", description="what is scored in the layout voc-action: each listed person, or each picture"
     )
     table: str | None = Field(None, description="the CSV file of layout table, relative to the folder or absolute")
     zero: Literal["absent", "unknown"] = Field(
@@ -83,17 +90,27 @@ class Manifest(Settings):
     )
     folder: str
     classes: tuple[str, ...] = Field(min_length=1)
+    unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
     metric: Literal["voc07", "voc12"]
     fit: str
     eval: str
     splits: dict[str, SplitEntry]
     official: bool = Field(False, description="counts are those of a published benchmark")
-    competition: Literal["comp1", "comp2"] = "comp2"
+    competition: Literal["comp1", "comp2", "comp9", "comp10"] = "comp2"
     archives: tuple[Archive, ...] = ()
     drawn: Drawn | None = None
     where: str = Field("", description="how a person gets what cannot be downloaded")
     licence: str = "not stated"
     path: Path | None = Field(None, exclude=True, description="where this manifest was read from")
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a sample is a person, with an id ``<picture id>_<number of the object>``."""
+        return self.samples == "persons"
+
+    def competition_with(self, outside_data: bool) -> str:
+        """The devkit's competition: those with even numbers allow training data from outside of the challenge."""
+        return self.competition if outside_data else INSIDE_DATA.get(self.competition, self.competition)
 
     @property
     def has_boxes(self) -> bool:
@@ -142,6 +159,14 @@ class Manifest(Settings):
         uncounted = [split for split in {self.fit, self.eval} if self.splits[split].pictures is None]
         if self.official and uncounted:
             raise ValueError(f"official: needs the count 'pictures' of {', '.join(sorted(uncounted))}")
+        if unknown := sorted(set(self.unscored) - set(self.classes)):
+            raise ValueError(f"unscored: no such class: {', '.join(map(brief, unknown))}")
+        if set(self.unscored) == set(self.classes):
+            raise ValueError("unscored: no class is left to score")
+        if self.samples == "persons" and self.layout != "voc-action":
+            raise ValueError("samples: persons are listed in the layout voc-action only")
+        if self.by_person != (self.competition in ACTION_COMPETITIONS):
+            raise ValueError(f"competition: {self.competition} and samples: {self.samples} do not go together")
         if (self.layout == "table") != (self.table is not None):
             raise ValueError("table: names the CSV file of layout table, and goes with no other")
         if self.table is not None and ".." in PurePosixPath(self.table).parts:

@@ -24,6 +24,7 @@ from pipeline.trunk.trunk import LayeredNetwork
 
 ROWS = "pool5"
 COPIED = ("fc6", "fc7")
+LEAST_DEVIATION = 0.1
 
 
 class AdaptedNetwork(HeadNetwork):
@@ -56,10 +57,17 @@ class AdaptedNetwork(HeadNetwork):
         return torch.relu(self.fc7(self.dropout(fc6)))
 
     def standardise_over(self, chunks: Iterable[Tensor]) -> None:
-        """Set mean and gain from FC7 of the fit rows under the weights as they are now; they stay so."""
+        """Set mean and gain from FC7 of the fit rows under the weights as they are now; they stay so.
+
+        A column that hardly moves now may move much once FC6 does: deviations below a tenth of their
+        root mean square count as that.
+        """
         self.eval()
         with torch.no_grad():
             super().standardise_over(self.fc7_rows(chunk) for chunk in chunks)
+        deviation = 1 / self.gain[self.gain > 0]
+        if len(deviation):
+            self.gain.clamp_(max=float(1 / (LEAST_DEVIATION * deviation.square().mean().sqrt())))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """FCa and FCb, and the copied layers that are trained again at a share of their rate."""

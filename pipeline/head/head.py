@@ -146,7 +146,7 @@ def fit_head(
         Store and table do not belong together; nothing to fit on.
     """
     check_joined(store, table)
-    out = hold_out_pictures(table.ids, held_out)
+    out = hold_out_pictures(table.group_ids, held_out)
     task = FitTask(store, table, name, labels, seed, out, load_trunk)
     fitted = KINDS[settings.kind].fit(task, settings)
     facts = {

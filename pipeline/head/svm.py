@@ -112,7 +112,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         )
     n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
     with Progress(f"fit {task.name}", n_fits * task.n_classes, "SVMs") as progress:
-        tried = _cross_validate(vectors, labels, [table.ids[i] for i in used], task, settings, progress)
+        tried = _cross_validate(vectors, labels, [table.group_ids[i] for i in used], task, settings, progress)
         cost = max(settings.costs, key=lambda c: (tried.get(c, 0.0), -c))
         network = make_network(task.store.width, task.n_classes, settings)
         unsettled = _fit_classes(network, vectors, labels, cost, task.seed, progress)
@@ -153,17 +153,19 @@ def fold_of(ids: list[str]) -> np.ndarray:
 def _cross_validate(
     vectors: np.ndarray, labels: np.ndarray, ids: list[str], task: FitTask, settings: SvmSettings, progress: Progress
 ) -> dict[float, float]:
-    """Mean AP of each C over classes and folds; empty where there is nothing to choose or to choose by."""
+    """Mean AP of each C over scored classes and folds; empty where there is nothing to choose or to choose by."""
     if len(settings.costs) == 1:
         return {}
     fold = fold_of(ids)
+    scored = [column for column, name in enumerate(task.table.classes) if name not in task.table.unscored]
     found: dict[float, list[float]] = {c: [] for c in settings.costs}
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         for cost in settings.costs:
             network = make_network(task.store.width, labels.shape[1], settings)
             _fit_classes(network, vectors[inside], labels[inside], cost, task.seed, progress)
-            mean, _ = mean_average_precision(network.decide(vectors[outside]), labels[outside], "voc12")
+            scores = network.decide(vectors[outside])[:, scored]
+            mean, _ = mean_average_precision(scores, labels[outside][:, scored], "voc12")
             found[cost].append(mean)
     # A fold without any positive picture says nothing; it says it of every C.
     return {c: float(np.nanmean(values)) for c, values in found.items() if not np.isnan(values).all()}

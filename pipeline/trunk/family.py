@@ -14,6 +14,8 @@ from pipeline.files import sha256_bytes, sha256_file
 from pipeline.settings import MAX_FC_WIDTH, explain_validation
 from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.fisher import ARCHITECTURE as FISHER
+from pipeline.trunk.fisher import fisher_trunk
 from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
@@ -47,8 +49,9 @@ def load_card(path: Path, layer: str) -> Trunk:
         card = TrunkCard.model_validate(read_mapping(path, TrunkError))
     except ValidationError as error:
         raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
-    if card.architecture not in FORMS or card.weights_file is None or card.weights_sha256 is None:
-        raise TrunkError(f"{path}: expected an architecture of {', '.join(FORMS)}, weights_file and weights_sha256")
+    known = (*FORMS, FISHER)
+    if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
+        raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
         raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
@@ -59,6 +62,8 @@ def load_card(path: Path, layer: str) -> Trunk:
             f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: "
             "another or a damaged file"
         )
+    if card.architecture == FISHER:
+        return fisher_trunk(card, state, layer, digest)
     form = FORMS[card.architecture]
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):

@@ -14,10 +14,12 @@ from pipeline.trunk.trunk import Trunk
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32."""
+def resolve_precision(precision: str, device: torch.device, needed: str | None = None) -> str:
+    """``auto`` is what the trunk needs; else fp16 on CUDA, bf16 on a CPU that computes in it, or fp32."""
     if precision != "auto":
         return precision
+    if needed is not None:
+        return needed
     if device.type == "cuda":
         return "fp16"
     return "bf16" if cpu_has_bf16() else "fp32"
@@ -43,6 +45,11 @@ class TrunkRunner:
     def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
+        if trunk.precision not in (None, precision):
+            raise SettingsError(
+                f"precision {precision!r}: trunk {trunk.card.name!r} computes in {trunk.precision} alone; "
+                "leave precision at auto"
+            )
         self.trunk = trunk
         self.device = device
         self.precision = precision

@@ -50,6 +50,7 @@ class Trunk:
     network : takes a normalised float Tensor (n, 3, px, px), gives a Tensor (n, width)
     classifier : ``weight`` (n_outputs, width of FC7) and ``bias`` of the last layer that the network was
         trained with, where the weights hold it and the trunk is of the AlexNet family
+    precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
     """
 
     card: TrunkCard
@@ -58,6 +59,7 @@ class Trunk:
     weights_sha256: str
     network: nn.Module
     classifier: dict[str, Tensor] | None = None
+    precision: str | None = None
 
     @property
     def slug(self) -> str:

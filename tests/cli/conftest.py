@@ -116,14 +116,41 @@ def stepped(tmp_path_factory) -> tuple[Path, dict[str, Ended]]:
     return folder, {name: run_command(folder, *line.split()) for name, line in STEPS.items()}
 
 
-@pytest.fixture
-def work(stepped, tmp_path) -> Path:
-    """A copy of that folder, pictures included, to change at will."""
-    shutil.copytree(stepped[0], tmp_path / "work")
-    manifest = tmp_path / "work/data_manifests/tiny.yaml"
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory) -> Path:
+    """A work folder with a dataset and settings, in which no stage ran yet."""
+    folder = tmp_path_factory.mktemp("begun")
+    make_dataset(folder / "data/tiny")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert run_command(folder, *STEPS["new"].split()).code == 0
+    return folder
+
+
+def copy_work(folder: Path, to: Path) -> Path:
+    """A work folder of its own, pictures included."""
+    shutil.copytree(folder, to)
+    manifest = to / "data_manifests/tiny.yaml"
     content = yaml.safe_load(manifest.read_text())
     manifest.write_text(yaml.safe_dump({**content, "folder": "tiny"}))
-    return tmp_path / "work"
+    return to
+
+
+@pytest.fixture
+def work(stepped, tmp_path) -> Path:
+    """A copy of the folder in which all steps ran, to change at will."""
+    return copy_work(stepped[0], tmp_path / "work")
+
+
+@pytest.fixture
+def new_work(begun, tmp_path) -> Path:
+    """A copy of the folder in which nothing ran yet, to change at will."""
+    return copy_work(begun, tmp_path / "work")
+
+
+@pytest.fixture
+def run_new(new_work) -> Callable[..., Ended]:
+    """Run a command line, given as one string, in that folder."""
+    return lambda line: run_command(new_work, *line.split())
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Hand-made features from the command to a sealed store, like any other trunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.numpy import load_file
+
+from pipeline.cli.main import main
+
+CONFIG = {
+    "trunk": "fisher",
+    "layer": "fisher",
+    "source": "whole",
+    "threads": 1,
+    "fisher": {"words": 3, "components": 6, "input_px": 64},
+}
+MAKE = "trunk make --dataset tiny --config config.yaml"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A work folder with dataset ``tiny``, three pictures to fit on and two to evaluate."""
+    folder = tmp_path / "data/tiny"
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, ids in (("train", "abc"), ("val", "de")):
+        for i in ids:
+            cells = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8))
+            cells.resize((80, 64), Image.Resampling.BICUBIC).save(folder / "JPEGImages" / f"{i}.png")
+            box = "<xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax>"
+            kind = "ball" if i in "ad" else "crate"
+            xml = f"<annotation><object><name>{kind}</name><bndbox>{box}</bndbox></object></annotation>"
+            (folder / "Annotations" / f"{i}.xml").write_text(xml)
+        (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    monkeypatch.chdir(tmp_path)
+    main(["data", "new", "--root", "data/tiny", "--name", "tiny"])
+    return tmp_path
+
+
+def card_of(place: Path) -> Path:
+    """The one card that was made."""
+    (card,) = (place / "cache/trunks").glob("*.yaml")
+    return card
+
+
+def test_from_pictures_to_a_sealed_store(place, capsys):
+    main(MAKE.split())
+    for split in ("train", "val"):
+        main(f"extract --dataset tiny --split {split} --config config.yaml".split())
+    main(["cache", "verify", "--recompute", "3"])
+    out = capsys.readouterr().out
+    assert "rows 3 x 96" in out
+    assert "rows 2 x 96" in out
+    assert "3 rows made again in cpu-fp32: 3 equal bit for bit" in " ".join(out.split())
+    card = yaml.safe_load(card_of(place).read_text())
+    assert f"  sha256 {card['weights_sha256']}" in out
+    assert card["layers"] == {"fisher": 96}
+    assert card["trained"]["source"] == "3 windows of tiny train, without labels"
+    assert card["trained"]["settings"]["words"] == 3
+
+
+def test_the_card_is_a_trunk_by_itself(place, capsys):
+    main(MAKE.split())
+    config = {**CONFIG, "trunk": str(card_of(place))}
+    (place / "by-card.yaml").write_text(yaml.safe_dump(config))
+    for name in ("config", "by-card"):
+        main(f"extract --dataset tiny --split val --config {name}.yaml".split())
+    assert len(list((place / "cache").glob("tiny-val-*.zarr"))) == 1
+
+
+def test_codebook_sees_the_pictures_of_the_fit_split_alone(place):
+    main(MAKE.split())
+    weights = card_of(place).with_suffix(".safetensors")
+    before = weights.read_bytes()
+    for i in "de":
+        Image.new("RGB", (80, 64), "red").save(place / f"data/tiny/JPEGImages/{i}.png")
+    for path in (place / "data/tiny/Annotations").iterdir():
+        path.write_text(path.read_text().replace("60", "40").replace("crate", "ball"))
+    main(MAKE.split())
+    assert weights.read_bytes() == before
+    Image.new("RGB", (80, 64), "red").save(place / "data/tiny/JPEGImages/a.png")
+    main(MAKE.split())
+    assert weights.read_bytes() != before
+    assert all(np.isfinite(values).all() for values in load_file(weights).values())
+
+
+@pytest.mark.parametrize("change", [{"trunk_seed": 1}, {"fisher": {**CONFIG["fisher"], "words": 2}}])
+def test_another_codebook_is_another_store(place, change):
+    for content in (CONFIG, {**CONFIG, **change}):
+        (place / "config.yaml").write_text(yaml.safe_dump(content))
+        main(MAKE.split())
+        main(["extract", "--dataset", "tiny", "--split", "train", "--config", "config.yaml"])
+    assert len(list((place / "cache").glob("tiny-train-*.zarr"))) == 2
+    assert len(list((place / "cache/trunks").glob("*.yaml"))) == 2
+
+
+MISTAKES = {
+    "not made yet": (
+        "extract --dataset tiny --split val --config config.yaml",
+        {},
+        "make it with: pipeline trunk make",
+    ),
+    "no word": (MAKE, {"fisher": {"words": 0}}, "fisher.words: Input should be greater than or equal to 1"),
+    "too many words": (MAKE, {"fisher": {"words": 100, "input_px": 64}}, "300 descriptors for 100 words"),
+    "a trunk that is not made": (MAKE, {"trunk": "alexnet64", "layer": "fc7"}, "'alexnet64' is made from no dataset"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(place, capsys, name):
+    line, change, message = MISTAKES[name]
+    (place / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **change}))
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_arithmetic_than_fp32_is_refused(place, capsys):
+    main(MAKE.split())
+    with pytest.raises(SystemExit):
+        main(["extract", "--dataset", "tiny", "--split", "val", "--config", "config.yaml", "--precision", "bf16"])
+    assert "computes in fp32 alone" in capsys.readouterr().err

@@ -466,8 +466,10 @@ class RecipeSettings(Settings):
     trunk: str | None = None
     layer: str | None = None
     weights: str | None = None
-    source: str | None = None
+    source: Source | None = None
     grid: GridSettings | None = None
+    crops: CropSettings | None = None
+    boxes: BoxSettings | None = None
     labels: LabelSettings | None = None
     head: AnyHead | None = None
     aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
@@ -501,7 +503,7 @@ class RecipeSettings(Settings):
     @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
+        names = ("trunk", "layer", "weights", "source", "grid", "crops", "boxes", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -303,11 +303,11 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
     Each row carries its spread over seeds and a bootstrap interval over pictures; each but the reference
     a paired difference to it, from the same resampled pictures.
     """
-    names, left_out = compared_recipes(ws.settings)
+    manifest = load_manifest(dataset)
+    names, left_out = compared_recipes(ws.settings, manifest.has_boxes)
     outcomes = [_outcome(ws, dataset, name, command, say) for name in names]
     for why in left_out.values():
         say(f"left out: {why}")
-    manifest = load_manifest(dataset)
     table = current_table(ws, dataset, manifest.eval, say)
     resampled = {}
     for outcome in outcomes:

@@ -195,8 +195,8 @@ def _aggregation_of(
 def _held_out_labels(run: Workspace, dataset: str, say: Say) -> tuple[np.ndarray, np.ndarray]:
     """Labels (m, n_classes) of the held-out fit pictures, and which of all they are."""
     table = current_table(run, dataset, load_manifest(dataset).fit, say)
-    wanted = hold_out_pictures(table.ids, run.settings.held_out)
-    return table.picture_labels[wanted], wanted
+    wanted = hold_out_pictures(table.group_ids, run.settings.held_out)
+    return table.scored_labels[wanted], wanted
 
 
 # ---- joins
@@ -229,12 +229,12 @@ def _run_join(
     for index, seed in enumerate(ws.settings.seeds):
         own = [s[index].by(member["k"]) for s, member in zip(scores, members, strict=True)]
         joined = stack.apply(own) if stack is not None else mean_rank(own)
-        mean, each = mean_average_precision(joined, table.picture_labels, manifest.metric)
+        mean, each = mean_average_precision(joined, table.scored_labels, manifest.metric)
         path = ws.results / "scores" / f"{dataset}-{manifest.eval}-{name}-{ws.recipe_digest(name)}-{seed}.h5"
         # Scores of other pictures or rows are noticed by the first member's facts.
         about = {**scores[0][index].facts, "recipe": name, **facts}
         save_scores(SplitScores(joined[None], (JOINED,), table.ids, table.classes, about), path)
-        by_class = {c: number(ap) for c, ap in zip(table.classes, each, strict=True)}
+        by_class = {c: number(ap) for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
         runs.append({"seed": seed, "mAP": number(mean), "AP": by_class, "scores": path.as_posix()})
     first = members[0]
     return {
@@ -318,7 +318,7 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
                 f"{ws.recipe_path(dataset, outcome['name'])} and compare again"
             )
         stacked = np.stack([item.by(outcome["k"]) for item in scores])
-        resampled[outcome["name"]] = bootstrap_map(stacked, table.picture_labels, manifest.metric)
+        resampled[outcome["name"]] = bootstrap_map(stacked, table.scored_labels, manifest.metric)
     reference = next((o for o in outcomes if o["name"] == ws.settings.reference), outcomes[0])
     rows = []
     for outcome in outcomes:

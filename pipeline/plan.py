@@ -15,8 +15,8 @@ from pipeline.costs import MEASURE, Costs, TrunkCost
 from pipeline.dataset.picture import picture_size
 from pipeline.dataset.voc import Split
 from pipeline.errors import BadPictureError, SettingsError
-from pipeline.patches.grid import grid_windows
-from pipeline.settings import GridSettings
+from pipeline.patches.sources import count_windows
+from pipeline.settings import SourceSettings
 
 DECODING_THREADS = 2  # of an extraction, however many cores there are
 OBJECTS_A_PART = 5  # four arrays and the record
@@ -79,12 +79,12 @@ class Plan:
     busy: float
 
 
-def count_split(split: Split, grid: GridSettings, source: str) -> tuple[Counts, list[str]]:
+def count_split(split: Split, sources: SourceSettings) -> tuple[Counts, list[str]]:
     """Pictures and patches from sizes alone (XML, else the header of the file), and what is wrong with the others."""
 
     @cache
     def n_windows(size_wh: tuple[int, int]) -> int:
-        return 1 if source == "whole" else len(grid_windows(*size_wh, grid)[1])
+        return count_windows(*size_wh, sources)
 
     rows, problems = [], []
     for name, path, annotation in zip(split.ids, split.paths, split.annotations, strict=True):

@@ -16,14 +16,15 @@ from pipeline.errors import DatasetError
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.progress import Progress
 from pipeline.run import current_table, picture_paths, set_threads
-from pipeline.settings import FisherSettings, FromScratchSettings, PretrainSettings
+from pipeline.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
 from pipeline.trunk.architectures import FORMS
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.codebook import choose_windows, fit_codebooks
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.fisher import ARCHITECTURE, LAYER, PIXELS_AS_THEY_ARE, vector_width
-from pipeline.trunk.pictures import LabelledPictures, decode_both
+from pipeline.trunk.pictures import LabelledPictures, decode_both, list_classes
 from pipeline.trunk.pretrain import pretrain
+from pipeline.trunk.selection import select_classes
 from pipeline.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -39,15 +40,25 @@ def pretrain_on_folders(
     device: str,
     threads: int,
     say: Say,
+    selection: ClassSelection | None = None,
 ) -> TrunkCard:
-    """Pre-train a trunk on class folders (Oquab et al. 2014, section 3.1)."""
+    """Pre-train a trunk on class folders, or on some of them (Oquab et al. 2014, sections 3.1 and 4).
+
+    The card holds the selection, and in ``trained.classes`` what it came to.
+    """
     set_threads(threads)
-    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px)
-    about = {
+    chosen = None
+    if selection is not None and selection.select != "all":
+        chosen = select_classes(list_classes(train_dir), selection, say)
+        say(f"{train_dir}: {len(chosen)} classes selected")
+    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px, chosen)
+    about: dict[str, Any] = {
         "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
         "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
         "command": command,
     }
+    if selection is not None and chosen is not None:
+        about["selection"] = selection.model_dump(mode="json")
     return pretrain(train, val, out, name, settings, about, resolve_device(device), say)
 
 
@@ -83,9 +94,10 @@ def pretrain_on_patches(
     split = split or manifest.fit
     table = current_table(ws, dataset, split, say)
     paths = picture_paths(read_split(manifest, split, ws.settings.data_root))
+    table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
-    out_of_training = hold_out_pictures(table.ids, settings.held_out)[table.picture[rows]]
+    out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
     px = FORMS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():

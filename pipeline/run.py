@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
-from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import LabelSettings, RunSettings
 from pipeline.trunk.devices import resolve_device
@@ -99,6 +99,8 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
+        crops=ws.settings.crops,
+        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -306,6 +308,7 @@ def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
         raise StoreError(
             f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
+            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
     receipt = read_receipt(path)
     folder = ws.stores.child(receipt["store"])
@@ -330,11 +333,15 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
     """
     manifest = load_manifest(dataset)
     settings = {name: ws.settings.head_settings(name) for name in heads}
-    table = current_table(ws, dataset, manifest.fit, say)
-    store = sealed_store(ws, dataset, manifest.fit)
+
+    @cache
+    def joined(split: str) -> tuple[PatchTable, Store]:
+        return current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
+        table, store = joined(ws.split_of_rows(manifest, name, held_out))
         path = paths[name] = ws.head_path(dataset, name, held_out)
         if _is_current(path, store, table, ws.settings.labels, say):
             continue
@@ -369,8 +376,8 @@ def _describe(head: Head) -> str:
     facts = head.facts
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    if "patches" in facts:
-        text += f", {facts['patches']['positive']:,} positive and {facts['patches']['background']:,} background patches"
+    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    text += f", {' and '.join(counts)} patches" if counts else ""
     return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
 
 
@@ -387,7 +394,7 @@ def run_score(
     store = sealed_store(ws, dataset, split)
     set_threads(ws.settings.threads)
     loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
-    wanted = hold_out_pictures(table.ids, ws.settings.held_out) if held_out else None
+    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
     started = time.perf_counter()
     scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
@@ -409,11 +416,12 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     scores = load_scores(scores_path)
     folder = ws.run_dir(dataset, head)
     seconds = _stage_seconds(ws, dataset, head, manifest, split)
-    about = (scores, table, manifest, ws.settings.aggregation, ws.settings.trunk, seconds, command)
+    k = effective(ws.settings.aggregation, scores.aggregations)
+    about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = "comp1" if ws.settings.trunk == "random" else manifest.competition
-        files = write_devkit_files(scores, ws.settings.aggregation, folder / "devkit", competition)
+        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:

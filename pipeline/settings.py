@@ -22,6 +22,7 @@ from pipeline.errors import SettingsError, brief, enumerate_problems, shorten
 # Bounds far above any use, and below what makes a machine stop without a word.
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
+MAX_FC_WIDTH = 16_384
 MAX_EPOCHS = 10_000
 MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
@@ -64,6 +65,10 @@ def check_aggregation(value: object) -> Aggregation:
     raise ValueError(
         f"must be a power in 1..100, max, top:T (T in 1..1000), lme:R (R in 0.1..100) or pooled, got {brief(value)}"
     )
+
+
+RANDOM_CLASSES = r"random:([1-9]\d{0,6})(?::(\d{1,9}))?"
+"""A number of classes at random, and the seed of the choice."""
 
 
 class Settings(BaseModel):
@@ -118,6 +123,9 @@ def refuse_credentials(url: str) -> None:
         )
 
 
+Source = Literal["grid", "whole", "crops", "boxes"]
+
+
 class GridSettings(Settings):
     """Which square windows of a picture are looked at (Oquab et al. 2014, section 3.2)."""
 
@@ -144,6 +152,53 @@ class GridSettings(Settings):
         if scales and scales[-1] > 1000:
             raise ValueError(f"must be at most 1000, got {scales[-1]}")
         return scales
+
+
+class CropSettings(Settings):
+    """Jittered crops of a whole picture (Krizhevsky et al. 2012; Razavian et al. 2014): `source: crops`.
+
+    The whole picture, squashed to a square, and for each share five squares: in the centre and in the four corners.
+    """
+
+    whole: bool = Field(True, description="the whole picture is one of the crops")
+    shares: tuple[float, ...] = Field(
+        (0.875,), max_length=25, description="sides of the squares, as shares of the picture's short side"
+    )
+    flips: bool = Field(True, description="each crop once more, mirrored left to right")
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_are_parts(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.05 <= s <= 1 for s in shares) or len(set(shares)) < len(shares):
+            raise ValueError(f"must lie in 0.05..1 and differ, got {brief(list(shares))}")
+        return shares
+
+    @model_validator(mode="after")
+    def _there_is_a_crop(self) -> Self:
+        if not (self.whole or self.shares):
+            raise ValueError("no crop is left: allow whole, or give shares")
+        return self
+
+
+class BoxSettings(Settings):
+    """One square a person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
+
+    margin: float = Field(1.0, ge=1, le=3, description="side of the square / longer side of the box")
+    flips: bool = Field(False, description="each square once more, mirrored left to right")
+
+
+class SourceSettings(Settings):
+    """A source and the settings of all of them; those of the others decide nothing."""
+
+    source: Source = "grid"
+    grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
+
+    def own(self) -> dict[str, object]:
+        """Settings of ``crops`` or ``boxes``, by name; nothing for the sources that came before them."""
+        own = {"crops": self.crops, "boxes": self.boxes}.get(self.source)
+        return {} if own is None else {f"{self.source}_{name}": v for name, v in own.model_dump(mode="json").items()}
 
 
 class LabelSettings(Settings):
@@ -233,10 +288,22 @@ class SvmSettings(Settings):
         ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
     )
     normalise: bool = Field(True, description="each pooled vector to length 1")
-    standardise: bool = Field(False, description="columns to mean 0 and deviation 1 over the fit pictures")
-    costs: tuple[float, ...] = Field(
-        (0.01, 0.1, 1.0, 10.0), min_length=1, description="values of C, of which one is chosen on held-out fit pictures"
+    standardise: bool = Field(
+        True, description="columns to mean 0 and equal deviation over the fit pictures, after that; lengths stay near 1"
     )
+    costs: tuple[float, ...] = Field(
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        min_length=1,
+        max_length=100,
+        description="values of C; one for all classes is chosen by cross-validation over the fit pictures",
+    )
+
+    @field_validator("pooling", "costs")
+    @classmethod
+    def _each_once(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each once, got {brief(list(values))}")
+        return values
 
     @field_validator("costs")
     @classmethod
@@ -254,6 +321,7 @@ class AdaptedSettings(HeadSettings):
         ("fc6",), min_length=1, description="layers that are trained again"
     )
     trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FC7, FCa and FCb")
 
 
 class OwnSettings(Settings):
@@ -291,6 +359,14 @@ class PretrainSettings(Settings):
     """How a trunk is pre-trained on the source task."""
 
     architecture: Literal["krizhevsky", "alexnet64"] = "alexnet64"
+    # Left out where it is not set, so that what was named before there was a choice keeps its name.
+    fc_width: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FC_WIDTH,
+        exclude_if=lambda width: width is None,
+        description="of FC6 and FC7; None for the architecture's own (4096, alexnet64 1024); PRE-1512 has 6144",
+    )
     epochs: int = Field(24, ge=1, le=MAX_EPOCHS)
     updates: int | None = Field(None, ge=1, le=MAX_UPDATES, description="steps in all, instead of epochs")
     batch: int = Field(256, ge=2, le=MAX_BATCH)
@@ -315,6 +391,25 @@ class PretrainSettings(Settings):
         return rates
 
 
+class ClassSelection(Settings):
+    """Which classes of a folder of synset folders the source task has (Oquab et al. 2014, section 4)."""
+
+    select: str = Field("all", description="all, random:N, random:N:SEED, or nodes: a base list and all below nodes")
+    base: str | None = Field(None, description="with nodes: a file with a wnid a line, or random:N")
+    below: tuple[str, ...] = Field((), max_length=1000, description="with nodes: WordNet nodes, by name or wnid")
+    wordnet: str | None = Field(None, description="table of synsets to use instead of the one that is shipped")
+
+    @model_validator(mode="after")
+    def _parts_belong_together(self) -> Self:
+        if self.select not in ("all", "nodes") and not re.fullmatch(RANDOM_CLASSES, self.select):
+            raise ValueError(f"select must be all, random:N, random:N:SEED or nodes, got {brief(self.select)}")
+        if self.select == "nodes" and not self.below:
+            raise ValueError("select nodes: name at least one node with below")
+        if self.select != "nodes" and (self.base or self.below or self.wordnet):
+            raise ValueError(f"base, below and wordnet belong to select nodes, not to {brief(self.select)}")
+        return self
+
+
 class FromScratchSettings(PretrainSettings):
     """How a whole network is trained on the patches of a dataset, from random weights (NO PRETRAIN)."""
 
@@ -323,7 +418,9 @@ class FromScratchSettings(PretrainSettings):
     )
     batch: int = Field(64, ge=2, le=MAX_BATCH)
     peak_rates: tuple[float, ...] = Field(
-        (0.03, 0.1, 0.2), max_length=100, description="rates of which the one with the lowest held-out loss is taken"
+        (0.003, 0.01, 0.03, 0.1),
+        max_length=100,
+        description="rates of which the one with the lowest held-out loss is taken",
     )
     background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")
@@ -430,8 +527,14 @@ class RunSettings(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
-    source: Literal["grid", "whole"] = Field("grid", description="where the patches of a picture come from")
+    source: Source = Field(
+        "grid",
+        description="where the patches of a picture come from: windows of the grid, the whole picture, jittered crops "
+        "of it, or the box of the person that a sample is",
+    )
     grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
     labels: LabelSettings = LabelSettings()
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
@@ -540,6 +643,11 @@ class RunSettings(Settings):
             return HEADS[name]
         known = ", ".join({**HEADS, **self.heads})
         raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def sources(self) -> SourceSettings:
+        """Where patches come from."""
+        return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
 
     @property
     def all_aggregations(self) -> tuple[Aggregation, ...]:

@@ -84,10 +84,13 @@ class Workspace:
 
     def _table_key(self) -> dict[str, Any]:
         s = self.settings
+        # The settings of a source that is not used decide nothing.
+        own = {"crops": s.crops, "boxes": s.boxes}.get(s.source)
         return {
             "versions": versions_to("patches"),
             "data_root": s.data_root,
             "source": s.source,
+            **({} if own is None else {s.source: own.model_dump(mode="json")}),
             "grid": s.grid.model_dump(mode="json"),
             "on_error": s.on_error,
             "max_skipped": s.max_skipped,
@@ -150,7 +153,7 @@ class Workspace:
     def trunk_digest(self) -> str:
         """Of a trunk that is made from a dataset: what decides its weights, beside the dataset itself."""
         s = self.settings
-        making = getattr(s, s.trunk.replace("-", "_"), None) if self.makes_trunk else None
+        making = getattr(s, s.trunk.replace("-", "_")) if self.makes_trunk else None
         key = {
             **self._table_key(),
             "versions": versions_to("trunk"),
@@ -208,6 +211,11 @@ class Workspace:
 
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
+
+    def split_of_rows(self, manifest: Manifest, head: str, held_out: bool = False) -> str:
+        """The split whose rows a head is made from: one that is not fitted needs none of the fit split."""
+        fitted = self.settings.head_settings(head).kind != "own"
+        return manifest.fit if fitted or held_out else manifest.eval
 
     # What a workflow engine cannot see by itself.
 

@@ -156,6 +156,7 @@ def evaluation_state(wildcards):
         [
             entry.metric,
             entry.official,
+            entry.unscored,
             *roles,
             *(entry.splits[role].pictures for role in roles),
         ],

@@ -30,8 +30,8 @@ def extract_shares(wildcards):
 
 
 def fit_inputs(wildcards):
-    split = manifest(wildcards).fit
     ws = HEADS[wildcards.digest]
+    split = ws.split_of_rows(manifest(wildcards), wildcards.head)
     return {
         "table": ws.table_path(wildcards.dataset, split),
         "receipt": ws.receipt_path(wildcards.dataset, split),

@@ -98,7 +98,11 @@ def test_all_mistakes_are_reported_at_once():
         pytest.param({"grid": {"overlap": -0.1}}, "overlap: ", id="overlap"),
         pytest.param({"grid": {"min_side_px": 0}}, "min_side_px: ", id="min_side_px"),
         pytest.param({"grid": {"max_patches": 0}}, "max_patches: ", id="max_patches"),
-        pytest.param({"source": "crops"}, "source: Input should be 'grid' or 'whole'", id="a source to come"),
+        pytest.param({"source": "crop"}, "source: Input should be 'grid', 'whole', 'crops' or 'boxes'", id="source"),
+        pytest.param({"crops": {"shares": [1.1]}}, r"shares: must lie in 0\.05\.\.1 and differ", id="crop too large"),
+        pytest.param({"crops": {"shares": [0.5, 0.5]}}, "shares: must lie in .* and differ", id="a crop twice"),
+        pytest.param({"crops": {"shares": [], "whole": False}}, "crops: no crop is left", id="no crop"),
+        pytest.param({"boxes": {"margin": 0.9}}, "margin: ", id="margin"),
         pytest.param({"heads": {"h": {"rates": [0.1]}}}, "rates and max_epochs must be equally long", id="lengths"),
         pytest.param(
             {"heads": {"h": {"rates": [0, 1, 1]}}},
@@ -162,12 +166,16 @@ def test_the_built_in_heads():
     assert {name: head.hidden for name, head in HEADS.items()} == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
 
 
+KEPT = (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8")
+
+
 @pytest.mark.parametrize(
     ("aggregation", "expect"),
     [
-        (5.0, (1.0, 3.0, 5.0, 8.0, "max")),
-        ("max", (1.0, 3.0, 5.0, 8.0, "max")),
-        (2.0, (1.0, 3.0, 5.0, 8.0, "max", 2.0)),
+        (5.0, KEPT),
+        ("max", KEPT),
+        (2.0, (*KEPT, 2.0)),
+        ("top:7", (*KEPT, "top:7")),
     ],
 )
 def test_scores_are_always_kept_for_the_one_that_is_asked_for(aggregation, expect):

@@ -44,6 +44,9 @@ CHANGES = {
     "seed": (1, HEAD),
     "aggregations": ((1.0, 5.0), SCORES),
     "aggregation": (3.0, RUN),
+    # Settings of a source that is not used.
+    "crops": ({"flips": False}, None),
+    "boxes": ({"margin": 1.5}, None),
     # Where files lie, how fast they are made, and what else is shown: no name depends on these.
     "cache": ("elsewhere", None),
     "results": ("elsewhere", None),
@@ -71,6 +74,13 @@ def test_which_file_changes_with_which_setting(name):
 
     changed = [level for level in LEVELS if after[level] != before[level]]
     assert changed == ([] if first is None else list(LEVELS[LEVELS.index(first) :]))
+
+
+@pytest.mark.parametrize(("source", "value"), [("crops", {"flips": False}), ("boxes", {"margin": 1.5})])
+def test_settings_of_the_source_in_use_change_all_files(source, value):
+    before, after = digests(source=source), digests(source=source, **{source: value})
+
+    assert all(before[level] != after[level] for level in LEVELS)
 
 
 def test_every_setting_is_in_the_table_above():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -30,6 +32,37 @@ def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray
     return views[y, x].transpose(0, 2, 3, 1)
 
 
+def mirror_index(start: int, stop: int, size: int) -> np.ndarray:
+    """Which pixels stand at positions ``start..stop`` of a row of `size` that goes on mirrored at both ends, for ever.
+
+    The last pixel is seen twice, as in a mirror that stands on the picture's edge.
+
+    >>> mirror_index(-4, 8, 3).tolist()
+    [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1]
+    """
+    index = np.arange(start, stop) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)
+
+
+def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray:
+    """Windows that may leave the picture, by any distance: what lies outside is the picture mirrored at its edge.
+
+    Source: Oquab et al. (CVPR 2014) section 4, action recognition. Otherwise as `squash_windows`.
+    """
+    height, width = pixels.shape[:2]
+    cut = []
+    for x0, y0, x1, y1 in box_xyxy.astype(float):
+        # The resize filter looks beyond the window, as far as one pixel of the result and one of the picture.
+        border = math.ceil(max(x1 - x0, y1 - y0) / px) + 1
+        left, top = math.floor(x0) - border, math.floor(y0) - border
+        columns = mirror_index(left, math.ceil(x1) + border, width)
+        rows = mirror_index(top, math.ceil(y1) + border, height)
+        image = Image.fromarray(pixels[rows[:, None], columns])
+        box = (x0 - left, y0 - top, x1 - left, y1 - top)
+        cut.append(np.asarray(image.resize((px, px), Image.Resampling.BILINEAR, box=box)))
+    return np.stack(cut)
+
+
 def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray:
     """Windows of any shape, each resized to ``px`` by ``px``; otherwise as `cut_windows`."""
     image = Image.fromarray(pixels)
@@ -37,10 +70,26 @@ def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndar
     return np.stack([np.asarray(item) for item in cut])
 
 
-def cut_patches(pixels: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray, source: str, px: int) -> np.ndarray:
-    """All patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows."""
+def cut_patches(
+    pixels: np.ndarray,
+    box_xyxy: np.ndarray,
+    scale: np.ndarray,
+    source: str,
+    px: int,
+    flip: np.ndarray | None = None,
+) -> np.ndarray:
+    """All patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows.
+
+    Parameters
+    ----------
+    flip : bool ndarray of shape (n,), patches to mirror left to right after cutting; None for none
+    """
     if source != "grid":
-        return squash_windows(pixels, box_xyxy, px)
+        cut = mirror_windows if source == "boxes" else squash_windows
+        patches = cut(pixels, box_xyxy, px)
+        if flip is not None:
+            patches[flip] = patches[flip, :, ::-1]
+        return patches
     starts = np.flatnonzero(np.diff(scale.astype(int), prepend=-1))
     groups = [cut_windows(pixels, box_xyxy[rows], px) for rows in np.split(np.arange(len(scale)), starts[1:])]
     return np.concatenate(groups)

@@ -104,7 +104,8 @@ class RowPlan:
     picture : int32 ndarray (n,), rising; index of each row's picture in the id list
     box_xyxy : float32 ndarray (n, 4)
     scale : uint8 ndarray (n,)
-    source : ``grid`` or ``whole``
+    source : where the windows come from
+    flip : bool ndarray (n,), rows of mirrored patches; None for none
     pictures : those that hold the rows, in rising order of their index
     """
 
@@ -112,6 +113,7 @@ class RowPlan:
     box_xyxy: np.ndarray
     scale: np.ndarray
     source: str
+    flip: np.ndarray | None
     pictures: tuple[PlannedPicture, ...]
 
     @property
@@ -132,7 +134,8 @@ def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice 
         )
         for index in np.unique(picture).tolist()
     )
-    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, pictures)
+    flip = None if table.flip is None else table.flip[rows]
+    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, flip, pictures)
 
 
 def compute_rows(
@@ -211,7 +214,8 @@ def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndar
         with clock.measure("decode"):
             pixels = _decode_unchanged(picture)
         with clock.measure("rescale and cut"):
-            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px)
+            flip = None if plan.flip is None else plan.flip[rows]
+            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip)
 
     with ThreadPoolExecutor(2) as pool:
         ahead: list[Future[np.ndarray]] = []

@@ -31,6 +31,10 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
     batch : rows that go through the trunk at once; the last bits can depend on it
     part_rows : rows a part; batches start at a part's first row
     """
+    if table.source in ("grid", "whole"):
+        source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
+    else:
+        source = {**table.sources.own(), "cut": "each window by itself, mirrored past the picture's edges"}
     return {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
@@ -38,8 +42,7 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
         "seen.n_rows": table.n_rows,
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
         "how.source": table.source,
-        "how.scales": list(table.grid.scales),
-        "how.overlap": table.grid.overlap,
+        **{f"how.{name}": value for name, value in source.items()},
         **trunk_fields(trunk, precision, batch, part_rows),
     }
 

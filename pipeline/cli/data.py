@@ -83,7 +83,17 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
 
 
 @command.command("new")
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder with JPEGImages and Annotations.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/*.jpg, possibly below train/ and val/); "
+    "with --table, the folder of its pictures (default: the table's).",
+)
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    help="CSV file: column picture, then label or one column a class (1, 0, -1 or nothing), perhaps split.",
+)
 @click.option("--name", required=True, help="Name of the new dataset: lower case letters, digits and _.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the splits, where the folder has none."
@@ -96,16 +106,34 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     help="Rule of average precision.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a manifest of this name.")
-def new_dataset(root: Path, name: str, seed: int, metric: str, overwrite: bool) -> None:
-    """Describe your own VOC-layout folder, so that results/NAME_map.json just works.
+def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, metric: str, overwrite: bool) -> None:
+    """Describe your own pictures: VOC layout, class folders, or a table of pictures and labels.
 
     \b
     Example:
       pipeline data new --root ~/my-pictures --name mine
+      pipeline data new --root ~/scenes --name scenes
+      pipeline data new --table ~/faces/attributes.csv --name faces
       snakemake --cores 2 results/mine_map.json
     """
     from pipeline.dataset.new import new_manifest
+    from pipeline.dataset.new_labelled import has_class_folders, new_folders_manifest, new_table_manifest
 
-    path = new_manifest(root, name, Path("data_manifests"), seed=seed, metric=metric, overwrite=overwrite)
+    rest = {"seed": seed, "metric": metric, "overwrite": overwrite}
+    manifests = Path("data_manifests")
+    if table is not None:
+        path = new_table_manifest(table, root, name, manifests, **rest)
+    elif root is None:
+        raise click.UsageError("Missing option '--root' or '--table'.")
+    elif has_class_folders(root):
+        path = new_folders_manifest(root, name, manifests, **rest)
+    else:
+        path = new_manifest(root, name, manifests, **rest)
+        say(f"next: snakemake --cores 2 results/{name}_map.json")
+        click.echo(f"{path}")
+        return
     click.echo(f"{path}")
-    say(f"next: snakemake --cores 2 results/{name}_map.json")
+    say(
+        f"next: snakemake --cores 2 results/{name}_compare.json; there are no boxes, so recipes that need them "
+        "(strong) are left out"
+    )

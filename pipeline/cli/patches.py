@@ -31,7 +31,9 @@ def command(dataset: str, split: str, rehash: bool, **options: Any) -> None:
     click.echo(f"{ws.table_path(dataset, split)}")
     click.echo(f"  pictures  {len(table.ids):>10,}   skipped {len(table.skipped)}")
     click.echo(f"  patches   {table.n_rows:>10,}")
-    if table.labelled:
+    if not table.has_boxes:
+        click.echo("  no boxes: pictures have labels, patches have none")
+    elif table.labelled:
         labels = table.labels(ws.settings.labels)
         reading = f"single_object={ws.settings.labels.single_object}"
         click.echo(f"  positive  {(labels >= 0).sum():>10,}   ({reading})")

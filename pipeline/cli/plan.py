@@ -136,9 +136,9 @@ def command(
 
 
 def _typical_patches(ws: Workspace) -> int:
-    from pipeline.patches.grid import grid_windows
+    from pipeline.patches.sources import count_windows
 
-    return 1 if ws.settings.source == "whole" else len(grid_windows(*TYPICAL_WH, ws.settings.grid)[1])
+    return count_windows(*TYPICAL_WH, ws.settings.sources)
 
 
 def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: list[str]) -> dict[str, Counts]:
@@ -158,7 +158,7 @@ def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: lis
             counted[f"{dataset} {name} (kept patch table)"] = Counts(len(table.ids), table.n_rows)
             continue
         content = read_split(manifest, name, ws.settings.data_root)
-        counts, problems = count_split(content, ws.settings.grid, ws.settings.source)
+        counts, problems = count_split(content, ws.settings.sources)
         where = f"{dataset} {name}: {len(problems)} of {len(content.ids)} pictures will be refused"
         if not counts.rows:
             raise DatasetError(f"{where}\n{enumerate_problems(problems)}")

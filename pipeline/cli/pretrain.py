@@ -10,7 +10,8 @@ import click
 from pipeline.cli.common import say, this_command, workspace_from
 
 FOLDER = click.Path(path_type=Path)
-OF_FOLDERS = ("train", "val")
+SELECTION = ("select", "base", "below", "wordnet")
+OF_FOLDERS = ("train", "val", *SELECTION)
 OF_A_DATASET = ("dataset", "split", "config", "data_root", "cache", "single_object", "background_share", "held_out")
 OF_THE_TABLE = ("config", "data_root", "cache", "single_object")
 
@@ -18,6 +19,10 @@ OF_THE_TABLE = ("config", "data_root", "cache", "single_object")
 @click.command("pretrain")
 @click.option("--train", type=FOLDER, help="Folder of class folders.")
 @click.option("--val", type=FOLDER, help="The same classes, held out.")
+@click.option("--select", help="Class folders to use: all, random:N, random:N:SEED or nodes; default: all.")
+@click.option("--base", help="With --select nodes: file of class names, one a line, or random:N.")
+@click.option("--below", multiple=True, help="With --select nodes: all classes below a WordNet node; may be repeated.")
+@click.option("--wordnet", help="With --select nodes: table of synsets to use instead of the shipped one.")
 @click.option("--dataset", help="Instead of --train and --val: train on the patches of a dataset, from random weights.")
 @click.option("--split", help="Split of the dataset; default: its fit split.")
 @click.option("--config", type=click.Path(dir_okay=False), help="YAML file with the settings of the dataset's patches.")
@@ -29,6 +34,7 @@ OF_THE_TABLE = ("config", "data_root", "cache", "single_object")
 @click.option("--out", required=True, type=FOLDER, help="Folder of checkpoint, weights and card.")
 @click.option("--name", default="trunk", show_default=True, help="Name of the trunk and of its files.")
 @click.option("--architecture", type=click.Choice(["alexnet64", "krizhevsky"]), help="Default: alexnet64.")
+@click.option("--fc-width", type=int, help="Width of FC6 and FC7; default: 1024 for alexnet64, else 4096.")
 @click.option("--epochs", type=int, help="Passes over the training pictures; default: 24.")
 @click.option("--updates", type=int, help="Steps in all, instead of epochs; default with --dataset: 9375.")
 @click.option("--batch", type=int, help="Pictures a step; default: 256, with --dataset 64.")
@@ -48,14 +54,15 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
     \b
     Example:
       pipeline pretrain --train tiny/train --val tiny/val --out runs/alexnet64 --name alexnet64
+      pipeline pretrain --train in/train --val in/val --select nodes --base 1000.txt --below furniture --out runs/pre
       pipeline pretrain --dataset voc12 --data-root ~/VOCdevkit --out runs/no-pretrain --name no-pretrain
     """
     from pydantic import ValidationError
 
     from pipeline.errors import SettingsError, enumerate_problems
-    from pipeline.settings import FromScratchSettings, PretrainSettings, explain_validation
+    from pipeline.settings import ClassSelection, FromScratchSettings, PretrainSettings, explain_validation
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None and value != ()}
     dataset = given.get("dataset")
     _check_source(given)
     if "updates" in given and "epochs" in given:
@@ -64,6 +71,7 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
         raise click.UsageError("--peak-rate and --peak-rates: give one of them")
     table = {key: given.pop(key) for key in OF_THE_TABLE if key in given}
     source = {key: given.pop(key) for key in ("train", "val", "dataset", "split") if key in given}
+    selected = {key: given.pop(key) for key in SELECTION if key in given}
     if "epochs" in given:
         given["updates"] = None
     if "peak_rate" in given:
@@ -72,6 +80,7 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
         given["peak_rates"] = given["peak_rates"].split(",")
     try:
         settings = (FromScratchSettings if dataset else PretrainSettings)(**given)
+        selection = ClassSelection(**selected)
     except ValidationError as error:
         raise SettingsError(f"pretrain:\n{enumerate_problems(explain_validation(error))}") from error
 
@@ -81,7 +90,7 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
     if dataset:
         card = pretrain_on_patches(workspace_from(table), dataset, source.get("split"), *how)
     else:
-        card = pretrain_on_folders(source["train"], source["val"], *how)
+        card = pretrain_on_folders(source["train"], source["val"], *how, selection)
     click.echo(f"{out / name}.yaml")
     shown = [
         f"{what} {100 * card.trained[key]:.2f} %"
@@ -97,7 +106,7 @@ def _check_source(given: dict[str, Any]) -> None:
         wrong = [key for key in OF_FOLDERS if key in given]
     else:
         wrong = [key for key in OF_A_DATASET if key in given]
-        if not wrong and not all(key in given for key in OF_FOLDERS):
+        if not wrong and not {"train", "val"} <= given.keys():
             raise click.UsageError("give --train and --val (class folders), or --dataset")
     if wrong:
         named = ", ".join(f"--{key.replace('_', '-')}" for key in wrong)

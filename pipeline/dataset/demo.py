@@ -8,6 +8,7 @@ good enough to see a whole run work and its numbers move. One seed gives the sam
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -40,16 +41,20 @@ MAX_TURN = {"butterfly": 40, "fish": 28, "umbrella": 35, "mushroom": 18}
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """One object of a scene; `corners` are xmin, ymin, xmax, ymax, 1-based and inclusive, as in VOC files."""
+    """One object of a scene; `corners` are xmin, ymin, xmax, ymax, 1-based and inclusive, as in VOC files.
+
+    `actions` are names and flags of what a person does.
+    """
 
     name: str
     corners: tuple[int, int, int, int]
     difficult: bool
     truncated: bool
     occluded: bool
+    actions: tuple[tuple[str, bool], ...] = ()
 
 
-def _background(size_wh: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_background(size_wh: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """A soft room, meadow, sea, dusk, tablecloth or plain wall, in paled colours of the palette."""
     width, height = size_wh[0] * 2, size_wh[1] * 2  # halved at the end, which smooths all edges
     pale = [mix(PALETTE[i], (250, 244, 234), rng.uniform(0.3, 0.6)) for i in rng.permutation(len(PALETTE))]
@@ -94,12 +99,21 @@ def _background(size_wh: tuple[int, int], rng: np.random.Generator) -> Image.Ima
     return picture.filter(ImageFilter.GaussianBlur(6)) if kind == "bokeh" else picture
 
 
+def drop_shadow(picture: Image.Image, tile: Image.Image, x: int, y: int) -> None:
+    """A soft shadow under a cut-out that is about to be glued at (x, y)."""
+    pad, depth = 8, max(2, round(min(tile.size) * 0.03))
+    shadow = Image.new("L", (tile.width + 2 * pad, tile.height + 2 * pad))
+    shadow.paste(tile.getchannel("A").point(lambda a: a * 0.38), (pad, pad))
+    shadow = shadow.filter(ImageFilter.BoxBlur(min(depth, 4)))
+    picture.paste((40, 36, 52), (x - pad + depth // 2, y - pad + depth), shadow)
+
+
 class _Scene:
     """A picture in the making, and for each object which of its pixels are still seen."""
 
     def __init__(self, size_wh: tuple[int, int], rng: np.random.Generator) -> None:
         self.size_wh, self.rng = size_wh, rng
-        self.picture = _background(size_wh, rng)
+        self.picture = draw_background(size_wh, rng)
         self.names: list[str] = []
         self.tiles: list[tuple[tuple[int, int, int, int], float]] = []  # corners, share of the area inside
         self.areas: list[int] = []
@@ -110,7 +124,7 @@ class _Scene:
         """Glue a cut-out somewhere, with a soft shadow; `name` is None for clutter."""
         solid = np.asarray(tile.getchannel("A")) > 127
         x, y = self._find_place(solid, crowding=self.rng.choice([0.1, 0.3, 1.0], p=[0.5, 0.3, 0.2]))
-        self._drop_shadow(tile, x, y)
+        drop_shadow(self.picture, tile, x, y)
         self.picture.paste(tile, (x, y), tile)
         part, window = self._overlap(solid, x, y)
         if name is None:
@@ -147,13 +161,6 @@ class _Scene:
             if (covered >= 0).mean() <= crowding:
                 return place
         return place
-
-    def _drop_shadow(self, tile: Image.Image, x: int, y: int) -> None:
-        pad, depth = 8, max(2, round(min(tile.size) * 0.03))
-        shadow = Image.new("L", (tile.width + 2 * pad, tile.height + 2 * pad))
-        shadow.paste(tile.getchannel("A").point(lambda a: a * 0.38), (pad, pad))
-        shadow = shadow.filter(ImageFilter.BoxBlur(min(depth, 4)))
-        self.picture.paste((40, 36, 52), (x - pad + depth // 2, y - pad + depth), shadow)
 
     def objects(self) -> list[DrawnObject]:
         """All objects of which enough is seen, in the order in which they were placed."""
@@ -200,7 +207,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[DrawnObject]
             return scene.picture, objects
 
 
-def _annotation_xml(picture_id: str, size_wh: tuple[int, int], objects: list[DrawnObject]) -> str:
+def annotation_xml(picture_id: str, size_wh: tuple[int, int], objects: list[DrawnObject]) -> str:
+    """The devkit's XML of a picture."""
     lines = [
         "<annotation>",
         f"  <filename>{escape(picture_id)}.jpg</filename>",
@@ -211,6 +219,8 @@ def _annotation_xml(picture_id: str, size_wh: tuple[int, int], objects: list[Dra
             f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), item.corners, strict=True)
         )
         flags = "".join(f"<{key}>{int(getattr(item, key))}</{key}>" for key in ("truncated", "occluded", "difficult"))
+        done = "".join(f"<{escape(name)}>{int(flag)}</{escape(name)}>" for name, flag in item.actions)
+        flags += f"<actions>{done}</actions>" if done else ""
         lines.append(f"  <object><name>{escape(item.name)}</name>{flags}<bndbox>{corners}</bndbox></object>")
     return "\n".join([*lines, "</annotation>", ""])
 
@@ -220,7 +230,7 @@ def _draw_picture(folder: Path, picture_id: str, rng: np.random.Generator) -> No
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=JPEG_QUALITY)
     write_whole(folder / "JPEGImages" / f"{picture_id}.jpg", stream.getvalue())
-    xml = _annotation_xml(picture_id, picture.size, objects)
+    xml = annotation_xml(picture_id, picture.size, objects)
     write_whole(folder / "Annotations" / f"{picture_id}.xml", xml.encode())
 
 
@@ -236,10 +246,33 @@ def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
         `folder` holds scenes of another seed or of another version of the drawing code.
     """
     counts = {"train": n_train, "val": n_val}
+    ids = draw_pictures(Path(folder), counts, {"seed": seed, "drawing": DRAWING}, _draw_picture)
+    for split in counts:
+        write_whole(Path(folder) / "ImageSets" / "Main" / f"{split}.txt", ("\n".join(ids[split]) + "\n").encode())
+
+
+def draw_pictures(
+    folder: Path,
+    counts: dict[str, int],
+    recipe: dict[str, int],
+    draw_picture: Callable[[Path, str, np.random.Generator], None],
+) -> dict[str, list[str]]:
+    """Draw those pictures that are missing, each from a generator of its own; ids of each split.
+
+    Parameters
+    ----------
+    recipe : ``seed`` and ``drawing``, kept beside the pictures
+    draw_picture : writes picture and annotation of an id
+
+    Raises
+    ------
+    DatasetError
+        As `draw_demo`.
+    """
     if min(counts.values()) < 1:
-        raise DatasetError(f"demo scenes: at least 1 a split, got train {n_train}, val {n_val}")
-    folder = Path(folder)
-    recipe, recipe_path = {"seed": seed, "drawing": DRAWING}, folder / "drawn.json"
+        wanted = ", ".join(f"{split} {n}" for split, n in counts.items())
+        raise DatasetError(f"demo scenes: at least 1 a split, got {wanted}")
+    recipe_path = folder / "drawn.json"
     if recipe_path.is_file():
         there = read_json(recipe_path)
         if there != recipe:
@@ -257,6 +290,5 @@ def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
         if not all((folder / name).is_file() for name in (f"JPEGImages/{job[2]}.jpg", f"Annotations/{job[2]}.xml"))
     ]
     for split, number, i in track(missing, "draw demo scenes", len(missing), "scenes"):
-        _draw_picture(folder, i, np.random.default_rng([seed, SPLIT_NUMBERS[split], number]))
-    for split in counts:
-        write_whole(folder / "ImageSets" / "Main" / f"{split}.txt", ("\n".join(ids[split]) + "\n").encode())
+        draw_picture(folder, i, np.random.default_rng([recipe["seed"], SPLIT_NUMBERS[split], number]))
+    return ids

@@ -12,9 +12,11 @@ from pathlib import Path
 import filelock
 
 from pipeline.dataset.archive import download, merge_folder, unpack
+from pipeline.dataset.labelled import list_split
 from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
 from pipeline.dataset.picture import decode_annotated
-from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_annotation, read_ids
+from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_objects, read_ids
+from pipeline.dataset.voc_action import read_action_list, read_class_lists
 from pipeline.errors import BadPictureError, DatasetError, MissingDataError, enumerate_problems
 from pipeline.files import read_json
 from pipeline.progress import track
@@ -31,6 +33,7 @@ class SplitCheck:
     missing_pictures, missing_annotations : ids without a file (annotations: labelled splits only)
     class_lists : count of ``<class>_<split>.txt`` that are there
     faults : everything else that is wrong, a line each: lists, XML files, pictures
+    boxes : whether there should be annotations at all
     """
 
     split: str
@@ -41,6 +44,7 @@ class SplitCheck:
     missing_annotations: tuple[str, ...] = ()
     class_lists: int = 0
     faults: tuple[str, ...] = ()
+    boxes: bool = True
 
     @property
     def complete(self) -> bool:
@@ -62,7 +66,7 @@ class SplitCheck:
         pictures = self.listed - len(self.missing_pictures)
         of = "" if self.official is None else f" (manifest: {self.official})"
         text = f"{self.split}: {self.listed} listed{of}, {pictures} pictures"
-        if self.labelled:
+        if self.labelled and self.boxes:
             text += f", {self.listed - len(self.missing_annotations)} annotations, {self.class_lists} class lists"
         return text
 
@@ -114,9 +118,13 @@ def _survey(manifest: Manifest, data_root: str | Path | None, read_xml: bool, de
 def _check_split(
     manifest: Manifest, split: str, folder: Path, faults: dict[str, list[str]], read_xml: bool, deep: bool
 ) -> SplitCheck:
+    if not manifest.has_boxes:
+        return _check_labelled(manifest, split, folder, deep)
     entry = manifest.splits[split]
+    of_actions = manifest.layout == "voc-action"
     try:
-        ids = read_ids(id_list_path(manifest, split, folder))
+        list_path = id_list_path(manifest, split, folder)
+        ids = tuple(read_action_list(list_path)) if of_actions else read_ids(list_path)
     except (DatasetError, OSError) as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
     paths, absent = find_pictures(folder, ids)
@@ -131,13 +139,16 @@ def _check_split(
                 faults[i] = _read_files(manifest, xml, path_of.get(i) if deep else None)
     lines: list[str] = []
     lists: list[bytes] = []
-    if entry.labelled:
+    if entry.labelled and of_actions:
+        found = read_class_lists(manifest, split, folder)
+        lists, lines = found.contents, found.problems
+    elif entry.labelled:
         _, lists, lines = labels_from_lists(manifest, split, folder, ids)
     return SplitCheck(
         split,
         entry.labelled,
         len(ids),
-        entry.pictures,
+        None if manifest.by_person else entry.pictures,  # which then counts persons, not pictures
         tuple(i for i in ids if i in missing),
         tuple(i for i in ids if i not in there) if entry.labelled else (),
         len(lists),
@@ -145,12 +156,27 @@ def _check_split(
     )
 
 
+def _check_labelled(manifest: Manifest, split: str, folder: Path, deep: bool) -> SplitCheck:
+    """A split of pictures with labels and no boxes."""
+    entry = manifest.splits[split]
+    try:
+        listing, base = list_split(manifest, split, folder)
+    except DatasetError as error:
+        return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),), boxes=False)
+    faults = list(listing.problems)
+    if deep:
+        for path in track(listing.paths, f"check {split}", len(listing.paths), "pictures"):
+            faults += _read_files(manifest, None, base / path)
+    return SplitCheck(split, entry.labelled, len(listing.ids), entry.pictures, faults=tuple(faults), boxes=False)
+
+
 def _read_files(manifest: Manifest, xml: Path | None, picture: Path | None) -> list[str]:
     """Problems inside of one annotation and one picture; None is passed over."""
     faults, size_wh = [], None
     if xml is not None:
         try:
-            size_wh = parse_annotation(xml.read_bytes(), manifest.classes).size_wh
+            classes = None if manifest.layout == "voc-action" else manifest.classes
+            size_wh, _ = parse_objects(xml.read_bytes(), classes)
         except (ValueError, OSError) as error:
             faults.append(f"Annotations/{xml.name}: {error}")
     if picture is not None:
@@ -206,7 +232,10 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
 
 
 def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], None]) -> None:
-    from pipeline.dataset import demo  # its shapes are needed by no other dataset
+    if manifest.layout == "voc-action":  # their shapes are needed by no other dataset
+        from pipeline.dataset import demo_actions as demo
+    else:
+        from pipeline.dataset import demo
 
     folder = root / manifest.folder
     recipe = folder / "drawn.json"

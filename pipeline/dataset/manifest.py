@@ -18,6 +18,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
 CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
 MAX_PICTURES = 1_000_000_000
+ACTION_COMPETITIONS = ("comp9", "comp10")
+INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
 
 
 def _inside(path: str) -> str:
@@ -30,16 +32,17 @@ def _inside(path: str) -> str:
 
 
 class SplitEntry(Settings):
-    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` below the dataset's folder."""
+    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` (or ``Action/``) in the dataset's folder."""
 
     ids: str | None = Field(None, description="id list, relative to the manifest")
-    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures")
+    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures (or persons)")
+    folder: str | None = Field(None, description="of class folders: those of this split, in the dataset's folder")
     labelled: bool = True
 
-    @field_validator("ids")
+    @field_validator("ids", "folder")
     @classmethod
-    def _ids_stay_inside(cls, ids: str | None) -> str | None:
-        return ids if ids is None else _inside(ids)
+    def _stays_inside(cls, path: str | None) -> str | None:
+        return path if path is None else _inside(path)
 
 
 class Archive(Settings):
@@ -73,20 +76,46 @@ class Manifest(Settings):
 
     name: str
     title: str
-    layout: Literal["voc"] = "voc"
+    layout: Literal["voc", "voc-action", "folders", "table"] = Field(
+        "voc",
+        description="VOC's; that of its action task; or without boxes: <class>/<picture>, or a CSV file of pictures "
+        "and labels",
+    )
+    samples: Literal["persons", "pictures"] = Field(
+        "pictures", description="what is scored in the layout voc-action: each listed person, or each picture"
+    )
+    table: str | None = Field(None, description="the CSV file of layout table, relative to the folder or absolute")
+    zero: Literal["absent", "unknown"] = Field(
+        "absent", description="what 0 in the column of a class means; nothing at all is always unknown"
+    )
     folder: str
     classes: tuple[str, ...] = Field(min_length=1)
+    unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
     metric: Literal["voc07", "voc12"]
     fit: str
     eval: str
     splits: dict[str, SplitEntry]
     official: bool = Field(False, description="counts are those of a published benchmark")
-    competition: Literal["comp1", "comp2"] = "comp2"
+    competition: Literal["comp1", "comp2", "comp9", "comp10"] = "comp2"
     archives: tuple[Archive, ...] = ()
     drawn: Drawn | None = None
     where: str = Field("", description="how a person gets what cannot be downloaded")
     licence: str = "not stated"
     path: Path | None = Field(None, exclude=True, description="where this manifest was read from")
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a sample is a person, with an id ``<picture id>_<number of the object>``."""
+        return self.samples == "persons"
+
+    def competition_with(self, outside_data: bool) -> str:
+        """The devkit's competition: those with even numbers allow training data from outside of the challenge."""
+        return self.competition if outside_data else INSIDE_DATA.get(self.competition, self.competition)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether objects have boxes; without, patches have no labels and pictures have."""
+        return self.layout not in ("folders", "table")
 
     @field_validator("name")
     @classmethod
@@ -130,6 +159,20 @@ class Manifest(Settings):
         uncounted = [split for split in {self.fit, self.eval} if self.splits[split].pictures is None]
         if self.official and uncounted:
             raise ValueError(f"official: needs the count 'pictures' of {', '.join(sorted(uncounted))}")
+        if unknown := sorted(set(self.unscored) - set(self.classes)):
+            raise ValueError(f"unscored: no such class: {', '.join(map(brief, unknown))}")
+        if set(self.unscored) == set(self.classes):
+            raise ValueError("unscored: no class is left to score")
+        if self.samples == "persons" and self.layout != "voc-action":
+            raise ValueError("samples: persons are listed in the layout voc-action only")
+        if self.by_person != (self.competition in ACTION_COMPETITIONS):
+            raise ValueError(f"competition: {self.competition} and samples: {self.samples} do not go together")
+        if (self.layout == "table") != (self.table is not None):
+            raise ValueError("table: names the CSV file of layout table, and goes with no other")
+        if self.table is not None and ".." in PurePosixPath(self.table).parts:
+            raise ValueError("table: must not contain '..'")
+        if any(entry.folder for entry in self.splits.values()) and self.layout != "folders":
+            raise ValueError("splits: a folder of its own goes with layout folders")
         duplicates = sorted({c for c in self.classes if self.classes.count(c) > 1})
         if duplicates:
             raise ValueError(f"classes: named twice: {', '.join(duplicates)}")
@@ -187,8 +230,18 @@ def data_root(given: str | Path | None) -> Path:
     return Path(given or os.environ.get("PIPELINE_DATA") or "data")
 
 
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder is this dataset's, by what its layout has in it."""
+    if manifest.layout == "folders":
+        inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder]
+        return all(path.is_dir() for path in inside or [folder])
+    if manifest.layout == "table":
+        return folder.is_dir() and (folder / (manifest.table or "")).is_file()
+    return (folder / "JPEGImages").is_dir()
+
+
 def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
-    """The folder with ``JPEGImages`` and ``Annotations`` of a dataset.
+    """The folder of a dataset: with ``JPEGImages`` and ``Annotations``, or what its layout has instead.
 
     Raises
     ------
@@ -206,7 +259,7 @@ def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
         if base.resolve().name == named.name:
             candidates.append(base)
     for candidate in candidates:
-        if (candidate / "JPEGImages").is_dir():
+        if _holds(candidate, manifest):
             return candidate
     looked = ", ".join(dict.fromkeys(str(c) for c in candidates))
     ways = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ VAL_SHARE = 0.4
 MOVES_PER_CLASS = 100
 
 
-def _say(message: str) -> None:
+def say_to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
 
@@ -34,7 +34,7 @@ def new_manifest(
     seed: int = 0,
     metric: str = "voc12",
     overwrite: bool = False,
-    say: Callable[[str], None] = _say,
+    say: Callable[[str], None] = say_to_stderr,
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for the pictures in `root`; nothing is written into `root`.
 
@@ -57,10 +57,7 @@ def new_manifest(
     DatasetError
         Annotations or pictures' names that cannot be used (all are listed), or too few of them.
     """
-    path = Path(manifests) / f"{name}.yaml"
-    _check_name(name, path, overwrite)
-    if metric not in ("voc07", "voc12"):
-        raise SettingsError(f"metric: got {metric!r}, expected voc07 or voc12")
+    path = check_new(name, manifests, metric, overwrite)
     root = Path(root).resolve()
     ids = _annotated_ids(root, say)
     names_of = _read_annotations(root, ids)
@@ -73,23 +70,26 @@ def new_manifest(
         say("no pair of id lists (train and val, or trainval and test): made from all annotated pictures, 60 to 40")
         pair = ("train", "val")
         for split, part in zip(pair, split_pictures(names_of, seed), strict=True):
-            lists[split] = _IdList(tuple(part), True, True)
+            lists[split] = IdList(tuple(part), True, True)
     elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
         say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
-    content: dict[str, object] = {
-        "name": name,
-        "title": f"own pictures in {root.name}",
-        "folder": str(root),
-        "metric": metric,
-        "fit": pair[0],
-        "eval": pair[1],
-        "splits": {split: entry.as_manifest(name, split) for split, entry in lists.items()},
-        "classes": list(classes),
-    }
-    _write(path, content, lists)
-    for split, entry in lists.items():
-        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
-    say(f"{len(classes)} classes: {', '.join(classes)}")
+    return write_manifest(
+        path, name, root, {"title": f"own pictures in {root.name}"}, classes, metric, pair, lists, say
+    )
+
+
+def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
+    """Where the manifest of a new dataset goes, if it may.
+
+    Raises
+    ------
+    SettingsError
+        A bad name or metric, or one that is taken.
+    """
+    path = Path(manifests) / f"{name}.yaml"
+    _check_name(name, path, overwrite)
+    if metric not in ("voc07", "voc12"):
+        raise SettingsError(f"metric: got {metric!r}, expected voc07 or voc12")
     return path
 
 
@@ -111,7 +111,7 @@ def _annotated_ids(root: Path, say: Callable[[str], None]) -> list[str]:
         got = ", ".join(sorted(p.name for p in root.iterdir())[:10]) if root.is_dir() else "no such folder"
         raise MissingDataError(
             f"{root}: no {' and no '.join(absent)}; expected JPEGImages/ID.jpg and Annotations/ID.xml, "
-            f"got {got or 'an empty folder'}"
+            f"or pictures in class folders (CLASS/*.jpg), got {got or 'an empty folder'}"
         )
     pictures: dict[str, list[str]] = {}
     for file in sorted(os.listdir(folders[0])):
@@ -172,21 +172,28 @@ def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
 
 
 @dataclass(frozen=True)
-class _IdList:
-    """`own`: written beside the manifest, because the folder has no such list or one that names too much."""
+class IdList:
+    """Ids of a split.
+
+    `own`: written beside the manifest, because the dataset has no such list or one that names too much;
+    `folder`: of its class folders, where it has some of its own.
+    """
 
     ids: tuple[str, ...]
     labelled: bool
     own: bool
+    folder: str | None = None
 
     def as_manifest(self, name: str, split: str) -> dict[str, object]:
         entry: dict[str, object] = {"pictures": len(self.ids)}
         if self.own:
             entry["ids"] = f"{name}/{split}.txt"
+        if self.folder is not None:
+            entry["folder"] = self.folder
         return entry if self.labelled else {**entry, "labelled": False}
 
 
-def _found_lists(root: Path, annotated: set[str], say: Callable[[str], None]) -> dict[str, _IdList]:
+def _found_lists(root: Path, annotated: set[str], say: Callable[[str], None]) -> dict[str, IdList]:
     """The id lists in ``ImageSets/Main``; ids that cannot be used are left out, and said."""
     files = [os.path.splitext(file) for file in os.listdir(root / "JPEGImages")]
     pictures = {stem for stem, suffix in files if suffix.lower() in PICTURE_SUFFIXES}
@@ -210,7 +217,7 @@ def _found_lists(root: Path, annotated: set[str], say: Callable[[str], None]) ->
         if left_out := sorted(set(ids) - set(usable)):
             say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{enumerate_problems(left_out)}")
         if usable:
-            lists[path.stem] = _IdList(usable, labelled, own=bool(left_out))
+            lists[path.stem] = IdList(usable, labelled, own=bool(left_out))
     return lists
 
 
@@ -258,7 +265,42 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
     )
 
 
-def _write(path: Path, content: dict[str, object], lists: dict[str, _IdList]) -> None:
+def write_manifest(
+    path: Path,
+    name: str,
+    root: Path,
+    about: Mapping[str, object],
+    classes: tuple[str, ...],
+    metric: str,
+    pair: tuple[str, str],
+    lists: dict[str, IdList],
+    say: Callable[[str], None],
+) -> Path:
+    """Write a manifest and the id lists that it needs, if the splits to fit and to score on can be read.
+
+    Parameters
+    ----------
+    about : title, layout and what goes with it
+    pair : splits to fit and to score on
+    """
+    content: dict[str, object] = {
+        "name": name,
+        **about,
+        "folder": str(root),
+        "metric": metric,
+        "fit": pair[0],
+        "eval": pair[1],
+        "splits": {split: entry.as_manifest(name, split) for split, entry in lists.items()},
+        "classes": list(classes),
+    }
+    _write(path, content, lists)
+    for split, entry in lists.items():
+        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
+    say(f"{len(classes)} classes: {', '.join(classes)}")
+    return path
+
+
+def _write(path: Path, content: dict[str, object], lists: dict[str, IdList]) -> None:
     """Id lists first, the manifest last: a manifest never names lists that are not there."""
     written = []
     for split, entry in lists.items():

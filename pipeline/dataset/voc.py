@@ -37,12 +37,15 @@ class Annotation:
     box_xyxy : float64 ndarray of shape (n, 4), continuous, 0-based
     class_index : int64 ndarray of shape (n,), index into the manifest's classes
     difficult : bool ndarray of shape (n,)
+    sample_xyxy : float64 ndarray of shape (4,), box of the person, where the sample is a person of the picture; else
+        None. The objects are then what this person does, each with the same box.
     """
 
     size_wh: tuple[int, int] | None
     box_xyxy: np.ndarray
     class_index: np.ndarray
     difficult: np.ndarray
+    sample_xyxy: np.ndarray | None = None
 
 
 EMPTY_ANNOTATION = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -54,9 +57,9 @@ class Split:
 
     Attributes
     ----------
-    ids, paths : one entry a picture, in the order of the id list
-    annotations : one `Annotation` a picture
-    labels : int8 ndarray of shape (n_pictures, n_classes), 1, 0 (only difficult objects), -1;
+    ids, paths : one entry a sample (a picture; in some datasets a person), in the order of the id list
+    annotations : one `Annotation` a sample
+    labels : int8 ndarray of shape (n_samples, n_classes), 1, 0 (only difficult objects), -1;
         None where the split has no labels
     annotation_digest : SHA-256 over all that was read: id list, XML files, class list files
     """
@@ -78,7 +81,12 @@ def id_list_path(manifest: Manifest, split: str, folder: Path) -> Path:
         raise DatasetError(f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}")
     if entry.ids is not None and manifest.path is not None:
         return manifest.path.parent / entry.ids
-    return folder / "ImageSets" / "Main" / f"{split}.txt"
+    return lists_folder(manifest, folder) / f"{split}.txt"
+
+
+def lists_folder(manifest: Manifest, folder: Path) -> Path:
+    """Where a dataset's id lists and class lists are."""
+    return folder / "ImageSets" / ("Action" if manifest.layout == "voc-action" else "Main")
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -118,10 +126,26 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
-    """Objects of one XML file of the devkit.
+@dataclass(frozen=True)
+class FoundObject:
+    """One object of an XML file; `actions` are its flags by name, None where it has no ``<actions>``."""
+
+    name: str
+    box_xyxy: np.ndarray
+    difficult: bool
+    actions: dict[str, bool] | None
+
+
+def parse_objects(
+    data: bytes, classes: tuple[str, ...] | None = None
+) -> tuple[tuple[int, int] | None, list[FoundObject]]:
+    """Size of the picture, as far as stated, and all objects of one XML file of the devkit, in its order.
 
     Coordinates may have fractions, ``difficult`` may be absent, ``<part>`` boxes are no objects.
+
+    Parameters
+    ----------
+    classes : names that objects may have; None for any
 
     Raises
     ------
@@ -151,12 +175,11 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
             elif max(size_wh) > MAX_SIDE_PX:
                 problems.append(f"size: at most {MAX_SIDE_PX:,} pixels, got {max(map(float, size_wh)):g}")
                 size_wh = None
-    boxes, indexes, difficult = [], [], []
-    lookup = {name: index for index, name in enumerate(classes)}
+    found = []
     for number, entry in enumerate(root.findall("object"), start=1):
         name = (entry.findtext("name") or "").strip()
         where = f"object {number} ({shorten(name) or 'no name'})"
-        if name not in lookup:
+        if classes is not None and name not in classes:
             problems.append(f"{where}: unknown class, expected one of {shorten(', '.join(classes), 400)}")
             continue
         try:
@@ -177,18 +200,27 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
             of = f" of {size_wh[0]} x {size_wh[1]}" if size_wh else ""
             problems.append(f"{where}: box {corners} outside of the picture{of}")
             continue
-        box = clipped
-        boxes.append(box)
-        indexes.append(lookup[name])
-        difficult.append(flag != 0)
+        actions = entry.find("actions")
+        try:
+            flags = None if actions is None else {a.tag: float(a.text or 0) != 0 for a in actions}
+        except ValueError:
+            problems.append(f"{where}: actions are not all numbers")
+            continue
+        found.append(FoundObject(name, clipped, flag != 0, flags))
     if problems:
         more = [f"and {len(problems) - 10} more problems"] if len(problems) > 10 else []
         raise ValueError("; ".join([*problems[:10], *more]))
+    return size_wh, found
+
+
+def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
+    """Objects of one XML file of the devkit, all of known classes; raises as `parse_objects`."""
+    size_wh, found = parse_objects(data, classes)
     return Annotation(
         size_wh,
-        np.array(boxes, float).reshape(-1, 4),
-        np.array(indexes, np.int64),
-        np.array(difficult, bool),
+        np.array([item.box_xyxy for item in found], float).reshape(-1, 4),
+        np.array([classes.index(item.name) for item in found], np.int64),
+        np.array([item.difficult for item in found], bool),
     )
 
 
@@ -249,7 +281,7 @@ def labels_from_lists(
 
 
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> Split:
-    """Read the id list, all annotations and all class lists of one split.
+    """Read the id list, all annotations and all class lists of one split; of layouts without boxes, the labels.
 
     Raises
     ------
@@ -259,6 +291,14 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
         Everything wrong with the split, in one message.
     """
     folder = dataset_folder(manifest, data_root)
+    if manifest.layout == "voc-action":
+        from pipeline.dataset.voc_action import read_action_split  # it reads XML with the functions above
+
+        return read_action_split(manifest, split, folder)
+    if not manifest.has_boxes:
+        from pipeline.dataset.labelled import read_labelled_split  # it needs what stands above
+
+        return read_labelled_split(manifest, split, folder)
     list_path = id_list_path(manifest, split, folder)
     ids = read_ids(list_path)
     labelled = manifest.splits[split].labelled
@@ -291,12 +331,22 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
         digests += [("list", sha256_bytes(content)) for content in contents]
         if labels is None:
             labels = labels_from_objects(annotations, len(manifest.classes))
+    refuse_split(manifest, split, folder, problems)
+    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
+
+
+def refuse_split(manifest: Manifest, split: str, folder: Path, problems: list[str]) -> None:
+    """Stop if there are problems, and name them.
+
+    Raises
+    ------
+    DatasetError
+    """
     if problems:
         raise DatasetError(
             f"{manifest.name} {split} in {folder}: {len(problems)} problem(s)\n{enumerate_problems(problems)}\n"
             f"mend them and check with: pipeline data check {manifest.name}"
         )
-    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:
@@ -304,9 +354,15 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
 
     It sees every change that alters size or time, reads no content, and costs one stat a file.
     """
+    if not manifest.has_boxes:
+        from pipeline.dataset.labelled import state_of_labelled
+
+        entry = manifest.splits[split]
+        about = digest_of([manifest.layout, manifest.classes, manifest.zero, entry.labelled])
+        return digest_of(sorted([(about, 0, 0), *state_of_labelled(manifest, split, data_root)]))
     folder = dataset_folder(manifest, data_root)
     list_path = id_list_path(manifest, split, folder)
-    wanted = set(read_ids(list_path))
+    wanted = set(_listed_ids(manifest, list_path))
     entries = [("list", list_path.stat().st_size, list_path.stat().st_mtime_ns)]
     entries.append((digest_of([manifest.classes, manifest.splits[split].labelled]), 0, 0))
     for sub in ("JPEGImages", "Annotations"):
@@ -321,11 +377,21 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
                         entries.append((f"{sub}/{entry.name}", -1, 0))
                     else:
                         entries.append((f"{sub}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+    if manifest.layout != "voc":
+        entries.append((digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0))
     for name in manifest.classes:
-        path = folder / "ImageSets" / "Main" / f"{name}_{split}.txt"
+        path = lists_folder(manifest, folder) / f"{name}_{split}.txt"
         if path.is_file():
             entries.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
     return digest_of(sorted(entries))
+
+
+def _listed_ids(manifest: Manifest, list_path: Path) -> tuple[str, ...]:
+    if manifest.layout == "voc-action":
+        from pipeline.dataset.voc_action import read_action_list
+
+        return tuple(read_action_list(list_path))
+    return read_ids(list_path)
 
 
 def is_official(manifest: Manifest, split: str, n_pictures: int) -> bool:

@@ -68,9 +68,9 @@ def run_rates(one_epoch: Callable[[float], float], settings: SgdSettings, name: 
 
 
 def make_optimizer(network: HeadNetwork, settings: SgdSettings) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on the layers of a network."""
+    """SGD with momentum and weight decay on all of a network that is trained."""
     return torch.optim.SGD(
-        network.layers.parameters(),
+        network.parameter_groups(),
         lr=settings.rates[0],
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
@@ -139,7 +139,7 @@ def _one_epoch(
 ) -> float:
     """One pass over all rows in a new order; the mean loss."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     network.train()
     total = 0.0
     for chosen in torch.randperm(len(x), generator=generator).split(batch):

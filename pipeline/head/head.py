@@ -25,7 +25,7 @@ from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
-from pipeline.head import strong, weak
+from pipeline.head import adapted, own, strong, svm, weak
 from pipeline.head.task import FitTask
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
@@ -116,8 +116,11 @@ def check_joined(store: Store, table: PatchTable) -> None:
             )
 
 
-KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak}
-"""A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``."""
+KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak, "svm": svm, "adapted": adapted, "own": own}
+"""A module a kind of head, with ``make_network(width, n_classes, settings)`` and ``fit(task, settings)``.
+
+What else a network is made from, `fit` leaves in the facts, under ``network``: further arguments by name.
+"""
 
 
 def fit_head(
@@ -143,7 +146,7 @@ def fit_head(
         Store and table do not belong together; nothing to fit on.
     """
     check_joined(store, table)
-    out = hold_out_pictures(table.ids, held_out)
+    out = hold_out_pictures(table.group_ids, held_out)
     task = FitTask(store, table, name, labels, seed, out, load_trunk)
     fitted = KINDS[settings.kind].fit(task, settings)
     facts = {
@@ -229,7 +232,8 @@ def load_head(path: Path) -> Head:
             raise HeadError(f"{path}: format {facts['format']!r}, expected {FORMAT!r}; fit it again")
         state = load(data)
         settings = TypeAdapter(AnyHead).validate_python(facts["settings"])
-        network = KINDS[settings.kind].make_network(facts["width"], len(facts["classes"]), settings)
+        shape = (facts["width"], len(facts["classes"]), settings)
+        network = KINDS[settings.kind].make_network(*shape, **facts.get("network", {}))
         network.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, HeadError):

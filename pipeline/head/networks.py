@@ -7,7 +7,7 @@ classes and background.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ class HeadNetwork(nn.Module):
             with torch.no_grad():
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * deviation)
                 layer.bias.zero_()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, for an optimizer; ``share`` is of the learning rate."""
+        return [{"params": list(self.layers.parameters()), "share": 1.0}]
 
     def standardise_to(self, rows: Tensor) -> None:
         """Set mean and gain from the fit rows; a column without deviation becomes 0.

@@ -51,10 +51,11 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
 
     Raises
     ------
-    HeadError
-        No positive patch at all.
+    DatasetError, HeadError
+        The dataset has no boxes; or no positive patch at all.
     """
     table = task.table
+    table.need_boxes(f"head {task.name!r}")
     several = settings.targets == "several"
     labels = table.labels(task.labels)
     if several:

@@ -12,7 +12,7 @@ from pipeline.patches.labels import BACKGROUND
 def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
     """Pictures that are held out of the fit split, by a hash of their id.
 
-    Adding or removing a picture moves no other one between the two sides.
+    Adding or removing a picture moves no other one between the two sides; equal ids are on the same one.
 
     Returns
     -------

@@ -8,6 +8,7 @@ that a head asks for, so that another reading costs no new table.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -29,10 +30,10 @@ from pipeline.files import (
     sign_hdf5,
     write_whole,
 )
-from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import MOST_COUNTED, ClassTargets, Overlap, label_classes, label_patches, measure_overlap
+from pipeline.patches.sources import plan_windows
 from pipeline.progress import track
-from pipeline.settings import GridSettings, LabelSettings
+from pipeline.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 
 FORMAT = "patch-table-3"
 ROWS_FORMAT = "patch-table-2"
@@ -49,14 +50,15 @@ class PatchTable:
     ----------
     dataset, split : names
     classes : class names
-    source : where the windows come from, ``grid`` or ``whole``
-    grid : the settings of the grid
+    source : where the windows come from
+    grid, crops, boxes : the settings of the sources of these names
     picture : int32 ndarray (n_rows,), index into `ids`
-    box_xyxy : float32 ndarray (n_rows, 4), continuous, pixels of the picture
-    scale : uint8 ndarray (n_rows,)
+    box_xyxy : float32 ndarray (n_rows, 4), continuous, pixels of the picture; those of ``boxes`` may leave it
+    scale : uint8 ndarray (n_rows,), index into the grid's scales, or the number of the crop
+    flip : bool ndarray (n_rows,), patches that are mirrored left to right; None where none is
     n_filling, n_touching, filling_class, filling_difficult : as `Overlap`
     fill_row, fill_class, fill_difficult : as `Overlap`, one entry for each patch and object that fills it
-    ids : tuple of str
+    ids : tuple of str, one a sample: a picture, or a person (two persons of a picture share its file)
     size_wh : int32 ndarray (n_pictures, 2)
     apply_exif : bool ndarray (n_pictures,)
     picture_sha256 : tuple of str, digest of each file's bytes
@@ -64,12 +66,14 @@ class PatchTable:
     skipped : tuple of (id, reason), pictures left out
     annotation_digest : digest of lists and XML that were read
     skipped_sha256 : tuple of str, digest of each skipped file's bytes, empty where it could not be read
+    unscored : classes that heads learn and no result counts
+    has_boxes : whether the dataset has boxes; without, no patch has a label of its own
     """
 
     dataset: str
     split: str
     classes: tuple[str, ...]
-    source: str
+    source: Source
     grid: GridSettings
     picture: np.ndarray
     box_xyxy: np.ndarray
@@ -90,6 +94,11 @@ class PatchTable:
     annotation_digest: str
     skipped_sha256: tuple[str, ...] = ()
     rows_digest: str = ""
+    flip: np.ndarray | None = None
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
+    unscored: tuple[str, ...] = ()
+    has_boxes: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -98,6 +107,35 @@ class PatchTable:
     @property
     def labelled(self) -> bool:
         return self.picture_labels.shape[1] > 0
+
+    def need_boxes(self, who: str) -> None:
+        """Stop what learns from labelled patches, where there are none because there are no boxes.
+
+        Raises
+        ------
+        DatasetError
+        """
+        if not self.has_boxes:
+            raise DatasetError(
+                f"{who} needs boxes, and dataset {self.dataset} has none, only labels of pictures; "
+                "use a head of kind weak or svm, or a recipe that has one (weak, svm, svm-whole)"
+            )
+
+    @property
+    def sources(self) -> SourceSettings:
+        return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
+
+    @property
+    def scored_labels(self) -> np.ndarray:
+        """`picture_labels` for measuring: 0, left out, in all of a class that no result counts: it has no AP then."""
+        counted = np.array([name not in self.unscored for name in self.classes[: self.picture_labels.shape[1]]], bool)
+        return np.where(counted, self.picture_labels, np.int8(0))
+
+    @property
+    def group_ids(self) -> tuple[str, ...]:
+        """What is held out together: for each sample, the id of the first one of the same file."""
+        first: dict[str, str] = {}
+        return tuple(first.setdefault(digest, i) for i, digest in zip(self.ids, self.picture_sha256, strict=True))
 
     @property
     def first_row(self) -> np.ndarray:
@@ -135,7 +173,8 @@ class PatchTable:
         return digest_of(list(zip(self.ids, self.picture_sha256, strict=True)))
 
     def compute_rows_digest(self) -> str:
-        """Digest of ids, source, scales and boxes: what a store's rows are joined on."""
+        """Digest of ids, source, scales, boxes and flips: what a store's rows are joined on."""
+        flips = {} if self.flip is None else {"flip": sha256_bytes(self.flip.astype("u1").tobytes())}
         return digest_of(
             {
                 "format": ROWS_FORMAT,
@@ -147,6 +186,7 @@ class PatchTable:
                 "box_xyxy": sha256_bytes(self.box_xyxy.astype("<f4").tobytes()),
                 "scale": sha256_bytes(self.scale.tobytes()),
                 "scales": list(self.grid.scales),
+                **flips,
             }
         )
 
@@ -161,10 +201,11 @@ class _Inspected:
     apply_exif: bool = False
     boxes: np.ndarray | None = None
     scale: np.ndarray | None = None
+    flip: np.ndarray | None = None
     overlap: Overlap | None = None
 
 
-def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str) -> _Inspected:
+def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected:
     name, path, annotation = job
     data = None
     try:
@@ -175,13 +216,11 @@ def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str)
         data = path.read_bytes()
         pixels, apply_exif = decode_annotated(data, annotation.size_wh, name)
         height, width = pixels.shape[:2]
-        objects = annotation.box_xyxy
-        if annotation.size_wh is None and len(objects) and (objects > np.array([width, height] * 2) + 1).any():
+        objects, sample = annotation.box_xyxy, annotation.sample_xyxy
+        known = objects if sample is None else np.vstack([objects, sample])
+        if annotation.size_wh is None and len(known) and (known > np.array([width, height] * 2) + 1).any():
             raise BadPictureError(f"a box lies outside of the picture of {width} x {height}")
-        if source == "whole":
-            boxes, scale = np.array([[0.0, 0.0, width, height]]), np.zeros(1, np.uint8)
-        else:
-            boxes, scale = grid_windows(width, height, grid)
+        boxes, scale, flip = plan_windows(width, height, sources, sample)
     except OSError as error:
         return _Inspected(f"{error.strerror or error}")
     except BadPictureError as error:
@@ -189,18 +228,22 @@ def _inspect(job: tuple[str, Path, Annotation], grid: GridSettings, source: str)
         return _Inspected(str(error).removeprefix(f"{name}: "), "" if data is None else sha256_bytes(data))
     # float32 is what the table keeps; labels are taken of what is kept.
     boxes = boxes.astype(np.float32)
-    overlap = measure_overlap(boxes, objects, annotation.class_index, annotation.difficult)
-    return _Inspected(None, sha256_bytes(data), (width, height), apply_exif, boxes, scale, overlap)
+    # The square of a person may be mostly surroundings; what the person does is the patch's label all the same.
+    area = np.repeat(sample[None], len(boxes), axis=0) if sources.source == "boxes" else boxes
+    overlap = measure_overlap(area, objects, annotation.class_index, annotation.difficult)
+    return _Inspected(None, sha256_bytes(data), (width, height), apply_exif, boxes, scale, flip, overlap)
 
 
 def make_table(
     split: Split,
     grid: GridSettings,
-    source: str = "grid",
+    source: Source = "grid",
     on_error: str = "fail",
     max_skipped: float = 0.05,
     workers: int = 1,
     say: Callable[[str], None] = lambda text: None,
+    crops: CropSettings | None = None,
+    boxes: BoxSettings | None = None,
 ) -> PatchTable:
     """Decode every picture of a split and plan its rows.
 
@@ -211,14 +254,18 @@ def make_table(
         of rows and id list and recorded.
     max_skipped : largest share of pictures that may be skipped, 0..1
     workers : threads that decode
+    crops, boxes : settings of the sources of these names; None for the defaults
 
     Raises
     ------
     DatasetError
-        Bad pictures under ``fail``; under ``skip`` if all or more than `max_skipped` are bad.
+        Bad pictures under ``fail``; under ``skip`` if all or more than `max_skipped` are bad. A source that does
+        not go with the samples: ``boxes`` is for persons, and ``grid`` is not.
     """
+    sources = SourceSettings(source=source, grid=grid, crops=crops or CropSettings(), boxes=boxes or BoxSettings())
+    _check_source(split, source)
     jobs = list(zip(split.ids, split.paths, split.annotations, strict=True))
-    inspect = partial(_inspect, grid=grid, source=source)
+    inspect = partial(_inspect, sources=sources)
     what = f"patches {split.manifest.name} {split.name}"
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
     with ThreadPoolExecutor(workers) as pool:
@@ -272,8 +319,28 @@ def make_table(
         skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None),
         annotation_digest=split.annotation_digest,
         skipped_sha256=tuple(item.sha256 for item in done if item.problem is not None),
+        flip=None if kept[0].flip is None else np.concatenate([item.flip for item in kept]),
+        crops=sources.crops,
+        boxes=sources.boxes,
+        unscored=split.manifest.unscored,
+        has_boxes=split.manifest.has_boxes,
     )
     return _with_digest(table)
+
+
+def _check_source(split: Split, source: Source) -> None:
+    """Refuse sources that mean nothing for a split's samples."""
+    name = split.manifest.name
+    if split.manifest.by_person and source == "grid":
+        raise DatasetError(
+            f"{name} {split.name}: samples are persons, and a grid looks at pictures: all persons of one would score "
+            "the same; use the setting source=boxes, or a manifest with 'samples: pictures'"
+        )
+    if source == "boxes" and not split.manifest.by_person:
+        raise DatasetError(
+            f"{name} {split.name}: source boxes is for samples that are persons, as in layout voc-action "
+            "with 'samples: persons'; these are pictures: use source=grid, whole or crops"
+        )
 
 
 def _with_digest(table: PatchTable) -> PatchTable:
@@ -302,6 +369,8 @@ def write_table(table: PatchTable, path: Path) -> None:
         rows = file.create_group("rows")
         for name in ROW_COLUMNS:
             rows.create_dataset(name, data=getattr(table, name), compression="gzip", shuffle=True, fletcher32=True)
+        if table.flip is not None:
+            rows.create_dataset("flip", data=table.flip, compression="gzip", shuffle=True, fletcher32=True)
         fills = file.create_group("fills")
         for name in FILL_COLUMNS:
             values = getattr(table, name)
@@ -324,9 +393,14 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["split"] = table.split
         file.attrs["source"] = table.source
         file.attrs["grid"] = table.grid.model_dump_json()
+        file.attrs["crops"] = table.crops.model_dump_json()
+        file.attrs["boxes"] = table.boxes.model_dump_json()
         file.attrs["classes"] = list(table.classes)
+        file.attrs["unscored"] = json.dumps(table.unscored)
         file.attrs["annotation_digest"] = table.annotation_digest
         file.attrs["rows_digest"] = table.rows_digest
+        if not table.has_boxes:  # said only where it is news: tables of datasets with boxes keep their bytes
+            file.attrs["has_boxes"] = False
     write_whole(path, sign_hdf5(buffer.getvalue()))
 
 
@@ -352,6 +426,10 @@ def read_table(path: Path) -> PatchTable:
                 classes=tuple(str(name) for name in file.attrs["classes"]),
                 source=str(file.attrs["source"]),
                 grid=GridSettings.model_validate_json(file.attrs["grid"]),
+                crops=CropSettings.model_validate_json(file.attrs["crops"]),
+                boxes=BoxSettings.model_validate_json(file.attrs["boxes"]),
+                unscored=tuple(json.loads(file.attrs["unscored"])),
+                flip=file["rows/flip"][:] if "flip" in file["rows"] else None,
                 **{name: file["rows"][name][:] for name in ROW_COLUMNS},
                 **{name: file["fills"][name][:] for name in FILL_COLUMNS},
                 **{name: file["pictures"][name][:] for name in PICTURE_COLUMNS},
@@ -361,6 +439,7 @@ def read_table(path: Path) -> PatchTable:
                 annotation_digest=str(file.attrs["annotation_digest"]),
                 skipped_sha256=tuple(file["skipped/sha256"].asstr()[:]),
                 rows_digest=str(file.attrs["rows_digest"]),
+                has_boxes=bool(file.attrs.get("has_boxes", True)),
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):
@@ -396,11 +475,12 @@ def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | No
     skipped = {i for i, _ in table.skipped}
     if tuple(i for i in split.ids if i not in skipped) != table.ids:
         return "the id list changed"
-    if tuple(split.manifest.classes) != table.classes:
+    if (split.manifest.classes, split.manifest.unscored) != (table.classes, table.unscored):
         return "the classes changed"
     # Skipped pictures too: one that was mended belongs into the rows again.
     known = dict(zip(table.ids, table.picture_sha256, strict=True))
     known.update(zip((i for i, _ in table.skipped), table.skipped_sha256, strict=True))
-    digests = memory.digests(split.paths)
-    changed = [i for i, new in zip(split.ids, digests, strict=True) if known[i] != new]
+    files = tuple(dict.fromkeys(split.paths))  # several samples may be of one
+    digests = dict(zip(files, memory.digests(files), strict=True))
+    changed = [i for i, path in zip(split.ids, split.paths, strict=True) if known[i] != digests[path]]
     return f"pictures changed: {', '.join(changed[:5])}" if changed else None

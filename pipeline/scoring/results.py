@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
 from pipeline.dataset.voc import is_official
+from pipeline.dataset.voc_action import split_sample_id
 from pipeline.errors import StoreError
 from pipeline.files import write_whole
 from pipeline.patches.table import PatchTable
@@ -70,8 +72,9 @@ def evaluate_scores(
     """
     check_scores(scores, table)
     head = scores.facts["head"]
-    mean, each = mean_average_precision(scores.by(k), table.picture_labels, manifest.metric)
-    undefined = [c for c, ap in zip(table.classes, each, strict=True) if math.isnan(ap)]
+    mean, each = mean_average_precision(scores.by(k), table.scored_labels, manifest.metric)
+    ap_of = {c: ap for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
+    undefined = [c for c, ap in ap_of.items() if math.isnan(ap)]
     official = is_official(manifest, table.split, len(table.ids)) and is_official(
         manifest, head["split"], head["pictures"]["used"]
     )
@@ -86,13 +89,13 @@ def evaluate_scores(
     if undefined:
         notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
     sweep = {
-        format_aggregation(a): number(mean_average_precision(scores.by(a), table.picture_labels, manifest.metric)[0])
+        format_aggregation(a): number(mean_average_precision(scores.by(a), table.scored_labels, manifest.metric)[0])
         for a in scores.aggregations
     }
     return {
         **_about(scores, table, manifest, k, trunk, seconds, command),
         "mAP": number(mean),
-        "AP": {c: number(ap) for c, ap in zip(table.classes, each, strict=True)},
+        "AP": {c: number(ap) for c, ap in ap_of.items()},
         "undefined": undefined,
         "k_sweep": sweep,
         "official": official,
@@ -114,7 +117,7 @@ def unlabelled_result(
     return {
         **_about(scores, table, manifest, k, trunk, seconds, command),
         "mAP": None,
-        "AP": dict.fromkeys(table.classes),
+        "AP": {c: None for c in table.classes if c not in table.unscored},
         "undefined": [],
         "k_sweep": {},
         "official": False,
@@ -162,7 +165,8 @@ def _about(
         },
         # Id and reason of each bad picture.
         "skipped": {"fit": head["skipped"], "eval": [list(item) for item in table.skipped]},
-        "patches": head["patches"],
+        # What a head was fitted on, where it was patches.
+        "patches": head.get("patches"),
         "seed": head["seed"],
         "loss": head["epochs"],
         "seconds": seconds,
@@ -171,16 +175,29 @@ def _about(
     }
 
 
-def write_devkit_files(scores: SplitScores, k: Aggregation, folder: Path, competition: str) -> list[Path]:
-    """Files for the evaluation server: ``<comp>_cls_<split>_<class>.txt``, one ``id score`` a line.
+def write_devkit_files(
+    scores: SplitScores, k: Aggregation, folder: Path, competition: str, unscored: Sequence[str] = ()
+) -> list[Path]:
+    """Files for the evaluation server, one a class: ``<comp>_cls_<split>_<class>.txt``, one ``id score`` a line.
 
-    Source: VOC2012 development kit, section on submission of results.
+    For persons (``comp9``, ``comp10``) they are ``<comp>_action_<split>_<class>.txt`` and ``id object score``.
+
+    Source: VOC2012 development kit, sections on submission of results.
+
+    Parameters
+    ----------
+    unscored : classes that get no file
     """
+    by_person = competition in ACTION_COMPETITIONS
+    names = ["{} {}".format(*split_sample_id(i)) for i in scores.ids] if by_person else scores.ids
     paths = []
     for column, name in enumerate(scores.classes):
+        if name in unscored:
+            continue
         # In full, not with a fixed number of decimals: fifth powers of small odds would all become 0.
-        lines = [f"{i} {float(value)!r}" for i, value in zip(scores.ids, scores.by(k)[:, column], strict=True)]
-        path = folder / f"{competition}_cls_{scores.facts['split']}_{name}.txt"
+        lines = [f"{i} {float(value)!r}" for i, value in zip(names, scores.by(k)[:, column], strict=True)]
+        task = "action" if by_person else "cls"
+        path = folder / f"{competition}_{task}_{scores.facts['split']}_{name}.txt"
         write_whole(path, ("\n".join(lines) + "\n").encode())
         paths.append(path)
     return paths

@@ -61,6 +61,15 @@ class SplitScores:
         return self.scores[self.aggregations.index(aggregation)]
 
 
+def effective(k: Aggregation, aggregations: Sequence[Aggregation]) -> Aggregation:
+    """The aggregation that is meant by `k`: a head without patch scores has but one.
+
+    >>> effective(5.0, ("pooled",)), effective(5.0, (1.0, 5.0))
+    ('pooled', 5.0)
+    """
+    return POOLED if tuple(aggregations) == (POOLED,) else k
+
+
 def format_aggregation(k: Aggregation) -> str:
     """``5`` for 5.0, ``max`` for the maximum."""
     return k if isinstance(k, str) else f"{k:g}"

@@ -42,7 +42,7 @@ def sweep_settings(
     highest held-out mAP)
     """
     pairs = [(name, reading) for reading in readings for name in heads]
-    out = hold_out_pictures(fit_table.ids, held_out)
+    out = hold_out_pictures(fit_table.group_ids, held_out)
     on_part = [fit_head(fit_store, fit_table, n, heads[n], r, seed, held_out) for n, r in pairs]
     held = score_split(fit_store, fit_table, on_part, aggregations, out)
     on_all = [fit_head(fit_store, fit_table, n, heads[n], r, seed) for n, r in pairs]
@@ -50,8 +50,8 @@ def sweep_settings(
     rows = []
     for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
         for k in eval_scores.aggregations:
-            held_map, _ = mean_average_precision(held_scores.by(k)[out], fit_table.picture_labels[out], metric)
-            eval_map, _ = mean_average_precision(eval_scores.by(k), eval_table.picture_labels, metric)
+            held_map, _ = mean_average_precision(held_scores.by(k)[out], fit_table.scored_labels[out], metric)
+            eval_map, _ = mean_average_precision(eval_scores.by(k), eval_table.scored_labels, metric)
             rows.append(
                 {
                     "head": name,

@@ -137,12 +137,10 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
 
     Examples
     --------
-    >>> low, high = interval(np.arange(101.0))
-    >>> round(low, 6), round(high, 6)
-    (2.5, 97.5)
-    >>> low, high = interval(np.arange(101.0), measured=40.0)
-    >>> round(low, 6), round(high, 6)
-    (-7.5, 87.5)
+    >>> interval(np.arange(101.0), level=0.9)
+    (5.0, 95.0)
+    >>> interval(np.arange(101.0), level=0.9, measured=40.0)
+    (-5.0, 85.0)
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
@@ -151,7 +149,7 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     shift = 0.0 if measured is None else measured - values.mean()
-    return float(low + shift), float(high + shift)
+    return _rounded(low + shift), _rounded(high + shift)
 
 
 def paired_difference(
@@ -186,10 +184,10 @@ def paired_difference(
     low, high = interval(differences, level)
     fewer = min((differences <= 0).sum(), (differences >= 0).sum())
     return {
-        "difference": float(differences.mean()),
+        "difference": _rounded(differences.mean()),
         "low": low,
         "high": high,
-        "p_two_sided": float(min(1.0, 2 * (fewer + 1) / (len(differences) + 1))),
+        "p_two_sided": _rounded(min(1.0, 2 * (fewer + 1) / (len(differences) + 1))),
     }
 
 
@@ -199,4 +197,9 @@ def spread(values: Sequence[float]) -> float | None:
     >>> spread([0.5, 0.6, 0.7]), spread([0.5])
     (0.1, None)
     """
-    return round(float(np.std(values, ddof=1)), 12) if len(values) > 1 else None
+    return _rounded(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _rounded(value: float) -> float:
+    """A float for JSON, without digits that only rounding made."""
+    return round(float(value), 6)

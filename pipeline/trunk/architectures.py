@@ -112,6 +112,16 @@ def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
     )
 
 
+def make_form(architecture: str, fc_width: int | None = None) -> AlexNetForm:
+    """A form by name, with FC6 and FC7 `fc_width` wide if that is given.
+
+    >>> make_form("alexnet64", 2048).widths["fc7"], make_form("alexnet64").widths["fc7"]
+    (2048, 1024)
+    """
+    form = FORMS[architecture]
+    return form if fc_width is None else replace(form, fc_widths=(fc_width, fc_width))
+
+
 class AlexNet(nn.Module):
     """C1 to FC7 of one form.
 

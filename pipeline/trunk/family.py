@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, brief, enumerate_problems
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.settings import explain_validation
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky
+from pipeline.settings import MAX_FC_WIDTH, explain_validation
+from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.fisher import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher import fisher_trunk
 from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
-
-MAX_FC_WIDTH = 16_384
 
 
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
@@ -71,6 +69,11 @@ def load_card(path: Path, layer: str) -> Trunk:
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
+    elif card.architecture == "alexnet64":
+        width = card.layers.get("fc6", form.fc_widths[0])
+        if not 1 <= width <= MAX_FC_WIDTH:
+            raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
+        form = make_form("alexnet64", width)
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)

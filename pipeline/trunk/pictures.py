@@ -50,19 +50,35 @@ class LabelledPictures:
         return float(torch.bincount(self.labels).max()) / len(self.labels)
 
 
-def decode_class_folders(folder: Path, px: int) -> LabelledPictures:
+def list_classes(folder: Path) -> tuple[str, ...]:
+    """Names of the class folders in a folder, sorted."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; expected class folders <class>/*.jpg below it")
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+
+
+def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None = None) -> LabelledPictures:
     """Decode ``folder/<class>/*`` (torchvision's ImageFolder layout) once, into memory.
 
     Each picture is scaled so that its short side is `px` and cut to the central square.
 
+    Parameters
+    ----------
+    chosen : classes that are read, of more that may be there; None for all
+
     Raises
     ------
     DatasetError
-        No class folder, an empty class, or pictures that cannot be decoded: all of them are named.
+        No class folder, a chosen one that is not there, an empty class, or pictures that cannot be
+        decoded: all of them are named.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; expected class folders <class>/*.jpg below it")
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    there = list_classes(folder)
+    classes = there if chosen is None else tuple(sorted(chosen))
+    missing = sorted(set(classes) - set(there))
+    if missing:
+        raise DatasetError(
+            f"{folder}: {len(missing)} of {len(classes)} chosen classes have no folder\n{enumerate_problems(missing)}"
+        )
     paths, labels = [], []
     empty = []
     for label, name in enumerate(classes):
@@ -105,7 +121,9 @@ def decode_class_folders(folder: Path, px: int) -> LabelledPictures:
     return LabelledPictures(torch.from_numpy(pixels), torch.tensor(labels), classes)
 
 
-def decode_both(train_dir: Path, val_dir: Path, px: int) -> tuple[LabelledPictures, LabelledPictures]:
+def decode_both(
+    train_dir: Path, val_dir: Path, px: int, chosen: tuple[str, ...] | None = None
+) -> tuple[LabelledPictures, LabelledPictures]:
     """Class folders to train on and the same classes to measure on, as `decode_class_folders`.
 
     Raises
@@ -113,7 +131,7 @@ def decode_both(train_dir: Path, val_dir: Path, px: int) -> tuple[LabelledPictur
     DatasetError
         Also if the two have different classes: those that only one of them has are named.
     """
-    train, val = decode_class_folders(train_dir, px), decode_class_folders(val_dir, px)
+    train, val = (decode_class_folders(folder, px, chosen) for folder in (train_dir, val_dir))
     if val.classes != train.classes:
         differing = sorted(set(val.classes) ^ set(train.classes))
         raise DatasetError(

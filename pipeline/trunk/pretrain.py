@@ -23,7 +23,7 @@ from pipeline.errors import DatasetError, PipelineError
 from pipeline.files import read_json, write_json, write_whole
 from pipeline.progress import Progress
 from pipeline.settings import PretrainSettings
-from pipeline.trunk.architectures import FORMS, AlexNet, AlexNetForm, fold_batch_norm
+from pipeline.trunk.architectures import AlexNet, AlexNetForm, fold_batch_norm, make_form
 from pipeline.trunk.augmentation import augment, normalise
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pictures import LabelledPictures
@@ -216,7 +216,7 @@ def recipe_of(settings: PretrainSettings, train: LabelledPictures, held_out: Lab
 
 def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, Any]) -> None:
     """Stop where a kept file is of another training than the one that is asked for."""
-    changed = [key for key in recipe if kept.get(key) != recipe[key]]
+    changed = [key for key in {**recipe, **kept} if kept.get(key) != recipe.get(key)]
     if changed:
         raise PipelineError(
             f"{path} belongs to other settings ({', '.join(changed)} differ); "
@@ -314,7 +314,7 @@ def pretrain(
         As `Training.run` and `choose_rate`; there are fewer pictures than a batch.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    form = FORMS[settings.architecture]
+    form = make_form(settings.architecture, settings.fc_width)
     if len(train.labels) < settings.batch:
         raise DatasetError(f"{len(train.labels)} pictures, fewer than one batch of {settings.batch}")
 

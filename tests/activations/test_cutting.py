@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.activations.cutting import cut_patches, cut_windows, squash_windows
+from pipeline.activations.cutting import cut_patches, cut_windows, mirror_index, mirror_windows, squash_windows
 from pipeline.patches.grid import grid_windows
 from pipeline.settings import GridSettings
 
@@ -86,3 +88,88 @@ def test_squashed_windows_show_their_place():
     pixels = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (60, 200, 3)).copy()
     (window,) = squash_windows(pixels, np.array([[100, 10, 140, 50]], float), 10)
     assert np.allclose(window[..., 0], 100 + 4 * np.arange(10) + 1.5, atol=2)
+
+
+# ---- windows that leave the picture, and mirrored ones ---------------------------------------------
+
+
+def numbered(width: int, height: int) -> np.ndarray:
+    """A picture whose pixel in row y and column x is 10 y + x (and a channel more each)."""
+    grey = 10 * np.arange(height)[:, None] + np.arange(width)[None, :]
+    return np.stack([grey, grey + 1, grey + 2], axis=2).astype(np.uint8)
+
+
+def tiled(pixels: np.ndarray, times: int) -> np.ndarray:
+    """The picture among its mirror images, `times` of them on each side: the slow, obvious mirror room."""
+    across = np.concatenate([pixels if i % 2 == 0 else pixels[:, ::-1] for i in range(-times, times + 1)], axis=1)
+    return np.concatenate([across if i % 2 == 0 else across[::-1] for i in range(-times, times + 1)], axis=0)
+
+
+def test_a_border_can_be_read_by_eye():
+    # Columns 0 1 2 3 and two beyond each edge: 1 0 | 0 1 2 3 | 3 2; rows likewise.
+    (window,) = mirror_windows(numbered(4, 4), np.array([[-2, -2, 6, 6]], float), 8)
+
+    assert window[2, :, 0].tolist() == [1, 0, 0, 1, 2, 3, 3, 2]
+    assert window[:, 2, 0].tolist() == [10, 0, 0, 10, 20, 30, 30, 20]
+    assert window[0, 0].tolist() == [11, 12, 13] and window[-1, -1].tolist() == [22, 23, 24]
+
+
+def test_an_overhang_larger_than_the_picture_is_mirrored_again():
+    (window,) = mirror_windows(numbered(2, 2), np.array([[-5, -5, 7, 7]], float), 12)
+
+    assert window[5, :, 0].tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
+
+
+@given(size=st.integers(1, 12), start=st.integers(-60, 60), length=st.integers(0, 40))
+def test_mirror_index_is_the_mirror_room(size, start, length):
+    room = [*range(size), *reversed(range(size))] * 200
+    first = 200 * size + start  # in the middle of the room, where the picture stands the right way round
+
+    assert mirror_index(start, start + length, size).tolist() == room[first : first + length]
+
+
+@pytest.mark.parametrize("px", [8, 16, 33])
+@pytest.mark.parametrize("seed", range(8))
+def test_mirrored_windows_are_those_of_the_mirror_room(seed, px):
+    rng = np.random.default_rng(seed)
+    width, height = rng.integers(5, 40, 2)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    corner = rng.uniform(-2 * min(width, height), max(width, height), (6, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(3, 60, (6, 1))], axis=1)
+    room, shift = tiled(pixels, 24), np.array([width, height] * 2) * 24
+
+    got = mirror_windows(pixels, boxes, px)
+
+    assert (got.shape, got.dtype) == ((6, px, px, 3), np.uint8)
+    assert np.abs(got.astype(int) - squash_windows(room, boxes + shift, px)).max() <= 1
+
+
+def test_a_window_well_inside_is_cut_as_if_there_were_no_mirror():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    boxes = np.array([[20.0, 15.0, 50.0, 45.0], [30.5, 20.25, 46.75, 36.5]])
+
+    assert np.abs(mirror_windows(pixels, boxes, 16).astype(int) - squash_windows(pixels, boxes, 16)).max() <= 1
+
+
+@pytest.mark.parametrize("source", ["crops", "boxes"])
+def test_a_flipped_patch_is_its_patch_mirrored(source):
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 60, 3), np.uint8)
+    boxes = np.array([[5, 5, 35, 35], [5, 5, 35, 35], [30, 10, 50, 30]], float)
+    scale = np.arange(3, dtype=np.uint8)
+
+    plain, flipped, other = cut_patches(pixels, boxes, scale, source, 16, np.array([False, True, False]))
+
+    assert np.array_equal(flipped, np.fliplr(plain)) and not np.array_equal(flipped, plain)
+    unflipped = cut_patches(pixels, boxes, scale, source, 16)
+    assert np.array_equal(unflipped[:2], [plain, plain]) and np.array_equal(unflipped[2], other)
+
+
+@pytest.mark.parametrize("source", ["crops", "boxes"])
+def test_a_flipped_patch_is_the_patch_of_the_mirrored_picture(source):
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8)
+    box = np.array([[5, 5, 35, 35]], float)
+
+    (flipped,) = cut_patches(pixels, box, np.zeros(1, np.uint8), source, 16, np.array([True]))
+
+    (there,) = cut_patches(pixels[:, ::-1], np.array([[25, 5, 55, 35]], float), np.zeros(1, np.uint8), source, 16)
+    assert np.abs(flipped.astype(int) - there).max() <= 1

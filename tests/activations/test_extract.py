@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ import pipeline.progress
 from pipeline.activations.extract import Extraction, PartMaker, StageClock, extract, log_name
 from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.store import Store
+from pipeline.activations.verify import recompute_rows
 from pipeline.errors import PipelineError, StoreError
 from pipeline.patches.table import make_table
-from pipeline.settings import GridSettings
+from pipeline.settings import CropSettings, GridSettings
 from pipeline.trunk.runner import TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
@@ -122,6 +124,51 @@ def test_whole_pictures(split, picture_paths, make_runner, tmp_path):
     runner = make_runner()
     squashed = [np.asarray(Image.open(p).resize((64, 64), Image.Resampling.BILINEAR)) for p in split.paths]
     assert np.allclose(store.read_rows(np.arange(6)), runner(np.stack(squashed)), rtol=2**-9, atol=1e-3)
+
+
+@pytest.fixture
+def crops_of(split, make_runner, tmp_path):
+    """Table, store and rows (picture, crop, column) of crops of pictures that are drawn by `pixels_of(seed)`."""
+
+    def rows(name, pixels_of):
+        folder = tmp_path / name
+        folder.mkdir()
+        paths = tuple(folder / path.name for path in split.paths)
+        for seed, path in enumerate(paths):
+            Image.fromarray(pixels_of(seed)).save(path)
+        drawn = replace(split, paths=paths)
+        table = make_table(drawn, GridSettings(), "crops", crops=CropSettings(shares=(0.5, 0.8)))
+        store = extract(table, dict(zip(split.ids, paths, strict=True)), make_runner(), folder / "cache", BATCH)
+        return table, store, store.read_rows(np.arange(table.n_rows)).reshape(6, 22, -1)
+
+    return rows
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+def test_rows_of_mirrored_crops_are_those_of_mirrored_pictures(crops_of):
+    table, store, rows = crops_of("plain", noise)
+    _, _, mirrored = crops_of("mirrored", lambda seed: noise(seed)[:, ::-1].copy())
+
+    # A crop of the right side is one of the left side of the mirrored picture.
+    there = [0, 1, 3, 2, 5, 4, 6, 8, 7, 10, 9]
+    step = np.abs(rows[:, 11:] - mirrored[:, there]).max()
+    between = np.abs(rows[:, 11:] - rows[:, :11]).max(axis=2).min()
+    assert step < 0.05 * between, "as far apart as a picture and its mirror image"
+    # Which rows are mirrored can be told from the store alone: the second half of the crops' numbers.
+    assert np.array_equal(store.read_geometry("scale") >= 11, table.flip)
+
+
+def test_recomputed_rows_of_crops_are_equal(split, picture_paths, make_runner, tmp_path):
+    table = make_table(split, GridSettings(), "crops")
+    store = extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
+    assert not len(recompute_rows(store, table, picture_paths, make_runner(), 20).bad_rows)
+
+    unflipped = replace(table, flip=np.zeros(table.n_rows, bool))
+    bad = recompute_rows(store, unflipped, picture_paths, make_runner(), table.n_rows).bad_rows
+    assert np.array_equal(bad, np.flatnonzero(table.flip))
 
 
 @pytest.mark.parametrize("layer", ["pool5", "fc6"])
@@ -318,7 +365,8 @@ def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted
         f" --precision fp32 --threads 1 --batch {BATCH}"
     )
     command = [Path(sys.executable).parent / "pipeline", *arguments.split()]
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
     (tmp_path / "slow").touch()
 
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, start_new_session=True)

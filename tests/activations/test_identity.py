@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.activations import identity as module
 from pipeline.activations.identity import differences, fingerprint, how_part, make_identity
-from pipeline.settings import GridSettings
+from pipeline.settings import BoxSettings, CropSettings, GridSettings
 
 CONSTANT = {"seen.which", "how.resize", "how.rounding", "how.colour_order", "how.method", "how.dtype"}
 """Fields with one possible value so far; a change of the code changes them, or the version."""
@@ -163,3 +163,28 @@ def test_differences_name_missing_fields_too():
         "b: got 2, expected 3",
         "c: got None, expected 4",
     ]
+
+
+# ---- sources that came later -----------------------------------------------------------------------
+
+
+def test_first_sources_have_the_fields_that_they_always_had(table, trunk):
+    for source in ("grid", "whole"):
+        identity = make_identity(with_rows(table, source=source), trunk, "cpu-fp32", 16, 64)
+        named = {key for key in identity if key.startswith("how.") and key.split(".")[1].split("_")[0] in NEW}
+        assert not named and {"how.scales", "how.overlap"} <= set(identity)
+        assert len(identity) == 26
+
+
+NEW = {"crops", "boxes", "cut", "flip"}
+
+
+def test_settings_of_crops_are_in_the_identity_of_crops_alone(table, trunk):
+    def of(source, **changes):
+        return make_identity(replace(table, source=source, **changes), trunk, "cpu-fp32", 16, 64)
+
+    small = CropSettings(shares=(0.5,))
+    assert differences(of("crops"), of("crops", crops=small)) == ["how.crops_shares: got [0.875], expected [0.5]"]
+    assert of("crops", boxes=BoxSettings(margin=2)) == of("crops")
+    assert of("grid", crops=small) == of("grid")
+    assert {"how.scales", "how.overlap"}.isdisjoint(of("boxes")) and of("boxes")["how.boxes_margin"] == 1.0

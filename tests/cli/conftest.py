@@ -26,6 +26,12 @@ CONFIG = {
     "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
     "compare": ["fca", "fcb"],
     "held_out": 0.5,
+    "seeds": [0, 1],
+    "aggregations": [1, 3, 5, 8, "max"],
+    "recipes": {
+        "strong": {"title": "small", "head": {"hidden": [32], "max_epochs": [2, 1, 1]}},
+        "strong+svm": {"join": ["strong", "svm"]},
+    },
 }
 
 
@@ -53,6 +59,12 @@ def run_command(folder: Path, *argv: str) -> Ended:
         os.chdir(before)
         sys.argv = old_argv
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., Ended]:
+    """``run_in(folder, *argv)`` runs a command in any folder."""
+    return run_command
 
 
 def make_dataset(root: Path) -> None:
@@ -88,9 +100,10 @@ STEPS = {
     "score": "score --dataset tiny --head fca --head fcb --config config.yaml",
     "evaluate": "evaluate --dataset tiny --head fca --head fcb --config config.yaml",
     "evaluate k": "evaluate --dataset tiny --config config.yaml --k max --output results/tiny_map.json",
-    "compare": "compare --dataset tiny --config config.yaml",
+    "compare": "compare --dataset tiny --heads --config config.yaml",
+    "recipes": "compare --dataset tiny --recipe strong --recipe svm --recipe strong+svm --config config.yaml",
     "sweep": "sweep --dataset tiny --config config.yaml",
-    "show": "show results/tiny_map.json results/tiny_heads.json results/tiny_sweep.json",
+    "show": "show results/tiny_map.json results/tiny_heads.json results/tiny_compare.json results/tiny_sweep.json",
 }
 
 
@@ -103,14 +116,41 @@ def stepped(tmp_path_factory) -> tuple[Path, dict[str, Ended]]:
     return folder, {name: run_command(folder, *line.split()) for name, line in STEPS.items()}
 
 
-@pytest.fixture
-def work(stepped, tmp_path) -> Path:
-    """A copy of that folder, pictures included, to change at will."""
-    shutil.copytree(stepped[0], tmp_path / "work")
-    manifest = tmp_path / "work/data_manifests/tiny.yaml"
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory) -> Path:
+    """A work folder with a dataset and settings, in which no stage ran yet."""
+    folder = tmp_path_factory.mktemp("begun")
+    make_dataset(folder / "data/tiny")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert run_command(folder, *STEPS["new"].split()).code == 0
+    return folder
+
+
+def copy_work(folder: Path, to: Path) -> Path:
+    """A work folder of its own, pictures included."""
+    shutil.copytree(folder, to)
+    manifest = to / "data_manifests/tiny.yaml"
     content = yaml.safe_load(manifest.read_text())
     manifest.write_text(yaml.safe_dump({**content, "folder": "tiny"}))
-    return tmp_path / "work"
+    return to
+
+
+@pytest.fixture
+def work(stepped, tmp_path) -> Path:
+    """A copy of the folder in which all steps ran, to change at will."""
+    return copy_work(stepped[0], tmp_path / "work")
+
+
+@pytest.fixture
+def new_work(begun, tmp_path) -> Path:
+    """A copy of the folder in which nothing ran yet, to change at will."""
+    return copy_work(begun, tmp_path / "work")
+
+
+@pytest.fixture
+def run_new(new_work) -> Callable[..., Ended]:
+    """Run a command line, given as one string, in that folder."""
+    return lambda line: run_command(new_work, *line.split())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from pipeline.cli.main import COMMANDS, cli
 from pipeline.errors import PipelineError
@@ -95,7 +96,47 @@ def test_compare_sets_heads_side_by_side(stepped):
     joined = json.loads((folder / "results/tiny_heads.json").read_text())
     assert [r["name"] for r in joined["recipes"]] == ["fca", "fcb"]
     assert "tiny val: mAP (voc12) %" in ended["compare"].out
-    assert "k=max" in ended["compare"].out
+    assert [(r["seeds"], r["std"], r["k"]) for r in joined["recipes"]] == [([0], None, 5.0)] * 2
+
+
+def test_compare_sets_recipes_side_by_side(stepped):
+    folder, ended = stepped
+    joined = json.loads((folder / "results/tiny_compare.json").read_text())
+    rows = {r["name"]: r for r in joined["recipes"]}
+    assert list(rows) == ["strong", "svm", "strong+svm"]
+    for row in rows.values():
+        assert {"name", "mAP", "std", "seeds", "seconds", "AP", "interval", "difference"} <= set(row)
+        assert row["seeds"] == [0, 1] and len(row["runs"]) == 2
+        assert row["interval"]["low"] <= row["mAP"] <= row["interval"]["high"]
+    assert rows["strong"]["difference"]["difference"] == 0
+    assert rows["svm"]["std"] == 0  # nothing in it is drawn
+    assert rows["strong"]["choice"]["chosen"] == "held-out"
+    assert joined["reference"] == "strong" and joined["published"] == []
+    for name in rows:
+        assert re.search(rf"\u2502 {re.escape(name)} ", ended["recipes"].out), ended["recipes"].out
+    assert "strong: aggregation" in ended["recipes"].err
+
+
+def test_a_comparison_goes_on_where_it_stopped(run, work):
+    again = run("compare --dataset tiny --recipe strong --recipe svm --recipe strong+svm --config config.yaml")
+    assert again.code == 0
+    assert "fitted" not in again.err and "scored" not in again.err  # every outcome is there
+    outcome = next((work / "results/recipes").glob("tiny-strong-*.json"))
+    outcome.unlink()
+    resumed = run("recipe run strong --dataset tiny --config config.yaml")
+    assert resumed.code == 0
+    assert resumed.err.count("fitted on this store and these labels already") == 3  # two seeds, and the held-out one
+    assert "scored" not in resumed.err
+    assert outcome.is_file()
+
+
+def test_recipes_are_listed_and_shown(run):
+    listed, shown = run("recipe ls --config config.yaml"), run("recipe show svm --config config.yaml")
+    assert (listed.code, shown.code) == (0, 0)
+    for word in ("strong+weak", "fc6-retrained", "PRE-1512U", "head fcb, all else as configured"):
+        assert word in listed.out
+    block = yaml.safe_load(shown.out)["recipes"]["svm"]
+    assert block["head"]["kind"] == "svm" and block["head"]["costs"]
 
 
 def test_sweep_marks_the_choice_made_on_held_out_pictures(stepped):
@@ -111,6 +152,7 @@ def test_show_prints_all_kinds_of_results(stepped):
     ended = stepped[1]
     assert ended["evaluate k"].out in ended["show"].out
     assert ended["compare"].out in ended["show"].out
+    assert ended["recipes"].out in ended["show"].out
     assert ended["sweep"].out in ended["show"].out
 
 
@@ -153,13 +195,14 @@ ERRORS = {
         "precision 'fp16': not on a CPU",
     ),
     "k that is no number": ("evaluate --dataset tiny --k five", "--k: expected a number or max, got 'five'"),
-    "k that is too small": ("evaluate --dataset tiny --k 0.5", r"aggregation: powers must lie in 1..100 or be 'max'"),
-    "not extracted yet": ("fit-head --dataset tiny --seed 5", "no activations of trunk 'random'.*pipeline extract"),
+    "k that is too small": ("evaluate --dataset tiny --k 0.5", "aggregation: must be a power in 1..100"),
+    "not extracted yet": ("fit-head --dataset tiny --layer fc6", "no activations of trunk 'random'.*pipeline extract"),
     "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
     "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),
-    "not evaluated yet": (
-        "compare --dataset tiny --head fca2",
-        "(?s)1 of 1 results are missing.*fca2.*pipeline evaluate",
+    "unknown recipe": ("compare --dataset tiny --recipe weka", "unknown recipe 'weka'; known: strong, .*weak"),
+    "a recipe of another trunk": (
+        "recipe run fc6 --dataset tiny --trunk torchvision/resnet18",
+        "recipe 'fc6': trunk 'torchvision/resnet18' has no layer fc6",
     ),
     "no data": ("patches --dataset voc12 --split train", "(?s)ways on:.*pipeline data fetch voc12.*make demo"),
 }
@@ -338,9 +381,9 @@ def test_help_has_a_summary_and_an_example(name, command):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"mAP": 0.5}'])
-def test_a_damaged_result_is_named_by_compare(work, run, content):
-    path = next((work / "results/runs").glob("tiny-fcb-*/map.json"))
+def test_a_damaged_outcome_is_named_by_compare(work, run, content):
+    path = next((work / "results/recipes").glob("tiny-fcb-*.json"))
     path.write_text(content)
-    ended = run("compare --dataset tiny --config config.yaml")
+    ended = run("compare --dataset tiny --heads --config config.yaml")
     assert ended.code == 2
-    assert str(path.relative_to(work)) in ended.err and "pipeline evaluate" in ended.err
+    assert str(path.relative_to(work)) in ended.err and "pipeline recipe run" in ended.err

@@ -260,7 +260,8 @@ def flagged(tmp_path_factory, flag_folder) -> dict[str, str]:
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(FLAGGED)
     (site / "engine_flags.py").write_text(FLAGS)
-    return {"PYTHONPATH": str(site), "ENGINE_FLAGS": str(flag_folder)}
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "ENGINE_FLAGS": str(flag_folder)}
 
 
 @pytest.fixture

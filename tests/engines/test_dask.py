@@ -76,6 +76,22 @@ def test_the_same_workers_write_to_where_each_run_wants_it(work, on_disk, cluste
         assert work.bytes(place) == on_disk.bytes()
 
 
+def test_workers_make_several_layers_from_one_pass(work, on_disk, cluster, flags):
+    ended = work.run(f"{EXTRACT} {cluster.address} --layers pool5,fc7")
+    assert ended.code == 0, ended.err
+    pool5, fc7 = (work.path / line for line in ended.out.splitlines() if line.startswith("cache/"))
+    assert {p.relative_to(fc7).as_posix(): p.read_bytes() for p in fc7.rglob("*") if p.is_file()} == on_disk.bytes()
+    loads = (flags / "loads").read_text().split()
+    assert len(loads) == len(set(loads)) == 2
+
+    shutil.copytree(pool5, work.path / "kept")
+    shutil.rmtree(pool5)
+    assert work.run("extract --dataset tiny --split train --layer pool5").code == 0
+    again = {p.relative_to(pool5).as_posix(): p.read_bytes() for p in pool5.rglob("*") if p.is_file()}
+    kept = work.path / "kept"
+    assert again == {p.relative_to(kept).as_posix(): p.read_bytes() for p in kept.rglob("*") if p.is_file()}
+
+
 # --- the same configuration
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.errors import SettingsError
+from pipeline.recipes import builtin_recipes
 from pipeline.scoring.published import WHY_APART, load_published, published_rows
 
 # The VOC 2012 action task, as its development kit writes the classes.
@@ -36,8 +37,8 @@ MEANS = {
         "Zeiler and Fergus": 79.0,
         "Chatfield et al.": 83.2,
         "full images": 78.7,
-        "strong+weak": 86.0,
-        "weak": 86.3,
+        "strong + weak": 86.0,
+        "weak supervision": 86.3,
     },
     "voc12_action": {"STANFORD": 69.1, "OXFORD": 69.6, "NO PRETRAIN": 49.7, "PRE-1512": 68.4, "PRE-1512U": 70.2},
 }
@@ -100,6 +101,12 @@ def test_rows_beside_measured_ones_are_in_their_unit():
     assert remark["AP"] == {} and "about 1% drop" in remark["note"]
     assert json.loads(json.dumps(published_rows("voc12"))) == published_rows("voc12")
     assert "\n" not in WHY_APART
+
+
+def test_every_recipe_that_names_a_published_row_names_one_that_is_there():
+    names = {row.name for row in load_published()}
+
+    assert {recipe.published for recipe in builtin_recipes().values()} - {""} <= names
 
 
 # ---- a file of one's own ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.scoring.average_precision import average_precision
-from pipeline.scoring.results import evaluate_scores, join_heads, number, write_devkit_files
+from pipeline.scoring.results import evaluate_scores, number, write_devkit_files
 from pipeline.scoring.scores import SplitScores, score_split
 from pipeline.settings import LabelSettings
 
@@ -194,18 +194,28 @@ def test_devkit_files_keep_the_ranking(scores, tmp_path, odds):
         assert np.argsort(values).tolist() == np.argsort(tiny.by(5.0)[:, column]).tolist()
 
 
-# ---- comparison ------------------------------------------------------------------------------------
+# ---- classes that are not scored, and persons ------------------------------------------------------
 
 
-def test_a_comparison_has_one_recipe_a_result(evaluate):
-    first, second = evaluate(), evaluate(k="max")
+def test_classes_that_are_not_scored_are_in_no_result(evaluate, scores, val):
+    result = evaluate(table=replace(val.table, unscored=("dog",)))
 
-    joined = join_heads([("one", first), ("two", second)])
+    assert list(result["AP"]) == ["cat", "fish"] and result["undefined"] == [] and result["notes"] == []
+    assert result["mAP"] == pytest.approx((result["AP"]["cat"] + result["AP"]["fish"]) / 2, abs=1e-6)
+    assert result["k_sweep"]["5"] == result["mAP"]
+    everything = evaluate()
+    assert result["AP"] == {c: everything["AP"][c] for c in ("cat", "fish")}
+    assert everything["mAP"] != result["mAP"]
 
-    assert [r["name"] for r in joined["recipes"]] == ["one", "two"]
-    for recipe, result in zip(joined["recipes"], (first, second), strict=True):
-        assert {"name", "mAP", "std", "seeds", "seconds", "AP"} <= set(recipe)
-        assert (recipe["mAP"], recipe["AP"], recipe["seeds"]) == (result["mAP"], result["AP"], [0])
-        assert recipe["seconds"] == {"score": 1.5}
-    assert joined["published"] == [] and joined["dataset"] == "made" and joined["metric"] == "voc12"
-    json.dumps(joined, allow_nan=False)
+
+def test_files_for_the_server_of_persons(scores, tmp_path):
+    ids = ("2011_000001_1", "2011_000001_3", "x_7_2")
+    values = np.array([[[0.1, 0.2, 0.3], [1e-9, 0.5, 0.0], [0.7, 0.8, 0.9]]])
+    facts = {**scores.facts, "split": "test"}
+    tiny = SplitScores(values, (5.0,), ids, ("running", "walking", "other"), facts)
+
+    paths = write_devkit_files(tiny, 5.0, tmp_path, "comp10", unscored=("other",))
+
+    assert [p.name for p in paths] == ["comp10_action_test_running.txt", "comp10_action_test_walking.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in paths]
+    assert paths[0].read_text() == "2011_000001 1 0.1\n2011_000001 3 1e-09\nx_7 2 0.7\n"

@@ -10,13 +10,13 @@ from torch import nn
 
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import USER_BLOCK, sign_hdf5
-from pipeline.head.head import Head, load_head, save_head
+from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import HeadSettings, LabelSettings
+from pipeline.settings import HeadSettings, LabelSettings, SvmSettings, WeakSettings
 
 KS = (1.0, 5.0, "max")
 
@@ -165,6 +165,21 @@ def test_each_head_has_the_aggregations_that_apply_to_its_scores(by_scale, val):
     np.testing.assert_allclose(logistic.by("max"), 1 / (1 + np.exp(-log_odds.by("max"))), rtol=1e-5)
     expected = [val.rows[val.table.picture == p, :3].astype(float).mean(0) for p in np.flatnonzero(wanted)]
     np.testing.assert_allclose(pooled.by("pooled")[wanted], expected, rtol=1e-9)
+
+
+def test_fitted_heads_of_three_kinds_share_one_pass(heads, train, val):
+    settings = {
+        "weak": WeakSettings(kind="weak", hidden=(), top=2, batch=4, max_epochs=(10, 2), dropout=0.0),
+        "svm": SvmSettings(kind="svm", costs=(1.0,)),
+    }
+    others = [fit_head(train.store, train.table, n, s, LabelSettings(), seed=0) for n, s in settings.items()]
+
+    scored = score_split(val.store, val.table, [heads["fcb"], *others], (5.0, "top:2"))
+
+    assert [s.aggregations for s in scored] == [(5.0, "top:2"), ("top:2",), ("pooled",)]
+    for scores in scored:
+        mean, _ = mean_average_precision(scores.by(scores.aggregations[-1]), val.table.picture_labels, "voc12")
+        assert mean > 0.9
 
 
 def test_scores_of_any_scale_have_a_file(by_scale, val, tmp_path):

@@ -173,7 +173,7 @@ def test_the_level_is_the_share_inside(level):
 def test_resamples_without_a_value_are_left_out():
     values = np.append(np.arange(101.0), [NAN] * 5)
 
-    assert interval(values) == pytest.approx((2.5, 97.5))
+    assert interval(values) == (2.5, 97.5)
     assert all(np.isnan(interval(np.full(4, NAN))))
 
 
@@ -239,6 +239,6 @@ def test_differences_that_are_none():
 
 
 def test_spread():
-    assert spread([0.41, 0.43, 0.45]) == pytest.approx(np.sqrt(((0.02) ** 2 * 2) / 2))
+    assert spread([0.41, 0.43, 0.45]) == 0.02
     assert spread([0.4]) is None
     assert spread([0.4, 0.4]) == 0

@@ -139,6 +139,22 @@ def test_checkpoint_of_other_pictures_is_refused(class_folders, tmp_path, finish
         pretrain(darker, val, tmp_path, "mine", SETTINGS, ABOUT, torch.device("cpu"), str)
 
 
+def test_a_wider_network_is_another_training_and_loads_from_its_card(run, tmp_path, finished):
+    wide = SETTINGS.model_copy(update={"fc_width": 160, "epochs": 1})
+    run(tmp_path / "wide", wide)
+    trunk = load_trunk(str(tmp_path / "wide/mine.yaml"))
+    assert trunk.card.layers == {"pool5": 1152, "fc6": 160, "fc7": 160}
+    with torch.inference_mode():
+        assert trunk.network(torch.zeros(2, 3, 64, 64)).shape == (2, 160)
+    with pytest.raises(PipelineError, match=r"belongs to other settings \(fc_width differ\)"):
+        run(tmp_path / "wide", wide.model_copy(update={"fc_width": None}))
+
+
+def test_settings_without_a_width_are_written_as_before():
+    assert "fc_width" not in SETTINGS.model_dump(mode="json")
+    assert PretrainSettings(fc_width=6144).model_dump()["fc_width"] == 6144
+
+
 # --- a number of updates
 
 

@@ -311,3 +311,10 @@ def test_without_a_network_the_ways_on_are_named(tmp_path, monkeypatch, name):
     monkeypatch.setattr("torch.hub.urlopen", no_network)
     with pytest.raises(MissingDataError, match=r"(?s)could not be downloaded.*--weights FILE.safetensors.*alexnet64"):
         load_trunk(name)
+
+
+@pytest.mark.parametrize("width", [0, 10**6])
+def test_widths_of_a_card_have_bounds(state, save_card, width):
+    card = save_card(state, layers={"pool5": 1152, "fc6": width, "fc7": width})
+    with pytest.raises(TrunkError, match="layers.fc6 must be 1 to 16,384 wide"):
+        load_trunk(str(card))

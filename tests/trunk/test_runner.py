@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, TrunkError
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_precision
@@ -95,3 +95,40 @@ def test_name_of_the_precision():
 def test_cuda_is_near_the_reference(patches, reference):
     rows = TrunkRunner(load_trunk("random"), torch.device("cuda"), "fp16")(patches).astype(np.float64)
     assert np.linalg.norm(rows - reference) < 0.01 * np.linalg.norm(reference)
+
+
+# --- several layers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("own", ["pool5", "fc7"])
+def test_layers_of_one_pass_are_those_of_runners_of_their_own(patches, precision, own):
+    layers = ("fc6", "pool5", "fc7")
+    runner = TrunkRunner(load_trunk("random", own), CPU, precision)
+
+    found = runner.layers_of(patches, layers)
+
+    assert sorted(found) == sorted(layers)
+    for layer in layers:
+        alone = TrunkRunner(load_trunk("random", layer), CPU, precision)(patches)
+        assert found[layer].dtype == np.float16 and np.array_equal(found[layer], alone), layer
+        assert np.array_equal(runner.layers_of(patches, (layer,))[layer], alone), layer
+
+
+def test_a_trunk_at_another_layer_shares_its_weights():
+    trunk = load_trunk("random")
+    pool5 = trunk.at("pool5")
+
+    assert (pool5.layer, pool5.width, trunk.at("fc7")) == ("pool5", 1152, trunk)
+    assert pool5.network.network is trunk.network.network
+    assert pool5.weights_sha256 == trunk.weights_sha256
+    with pytest.raises(TrunkError, match=r"trunk 'random0' has no layer 'fc8'; it has pool5, fc6, fc7"):
+        trunk.at("fc8")
+
+
+def test_other_trunks_have_one_layer(torchvision_weights):
+    trunk = load_trunk("torchvision/squeezenet1_0@features.12", weights=torchvision_weights("squeezenet1_0"))
+
+    assert trunk.at("features.12") is trunk
+    with pytest.raises(TrunkError, match=r"has no layer 'fc7'; it has features\.12"):
+        trunk.at("fc7")

@@ -75,7 +75,7 @@ class Finished:
         for block in re.split(r"\n(?=(?:local)?rule )", self.output)[1:]:
             name = re.match(r"(?:local)?rule (\w+):", block)[1]
             wildcards = dict(re.findall(r"(\w+)=([\w.-]+)", (re.search(r"wildcards: (.*)", block) or [""] * 2)[1]))
-            found.append(" ".join([name, *(wildcards[key] for key in ("split", "head") if key in wildcards)]))
+            found.append(" ".join([name, *(wildcards[key] for key in ("split", "head", "recipe") if key in wildcards)]))
         return found
 
 

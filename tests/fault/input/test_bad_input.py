@@ -798,7 +798,7 @@ ARCHIVES = [
 ORDER = [
     Case(
         "fitting before extraction",
-        f"fit-head --dataset tiny --seed 5 {CONFIG}",
+        f"fit-head --dataset tiny --layer fc6 {CONFIG}",
         ("tiny train: no activations of trunk 'random'", "pipeline extract --dataset tiny --split train"),
     ),
     Case(
@@ -817,9 +817,10 @@ ORDER = [
         ("tiny-test-fca", "no such scores; make them with: pipeline score"),
     ),
     Case(
-        "comparing before evaluating",
-        f"compare --dataset tiny --head fca2 {CONFIG}",
-        ("tiny: 1 of 1 results are missing", "fca2: no ", "pipeline evaluate --dataset tiny"),
+        "recipe that joins itself",
+        f"recipe run both --dataset tiny {CONFIG}",
+        ("recipe 'both' joins itself: both -> both",),
+        config(recipes={"both": {"join": ["both", "strong"]}}),
     ),
     Case(
         "pickle as a head",

@@ -1,0 +1,296 @@
+"""The action task of the VOC devkit: ``ImageSets/Action``, persons who do something.
+
+A sample is a listed person (or, for localising actions without boxes, a picture with listed persons). A line of
+``<split>.txt`` is a picture's id, alone or with the number of an object of its XML file, counted from 1; a line
+of ``<class>_<split>.txt`` is id, object number and label.
+
+Source: VOC2012 development kit, section on the action classification task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.voc import (
+    LABELS,
+    PICTURE_ID,
+    Annotation,
+    FoundObject,
+    Split,
+    find_pictures,
+    id_list_path,
+    lists_folder,
+    parse_objects,
+    refuse_split,
+)
+from pipeline.errors import DatasetError, brief, enumerate_problems
+from pipeline.files import digest_of, sha256_bytes
+
+PERSON = "person"
+UNLISTED = -2
+Labels = dict[tuple[str, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ActionLists:
+    """What the class lists of a split say.
+
+    Attributes
+    ----------
+    labels : int8 ndarray (n_classes,) of each (picture id, object number): 1, -1, 0, or `UNLISTED`
+    contents : the files' bytes, for their digest
+    has_list : bool ndarray (n_classes,), classes that have a file
+    problems : a line each
+    """
+
+    labels: Labels
+    contents: list[bytes]
+    has_list: np.ndarray
+    problems: list[str]
+
+
+def sample_id(picture: str, number: int) -> str:
+    """Id of a person.
+
+    >>> sample_id("2011_003285", 2)
+    '2011_003285_2'
+    """
+    return f"{picture}_{number}"
+
+
+def split_sample_id(sample: str) -> tuple[str, int]:
+    """Picture id and object number of a person.
+
+    >>> split_sample_id("2011_003285_2")
+    ('2011_003285', 2)
+    """
+    picture, _, number = sample.rpartition("_")
+    return picture, int(number)
+
+
+def read_action_list(path: Path) -> dict[str, list[int]]:
+    """Pictures of a list file, in its order, with the object numbers that stand behind their ids, if any.
+
+    Raises
+    ------
+    DatasetError
+        No such file, an empty one, or lines that are neither ``id`` nor ``id number``, or stand there twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: id list not found") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not a text file: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: the id list cannot be read: {error.strerror}") from error
+    numbers: dict[str, list[int]] = {}
+    seen, problems = set(), []
+    for line in lines:
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) > 2 or not PICTURE_ID.fullmatch(fields[0]) or ".." in fields[0] or not _are_numbers(fields[1:]):
+            problems.append(f"{brief(line.strip())}: expected 'id' or 'id number', ids being plain file names")
+        elif tuple(fields) in seen:
+            problems.append(f"{brief(line.strip())}: listed twice")
+        else:
+            seen.add(tuple(fields))
+            numbers.setdefault(fields[0], []).extend(map(int, fields[1:]))
+    if not numbers and not problems:
+        problems.append("the list is empty")
+    if problems:
+        raise DatasetError(f"{path}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
+    return numbers
+
+
+def _are_numbers(fields: list[str]) -> bool:
+    """Object numbers, counted from 1."""
+    return all(field.isascii() and field.isdecimal() and 0 < int(field) < 100_000 for field in fields)
+
+
+def read_class_lists(manifest: Manifest, split: str, folder: Path) -> ActionLists:
+    """Read ``<class>_<split>.txt`` of all classes; those that are not scored may have none."""
+    paths = [lists_folder(manifest, folder) / f"{name}_{split}.txt" for name in manifest.classes]
+    has_list = np.array([path.is_file() for path in paths])
+    lists = ActionLists({}, [], has_list, [])
+    if not has_list.any():
+        return lists
+    for column, (name, path) in enumerate(zip(manifest.classes, paths, strict=True)):
+        if not has_list[column]:
+            if name not in manifest.unscored:
+                lists.problems.append(f"{path.name}: missing, other classes have theirs")
+            continue
+        lists.contents.append(path.read_bytes())
+        for number, line in enumerate(lists.contents[-1].decode("utf-8-sig", "replace").splitlines(), start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) != 3 or not _are_numbers(fields[1:2]) or fields[2] not in LABELS:
+                expected = "expected 'id object -1|0|1'"
+                lists.problems.append(f"{path.name} line {number}: {expected}, got {brief(line.strip())}")
+                continue
+            key = (fields[0], int(fields[1]))
+            labels = lists.labels.setdefault(key, np.full(len(manifest.classes), UNLISTED, np.int8))
+            if labels[column] not in (UNLISTED, int(fields[2])):
+                lists.problems.append(f"{path.name} line {number}: {brief(line.strip())} contradicts a line above")
+            labels[column] = int(fields[2])
+    return lists
+
+
+def settle_labels(listed: np.ndarray, person: FoundObject, manifest: Manifest, has_list: np.ndarray) -> np.ndarray:
+    """Labels of one person, 1, 0 (unknown, left out) or -1, from the class lists and what the XML adds.
+
+    A person whom a class's list does not name is unknown to this class: some pictures were collected before a
+    class was thought of. Classes without any list take the flags of the XML's ``<actions>``; ``other``, if
+    the XML has none either, is what a person does who does nothing else.
+
+    Parameters
+    ----------
+    listed : int8 ndarray (n_classes,), with `UNLISTED`
+    """
+    labels = np.where(listed == UNLISTED, 0, listed).astype(np.int8)
+    flags = person.actions or {}
+    for column, name in enumerate(manifest.classes):
+        if not has_list[column] and name in flags:
+            labels[column] = 1 if flags[name] else -1
+    for column, name in enumerate(manifest.classes):
+        if not has_list[column] and name not in flags and name in manifest.unscored:
+            others = np.delete(labels, column)
+            labels[column] = -1 if (others == 1).any() else 0 if (others == 0).any() else 1
+    return labels
+
+
+def actions_of(labels: np.ndarray) -> list[tuple[int, bool]]:
+    """What a person does, as (class, difficult): difficult is one of whom nothing is known for certain."""
+    done = np.flatnonzero(labels == 1)
+    unknown = np.flatnonzero(labels == 0)
+    return [(int(c), False) for c in done] or [(int(c), True) for c in unknown[:1]]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a split: its persons who are listed, by number, with their labels, and all others."""
+
+    id: str
+    path: Path
+    size_wh: tuple[int, int] | None
+    listed: dict[int, tuple[FoundObject, np.ndarray | None]]
+    others: list[FoundObject]
+
+
+def read_action_split(manifest: Manifest, split: str, folder: Path) -> Split:
+    """Read one split of the action task; a sample is a person or a picture, as the manifest says.
+
+    Pictures of whom no person is listed give no sample. Where there are no class lists, the persons with
+    ``<actions>`` in the XML are listed; in a split without labels, all persons.
+
+    Raises
+    ------
+    DatasetError
+        Everything wrong with the split, in one message.
+    """
+    numbers_of = read_action_list(id_list_path(manifest, split, folder))
+    labelled = manifest.splits[split].labelled
+    lists = read_class_lists(manifest, split, folder) if labelled else ActionLists({}, [], np.zeros(0, bool), [])
+    paths, problems = find_pictures(folder, tuple(numbers_of))
+    missing = {line.split(":")[0] for line in problems}
+    problems += lists.problems
+    digests: list[tuple[str, str]] = [
+        ("ids", digest_of([[i, n] for i, n in numbers_of.items()])),
+        ("samples", digest_of([manifest.samples, manifest.unscored])),
+    ]
+    named: dict[str, list[int]] = {}
+    for i, number in lists.labels:
+        named.setdefault(i, []).append(number)
+    path_of = dict(zip([i for i in numbers_of if i not in missing], paths, strict=True))
+    pictures: list[_Picture] = []
+    for i, numbers in numbers_of.items():
+        try:
+            data = (folder / "Annotations" / f"{i}.xml").read_bytes()
+            size_wh, objects = parse_objects(data)
+        except FileNotFoundError:  # without boxes there is no person, labelled or not
+            problems.append(f"{i}: no annotation Annotations/{i}.xml")
+            continue
+        except OSError as error:
+            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
+            continue
+        except ValueError as error:
+            problems.append(f"{i}: Annotations/{i}.xml: {error}")
+            continue
+        digests.append((i, sha256_bytes(data)))
+        persons = {n: item for n, item in enumerate(objects, start=1) if item.name == PERSON}
+        if not numbers:
+            numbers = sorted(named.get(i, []))
+            if not lists.labels:
+                numbers = [n for n, item in persons.items() if item.actions is not None or not labelled]
+        strangers = [n for n in numbers if n not in persons]
+        problems += [f"{i}: object {n} is listed, Annotations/{i}.xml has no person of this number" for n in strangers]
+        listed = {}
+        for n in numbers:
+            if n in persons:
+                known = lists.labels.get((i, n), np.full(len(manifest.classes), UNLISTED, np.int8))
+                labels = settle_labels(known, persons[n], manifest, lists.has_list) if labelled else None
+                listed[n] = (persons[n], labels)
+        if listed and i in path_of:
+            others = [item for n, item in persons.items() if n not in listed]
+            pictures.append(_Picture(i, path_of[i], size_wh, listed, others))
+    if not pictures and not problems:
+        problems.append("no person is listed")
+    refuse_split(manifest, split, folder, problems)
+    digests += [("list", sha256_bytes(content)) for content in lists.contents]
+    samples = _persons(pictures) if manifest.by_person else _whole_pictures(pictures)
+    ids, files, annotations, rows = zip(*samples, strict=True)
+    labels = np.stack(rows) if labelled else None
+    return Split(manifest, split, folder, ids, files, annotations, labels, digest_of(digests))
+
+
+_Sample = tuple[str, Path, Annotation, np.ndarray | None]
+
+
+def _persons(pictures: list[_Picture]) -> list[_Sample]:
+    """One sample a listed person: what it does, all with its own box."""
+    samples: list[_Sample] = []
+    for picture in pictures:
+        for number, (person, labels) in picture.listed.items():
+            done = [] if labels is None else actions_of(labels)
+            annotation = _annotate(picture.size_wh, [(person, *item) for item in done], person.box_xyxy)
+            samples.append((sample_id(picture.id, number), picture.path, annotation, labels))
+    return samples
+
+
+def _whole_pictures(pictures: list[_Picture]) -> list[_Sample]:
+    """One sample a picture; it shows an action if one of its persons does it.
+
+    A person of whom no action is known is a difficult object, so that no patch with it is background.
+    """
+    samples: list[_Sample] = []
+    for picture in pictures:
+        objects = [(person, 0, True) for person in picture.others]
+        rows = []
+        for person, labels in picture.listed.values():
+            if labels is not None:
+                objects += [(person, *item) for item in actions_of(labels) or [(0, True)]]
+                rows.append(labels)
+        union = None
+        if rows:
+            some = np.stack(rows)
+            union = np.where((some == 1).any(0), 1, np.where((some == 0).any(0), 0, -1)).astype(np.int8)
+        samples.append((picture.id, picture.path, _annotate(picture.size_wh, objects, None), union))
+    return samples
+
+
+def _annotate(
+    size_wh: tuple[int, int] | None, objects: list[tuple[FoundObject, int, bool]], sample_xyxy: np.ndarray | None
+) -> Annotation:
+    return Annotation(
+        size_wh,
+        np.array([person.box_xyxy for person, _, _ in objects], float).reshape(-1, 4),
+        np.array([index for _, index, _ in objects], np.int64),
+        np.array([difficult for _, _, difficult in objects], bool),
+        sample_xyxy,
+    )

@@ -1,0 +1,135 @@
+"""FC6 (and FC7) trained again with FCa and FCb, on kept pool5: the convolutions never run again.
+
+Source: Oquab et al. (CVPR 2014) section 4, "Action recognition", row PRE-1512U of table 3: the weights of
+C1 to FC7 are copied, and FC6, FCa and FCb are trained on the target task. C1 to C5 end in pool5 and stay
+as they are, so rows of pool5 are all that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from pipeline.errors import HeadError
+from pipeline.head.fitting import fit_network
+from pipeline.head.networks import HeadNetwork, Output
+from pipeline.head.strong import choose_labelled
+from pipeline.head.task import FitTask, Fitted
+from pipeline.settings import AdaptedSettings
+from pipeline.trunk.trunk import LayeredNetwork
+
+ROWS = "pool5"
+COPIED = ("fc6", "fc7")
+LEAST_DEVIATION = 0.1
+
+
+class AdaptedNetwork(HeadNetwork):
+    """FC6 and FC7 with ReLU, then standardisation, FCa and FCb; outputs are logits.
+
+    Dropout stands where Krizhevsky et al. (2012) have it, on the outputs of FC6, FC7 and FCa, none on pool5.
+
+    Parameters
+    ----------
+    width : columns of pool5
+    fc_widths : of FC6 and FC7; their weights are not initialised
+    n_classes, settings, output : as of `HeadNetwork`
+    """
+
+    def __init__(
+        self, width: int, fc_widths: tuple[int, int], n_classes: int, settings: AdaptedSettings, output: Output
+    ) -> None:
+        super().__init__(fc_widths[1], n_classes, settings, output)
+        self.fc6 = skip_init(nn.Linear, width, fc_widths[0])
+        self.fc7 = skip_init(nn.Linear, *fc_widths)
+        self.dropout = nn.Dropout(settings.dropout)
+        self._retrained = [self.get_submodule(name) for name in COPIED if name in settings.retrain]
+        self._trunk_rate = settings.trunk_rate
+        for name in COPIED:
+            self.get_submodule(name).requires_grad_(name in settings.retrain)
+
+    def fc7_rows(self, rows: Tensor) -> Tensor:
+        """FC7 (n, fc_widths[1]) of pool5 rows (n, width), any float dtype."""
+        fc6 = torch.relu(self.fc6(rows.float()))
+        return torch.relu(self.fc7(self.dropout(fc6)))
+
+    def standardise_over(self, chunks: Iterable[Tensor]) -> None:
+        """Set mean and gain from FC7 of the fit rows under the weights as they are now; they stay so.
+
+        A column that hardly moves now may move much once FC6 does: deviations below a tenth of their
+        root mean square count as that.
+        """
+        self.eval()
+        with torch.no_grad():
+            super().standardise_over(self.fc7_rows(chunk) for chunk in chunks)
+        deviation = 1 / self.gain[self.gain > 0]
+        if len(deviation):
+            self.gain.clamp_(max=float(1 / (LEAST_DEVIATION * deviation.square().mean().sqrt())))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """FCa and FCb, and the copied layers that are trained again at a share of their rate."""
+        copied = [parameter for layer in self._retrained for parameter in layer.parameters()]
+        return [*super().parameter_groups(), {"params": copied, "share": self._trunk_rate}]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits (n, n_outputs) of pool5 rows (n, width), any float dtype."""
+        return super().forward(self.fc7_rows(rows))
+
+
+def make_network(width: int, n_classes: int, settings: AdaptedSettings, fc_widths: tuple[int, int]) -> AdaptedNetwork:
+    """The network of an adapted head, without weights."""
+    output: Output = "softmax" if settings.targets == "single" else "logistic"
+    return AdaptedNetwork(width, (fc_widths[0], fc_widths[1]), n_classes, settings, output)
+
+
+def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
+    """FC6 and FC7 of the trunk that made the rows of a task.
+
+    Raises
+    ------
+    HeadError
+        The rows are not pool5, or the trunk is another one, or of another family.
+    """
+    store, table = task.store, task.table
+    again = f"pipeline extract --dataset {table.dataset} --split {table.split} --layer {ROWS}"
+    layer = store.identity["how.layer"]
+    if layer != ROWS:
+        raise HeadError(
+            f"head {task.name!r} trains {', '.join(COPIED)} again from rows of {ROWS}, and {store.folder} holds "
+            f"{layer}; set layer: {ROWS}, and make the rows with: {again}"
+        )
+    trunk = task.load_trunk()
+    if not isinstance(trunk.network, LayeredNetwork):
+        raise HeadError(
+            f"head {task.name!r} trains {', '.join(COPIED)} again, and trunk {trunk.card.name!r} has no such layers; "
+            "use a trunk of the AlexNet family (alexnet64, alexnet, krizhevsky, or a card of one)"
+        )
+    if trunk.weights_sha256 != store.identity["how.weights"]:
+        raise HeadError(
+            f"head {task.name!r} begins with the weights of the trunk that made its rows: trunk {trunk.card.name!r} "
+            f"has weights {trunk.weights_sha256[:16]}..., {store.folder} was made with "
+            f"{store.identity['how.weights'][:16]}...; give that trunk, or make the rows again with: {again}"
+        )
+    return {name: trunk.network.network.get_submodule(name) for name in COPIED}
+
+
+def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
+    """Fit on the rows that a strong head is fitted on, at pool5.
+
+    Raises
+    ------
+    HeadError
+        As `copy_layers`; no positive patch at all.
+    """
+    layers = copy_layers(task)
+    chosen = choose_labelled(task, settings)
+    widths = tuple(layer.out_features for layer in layers.values())
+    network = make_network(task.store.width, task.n_classes, settings, widths)
+    for name, layer in layers.items():
+        network.get_submodule(name).load_state_dict(layer.state_dict())
+    values = task.store.read_rows(chosen.rows)
+    log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
+    return Fitted(network, log, {"patches": chosen.facts, "network": {"fc_widths": list(widths)}})

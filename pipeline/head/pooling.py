@@ -1,0 +1,85 @@
+"""Pooling: all rows of a picture become one vector, in one pass over the store.
+
+Source: Razavian et al. (CVPR Workshops 2014) section 3: one vector a picture, from the whole picture
+or put together from many windows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class PooledRows:
+    """Accumulates rows picture by picture; a picture may go on in the next call.
+
+    Memory is ``n_pictures * width`` times 8 bytes for the mean and 2 for the maximum. Sums are kept in
+    float64, which holds the sum of thousands of float16 numbers exactly: where a part ends cannot be
+    seen in the result.
+
+    Parameters
+    ----------
+    n_pictures, width : int
+    pooling : any of ``mean`` and ``max``, in the order in which they are joined
+
+    Examples
+    --------
+    >>> pooled = PooledRows(2, 2, ("mean", "max"))
+    >>> pooled.add(np.array([[1, 4], [3, 0]], np.float16), np.array([0, 0]))
+    >>> pooled.result()[:, 0].tolist()
+    [[2.0, 2.0], [3.0, 4.0]]
+    """
+
+    def __init__(self, n_pictures: int, width: int, pooling: Sequence[str] = ("mean", "max")) -> None:
+        self.pooling = tuple(pooling)
+        self._counts = np.zeros(n_pictures, np.int64)
+        self._sums = np.zeros((n_pictures, width)) if "mean" in self.pooling else None
+        self._highest = np.full((n_pictures, width), -np.inf, np.float16) if "max" in self.pooling else None
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        """Add rows.
+
+        Parameters
+        ----------
+        rows : float16 ndarray of shape (n, width), finite
+        picture : int ndarray of shape (n,), rising
+        """
+        if not len(picture):
+            return
+        starts = np.flatnonzero(np.diff(picture, prepend=picture[0] - 1))
+        pictures = picture[starts]
+        if self._sums is not None:
+            self._sums[pictures] += np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
+        if self._highest is not None:
+            self._highest[pictures] = np.maximum(self._highest[pictures], np.maximum.reduceat(rows, starts, axis=0))
+        self._counts[pictures] += np.diff(np.append(starts, len(picture)))
+
+    def result(self) -> np.ndarray:
+        """float32 ndarray of shape (len(pooling), n_pictures, width); NaN for a picture without a row."""
+        pooled = {}
+        if self._sums is not None:
+            pooled["mean"] = (self._sums / np.maximum(self._counts, 1)[:, None]).astype(np.float32)
+        if self._highest is not None:
+            pooled["max"] = self._highest.astype(np.float32)
+        out = np.stack([pooled[name] for name in self.pooling])
+        out[:, self._counts == 0] = np.nan
+        return out
+
+
+def join_pooled(pooled: np.ndarray, normalise: bool) -> np.ndarray:
+    """One vector a picture from its pooled ones.
+
+    Parameters
+    ----------
+    pooled : float32 ndarray of shape (n_poolings, n_pictures, width)
+    normalise : each to Euclidean length 1 before they are joined; zero stays zero
+
+    Returns
+    -------
+    float32 ndarray of shape (n_pictures, n_poolings * width)
+    """
+    if normalise:
+        length = np.sqrt(np.square(pooled, dtype=np.float64).sum(-1, keepdims=True))
+        pooled = (pooled / np.where(length == 0, 1, length)).astype(np.float32)
+    return np.concatenate(list(pooled), axis=1)

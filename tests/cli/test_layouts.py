@@ -1,0 +1,147 @@
+"""Whole runs on datasets without boxes: class folders, and a table of attributes."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+CONFIG = {
+    "trunk": "random",
+    "precision": "fp32",
+    "threads": 1,
+    "grid": {"scales": [1.0, 2.0], "overlap": 0.4},
+    "heads": {
+        "off-the-shelf": {"kind": "svm"},
+        "weak": {"kind": "weak", "hidden": [32], "top": 2, "max_epochs": [6, 2]},
+    },
+    "head": "off-the-shelf",
+    "aggregations": ["max"],
+    "aggregation": "max",
+    "compare": ["off-the-shelf", "weak"],
+    "held_out": 0.4,
+    "comparison": ["off-the-shelf", "weak"],
+    "reference": "off-the-shelf",
+    "seeds": [0],
+}
+COLOURS = {"red field": "firebrick", "blue sea": "navy", "green wood": "darkgreen"}
+
+
+def draw(path: Path, ground: str, rng: np.random.Generator, striped: bool = False) -> None:
+    image = Image.new("RGB", (64, 48), ground)
+    pen = ImageDraw.Draw(image)
+    for x in range(0, 64, 8) if striped else ():
+        pen.line([x, 0, x, 48], fill="white", width=3)
+    for _ in range(6):
+        x, y = map(int, rng.integers(0, 48, 2))
+        pen.ellipse([x, y, x + 6, y + 6], fill=tuple(map(int, rng.integers(0, 255, 3))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def start(folder: Path, run_in, new: str):
+    """Runs commands in a folder where the new dataset `own` is described and extracted."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    run = partial(run_in, folder)
+    lines = [f"data new --name own {new}", "data check own --deep"]
+    lines += [
+        f"{command} --dataset own --split {s} --config config.yaml"
+        for s in ("train", "val")
+        for command in ("patches", "extract")
+    ]
+    for line in lines:
+        ended = run(*line.split())
+        assert ended.code == 0, (line, ended.err)
+        assert "patches" not in line.split()[:1] or "no boxes: pictures have labels" in ended.out
+    return run
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory, run_in):
+    folder, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for n in range(12):
+            draw(folder / "pictures" / name / f"{n}.jpg", colour, rng)
+    return start(folder, run_in, "--root pictures")
+
+
+@pytest.fixture(scope="module")
+def attributes(tmp_path_factory, run_in):
+    """Twenty-four pictures; whether they are dark and whether striped, of one it is not known."""
+    folder, rng = tmp_path_factory.mktemp("attributes"), np.random.default_rng(1)
+    lines = ["picture,dark,striped,split"]
+    for n in range(36):
+        dark, striped = n % 2, n // 2 % 2
+        draw(folder / "all" / "deep" / f"{n}.png", "black" if dark else "wheat", rng, bool(striped))
+        lines.append(f"deep/{n}.png,{dark},{'' if n == 3 else striped},{'train' if n < 20 else 'val'}")
+    (folder / "all" / "labels.csv").write_text("\n".join(lines) + "\n")
+    return start(folder, run_in, "--table all/labels.csv")
+
+
+@pytest.fixture(params=["scenes", "attributes"])
+def run(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_picture_labels_are_enough_for_svm_and_weak(run):
+    results = {}
+    for line in (
+        "fit-head --dataset own --head off-the-shelf --head weak --config config.yaml",
+        "score --dataset own --head off-the-shelf --head weak --config config.yaml",
+    ):
+        ended = run(*line.split())
+        assert ended.code == 0, ended.err
+    for head in ("off-the-shelf", "weak"):
+        ended = run(*f"evaluate --dataset own --head {head} --config config.yaml --output {head}.json".split())
+        assert ended.code == 0, ended.err
+        results[head] = json.loads((Path(run.args[0]) / f"{head}.json").read_text())
+
+    # Colours and stripes that random weights do not hide; chance is a third, and a half.
+    assert results["off-the-shelf"]["mAP"] > 0.9
+    assert results["weak"]["mAP"] > 0.7
+    assert results["off-the-shelf"]["k"] == "pooled" and results["weak"]["k"] == "max"
+
+
+@pytest.mark.parametrize("head", ["fca", "fcb"])
+def test_strong_heads_need_boxes(run, head):
+    ended = run(*f"fit-head --dataset own --head {head} --config config.yaml".split())
+
+    assert ended.code == 2
+    assert f"head '{head}' needs boxes, and dataset own has none" in ended.err and "weak or svm" in ended.err
+
+
+def test_commands_of_cache_and_plan(run):
+    for line in ("plan --dataset own --config config.yaml", "cache ls --config config.yaml", "data list"):
+        ended = run(*line.split())
+        assert ended.code == 0, (line, ended.err)
+
+
+def test_sweep_and_retrieval(run):
+    swept = run(*["sweep", "--dataset", "own", "--config", "config.yaml"])
+    searched = run(*["retrieve", "--dataset", "own", "--evaluate", "--json", "--config", "config.yaml"])
+
+    assert swept.code == 0, swept.err
+    rows = json.loads((Path(run.args[0]) / "results/own_sweep.json").read_text())["rows"]
+    assert {row["head"]: row["k"] for row in rows} == {"off-the-shelf": "pooled", "weak": "max"}
+    result = json.loads(searched.out)
+    assert result["mAP"] > result["chance"] + 0.1
+
+
+def test_comparison(scenes):
+    ended = scenes(*["compare", "--dataset", "own", "--config", "config.yaml"])
+
+    assert ended.code == 0, ended.err
+
+
+def test_data_new_says_what_comes_next(tmp_path, run_in):
+    for name in ("a", "b"):
+        draw(tmp_path / "x" / name / "1.png", "red", np.random.default_rng(0))
+        draw(tmp_path / "x" / name / "2.png", "red", np.random.default_rng(0))
+    ended = run_in(tmp_path, *["data", "new", "--root", "x", "--name", "x"])
+
+    assert ended.out == "data_manifests/x.yaml\n"
+    assert "results/x_compare.json" in ended.err and "no boxes" in ended.err
+    assert run_in(tmp_path, *["data", "new", "--name", "x"]).code == 2

@@ -223,7 +223,7 @@ def _run_join(
     if recipe.by == "stack":
         held = [_held_out_scores(ws, dataset, member, command, say) for member in recipe.join]
         labels, _ = _held_out_labels(ws, dataset, say)
-        stack = fit_stack(held, labels)
+        stack = fit_stack(held, labels, manifest.metric)
         facts["stack"] = stack.facts
     runs = []
     for index, seed in enumerate(ws.settings.seeds):

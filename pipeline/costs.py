@@ -70,7 +70,7 @@ class Costs(Settings):
         if found is None:
             known = ", ".join(("random", *self.trunks))
             raise SettingsError(f"trunk {name!r}: not in the table of costs, which has {known}; {MEASURE}")
-        if layer != found.layer and not name.startswith("torchvision/"):
+        if layer != found.layer and not name.startswith(("torchvision/", "timm/")):
             raise SettingsError(f"trunk {name!r}: layer {layer!r} is not in the table of costs; it has {found.layer}")
         return found
 

@@ -466,8 +466,10 @@ class RecipeSettings(Settings):
     trunk: str | None = None
     layer: str | None = None
     weights: str | None = None
-    source: str | None = None
+    source: Source | None = None
     grid: GridSettings | None = None
+    crops: CropSettings | None = None
+    boxes: BoxSettings | None = None
     labels: LabelSettings | None = None
     head: AnyHead | None = None
     aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
@@ -501,7 +503,7 @@ class RecipeSettings(Settings):
     @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "labels", "head")
+        names = ("trunk", "layer", "weights", "source", "grid", "crops", "boxes", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -589,11 +591,11 @@ class RunSettings(Settings):
     @field_validator("trunk")
     @classmethod
     def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
-        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"torchvision/\w+(@.+)?", trunk)
+        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"(torchvision|timm)/\w+(\.\w+)?(@.+)?", trunk)
         if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
             raise ValueError(
-                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, torchvision/NAME@LAYER "
-                f"or the path of a card (YAML), got {brief(trunk)}"
+                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, "
+                f"torchvision/NAME@LAYER, timm/NAME@LAYER or the path of a card (YAML), got {brief(trunk)}"
             )
         return trunk
 

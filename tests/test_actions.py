@@ -20,9 +20,10 @@ from pipeline.files import read_json
 from pipeline.head.head import fit_head, load_head
 from pipeline.patches.labels import BACKGROUND, UNUSED
 from pipeline.patches.table import PatchTable, make_table, read_table
+from pipeline.recipes import apply_recipe
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import score_split
-from pipeline.settings import BoxSettings, GridSettings, HeadSettings, LabelSettings
+from pipeline.settings import BoxSettings, CropSettings, GridSettings, HeadSettings, LabelSettings, RunSettings
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data_manifests"
 HEAD = {"hidden": [256], "max_epochs": [30, 10, 5], "batch": 32}
@@ -227,3 +228,18 @@ def test_patches_filled_by_a_person_who_does_two_things_are_unused(work):
             whole = held >= (box[2:] - box[:2]).min() - 1e-3
             large = (box[2:] - box[:2]).prod() >= 0.2 * (table.box_xyxy[rows, 2] - table.box_xyxy[rows, 0]) ** 2
             assert (labels[rows][whole & large] == UNUSED).all()
+
+
+# ---- recipes -----------------------------------------------------------------------------------------
+
+
+def test_a_recipe_may_name_sources_and_their_settings():
+    recipes = {
+        "persons": {"source": "boxes", "boxes": {"flips": True}, "head": HEAD},
+        "jittered": {"source": "crops", "crops": {"shares": [0.5]}, "head": {"kind": "svm"}},
+    }
+    settings = RunSettings.model_validate({"recipes": recipes})
+    persons, jittered = (apply_recipe(settings, name, 0) for name in recipes)
+
+    assert (persons.source, persons.boxes) == ("boxes", BoxSettings(flips=True))
+    assert (jittered.source, jittered.crops) == ("crops", CropSettings(shares=(0.5,)))

@@ -7,8 +7,15 @@ import math
 import numpy as np
 from PIL import Image
 
+REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
+"""How many pixels a resize filter looks to each side."""
 
-def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray:
+
+def _filter(interpolation: str) -> Image.Resampling:
+    return Image.Resampling[interpolation.upper()]
+
+
+def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
     """Windows of equal size, cut from the picture rescaled so that they are `px` wide.
 
     Parameters
@@ -16,6 +23,7 @@ def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray
     pixels : uint8 ndarray of shape (height, width, 3), RGB
     box_xyxy : float ndarray of shape (n, 4), squares of one size, inside the picture
     px : side of the result in pixels
+    interpolation : Pillow's filter, such as ``bilinear`` or ``bicubic``
 
     Returns
     -------
@@ -24,7 +32,7 @@ def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray
     height, width = pixels.shape[:2]
     factor = px / float(box_xyxy[0, 2] - box_xyxy[0, 0])
     size = (max(px, round(width * factor)), max(px, round(height * factor)))
-    scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    scaled = np.asarray(Image.fromarray(pixels).resize(size, _filter(interpolation)))
     x = np.clip(np.rint(box_xyxy[:, 0] * factor).astype(int), 0, size[0] - px)
     y = np.clip(np.rint(box_xyxy[:, 1] * factor).astype(int), 0, size[1] - px)
     # A view of every window, without copying; one gather then copies just the wanted ones.
@@ -44,7 +52,7 @@ def mirror_index(start: int, stop: int, size: int) -> np.ndarray:
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
-def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray:
+def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
     """Windows that may leave the picture, by any distance: what lies outside is the picture mirrored at its edge.
 
     Source: Oquab et al. (CVPR 2014) section 4, action recognition. Otherwise as `squash_windows`.
@@ -52,21 +60,21 @@ def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndar
     height, width = pixels.shape[:2]
     cut = []
     for x0, y0, x1, y1 in box_xyxy.astype(float):
-        # The resize filter looks beyond the window, as far as one pixel of the result and one of the picture.
-        border = math.ceil(max(x1 - x0, y1 - y0) / px) + 1
+        # The filter looks beyond the window: some pixels of the picture, or of the result where those are larger.
+        border = math.ceil(REACH[interpolation] * max(1.0, (x1 - x0) / px, (y1 - y0) / px)) + 1
         left, top = math.floor(x0) - border, math.floor(y0) - border
         columns = mirror_index(left, math.ceil(x1) + border, width)
         rows = mirror_index(top, math.ceil(y1) + border, height)
         image = Image.fromarray(pixels[rows[:, None], columns])
         box = (x0 - left, y0 - top, x1 - left, y1 - top)
-        cut.append(np.asarray(image.resize((px, px), Image.Resampling.BILINEAR, box=box)))
+        cut.append(np.asarray(image.resize((px, px), _filter(interpolation), box=box)))
     return np.stack(cut)
 
 
-def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int) -> np.ndarray:
+def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
     """Windows of any shape, each resized to ``px`` by ``px``; otherwise as `cut_windows`."""
     image = Image.fromarray(pixels)
-    cut = [image.resize((px, px), Image.Resampling.BILINEAR, box=tuple(map(float, box))) for box in box_xyxy]
+    cut = [image.resize((px, px), _filter(interpolation), box=tuple(map(float, box))) for box in box_xyxy]
     return np.stack([np.asarray(item) for item in cut])
 
 
@@ -77,19 +85,23 @@ def cut_patches(
     source: str,
     px: int,
     flip: np.ndarray | None = None,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """All patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows.
 
     Parameters
     ----------
     flip : bool ndarray of shape (n,), patches to mirror left to right after cutting; None for none
+    interpolation : Pillow's filter, such as ``bilinear`` or ``bicubic``
     """
     if source != "grid":
         cut = mirror_windows if source == "boxes" else squash_windows
-        patches = cut(pixels, box_xyxy, px)
+        patches = cut(pixels, box_xyxy, px, interpolation)
         if flip is not None:
             patches[flip] = patches[flip, :, ::-1]
         return patches
     starts = np.flatnonzero(np.diff(scale.astype(int), prepend=-1))
-    groups = [cut_windows(pixels, box_xyxy[rows], px) for rows in np.split(np.arange(len(scale)), starts[1:])]
+    groups = [
+        cut_windows(pixels, box_xyxy[rows], px, interpolation) for rows in np.split(np.arange(len(scale)), starts[1:])
+    ]
     return np.concatenate(groups)

@@ -182,7 +182,7 @@ def compute_layers(
         advance(filled)
         filled = 0
 
-    for patches in patches_ahead(plan, px, clock):
+    for patches in patches_ahead(plan, px, clock, runner.trunk.card.preprocessing.interpolation):
         position = 0
         while position < len(patches):
             n = min(batch - filled, len(patches) - position)
@@ -206,7 +206,7 @@ def compute_layers(
     return out
 
 
-def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndarray]:
+def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
     def make(picture: PlannedPicture) -> np.ndarray:
@@ -215,7 +215,7 @@ def patches_ahead(plan: RowPlan, px: int, clock: StageClock) -> Iterator[np.ndar
             pixels = _decode_unchanged(picture)
         with clock.measure("rescale and cut"):
             flip = None if plan.flip is None else plan.flip[rows]
-            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip)
+            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
 
     with ThreadPoolExecutor(2) as pool:
         ahead: list[Future[np.ndarray]] = []

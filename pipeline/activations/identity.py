@@ -59,7 +59,7 @@ def trunk_fields(trunk: Trunk, precision: str, batch: int, part_rows: int) -> Id
         "how.width": trunk.width,
         "how.input_px": trunk.card.input_px,
         "how.decoder": DECODER,
-        "how.resize": "pillow-bilinear-antialiased, once a scale, uint8",
+        "how.resize": f"pillow-{preprocessing.interpolation}-antialiased, once a scale, uint8",
         "how.rounding": "window corners to the nearest pixel of the rescaled picture",
         "how.colour_order": preprocessing.colour_order,
         "how.mean": list(preprocessing.mean),

@@ -44,7 +44,9 @@ def settings_options(function: Command) -> Command:
         click.option("--cache", help="Folder of patch tables and stores; default: cache."),
         click.option("--stores", help="Folder or URL (s3://bucket/prefix) of the stores; default: the cache folder."),
         click.option("--results", help="Folder of heads, scores and results; default: results."),
-        click.option("--trunk", help="alexnet64, random, alexnet, krizhevsky, torchvision/NAME@LAYER or a card."),
+        click.option(
+            "--trunk", help="alexnet64, random, alexnet, torchvision/NAME@LAYER, timm/NAME@LAYER, a card, ..."
+        ),
         click.option("--layer", help="pool5, fc6 or fc7."),
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),

@@ -20,8 +20,8 @@ SECTIONS = {
     "Dataset": {"data": ("data", "Fetch, check or describe a dataset.")},
     "Patches": {"patches": ("patches", "Decode every picture and plan the patches of a split.")},
     "Trunk": {
+        "trunk": ("trunk", "List, describe, import or make frozen networks."),
         "pretrain": ("pretrain", "Train a trunk on class folders, or on a dataset's patches."),
-        "trunk": ("trunk", "Make the trunks that are made from a dataset."),
     },
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),

@@ -45,6 +45,7 @@ def check_scores(scores: SplitScores, table: PatchTable) -> None:
         "classes": (scores.classes, table.classes),
         "rows": (scores.facts["rows"], table.rows_digest),
         "picture contents": (scores.facts["pictures"], table.pictures_digest()),
+        "numbers of pictures": (scores.facts.get("scored", len(scores.ids)), len(table.ids)),
     }
     differing = [name for name, (got, expected) in pairs.items() if got != expected]
     if differing:

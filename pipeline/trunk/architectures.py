@@ -1,9 +1,10 @@
-"""The AlexNet family: C1 to FC7 in three forms, one table of layers.
+"""The AlexNet family: C1 to FC7 in five forms, one table of layers.
 
 A form is a row of data (`AlexNetForm`); one module runs them all. The layers that can be asked for
 are ``pool5`` (flattened, channel by row by column), ``fc6`` and ``fc7``, each after its ReLU.
 
-Source: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1.
+Sources: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1; Jia et al. (Caffe, 2014)
+for ``bvlc_alexnet`` and ``caffenet``.
 """
 
 from __future__ import annotations
@@ -32,11 +33,17 @@ class Conv:
 
 @dataclass(frozen=True)
 class AlexNetForm:
-    """One row of the family: input size in pixels, five convolutions, widths of FC6 and FC7."""
+    """One row of the family: input size in pixels, five convolutions, widths of FC6 and FC7.
+
+    Response normalisation divides by ``(norm_k + 1e-4 / 5 * sum of squares of 5 maps) ** 0.75``.
+    """
 
     input_px: int
     convs: tuple[Conv, Conv, Conv, Conv, Conv]
     fc_widths: tuple[int, int]
+    norm_k: float = 2.0
+    norm_after_pool: bool = False
+    norm_in_float32: bool = False
 
     @property
     def pool5_px(self) -> int:
@@ -68,6 +75,17 @@ KRIZHEVSKY = AlexNetForm(
     fc_widths=(4096, 4096),
 )
 
+# Caffe's reading of the same network: k = 1, and inputs of -128 to 151 instead of -2 to 3, so that the squares in
+# the response normalisation do not fit float16.
+BVLC_ALEXNET = replace(
+    KRIZHEVSKY,
+    input_px=227,
+    convs=(replace(KRIZHEVSKY.convs[0], padding=0), *KRIZHEVSKY.convs[1:]),
+    norm_k=1.0,
+    norm_in_float32=True,
+)
+CAFFENET = replace(BVLC_ALEXNET, norm_after_pool=True)
+
 ALEXNET = AlexNetForm(
     input_px=224,
     convs=(
@@ -92,7 +110,13 @@ ALEXNET64 = AlexNetForm(
     fc_widths=(1024, 1024),
 )
 
-FORMS = {"krizhevsky": KRIZHEVSKY, "alexnet": ALEXNET, "alexnet64": ALEXNET64}
+FORMS = {
+    "krizhevsky": KRIZHEVSKY,
+    "alexnet": ALEXNET,
+    "alexnet64": ALEXNET64,
+    "bvlc_alexnet": BVLC_ALEXNET,
+    "caffenet": CAFFENET,
+}
 
 
 def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
@@ -160,7 +184,7 @@ class AlexNet(nn.Module):
                 self.add_module(f"norm{index}", nn.BatchNorm1d(width))
             n_inputs = width
         self.batch_norm = batch_norm
-        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
+        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=form.norm_k)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
         self.dropout = nn.Dropout(dropout)
 
@@ -168,6 +192,9 @@ class AlexNet(nn.Module):
         """Apply the layer `name` (conv1 ... fc7) and, in pre-training, its batch norm."""
         x = self.get_submodule(name)(x)
         return self.get_submodule(f"norm{name[-1]}")(x) if self.batch_norm else x
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        return self.response_norm(x.float()).to(x.dtype) if self.form.norm_in_float32 else self.response_norm(x)
 
     def forward(self, x: Tensor, layers: Iterable[str] = ("fc7",)) -> dict[str, Tensor]:
         """Activations of the asked layers; nothing beyond the last one is computed.
@@ -184,11 +211,13 @@ class AlexNet(nn.Module):
         wanted = set(layers)
         for index, conv in enumerate(self.form.convs, start=1):
             x = self._linear(f"conv{index}", x)
-            # The order ReLU, response norm, pool is the published one. Without response norm,
-            # max and ReLU commute exactly, and pooling first leaves ReLU a quarter of the cells.
-            if conv.response_norm:
-                x = self.response_norm(torch.relu(x))
+            # The order ReLU, response norm, pool is the published one; CaffeNet pools first. Max and ReLU
+            # commute exactly, and pooling first leaves ReLU a quarter of the cells.
+            if conv.response_norm and not self.form.norm_after_pool:
+                x = self._normalise(torch.relu(x))
                 x = self.pool(x) if conv.pool else x
+            elif conv.response_norm:
+                x = self._normalise(torch.relu(self.pool(x) if conv.pool else x))
             else:
                 x = torch.relu(self.pool(x) if conv.pool else x)
         x = torch.flatten(x, 1)

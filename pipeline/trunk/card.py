@@ -23,6 +23,9 @@ class Preprocessing(Settings):
     colour_order: Literal["RGB"] = "RGB"
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="of values in 0..1")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="of values in 0..1")
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = Field(
+        "bilinear", description="by which Pillow's filter a picture is resized"
+    )
 
     @field_validator("std")
     @classmethod

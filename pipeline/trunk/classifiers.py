@@ -3,122 +3,140 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import TrunkError
 from pipeline.files import sha256_bytes
 from pipeline.trunk.card import Preprocessing, TrunkCard
+from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
 from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import Trunk, download_weights, load_state, read_weights
 
 FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
-USUAL_INPUT_PX = 224
-POOLINGS = ("mean", "max", "flat")
-# What "the features" are when no @LAYER is given, by the start of the model's name. The rest takes
-# ``flatten``, the input of the one linear layer that most classifiers end in.
 USUAL_LAYERS = {
     "squeezenet": "features.12+classifier.2",
     "alexnet": "classifier.5",
     "vgg": "classifier.4",
+    "mobilenet_v3": "classifier.1",
+    "convnext": "classifier.1",
+    "maxvit": "classifier.4",
+    "mnasnet": "mean",
+    "shufflenet": "mean",
+    "vit": "encoder.ln:class",
 }
+"""What "the features" are when no @LAYER is given, by name: the input of the last linear layer.
+
+The rest has it at ``flatten``; SqueezeNet has no linear layer.
+"""
 
 
-class _Nodes(nn.Module):
-    """Joined activations of named nodes of a torchvision classifier; maps are averaged over places."""
+def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]]:
+    """``torchvision/NAME.WEIGHTS@a:max+b`` -> NAME, WEIGHTS (may be empty), nodes.
 
-    def __init__(self, extractor: nn.Module, nodes: tuple[str, ...], poolings: tuple[str, ...]) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.nodes = nodes
-        self.poolings = poolings
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.extractor(x)
-        columns = []
-        for node, pooling in zip(self.nodes, self.poolings, strict=True):
-            value = found[node]
-            if pooling == "flat" or value.ndim == 2:
-                value = value.flatten(1)
-            elif value.ndim != 4:
-                # Tokens of a transformer: which axis is which cannot be told from the shape.
-                raise TrunkError(
-                    f"node {node!r} gives {tuple(value.shape[1:])} a patch, which is neither a vector nor a map; "
-                    f"name another node, or {node}:flat"
-                )
-            else:
-                value = value.amax((2, 3)) if pooling == "max" else value.mean((2, 3))
-            columns.append(value)
-        return torch.cat(columns, 1)
-
-
-def parse_name(name: str, layer: str | None) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """``torchvision/NAME@a:max+b`` -> NAME, nodes, poolings.
-
-    >>> parse_name("torchvision/squeezenet1_0@features.12+classifier.2:max", None)
-    ('squeezenet1_0', ('features.12', 'classifier.2'), ('mean', 'max'))
+    >>> parse_name("torchvision/vit_b_16.IMAGENET1K_SWAG_LINEAR_V1", None)
+    ('vit_b_16', 'IMAGENET1K_SWAG_LINEAR_V1', (Node(name='encoder.ln', pooling='class'),))
     """
-    model, _, spec = name.removeprefix("torchvision/").partition("@")
-    if not spec and layer not in (None, FAMILY_LAYER):
+    stem, separator, spec = name.removeprefix("torchvision/").partition("@")
+    model, _, variant = stem.partition(".")
+    if not separator and layer not in (None, FAMILY_LAYER):
         spec = layer
-    if not spec:
+    elif not separator:
         spec = next((v for k, v in USUAL_LAYERS.items() if model.startswith(k)), "flatten")
-    nodes, poolings = [], []
-    for item in filter(None, spec.split("+")):
-        node, _, pooling = item.partition(":")
-        if pooling and pooling not in POOLINGS:
-            raise TrunkError(f"trunk {name!r}: pooling {pooling!r}, expected one of {', '.join(POOLINGS)}")
-        nodes.append(node)
-        poolings.append(pooling or "mean")
-    if not all(nodes) or not nodes:
-        raise TrunkError(f"trunk {name!r}: a node has no name; expected torchvision/NAME@NODE or @NODE+NODE")
-    return model, tuple(nodes), tuple(poolings)
+    return model, variant, parse_nodes(spec, f"trunk {name!r}")
 
 
-def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk:
-    torchvision = import_torchvision()
-    from torchvision.models import feature_extraction
+def find_weights(name: str, model_name: str, variant: str) -> Any:
+    """Torchvision's entry of a model's weights (a member of its enum), by name or the default one.
 
-    model_name, nodes, poolings = parse_name(name, layer)
-    known = torchvision.models.list_models(torchvision.models)
+    Raises
+    ------
+    TrunkError
+        No such classifier, or no such weights of it.
+    """
+    models = import_torchvision().models
+    known = models.list_models(models)
     if model_name not in known:
         close = [k for k in known if k[:4] == model_name[:4]] or known
         raise TrunkError(
             f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
         )
-    default = torchvision.models.get_model_weights(model_name).DEFAULT
-    model = torchvision.models.get_model(model_name, weights=None)
+    entries = models.get_model_weights(model_name)
+    if variant and variant not in entries.__members__:
+        raise TrunkError(f"trunk {name!r}: no weights {variant!r}; {model_name} has {', '.join(entries.__members__)}")
+    return entries[variant] if variant else entries.DEFAULT
+
+
+def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
+    """Input size in pixels and preprocessing that weights were evaluated with."""
+    transforms = entry.transforms()
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if model_name in ("googlenet", "inception_v3"):
+        # Their weights were trained on -1..1, and torchvision's own models turn their input into that.
+        mean = std = (0.5, 0.5, 0.5)
+    return transforms.crop_size[0], Preprocessing(mean=mean, std=std, interpolation=transforms.interpolation.value)
+
+
+def make_model(model_name: str, entry: Any) -> nn.Module:
+    """The classifier with the shapes that fit a set of weights, and no weights yet."""
+    sizes = {"num_classes": len(entry.meta["categories"])}
+    if model_name.startswith("vit"):
+        sizes["image_size"] = entry.transforms().crop_size[0]
+    if model_name in ("googlenet", "inception_v3"):
+        sizes |= {"transform_input": False, "init_weights": False}
+    return import_torchvision().models.get_model(model_name, weights=None, **sizes).eval()
+
+
+def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
+    """The network that ends at the nodes, its layer's name, and its columns.
+
+    Raises
+    ------
+    TrunkError
+        A node that the model does not have, or whose values cannot be made rows.
+    """
+    import_torchvision()
+    from torchvision.models import feature_extraction
+
+    names = list(dict.fromkeys(node.name for node in nodes))
+    try:
+        extractor = feature_extraction.create_feature_extractor(model, names, suppress_diff_warning=True)
+    except ValueError:
+        available = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)[1]
+        # A module's name stands for its last node.
+        missing = [n for n in names if n not in available and not any(a.startswith(f"{n}.") for a in available)]
+        if not missing:
+            raise
+        model_kind = name.removeprefix("torchvision/").partition("@")[0]
+        raise TrunkError(
+            f"trunk {name!r}: no node {', '.join(missing)} in {model_kind}; it has {', '.join(available)}"
+        ) from None
+    try:
+        return settle(extractor, nodes, Prefix(1, True) if hasattr(model, "class_token") else Prefix(), px)
+    except TrunkError as error:
+        raise TrunkError(f"trunk {name!r}: {error}") from error
+
+
+def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk:
+    model_name, variant, nodes = parse_name(name, layer)
+    entry = find_weights(name, model_name, variant)
+    px, preprocessing = preprocessing_of(model_name, entry)
+    model = make_model(model_name, entry)
     if weights is not None:
         state = read_weights(weights)
     else:
-        state = download_weights(name, lambda: default.get_state_dict(progress=False, check_hash=True))
+        state = download_weights(name, lambda: entry.get_state_dict(progress=False, check_hash=True))
     load_state(model, state, f"{name} from {weights or 'torchvision'}")
-    model.eval()
-    available = feature_extraction.get_graph_node_names(model)[1]
-    # A module's name stands for its last node.
-    missing = [n for n in nodes if n not in available and not any(a.startswith(f"{n}.") for a in available)]
-    if missing:
-        raise TrunkError(f"trunk {name!r}: no node {', '.join(missing)} in {model_name}; it has {', '.join(available)}")
-    if model_name.startswith("swin") and not all(n.startswith(("permute", "flatten", "head")) for n in nodes):
-        raise TrunkError(f"trunk {name!r}: maps of {model_name} have their channels last; name permute or flatten")
-    extractor = feature_extraction.create_feature_extractor(model, return_nodes=list(nodes))
-    transforms = default.transforms()
-    crop = getattr(transforms, "crop_size", [USUAL_INPUT_PX])[0]
-    network = _Nodes(extractor, nodes, poolings).eval()
-    with torch.inference_mode():
-        width = network(torch.zeros(1, 3, crop, crop)).shape[1]
-    layer_name = "+".join(
-        node if pooling == "mean" else f"{node}:{pooling}" for node, pooling in zip(nodes, poolings, strict=True)
-    )
+    network, layer_name, width = attach(name, model, nodes, px)
     card = TrunkCard(
-        name=f"torchvision/{model_name}",
+        name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
         architecture=f"torchvision/{model_name}",
-        input_px=crop,
+        input_px=px,
         layers={layer_name: width},
-        preprocessing=Preprocessing(mean=tuple(transforms.mean), std=tuple(transforms.std)),
-        trained={"source": f"file {weights.name}" if weights else f"torchvision's {default}"},
+        preprocessing=preprocessing,
+        trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
     )
     digest = sha256_bytes(save({k: v.contiguous() for k, v in sorted(state.items())}))
     return Trunk(card, layer_name, width, digest, network)

@@ -20,6 +20,8 @@ from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
 from pipeline.yaml_files import read_mapping
 
+CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
+
 
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
     if layer not in form.widths:
@@ -69,6 +71,8 @@ def load_card(path: Path, layer: str) -> Trunk:
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
+    elif card.architecture in CAFFE_FORMS:
+        form = make_form(card.architecture, _fc_width(state, weights))
     elif card.architecture == "alexnet64":
         width = card.layers.get("fc6", form.fc_widths[0])
         if not 1 <= width <= MAX_FC_WIDTH:

@@ -1,4 +1,4 @@
-"""Trunks by name: ``alexnet64``, ``random``, ``alexnet``, ``krizhevsky``, ``torchvision/NAME@LAYER``, a card."""
+"""Trunks by name: of the AlexNet family, ``torchvision/NAME@LAYER``, ``timm/NAME@LAYER``, a card."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from pipeline.errors import TrunkError
 from pipeline.trunk.classifiers import load_classifier
 from pipeline.trunk.family import load_alexnet, load_card, load_krizhevsky, load_random
+from pipeline.trunk.timm_models import load_timm
 from pipeline.trunk.trunk import Trunk
 
 EMBEDDED = ("alexnet64",)
-NAMES = ("alexnet64", "random", "alexnet", "krizhevsky", "torchvision/NAME@LAYER", "PATH.yaml")
+NAMES = ("alexnet64", "random", "alexnet", "krizhevsky", "torchvision/NAME@LAYER", "timm/NAME@LAYER", "PATH.yaml")
 DEFAULT_LAYER = "fc7"
 
 
@@ -21,8 +22,8 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
     Parameters
     ----------
     name : one of ``NAMES``
-    layer : ``pool5``, ``fc6`` or ``fc7`` of the AlexNet family; for torchvision it is in the name
-    weights : a safetensors file, for ``torchvision/...``, ``alexnet`` and ``krizhevsky``
+    layer : ``pool5``, ``fc6`` or ``fc7`` of the AlexNet family; for torchvision and timm it is in the name
+    weights : a safetensors file, for ``torchvision/...``, ``timm/...``, ``alexnet`` and ``krizhevsky``
     seed : of the weights of ``random``
 
     Raises
@@ -34,6 +35,8 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
     """
     if name.startswith("torchvision/"):
         return load_classifier(name, layer, weights)
+    if name.startswith("timm/"):
+        return load_timm(name, layer, weights)
     layer = layer or DEFAULT_LAYER
     if weights is not None and name not in ("alexnet", "krizhevsky"):
         raise TrunkError(f"trunk {name!r} has weights of its own; give a path to a card instead of --weights")

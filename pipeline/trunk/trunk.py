@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +135,10 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
         raise TrunkError(f"{where}: weights do not fit\n{enumerate_problems(problems)}")
     if any(tensor.is_meta for tensor in own.values()):
         network.to_empty(device="cpu")
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+    floats = OrderedDict((k, v.float() if v.is_floating_point() else v) for k, v in state.items())
+    # Versions of modules, which files do not keep; all shapes are those of this version (MNASNet asks).
+    floats._metadata = network.state_dict()._metadata
+    network.load_state_dict(floats, strict=False)
 
 
 def download_weights(name: str, fetch: Callable[[], Any]) -> Any:

@@ -128,9 +128,10 @@ def test_mirror_index_is_the_mirror_room(size, start, length):
     assert mirror_index(start, start + length, size).tolist() == room[first : first + length]
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("px", [8, 16, 33])
 @pytest.mark.parametrize("seed", range(8))
-def test_mirrored_windows_are_those_of_the_mirror_room(seed, px):
+def test_mirrored_windows_are_those_of_the_mirror_room(seed, px, interpolation):
     rng = np.random.default_rng(seed)
     width, height = rng.integers(5, 40, 2)
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -138,10 +139,14 @@ def test_mirrored_windows_are_those_of_the_mirror_room(seed, px):
     boxes = np.concatenate([corner, corner + rng.uniform(3, 60, (6, 1))], axis=1)
     room, shift = tiled(pixels, 24), np.array([width, height] * 2) * 24
 
-    got = mirror_windows(pixels, boxes, px)
+    got = mirror_windows(pixels, boxes, px, interpolation)
 
     assert (got.shape, got.dtype) == ((6, px, px, 3), np.uint8)
-    assert np.abs(got.astype(int) - squash_windows(room, boxes + shift, px)).max() <= 1
+    for window, box in zip(got.astype(int), boxes + shift, strict=True):
+        # Pillow keeps a box in float32: far from the corner, a sharp filter lands on other pixels.
+        x, y = box[:2].astype(int) - 40
+        near = squash_windows(room[y : y + 160, x : x + 160], (box - [x, y, x, y])[None], px, interpolation)
+        assert np.abs(window - near[0]).max() <= 1
 
 
 def test_a_window_well_inside_is_cut_as_if_there_were_no_mirror():
@@ -173,3 +178,16 @@ def test_a_flipped_patch_is_the_patch_of_the_mirrored_picture(source):
 
     (there,) = cut_patches(pixels[:, ::-1], np.array([[25, 5, 55, 35]], float), np.zeros(1, np.uint8), source, 16)
     assert np.abs(flipped.astype(int) - there).max() <= 1
+
+
+@pytest.mark.parametrize("source", ["grid", "whole"])
+def test_interpolation_is_the_asked_one(source):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    box, scale = np.array([[0, 0, 40, 40]], float), np.zeros(1, np.uint8)
+    for name in ("bilinear", "bicubic"):
+        (got,) = cut_patches(pixels, box, scale, source, 16, None, name)
+        expected = Image.fromarray(pixels).resize((16, 16), Image.Resampling[name.upper()])
+        assert np.array_equal(got, np.asarray(expected)), name
+    assert np.array_equal(
+        cut_patches(pixels, box, scale, source, 16), cut_patches(pixels, box, scale, source, 16, None, "bilinear")
+    )

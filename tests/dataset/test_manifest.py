@@ -107,7 +107,9 @@ def test_a_dataset_name_is_no_path(name):
 
 
 def test_an_unknown_dataset_names_the_known_ones_and_the_way_on():
-    with pytest.raises(SettingsError, match=r"known: .*voc07, voc12, voc12_test\n(?s:.*)data new .*--name birds"):
+    with pytest.raises(
+        SettingsError, match=r"known: .*voc07, voc12, voc12_action, .*voc12_test\n(?s:.*)data new .*--name birds"
+    ):
         load_manifest("birds")
 
 

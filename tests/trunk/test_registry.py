@@ -77,7 +77,7 @@ def test_random_is_seeded_and_repeatable():
 # --- names and layers
 
 
-@pytest.mark.parametrize("name", ["alexnet65", "", "resnet18", "timm/vit@norm"])
+@pytest.mark.parametrize("name", ["alexnet65", "", "resnet18", "tim/vit@norm"])
 def test_unknown_name_lists_the_known(name):
     with pytest.raises(TrunkError, match="unknown; expected one of alexnet64, random, alexnet, krizhevsky"):
         load_trunk(name)

@@ -1,0 +1,31 @@
+"""What a file of weights says, in whatever form: tensors by name, and what is known of the network around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Source:
+    """Tensors of a file, and what it says about how they are used.
+
+    Attributes
+    ----------
+    form : how the file is written, in words
+    tensors : name -> float ndarray; convolutions (out, in / groups, rows, columns), linear (out, in),
+        unless `channels_last` is set: (rows, columns, in / groups, out) and (in, out), maps flattened in
+        the order row, column, channel
+    order : layer kinds in the order in which they are run, out of conv, linear, norm, pool; None where the
+        file does not say
+    norms : (size, alpha, beta, k) of each response normalisation
+    groups : of each convolution
+    """
+
+    form: str
+    tensors: dict[str, np.ndarray]
+    channels_last: bool = False
+    order: list[str] | None = None
+    norms: list[tuple[int, float, float, float]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)

@@ -1,0 +1,138 @@
+"""Named nodes of any network, and how what they give becomes one row a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import TrunkError
+
+POOLINGS = ("mean", "max", "flat", "class", "tokens")
+"""Of a map: mean or max over places. Of tokens: the class token, or mean or max over patch tokens. Of any: flat."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The tokens before a transformer's patch tokens: how many, and whether the first is a class token."""
+
+    n_tokens: int = 0
+    class_token: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node and its pooling; an empty one means the usual: mean of a map, class token (or mean) of tokens."""
+
+    name: str
+    pooling: str = ""
+
+    @property
+    def label(self) -> str:
+        """The node as a part of a layer's name; the mean of a map goes without saying."""
+        return self.name if self.pooling in ("", "mean") else f"{self.name}:{self.pooling}"
+
+
+def parse_nodes(spec: str, where: str) -> tuple[Node, ...]:
+    """``a:max+b`` as nodes.
+
+    >>> parse_nodes("features.12+classifier.2:max", "trunk 'x'")
+    (Node(name='features.12', pooling=''), Node(name='classifier.2', pooling='max'))
+    """
+    nodes = []
+    for item in spec.split("+"):
+        node, separator, pooling = item.partition(":")
+        if separator and pooling not in POOLINGS:
+            raise TrunkError(f"{where}: pooling {pooling!r}, expected one of {', '.join(POOLINGS)}")
+        nodes.append(Node(node, pooling))
+    if not all(node.name for node in nodes):
+        raise TrunkError(f"{where}: a node has no name; expected NAME@NODE or NAME@NODE+NODE")
+    if len({node.label for node in nodes}) < len(nodes):
+        raise TrunkError(f"{where}: a node is named twice")
+    return tuple(nodes)
+
+
+def pool(value: Tensor, node: Node, prefix: Prefix) -> Tensor:
+    """One row a patch from what a node gives.
+
+    Parameters
+    ----------
+    value : Tensor of shape (n, columns), (n, channels, side, side), (n, side, side, channels) or (n, tokens, columns)
+        Whether a map's channels come first or last is seen from which two sides are equal, since patches are
+        square; where all three are equal, they come first.
+
+    Returns
+    -------
+    Tensor of shape (n, columns)
+
+    Raises
+    ------
+    TrunkError
+        The value is none of these, or the pooling is for another one.
+    """
+    shape = tuple(value.shape[1:])
+    if node.pooling == "flat" or value.ndim == 2:
+        return value.flatten(1)
+    if value.ndim == 4 and node.pooling in ("", "mean", "max") and (shape[1] == shape[2] or shape[0] == shape[1]):
+        places = (2, 3) if shape[1] == shape[2] else (1, 2)
+        return value.amax(places) if node.pooling == "max" else value.mean(places)
+    if value.ndim == 3 and node.pooling == "class" and prefix.class_token:
+        return value[:, 0]
+    if value.ndim == 3 and node.pooling in ("tokens", "max"):
+        patches = value[:, prefix.n_tokens :]
+        return patches.amax(1) if node.pooling == "max" else patches.mean(1)
+    kind = {3: "tokens", 4: "a map"}.get(value.ndim, "neither a vector, a map nor tokens")
+    fitting = {3: ("class", "tokens", "max") if prefix.class_token else ("tokens", "max"), 4: ("mean", "max")}.get(
+        value.ndim, ()
+    )
+    choices = ", ".join(f"{node.name}:{p}" for p in (*fitting, "flat"))
+    raise TrunkError(f"node {node.label!r} gives {shape} a patch: {kind}; name another node, or {choices}")
+
+
+class NodesNetwork(nn.Module):
+    """Joined rows of several nodes of one network.
+
+    Parameters
+    ----------
+    extractor : takes a Tensor (n, 3, px, px), gives a dict of node name -> Tensor
+    """
+
+    def __init__(self, extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.nodes = tuple(nodes)
+        self.prefix = prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.extractor(x), len(x))
+
+    def join(self, found: Mapping[str, Any], n_patches: int) -> Tensor:
+        """Rows of `n_patches` patches, from what the extractor found."""
+        rows = []
+        for node in self.nodes:
+            value = found[node.name]
+            if not isinstance(value, Tensor) or value.ndim < 2 or len(value) != n_patches:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise TrunkError(f"node {node.name!r} gives {got} for {n_patches} patches: not one value a patch")
+            rows.append(pool(value, node, self.prefix))
+        return torch.cat(rows, 1)
+
+
+@torch.inference_mode()
+def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int) -> tuple[NodesNetwork, str, int]:
+    """The network that gives rows, with the usual poolings filled in; its layer's name and columns.
+
+    The extractor is run once, on two black patches, on the device of its weights.
+    """
+    device = next(extractor.parameters()).device
+    found = extractor(torch.zeros(2, 3, px, px, device=device))
+    settled = []
+    for node in nodes:
+        if not node.pooling and isinstance(found[node.name], Tensor) and found[node.name].ndim == 3:
+            node = replace(node, pooling="class" if prefix.class_token else "tokens")
+        settled.append(node)
+    network = NodesNetwork(extractor, settled, prefix).eval()
+    return network, "+".join(node.label for node in settled), network.join(found, 2).shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,56 @@ def test_another_arithmetic_than_fp32_is_refused(place, capsys):
     with pytest.raises(SystemExit):
         main(["extract", "--dataset", "tiny", "--split", "val", "--config", "config.yaml", "--precision", "bf16"])
     assert "computes in fp32 alone" in capsys.readouterr().err
+
+
+SVM = {
+    "head": "svm",
+    "heads": {"svm": {"kind": "svm", "pooling": ["mean"], "costs": [1.0]}},
+    "aggregation": "pooled",
+    "compare": ["svm"],
+}
+
+
+def draw_stripes(stands: bool, rng: np.random.Generator) -> Image.Image:
+    """Stripes of any width, phase and two colours, which stand or lie."""
+    axis = np.mgrid[:48, :48][int(stands)]
+    wave = np.sin(axis * (2 * np.pi / rng.uniform(6, 12)) + rng.uniform(0, 7))[..., None]
+    colours = np.where(wave > 0, rng.uniform(120, 255, 3), rng.uniform(0, 120, 3))
+    return Image.fromarray(np.clip(colours + rng.normal(0, 12, (48, 48, 3)), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def stripes(tmp_path, monkeypatch):
+    """Make dataset ``stripes`` and take it from pictures to mAP; with `shuffled`, the fit pictures are mixed up."""
+
+    def run(shuffled: bool) -> float:
+        place = tmp_path / f"shuffled-{shuffled}"
+        folder, rng = place / "data/stripes", np.random.default_rng(0)
+        for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / sub).mkdir(parents=True)
+        for split, n in (("train", 20), ("val", 16)):
+            ids = [f"{split}{i:02}" for i in range(n)]
+            stands = np.arange(n) % 2 == 0
+            drawn = rng.permutation(stands) if shuffled and split == "train" else stands
+            for name, kind, looks in zip(ids, stands, drawn, strict=True):
+                draw_stripes(looks, rng).save(folder / "JPEGImages" / f"{name}.png")
+                box = "<xmin>1</xmin><ymin>1</ymin><xmax>48</xmax><ymax>48</ymax>"
+                xml = f"<object><name>{'fence' if kind else 'blind'}</name><bndbox>{box}</bndbox></object>"
+                (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{xml}</annotation>")
+            (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n")
+        (place / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **SVM}))
+        monkeypatch.chdir(place)
+        main(["data", "new", "--root", "data/stripes", "--name", "stripes"])
+        steps = ("trunk make", "extract --split train", "extract --split val", "fit-head", "score", "evaluate")
+        for step in steps:
+            main([*step.split(), "--dataset", "stripes", "--config", "config.yaml"])
+        (result,) = (place / "results/runs").glob("*/map.json")
+        return json.loads(result.read_text())["mAP"]
+
+    return run
+
+
+def test_the_recipe_tells_what_the_pictures_show(stripes):
+    found, without = stripes(shuffled=False), stripes(shuffled=True)
+    assert found > 0.9
+    assert without < 0.75  # half of the pictures are of each class

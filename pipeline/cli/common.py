@@ -55,7 +55,8 @@ def settings_options(function: Command) -> Command:
         click.option("--single-object", help="Reading of condition (iii): fills or touches."),
         click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),
         click.option("--k", help="Power of the mean, or max; default: 5."),
-        click.option("--seed", type=int, help="Default: 0."),
+        click.option("--seed", type=int, help="Of heads and samples; default: 0."),
+        click.option("--trunk-seed", type=int, help="Of trunks that are drawn or made here; default: 0."),
         click.option("--threads", type=int, help="Default: one a core."),
     ]
     for option in reversed(options):

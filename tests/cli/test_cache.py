@@ -31,7 +31,7 @@ def age(folder: Path, hours: float) -> None:
 def test_ls_says_from_what_how_large_and_used_by_what(work, run):
     ended = run("cache ls --config config.yaml")
     assert ended.code == 0
-    for text in ("tiny train", "random0 fc7", "sealed", "2 heads", "cache: 2 stores"):
+    for text in ("tiny train", "random0 fc7", "sealed", "7 heads", "cache: 2 stores"):
         assert text in ended.out, ended.out
 
     rows = json.loads(run("cache ls --json --config config.yaml").out)
@@ -137,7 +137,7 @@ def test_recompute_finds_rows_that_only_the_trunk_can_refute(work, run):
 
 
 def test_gc_shows_first_and_frees_only_what_nothing_uses(work, run):
-    run("extract --dataset tiny --split train --config config.yaml --seed 7")
+    run("extract --dataset tiny --split train --config config.yaml --trunk-seed 7")
     (unused,) = (work / "cache").glob("tiny-train-random7-*.zarr")
     assert "nothing to free" in run("cache gc --config config.yaml").out  # too young
     age(work / "cache", 30)

@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations import SEAL
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.errors import PipelineError, StoreError
-from pipeline.files import read_json, write_json
+from pipeline.files import digest_of, read_json, write_json
 from pipeline.head.head import read_facts
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.recipes import compared_recipes, find_recipe
-from pipeline.run import Say, current_table, read_receipt, run_evaluate, run_extract, run_fit, run_score
+from pipeline.run import Say, current_table, read_receipt, run_evaluate, run_extract, run_fit, run_score, sealed_store
 from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.published import WHY_APART, published_rows
@@ -73,6 +72,7 @@ def run_recipe(ws: Workspace, dataset: str, name: str, command: str, say: Say) -
         "seeds": list(ws.settings.seeds),
         "AP": _mean_each([item["AP"] for item in outcome["runs"]]),
         **outcome,
+        "made_from": made_from(ws, dataset, name, say),
         "versions": versions(),
         "command": command,
     }
@@ -135,10 +135,14 @@ def _with_aggregation(run: Workspace, aggregation: Aggregation) -> Workspace:
 
 
 def _ensure_stores(run: Workspace, dataset: str, splits: Sequence[str], say: Say) -> None:
-    """Make the activations that are not there yet."""
+    """Make the activations that are not there, or that are of other pictures than there are now."""
     for split in splits:
-        receipt = run.receipt_path(dataset, split)
-        if not receipt.is_file() or not run.stores.child(read_receipt(receipt)["store"]).exists(SEAL):
+        table = current_table(run, dataset, split, say)
+        try:
+            identity = sealed_store(run, dataset, split).identity
+        except StoreError:
+            identity = {}
+        if (identity.get("seen.rows"), identity.get("seen.pictures")) != (table.rows_digest, table.pictures_digest()):
             run_extract(run, dataset, split, say)
 
 
@@ -159,8 +163,8 @@ def _scored(run: Workspace, dataset: str, name: str, say: Say, held_out: bool = 
     else:
         fingerprint = read_receipt(run.receipt_path(dataset, split))["fingerprint"]
         facts = {key: value for key, value in read_facts(head).items() if key != "sha256"}
-        made_from = (scores.facts["head"], scores.facts["fingerprint"], scores.facts["rows"], scores.ids)
-        if made_from == (facts, fingerprint, table.rows_digest, table.ids):
+        of = (scores.facts["head"], scores.facts["fingerprint"], scores.facts["rows"], scores.ids)
+        if of == (facts, fingerprint, table.rows_digest, table.ids):
             return scores
     run_score(run, dataset, [name], split, say, held_out)
     return load_scores(path)
@@ -213,10 +217,7 @@ def _run_join(
     say: Say,
 ) -> dict[str, Any]:
     members = [_outcome(ws, dataset, member, command, say) for member in recipe.join]
-    scores = [[load_scores(Path(item["scores"])) for item in member["runs"]] for member in members]
-    for member, (first, *_) in zip(members, scores, strict=True):
-        if first.ids != table.ids:
-            raise PipelineError(f"recipe {name!r}: {member['name']} scored other pictures than {manifest.eval} has now")
+    scores = [_scores_of(member, table) for member in members]
     started = time.perf_counter()
     facts: dict[str, Any] = {"join": list(recipe.join), "by": recipe.by}
     stack = None
@@ -231,7 +232,6 @@ def _run_join(
         joined = stack.apply(own) if stack is not None else mean_rank(own)
         mean, each = mean_average_precision(joined, table.scored_labels, manifest.metric)
         path = ws.results / "scores" / f"{dataset}-{manifest.eval}-{name}-{ws.recipe_digest(name)}-{seed}.h5"
-        # Scores of other pictures or rows are noticed by the first member's facts.
         about = {**scores[0][index].facts, "recipe": name, **facts}
         save_scores(SplitScores(joined[None], (JOINED,), table.ids, table.classes, about), path)
         by_class = {c: number(ap) for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
@@ -254,11 +254,29 @@ def _run_join(
     }
 
 
+def made_from(ws: Workspace, dataset: str, name: str, say: Say) -> str:
+    """Digest of the pictures, boxes, labels and weights that an outcome of a recipe would be made from now.
+
+    What else decides it is in the name of its file.
+    """
+    recipe = find_recipe(ws.settings, name)
+    if recipe.join:
+        return digest_of([made_from(ws, dataset, member, say) for member in recipe.join])
+    run = ws.with_recipe(name, ws.settings.seeds[0])
+    manifest = load_manifest(dataset)
+    tables = [current_table(run, dataset, split, say) for split in (manifest.fit, manifest.eval)]
+    seen = [(table.pictures_digest(), table.labels_digest(run.settings.labels)) for table in tables]
+    return digest_of([seen, run.weights_state(dataset), manifest.metric])
+
+
 def _outcome(ws: Workspace, dataset: str, name: str, command: str, say: Say) -> dict[str, Any]:
-    """What a recipe came to; it is run if that is not known yet."""
+    """What a recipe came to; it is run if that is not known, or was made from something else than there is now."""
     path = ws.recipe_path(dataset, name)
     if path.is_file():
-        return read_outcome(path)
+        outcome = read_outcome(path)
+        if outcome["made_from"] == made_from(ws, dataset, name, say):
+            return outcome
+        say(f"{path}: pictures, labels or weights changed since; running {name} again")
     return run_recipe(ws, dataset, name, command, say)
 
 
@@ -271,12 +289,29 @@ def read_outcome(path: Path) -> dict[str, Any]:
     """
     try:
         outcome = read_json(path)
-        return {**outcome, "runs": [{**item, "scores": item["scores"]} for item in outcome["runs"]]}
+        return {**outcome, "runs": [{**item, "scores": item["scores"]} for item in outcome["runs"]], "k": outcome["k"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(
             f"{path}: not the outcome of a recipe ({type(error).__name__} {error}); remove it and run again: "
             "pipeline recipe run"
         ) from error
+
+
+def _scores_of(outcome: dict[str, Any], table: PatchTable) -> list[SplitScores]:
+    """Scores of the evaluation split by a recipe, a seed each.
+
+    Raises
+    ------
+    PipelineError
+        Bad pictures were left out for it that are there for others, or the other way round.
+    """
+    scores = [load_scores(Path(item["scores"])) for item in outcome["runs"]]
+    if any(item.ids != table.ids for item in scores):
+        raise PipelineError(
+            f"recipe {outcome['name']!r} scored other pictures of {table.dataset} {table.split} than are compared: bad "
+            "ones were skipped for one of them; mend or remove them (pipeline data check), or use on_error=fail"
+        )
+    return scores
 
 
 def _held_out_scores(ws: Workspace, dataset: str, name: str, command: str, say: Say) -> np.ndarray:
@@ -303,27 +338,21 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
     Each row carries its spread over seeds and a bootstrap interval over pictures; each but the reference
     a paired difference to it, from the same resampled pictures.
     """
-    names, left_out = compared_recipes(ws.settings)
+    manifest = load_manifest(dataset)
+    names, left_out = compared_recipes(ws.settings, manifest.has_boxes)
     outcomes = [_outcome(ws, dataset, name, command, say) for name in names]
     for why in left_out.values():
         say(f"left out: {why}")
-    manifest = load_manifest(dataset)
     table = current_table(ws, dataset, manifest.eval, say)
     resampled = {}
     for outcome in outcomes:
-        scores = [load_scores(Path(item["scores"])) for item in outcome["runs"]]
-        if any(item.ids != table.ids for item in scores):
-            raise PipelineError(
-                f"recipe {outcome['name']}: scored other pictures than {dataset} {manifest.eval} has now; remove "
-                f"{ws.recipe_path(dataset, outcome['name'])} and compare again"
-            )
-        stacked = np.stack([item.by(outcome["k"]) for item in scores])
-        resampled[outcome["name"]] = bootstrap_map(stacked, table.scored_labels, manifest.metric)
+        scores = np.stack([item.by(outcome["k"]) for item in _scores_of(outcome, table)])
+        resampled[outcome["name"]] = bootstrap_map(scores, table.scored_labels, manifest.metric)
     reference = next((o for o in outcomes if o["name"] == ws.settings.reference), outcomes[0])
     rows = []
     for outcome in outcomes:
         row = {key: value for key, value in outcome.items() if key not in ROW_LEFT_OUT}
-        if outcome["mAP"] is not None:
+        if outcome["mAP"] is not None and reference["mAP"] is not None:
             low, high = interval(resampled[outcome["name"]], measured=outcome["mAP"])
             row["interval"] = {"low": number(low), "high": number(high)}
             measured = outcome["mAP"] - reference["mAP"]

@@ -101,8 +101,20 @@ def parts_of(settings: RunSettings, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*inner, name)))
 
 
-def compared_recipes(settings: RunSettings) -> tuple[list[str], dict[str, str]]:
+def needs_boxes(settings: RunSettings, name: str) -> bool:
+    """Whether a recipe, or one that it joins, learns from patches whose labels follow from boxes."""
+    runs = ((apply_recipe(settings, member, settings.seeds[0]), member) for member in members_of(settings, name))
+    return any(
+        run.trunk == "no-pretrain" or run.head_settings(member).kind in ("strong", "adapted") for run, member in runs
+    )
+
+
+def compared_recipes(settings: RunSettings, has_boxes: bool = True) -> tuple[list[str], dict[str, str]]:
     """Recipes of a comparison that can run with these settings, and why the others cannot.
+
+    Parameters
+    ----------
+    has_boxes : whether the dataset's objects have boxes
 
     Raises
     ------
@@ -114,6 +126,8 @@ def compared_recipes(settings: RunSettings) -> tuple[list[str], dict[str, str]]:
         try:
             for member in members_of(settings, name):
                 apply_recipe(settings, member, settings.seeds[0])
+            if not has_boxes and needs_boxes(settings, name):
+                raise SettingsError(f"recipe {name!r} needs boxes, and the dataset has none, only labels of pictures")
         except SettingsError as error:
             if settings.comparison:
                 raise

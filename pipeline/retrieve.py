@@ -40,7 +40,8 @@ def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> 
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
     nothing = (EMPTY_ANNOTATION,) * len(ids)
     split = Split(manifest, "query", Path(), ids, tuple(map(Path, pictures)), nothing, None, "")
-    return make_table(split, ws.settings.grid, ws.settings.source)
+    s = ws.settings
+    return make_table(split, s.grid, s.source, crops=s.crops, boxes=s.boxes)
 
 
 def extract_queries(

@@ -14,6 +14,7 @@ from pipeline.recipes import (
     find_recipe,
     heads_run,
     members_of,
+    needs_boxes,
     parts_of,
 )
 from pipeline.settings import parse_run_settings

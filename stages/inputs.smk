@@ -83,7 +83,9 @@ def compared_outcomes(comparison):
     ws, names = COMPARISONS[comparison]
 
     def outcomes(wildcards):
-        return [ws.recipe_path(wildcards.dataset, name) for name in names]
+        boxes = manifest(wildcards).has_boxes
+        able = [name for name in names if boxes or not needs_boxes(ws.settings, name)]
+        return [ws.recipe_path(wildcards.dataset, name) for name in able]
 
     return outcomes
 

@@ -167,6 +167,32 @@ def test_a_finished_recipe_is_left_alone_and_one_without_its_file_fits_nothing_a
     assert sum("already" in line for line in said) == 2
 
 
+def test_what_changed_since_is_run_again_and_nothing_else(compared):
+    os.chdir(compared["folder"])
+    ws = Workspace(parse_run_settings({**SETTINGS, "comparison": ["strong", "svm-whole"]}))
+    said: list[str] = []
+    path = Path("results/changed.json")
+    unchanged = run_comparison(ws, "scenes", path, "a test", said.append)
+    assert not any("again" in line or "fitted" in line for line in said)
+    annotation = (
+        next(Path("data/scenes/Annotations").glob("val*.xml"), None)
+        or sorted(Path("data/scenes/Annotations").glob("*.xml"))[-1]
+    )
+    before = annotation.read_text()
+    annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", before))
+    try:
+        run_comparison(ws, "scenes", path, "a test", said.append)
+        assert any("strong" in line and "changed since; running strong again" in line for line in said)
+        assert not any("trunk alone needs" in line for line in said)  # labels changed, rows did not
+        said.clear()
+        annotation.write_text(before)
+        restored = run_comparison(ws, "scenes", path, "a test", said.append)
+        assert any("changed since" in line for line in said)
+    finally:
+        annotation.write_text(before)
+    assert [row["mAP"] for row in restored["recipes"]] == [row["mAP"] for row in unchanged["recipes"]]
+
+
 def test_a_split_without_labels_cannot_be_compared(compared):
     os.chdir(compared["folder"])
     content = yaml.safe_load(Path("data_manifests/scenes.yaml").read_text())

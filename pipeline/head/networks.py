@@ -80,7 +80,7 @@ class HeadNetwork(nn.Module):
         n = 0
         mean = torch.zeros(len(self.mean), dtype=torch.float64)
         squares = torch.zeros_like(mean)  # of deviations from the mean
-        for chunk in chunks:
+        for chunk in filter(len, chunks):
             values = chunk.double()
             its_mean = values.mean(0)
             step = its_mean - mean

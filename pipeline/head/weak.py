@@ -194,7 +194,7 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
 
         def one_epoch(rate: float) -> float:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             network.train()
             total = 0.0
             for batch in pictures.in_batches(settings.batch, generator):

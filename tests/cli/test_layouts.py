@@ -9,6 +9,9 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from pipeline.recipes import compared_recipes
+from pipeline.settings import RunSettings
+
 CONFIG = {
     "trunk": "random",
     "precision": "fp32",
@@ -134,6 +137,21 @@ def test_comparison(scenes):
     ended = scenes(*["compare", "--dataset", "own", "--config", "config.yaml"])
 
     assert ended.code == 0, ended.err
+
+
+def test_a_comparison_leaves_out_what_needs_boxes_unless_asked_for_it_by_name(scenes):
+    asked = scenes(
+        *["compare", "--dataset", "own", "--config", "config.yaml", "--recipe", "svm", "--recipe", "strong+weak"]
+    )
+
+    assert asked.code == 2
+    assert "recipe 'strong+weak' needs boxes, and the dataset has none" in asked.err
+
+    names, left_out = compared_recipes(RunSettings(), has_boxes=False)
+    assert {"weak", "svm", "svm-whole", "full-images"} <= set(names)
+    needing = {"strong", "strong-fcb", "multilabel", "no-pretrain", "random", "fc6-retrained", "strong+weak"}
+    assert needing <= set(left_out) and not needing & set(names)
+    assert needing <= set(compared_recipes(RunSettings())[0])
 
 
 def test_data_new_says_what_comes_next(tmp_path, run_in):

@@ -117,6 +117,20 @@ def test_a_picture_of_the_split_finds_itself_first(hidden):
     assert query["results"][1]["distance"] > 0.05
 
 
+@pytest.mark.parametrize("source", ["whole", "crops"])
+def test_queries_are_cut_as_the_store_was(hidden, source):
+    folder = hidden.args[0]
+    (folder / f"{source}.yaml").write_text(yaml.safe_dump({**CONFIG, "source": source}))
+    extracted = hidden(*f"extract --dataset hidden --split val --config {source}.yaml".split())
+    assert extracted.code == 0, extracted.err
+
+    line = f"retrieve --dataset hidden --config {source}.yaml --query set/val/board/5.png --query-scales 0 --json"
+    result = json.loads(hidden(*line.split()).out)
+
+    first = result["queries"][0]["results"][0]
+    assert first["id"] == "board__5" and first["distance"] < 2e-3
+
+
 def test_for_people(hidden):
     ended = hidden(*["retrieve", "--dataset", "hidden", "--config", "config.yaml", "--query", "disc.png", "--top", "3"])
     table = hidden(*["retrieve", "--dataset", "hidden", "--config", "config.yaml", "--evaluate"])

@@ -94,6 +94,18 @@ def test_rows_above_one_chunk_are_all_counted():
     assert out[0] == pytest.approx(-1) and out[-1] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("sizes", [[300], [1, 299], [100, 0, 150, 50], [1] * 300], ids=str)
+def test_chunks_of_any_size_standardise_alike(sizes):
+    network = HeadNetwork(COLUMNS.shape[1], 2, FCB)
+
+    network.standardise_over(torch.from_numpy(COLUMNS).split(sizes))
+
+    values = COLUMNS.astype(float)
+    np.testing.assert_allclose(network.mean, values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(network.gain[:4], 1 / values.std(0)[:4], rtol=1e-5)
+    assert (network.gain[4:] == 0).all()
+
+
 def test_float16_does_not_overflow_in_the_sums():
     rows = np.tile(np.array([[60000.0], [50000.0]], np.float16), (500, 1))
 

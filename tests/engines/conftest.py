@@ -60,11 +60,11 @@ flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
 make_runner, load_trunk, version = pipeline.run.make_runner, pipeline.run.load_trunk, identity.VERSION
 make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
-def flagged_runner(ws):
+def flagged_runner(ws, dataset=None):
     identity.VERSION = 99 if (flags / "other-version").exists() else version
     if (flags / "other-precision").exists():
         ws = type(ws)(ws.settings.model_copy(update={"precision": "bf16"}))
-    return make_runner(ws)
+    return make_runner(ws, dataset)
 
 def note(file, text):
     with open(flags / file, "a") as lines:

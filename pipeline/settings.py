@@ -322,7 +322,7 @@ class AdaptedSettings(HeadSettings):
         ("fc6",), min_length=1, description="layers that are trained again"
     )
     trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FC7, FCa and FCb")
+    fc7_dropout: float = Field(0.5, ge=0, lt=1, description="on the input of FC7")
 
 
 class OwnSettings(Settings):

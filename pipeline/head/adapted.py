@@ -45,7 +45,7 @@ class AdaptedNetwork(HeadNetwork):
         super().__init__(fc_widths[1], n_classes, settings, output)
         self.fc6 = skip_init(nn.Linear, width, fc_widths[0])
         self.fc7 = skip_init(nn.Linear, *fc_widths)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = nn.Dropout(settings.fc7_dropout)
         self._retrained = [self.get_submodule(name) for name in COPIED if name in settings.retrain]
         self._trunk_rate = settings.trunk_rate
         for name in COPIED:

@@ -38,7 +38,14 @@ WIDTH = FORM.widths["pool5"]
 SIGNAL = slice(0, 6)
 """Columns of pool5 in which the classes differ, and to which FC6 of the trunk is blind."""
 QUICK = AdaptedSettings(
-    kind="adapted", hidden=(16,), batch=16, max_epochs=(30, 3, 2), settled=0, trunk_rate=1.0, dropout=0.0
+    kind="adapted",
+    hidden=(16,),
+    batch=16,
+    max_epochs=(30, 3, 2),
+    settled=0,
+    trunk_rate=1.0,
+    dropout=0.0,
+    fc7_dropout=0.0,
 )
 
 
@@ -212,6 +219,22 @@ def test_the_copied_layers_move_at_a_share_of_the_rate(drawn, trunk):
     np.testing.assert_allclose(steps[1], 0.1 * steps[0], atol=1e-7)
 
 
+def test_dropout_stands_before_fc7_and_not_before_fc6():
+    network = adapted.make_network(6, 3, AdaptedSettings(kind="adapted", hidden=(), fc7_dropout=0.25), (2000, 2000))
+    with torch.no_grad():
+        network.fc6.weight.fill_(1)
+        network.fc7.weight.copy_(torch.eye(2000))
+        for layer in (network.fc6, network.fc7):
+            layer.bias.zero_()
+    rows = torch.ones(50, 6)
+
+    assert torch.equal(network.eval().fc7_rows(rows), torch.full((50, 2000), 6.0))
+    torch.manual_seed(0)
+    dropped = network.train().fc7_rows(rows)
+    assert set(dropped.unique().tolist()) == {0.0, 8.0}  # all of pool5, and what is kept of FC6 is scaled up
+    assert abs((dropped == 0).float().mean() - 0.25) < 0.01
+
+
 def test_several_classes_a_patch(drawn, trunk):
     head = fit(drawn, trunk, QUICK.model_copy(update={"targets": "several"}))
 
@@ -234,7 +257,7 @@ def test_round_trip_needs_no_trunk(drawn, trunk, tmp_path):
 
 
 def test_same_seed_same_bytes(drawn, trunk, tmp_path):
-    settings = QUICK.model_copy(update={"dropout": 0.5, "max_epochs": (2, 1, 1)})
+    settings = QUICK.model_copy(update={"dropout": 0.5, "fc7_dropout": 0.5, "max_epochs": (2, 1, 1)})
     digests = []
     for index, seed in enumerate((0, 0, 1)):
         torch.manual_seed(index)  # of the caller; it must not show

@@ -82,12 +82,32 @@ def print_comparison(joined: dict[str, Any]) -> None:
     click.echo(
         "interval: over pictures (bootstrap); difference: paired, over the same pictures; s: a seed's, store kept"
     )
+    _print_aggregations(joined["recipes"])
     for item in joined["left_out"]:
         click.echo(f"left out: {item['why']}")
     if joined["published"]:
         click.echo(f"published, {joined['published_note']}:")
         for row in joined["published"]:
             click.echo(f"  {row['name']}: {_percent(row['mAP'])}  ({row['source']})")
+
+
+def _print_aggregations(recipes: list[dict[str, Any]]) -> None:
+    """mAP of each recipe by aggregation, all from the same pass over the store; shown, not chosen from."""
+    from rich.table import Table
+
+    swept = [recipe for recipe in recipes if len(recipe["k_sweep"]) > 1]
+    if not swept:
+        return
+    columns = list(dict.fromkeys(k for recipe in swept for k in recipe["k_sweep"]))
+    table = Table(title="by aggregation; * chosen on held-out fit pictures, or stated", title_justify="left")
+    table.add_column("recipe")
+    for k in columns:
+        table.add_column(k, justify="right")
+    for recipe in swept:
+        chosen = recipe["k"] if isinstance(recipe["k"], str) else f"{recipe['k']:g}"
+        cells = (_percent(recipe["k_sweep"].get(k)) + ("*" if k == chosen else "") for k in columns)
+        table.add_row(recipe["name"], *cells)
+    print_table(table)
 
 
 def _range(interval: dict[str, float | None]) -> str:

@@ -176,3 +176,13 @@ def fit_fisher(
         trained=trained,
     )
     return save_trunk(out / name, weights, card)
+
+
+def make_dataset_trunk(ws: Workspace, dataset: str, command: str, say: Say) -> TrunkCard:
+    """Make the trunk of the settings that is made from a dataset's fit split, where extraction looks for it."""
+    s, path = ws.settings, ws.trunk_path(dataset)
+    seed = {"seed": s.trunk_seed}
+    if s.trunk == "fisher":
+        return fit_fisher(ws, dataset, path.parent, path.stem, s.fisher.model_copy(update=seed), command, say)
+    settings = s.no_pretrain.model_copy(update=seed)
+    return pretrain_on_patches(ws, dataset, None, path.parent, path.stem, settings, command, s.device, s.threads, say)

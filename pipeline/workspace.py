@@ -21,7 +21,7 @@ from pipeline.errors import MissingDataError, enumerate_problems
 from pipeline.files import digest_of, read_json
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.patches import VERSION as PATCHES_VERSION
-from pipeline.recipes import apply_recipe, find_recipe
+from pipeline.recipes import apply_recipe, find_recipe, members_of
 from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.settings import MADE_TRUNKS, SEEDED_TRUNKS, RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
@@ -194,6 +194,7 @@ class Workspace:
 
     def recipe_digest(self, name: str) -> str:
         """Of a recipe's runs with all seeds; of a join, those of its members too."""
+        members_of(self.settings, name)  # refuses circles
         recipe = find_recipe(self.settings, name)
         if recipe.join:
             parts: list[Any] = [recipe.by, *(self.recipe_digest(member) for member in recipe.join)]

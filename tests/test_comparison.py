@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.comparison import run_comparison, run_recipe
+from pipeline.comparison import run_comparison
 from pipeline.dataset.demo import draw_demo
 from pipeline.dataset.manifest import load_manifest
 from pipeline.errors import PipelineError
+from pipeline.recipe_runs import RecipeRuns
 from pipeline.recipes import builtin_recipes
 from pipeline.run import current_table
 from pipeline.scoring.average_precision import mean_average_precision
@@ -160,7 +161,7 @@ def test_a_finished_recipe_is_left_alone_and_one_without_its_file_fits_nothing_a
     ws.recipe_path("scenes", "svm").unlink()
     said: list[str] = []
 
-    again = run_recipe(ws, "scenes", "svm", "a test", said.append)
+    again = RecipeRuns(ws, "scenes", "a test", said.append).run("svm")
 
     assert again["mAP"] == rows(compared["scenes"])["svm"]["mAP"]
     assert not any("scored" in line for line in said)
@@ -200,4 +201,4 @@ def test_a_split_without_labels_cannot_be_compared(compared):
     Path("data_manifests/blind.yaml").write_text(yaml.safe_dump(content))
 
     with pytest.raises(PipelineError, match="blind val: no labels, so a recipe cannot be measured"):
-        run_recipe(Workspace(parse_run_settings(SETTINGS)), "blind", "strong", "a test", lambda text: None)
+        RecipeRuns(Workspace(parse_run_settings(SETTINGS)), "blind", "a test", lambda text: None).run("strong")

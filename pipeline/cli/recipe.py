@@ -81,11 +81,12 @@ def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
     Example:
       pipeline recipe run strong weak strong+weak --dataset demo
     """
-    from pipeline.comparison import run_recipe
+    from pipeline.recipe_runs import RecipeRuns
 
     ws = workspace_from(options)
+    runs = RecipeRuns(ws, dataset, this_command(), say)
     for name in names:
-        outcome = run_recipe(ws, dataset, name, this_command(), say)
+        outcome = runs.run(name)
         std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"
         score = "no mAP" if outcome["mAP"] is None else f"{100 * outcome['mAP']:.1f} mAP{std}"
         click.echo(f"{name}: {score}  {ws.recipe_path(dataset, name)}")

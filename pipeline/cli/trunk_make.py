@@ -24,20 +24,13 @@ def make(dataset: str, **options: Any) -> None:
       pipeline trunk make --dataset voc12 --trunk fisher --layer fisher --config whole.yaml
     """
     from pipeline.errors import SettingsError
-    from pipeline.pretraining import fit_fisher, pretrain_on_patches
+    from pipeline.pretraining import make_dataset_trunk
     from pipeline.settings import MADE_TRUNKS
 
     ws = workspace_from(options)
-    s = ws.settings
     if not ws.makes_trunk:
-        raise SettingsError(f"trunk {s.trunk!r} is made from no dataset; expected --trunk {' or '.join(MADE_TRUNKS)}")
-    path = ws.trunk_path(dataset)
-    seed = {"seed": s.trunk_seed}
-    if s.trunk == "fisher":
-        card = fit_fisher(ws, dataset, path.parent, path.stem, s.fisher.model_copy(update=seed), this_command(), say)
-    else:
-        settings = s.no_pretrain.model_copy(update=seed)
-        about = (path.parent, path.stem, settings, this_command(), s.device, s.threads, say)
-        card = pretrain_on_patches(ws, dataset, None, *about)
-    click.echo(f"{path}")
+        name = ws.settings.trunk
+        raise SettingsError(f"trunk {name!r} is made from no dataset; expected --trunk {' or '.join(MADE_TRUNKS)}")
+    card = make_dataset_trunk(ws, dataset, this_command(), say)
+    click.echo(f"{ws.trunk_path(dataset)}")
     click.echo(f"  sha256 {card.weights_sha256}")

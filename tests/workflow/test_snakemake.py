@@ -188,7 +188,7 @@ def test_an_aggregation_without_scores_scores_again_but_fits_no_head(finished_wo
 
 
 def test_another_seed_draws_another_random_trunk(finished_work):
-    finished_work.settings.append("seed=1")
+    finished_work.settings.append("trunk_seed=1")
     due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
     assert {"patches train", "patches val"}.isdisjoint(due.jobs)
     assert {"extract train", "extract val", "fit_head fca"} <= set(due.jobs)

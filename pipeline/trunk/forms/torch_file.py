@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def read_torch(path: Path) -> Source:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise TrunkError(
             f"{path}: holds more than weights, and that is never loaded; save the weights alone, where it was made: "
             f"torch.save(model.state_dict(), FILE) ({brief(str(error).splitlines()[0])})"

@@ -279,7 +279,7 @@ NAMES = [
     ),
     Case("card that is not there", f"{EXTRACT} --trunk none.yaml", ("none.yaml: no such card", "beside its weights")),
     Case("unknown command", "extrakt --dataset tiny", ("No such command 'extrakt'",)),
-    Case("unknown option", f"{EXTRACT} --layers fc7", ("No such option", "--layers")),
+    Case("unknown option", f"{EXTRACT} --layerz fc7", ("No such option", "--layerz")),
 ]
 
 SETTINGS = [

@@ -99,9 +99,24 @@ def test_the_scan_sees(source):
     assert unsafe_uses("torch.load(p, weights_only=True); np.load(p); yaml.load(t, yaml.SafeLoader)") == []
 
 
+PICKLES = {
+    # An unpickler that knows four names and puts records of its own in their places; hostile files are in
+    # tests/trunk/forms/test_numpy_file.py.
+    "numpy_file.py": ["import pickle"],
+    # The class of the error by which torch.load(weights_only=True) refuses.
+    "torch_file.py": ["from pickle import UnpicklingError"],
+}
+
+
 def test_no_source_loads_objects_or_runs_code():
     assert len(SOURCES) > 50
-    found = {str(path): uses for path in SOURCES if (uses := unsafe_uses(path.read_text(encoding="utf-8")))}
+    found = {}
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        uses = [use.partition(": ")[2] for use in unsafe_uses(text)]
+        if uses != PICKLES.get(path.name, []):
+            found[str(path)] = uses
+        assert not re.search(r"pickle\.loads?\(", text), path
     assert not found
 
 

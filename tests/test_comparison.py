@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from defusedxml import ElementTree
+from PIL import Image
 
 from pipeline.comparison import run_comparison
 from pipeline.dataset.demo import draw_demo
@@ -27,14 +29,18 @@ from pipeline.settings import parse_run_settings
 from pipeline.workspace import Workspace
 
 SETTINGS = {
-    "threads": 2,
+    "threads": 1,
     "grid": {"scales": [1.0, 1.6, 2.4], "overlap": 0.4},
     "seeds": [0, 1],
     "held_out": 0.3,
-    "no_pretrain": {"updates": 150, "batch": 32, "peak_rate": 0.05, "peak_rates": [], "held_out": 0.0},
+    "no_pretrain": {"updates": 120, "batch": 32, "peak_rate": 0.05, "peak_rates": [], "held_out": 0.0},
     "fisher": {"words": 8, "components": 16, "input_px": 128},
 }
-MARGIN = {"random": 0.02, "no-pretrain": 0.02, "full-images": 0.02}
+WHOLE = ("svm-whole", "svm-crops", "full-images", "hand-made")
+"""Recipes that look at whole pictures: objects of scenes are too small for them, so they get a picture an object."""
+IN_SCENES = tuple(name for name in builtin_recipes() if name not in WHOLE)
+ALONE = tuple(name for name in IN_SCENES if not builtin_recipes()[name].join)
+MARGIN = {"random": 0.03}
 """Least points of mAP above the same recipe taught wrong classes; 0.1 where nothing is said."""
 
 
@@ -64,21 +70,54 @@ def teach_wrong_classes(folder: Path, classes: list[str]) -> None:
         )
 
 
+def cut_out_objects(scenes: Path, folder: Path) -> None:
+    """A picture an object, with a margin around its box, from drawn scenes."""
+    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True)
+    for split in ("train", "val"):
+        ids = []
+        for i in (scenes / f"ImageSets/Main/{split}.txt").read_text().split():
+            picture = Image.open(next((scenes / "JPEGImages").glob(f"{i}.*")))
+            for number, item in enumerate(ElementTree.parse(scenes / f"Annotations/{i}.xml").iter("object")):
+                box = [float(item.find(f"bndbox/{key}").text) for key in ("xmin", "ymin", "xmax", "ymax")]
+                margin = 0.15 * max(box[2] - box[0], box[3] - box[1])
+                x0, y0 = (max(0, round(v - margin)) for v in box[:2])
+                x1, y1 = min(picture.width, round(box[2] + margin)), min(picture.height, round(box[3] + margin))
+                if min(x1 - x0, y1 - y0) < 40:
+                    continue
+                ids.append(f"{i}_{number}")
+                picture.crop((x0, y0, x1, y1)).save(folder / "JPEGImages" / f"{ids[-1]}.png")
+                inner = (box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0)
+                corners = "".join(
+                    f"<{k}>{v:g}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), inner, strict=True)
+                )
+                (folder / "Annotations" / f"{ids[-1]}.xml").write_text(
+                    f"<annotation><object><name>{item.find('name').text}</name><bndbox>{corners}</bndbox></object></annotation>"
+                )
+        (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n")
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory) -> dict[str, dict]:
-    """The comparison of all built-in recipes on drawn scenes, right and wrong; and the workspace of the first."""
+    """Comparisons of the built-in recipes on drawn scenes and on objects cut out of them, right and wrong."""
     before = Path.cwd()
     folder = tmp_path_factory.mktemp("compared")
     os.chdir(folder)
     try:
-        draw_demo(Path("data/scenes"), 90, 70, seed=11)
-        shutil.copytree("data/scenes", "data/wrong")
-        for name in ("scenes", "wrong"):
-            write_manifest(name)
-        teach_wrong_classes(Path("data/wrong"), list(load_manifest("scenes").classes))
+        draw_demo(Path("data/scenes"), 80, 60, seed=11)
+        cut_out_objects(Path("data/scenes"), Path("data/objects"))
+        for name in ("scenes", "objects"):
+            shutil.copytree(f"data/{name}", f"data/wrong_{name}")
+            teach_wrong_classes(Path(f"data/wrong_{name}"), list(load_manifest("demo").classes))
         found = {}
-        for name, seeds in (("scenes", [0, 1]), ("wrong", [0])):
-            ws = Workspace(parse_run_settings({**SETTINGS, "seeds": seeds}))
+        for name, recipes, seeds in (
+            ("scenes", IN_SCENES, [0, 1]),
+            ("wrong_scenes", ALONE, [0]),
+            ("objects", WHOLE, [0]),
+            ("wrong_objects", WHOLE, [0]),
+        ):
+            write_manifest(name)
+            ws = Workspace(parse_run_settings({**SETTINGS, "seeds": seeds, "comparison": recipes}))
             found[name] = run_comparison(ws, name, ws.compare_path(name), "a test", lambda text: None)
         yield {"folder": folder, **found}
     finally:
@@ -90,11 +129,20 @@ def rows(comparison: dict) -> dict[str, dict]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+@pytest.mark.parametrize("name", [*ALONE, *WHOLE])
 def test_a_recipe_learns_the_classes_that_it_is_taught(compared, name):
-    right, wrong = rows(compared["scenes"])[name]["mAP"], rows(compared["wrong"])[name]["mAP"]
+    right, wrong = ("scenes", "wrong_scenes") if name in ALONE else ("objects", "wrong_objects")
+    taught, mistaught = rows(compared[right])[name]["mAP"], rows(compared[wrong])[name]["mAP"]
 
-    assert right > wrong + MARGIN.get(name, 0.1), (right, wrong)
+    assert taught > mistaught + MARGIN.get(name, 0.1)
+
+
+@pytest.mark.parametrize("name", sorted(set(IN_SCENES) - set(ALONE)))
+def test_a_join_beats_the_mean_of_its_members(compared, name):
+    by_name = rows(compared["scenes"])
+    members = [by_name[member]["mAP"] for member in by_name[name]["join"]]
+
+    assert by_name[name]["mAP"] > np.mean(members)
 
 
 def test_pre_training_beats_none_and_random_weights(compared):
@@ -109,9 +157,9 @@ def test_all_recipes_on_a_layer_and_source_share_one_store(compared):
     kept = {(row["trunk"], row["layer"], row["source"]): row for row in compared["scenes"]["recipes"] if row["head"]}
     stores = {path.name for path in (compared["folder"] / "cache").glob("scenes-val-*.zarr")}
 
-    # fc7, fc6 and pool5 of the grid, fc7 of whole and crops, random, fisher, and a trunk for each seed of no-pretrain
-    assert len(stores) == 9
-    assert len(kept) == 8
+    # fc7, fc6 and pool5 of the grid, random, and a trunk for each seed of no-pretrain
+    assert len(stores) == 6
+    assert len(kept) == 5
 
 
 def test_aggregations_are_chosen_on_held_out_pictures_only(compared):
@@ -120,7 +168,7 @@ def test_aggregations_are_chosen_on_held_out_pictures_only(compared):
         if choice["chosen"] == "held-out":
             best = max(choice["mAP"], key=lambda k: choice["mAP"][k])
             assert (row["k"] if isinstance(row["k"], str) else f"{row['k']:g}") == best
-            assert choice["pictures"] < 90
+            assert choice["pictures"] < 80
     assert rows(compared["scenes"])["strong"]["choice"]["chosen"] == "held-out"
     assert rows(compared["scenes"])["no-pretrain"]["choice"]["chosen"] == "stated"
 
@@ -152,7 +200,7 @@ def test_the_file_says_what_readers_need(compared):
         assert row["seeds"] == [0, 1] and row["interval"]["low"] < row["interval"]["high"]
         assert set(row["AP"]) == set(load_manifest("demo").classes)
     stacked = rows(comparison)["all-stacked"]
-    assert stacked["stack"]["cross_validated_mAP"] > 0.3
+    assert max(stacked["stack"]["cross_validated_mAP"].values()) > 0.35
 
 
 def test_a_finished_recipe_is_left_alone_and_one_without_its_file_fits_nothing_again(compared):
@@ -170,7 +218,7 @@ def test_a_finished_recipe_is_left_alone_and_one_without_its_file_fits_nothing_a
 
 def test_what_changed_since_is_run_again_and_nothing_else(compared):
     os.chdir(compared["folder"])
-    ws = Workspace(parse_run_settings({**SETTINGS, "comparison": ["strong", "svm-whole"]}))
+    ws = Workspace(parse_run_settings({**SETTINGS, "comparison": ["strong-fcb", "svm"]}))
     said: list[str] = []
     path = Path("results/changed.json")
     unchanged = run_comparison(ws, "scenes", path, "a test", said.append)
@@ -183,7 +231,7 @@ def test_what_changed_since_is_run_again_and_nothing_else(compared):
     annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", before))
     try:
         run_comparison(ws, "scenes", path, "a test", said.append)
-        assert any("strong" in line and "changed since; running strong again" in line for line in said)
+        assert any("changed since; running strong-fcb again" in line for line in said)
         assert not any("trunk alone needs" in line for line in said)  # labels changed, rows did not
         said.clear()
         annotation.write_text(before)

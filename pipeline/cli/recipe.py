@@ -67,7 +67,7 @@ def show_recipe(name: str, **options: Any) -> None:
     if recipe.head is not None:
         # In full: what the head is by default is what most changes begin with.
         block["head"] = recipe.head.model_dump(mode="json", exclude_none=True)
-    click.echo(yaml.safe_dump({"recipes": {name: block}}, sort_keys=False).rstrip())
+    click.echo(yaml.safe_dump({"recipes": {name: block}}, sort_keys=False, default_flow_style=None).rstrip())
 
 
 @command.command("run")

@@ -75,7 +75,7 @@ def print_comparison(joined: dict[str, Any]) -> None:
             _percent(recipe["mAP"]),
             _percent(recipe["std"]),
             _range(recipe["interval"]),
-            _difference(recipe.get("difference")),
+            "-" if recipe["name"] == joined["reference"] else _difference(recipe["difference"]),
             f"{sum(recipe['seconds'].values()):.1f}",
         )
     print_table(table)
@@ -115,8 +115,8 @@ def _range(interval: dict[str, float | None]) -> str:
     return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _difference(difference: dict[str, Any] | None) -> str:
-    if difference is None or difference["difference"] is None:
+def _difference(difference: dict[str, Any]) -> str:
+    if difference["difference"] is None:
         return "-"
     return f"{100 * difference['difference']:+.1f} ({_range(difference)})"
 

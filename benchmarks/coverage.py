@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from pipeline.scoring.average_precision import mean_average_precision
+from pipeline.average_precision import mean_average_precision
 from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
 
 N_CLASSES = 20

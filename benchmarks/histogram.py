@@ -13,10 +13,10 @@ import argparse
 import numpy as np
 from sklearn.svm import LinearSVC
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
 from pipeline.dataset.voc import Split, read_split
-from pipeline.scoring.average_precision import mean_average_precision
 
 
 def histograms(split: Split) -> np.ndarray:

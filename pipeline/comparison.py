@@ -9,7 +9,7 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.files import write_json
 from pipeline.recipe_runs import RecipeRuns
 from pipeline.recipes import compared_recipes
-from pipeline.run import Say, current_table
+from pipeline.run import Say
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
@@ -37,7 +37,7 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
         say(f"left out: {why}")
     runs = RecipeRuns(ws, dataset, command, say)
     outcomes = {name: runs.outcome(name) for name in names}
-    labels = current_table(ws, dataset, manifest.eval, say).scored_labels
+    labels = runs.table(ws, manifest.eval).scored_labels
     resampled = {
         name: bootstrap_map(runs.scores_of(outcome), labels, manifest.metric) for name, outcome in outcomes.items()
     }

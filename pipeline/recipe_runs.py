@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.errors import PipelineError, StoreError
 from pipeline.files import digest_of, read_json, write_json
@@ -34,7 +35,6 @@ from pipeline.run import (
     run_score,
     sealed_store,
 )
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores
@@ -65,13 +65,18 @@ class RecipeRuns:
     dataset: str
     command: str
     say: Say
+    _tables: dict[Path, PatchTable] = field(default_factory=dict, init=False)
 
     @cached_property
     def manifest(self) -> Manifest:
         return load_manifest(self.dataset)
 
     def table(self, run: Workspace, split: str) -> PatchTable:
-        return current_table(run, self.dataset, split, self.say)
+        """The patch table of a run's split, compared with the pictures once a command."""
+        path = run.table_path(self.dataset, split)
+        if path not in self._tables:
+            self._tables[path] = current_table(run, self.dataset, split, self.say)
+        return self._tables[path]
 
     def run(self, name: str) -> Outcome:
         """Run a recipe with every seed, and write what it came to.
@@ -218,9 +223,7 @@ class RecipeRuns:
     def _scored(self, run: Workspace, name: str, held_out: bool = False) -> SplitScores:
         """Scores of the evaluation split, or of the held-out fit pictures; made where they are not current."""
         split = self.manifest.fit if held_out else self.manifest.eval
-        # The trunk's own outputs are not fitted: they need no rows of the fit split.
-        fitted = run.settings.head_settings(name).kind != "own"
-        self._ensure_activations(run, sorted({self.manifest.fit, split}) if fitted else [split])
+        self._ensure_activations(run, sorted({run.split_of_rows(self.manifest, name, held_out), split}))
         head = run_fit(run, self.dataset, [name], self.say, held_out)[name]
         path = run.scores_path(self.dataset, name, split, held_out)
         table = self.table(run, split)

@@ -40,7 +40,7 @@ from pipeline.patches.table import PatchTable, make_table, read_table, why_stale
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import LabelSettings, RunSettings
+from pipeline.settings import SEEDED_TRUNKS, LabelSettings, RunSettings
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -420,7 +420,7 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
     if not table.labelled:
         result = unlabelled_result(*about)
-        competition = manifest.competition_with(outside_data=ws.settings.trunk != "random")
+        competition = manifest.competition_with(outside_data=ws.settings.trunk not in SEEDED_TRUNKS)
         files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")

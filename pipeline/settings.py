@@ -451,7 +451,7 @@ TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
 MADE_TRUNKS = ("no-pretrain", "fisher")
 """Trunks that are made from a dataset's fit split."""
 SEEDED_TRUNKS = ("random", *MADE_TRUNKS)
-"""Trunks whose weights depend on ``trunk_seed``."""
+"""Trunks whose weights depend on ``trunk_seed``; they have seen nothing but the dataset, if anything."""
 LAYERS = ("pool5", "fc6", "fc7")
 """Layers of the AlexNet family."""
 

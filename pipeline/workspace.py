@@ -84,13 +84,11 @@ class Workspace:
 
     def _table_key(self) -> dict[str, Any]:
         s = self.settings
-        # The settings of a source that is not used decide nothing.
-        own = {"crops": s.crops, "boxes": s.boxes}.get(s.source)
         return {
             "versions": versions_to("patches"),
             "data_root": s.data_root,
             "source": s.source,
-            **({} if own is None else {s.source: own.model_dump(mode="json")}),
+            **s.sources.own(),
             "grid": s.grid.model_dump(mode="json"),
             "on_error": s.on_error,
             "max_skipped": s.max_skipped,

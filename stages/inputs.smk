@@ -68,13 +68,11 @@ def recipe_inputs(wildcards):
     if recipe.join:
         return [ws.recipe_path(wildcards.dataset, member) for member in recipe.join]
     entry = manifest(wildcards)
-    # The trunk's own outputs are not fitted: they need no rows of the fit split.
-    splits = [entry.eval] if recipe.head.kind == "own" else [entry.fit, entry.eval]
     return [
         path(wildcards.dataset, split)
         for run in recipe_runs(ws, wildcards.recipe)
         for path in (run.table_path, run.receipt_path)
-        for split in splits
+        for split in {run.split_of_rows(entry, wildcards.recipe), entry.eval}
     ]
 
 

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.activations.store import Store
+from pipeline.average_precision import mean_average_precision
 from pipeline.cli.main import cli
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.voc import read_split
@@ -21,7 +22,6 @@ from pipeline.head.head import fit_head, load_head
 from pipeline.patches.labels import BACKGROUND, UNUSED
 from pipeline.patches.table import PatchTable, make_table, read_table
 from pipeline.recipes import apply_recipe
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import score_split
 from pipeline.settings import BoxSettings, CropSettings, GridSettings, HeadSettings, LabelSettings, RunSettings
 

@@ -16,6 +16,7 @@ import yaml
 from defusedxml import ElementTree
 from PIL import Image
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.comparison import run_comparison
 from pipeline.dataset.demo import draw_demo
 from pipeline.dataset.manifest import load_manifest
@@ -23,7 +24,6 @@ from pipeline.errors import PipelineError
 from pipeline.recipe_runs import RecipeRuns
 from pipeline.recipes import builtin_recipes
 from pipeline.run import current_table
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import mean_rank
 from pipeline.scoring.scores import load_scores
 from pipeline.settings import parse_run_settings

@@ -89,6 +89,24 @@ def lists_folder(manifest: Manifest, folder: Path) -> Path:
     return folder / "ImageSets" / ("Action" if manifest.layout == "voc-action" else "Main")
 
 
+def read_list(path: Path) -> list[str]:
+    """Lines of an id list.
+
+    Raises
+    ------
+    DatasetError
+        No such file, or not a text file.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: id list not found") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not a text file: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: the id list cannot be read: {error.strerror}") from error
+
+
 def read_ids(path: Path) -> tuple[str, ...]:
     """Ids of a list file, in its order; a label (-1, 0 or 1) behind an id is passed over.
 
@@ -97,16 +115,8 @@ def read_ids(path: Path) -> tuple[str, ...]:
     DatasetError
         No such file, no id, an id twice, or one that is no plain file name.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: id list not found") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not a text file: {error}") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: the id list cannot be read: {error.strerror}") from error
     ids, problems = [], []
-    for line in lines:
+    for line in read_list(path):
         # Only a label may follow: the first word of "IMG 12" would be an id of some other picture.
         fields = line.split()
         i = fields[0] if len(fields) == 2 and fields[1] in LABELS else line.strip()

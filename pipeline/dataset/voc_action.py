@@ -25,6 +25,7 @@ from pipeline.dataset.voc import (
     id_list_path,
     lists_folder,
     parse_objects,
+    read_list,
     refuse_split,
 )
 from pipeline.errors import DatasetError, brief, enumerate_problems
@@ -80,17 +81,9 @@ def read_action_list(path: Path) -> dict[str, list[int]]:
     DatasetError
         No such file, an empty one, or lines that are neither ``id`` nor ``id number``, or stand there twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: id list not found") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not a text file: {error}") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: the id list cannot be read: {error.strerror}") from error
     numbers: dict[str, list[int]] = {}
     seen, problems = set(), []
-    for line in lines:
+    for line in read_list(path):
         fields = line.split()
         if not fields:
             continue

@@ -18,7 +18,7 @@ from pipeline.errors import HeadError
 from pipeline.head.fitting import fit_network
 from pipeline.head.networks import HeadNetwork, Output
 from pipeline.head.strong import choose_labelled
-from pipeline.head.task import FitTask, Fitted
+from pipeline.head.task import FitTask, Fitted, trunk_of_rows
 from pipeline.settings import AdaptedSettings
 from pipeline.trunk.trunk import LayeredNetwork
 
@@ -93,25 +93,12 @@ def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
     HeadError
         The rows are not pool5, or the trunk is another one, or of another family.
     """
-    store, table = task.store, task.table
-    again = f"pipeline extract --dataset {table.dataset} --split {table.split} --layer {ROWS}"
-    layer = store.identity["how.layer"]
-    if layer != ROWS:
-        raise HeadError(
-            f"head {task.name!r} trains {', '.join(COPIED)} again from rows of {ROWS}, and {store.folder} holds "
-            f"{layer}; set layer: {ROWS}, and make the rows with: {again}"
-        )
-    trunk = task.load_trunk()
+    layers = ", ".join(COPIED)
+    trunk = trunk_of_rows(task, ROWS, f"trains {layers} again from rows of {ROWS}", "begins with the weights of")
     if not isinstance(trunk.network, LayeredNetwork):
         raise HeadError(
-            f"head {task.name!r} trains {', '.join(COPIED)} again, and trunk {trunk.card.name!r} has no such layers; "
+            f"head {task.name!r} trains {layers} again, and trunk {trunk.card.name!r} has no such layers; "
             "use a trunk of the AlexNet family (alexnet64, alexnet, krizhevsky, or a card of one)"
-        )
-    if trunk.weights_sha256 != store.identity["how.weights"]:
-        raise HeadError(
-            f"head {task.name!r} begins with the weights of the trunk that made its rows: trunk {trunk.card.name!r} "
-            f"has weights {trunk.weights_sha256[:16]}..., {store.folder} was made with "
-            f"{store.identity['how.weights'][:16]}...; give that trunk, or make the rows again with: {again}"
         )
     return {name: trunk.network.network.get_submodule(name) for name in COPIED}
 

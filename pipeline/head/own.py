@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from pipeline.errors import HeadError
-from pipeline.head.task import FitTask, Fitted
+from pipeline.head.task import FitTask, Fitted, trunk_of_rows
 from pipeline.settings import OwnSettings
 from pipeline.trunk.trunk import Trunk
 
@@ -80,25 +80,11 @@ def fit(task: FitTask, settings: OwnSettings) -> Fitted:
     HeadError
         The rows are not FC7 of this trunk; it has no FC8, or one over other classes.
     """
-    store, table = task.store, task.table
-    again = f"pipeline extract --dataset {table.dataset} --split {table.split} --layer {ROWS}"
-    layer = store.identity["how.layer"]
-    if layer != ROWS:
-        raise HeadError(
-            f"head {task.name!r} is the trunk's last layer, which sees {ROWS}, and {store.folder} holds {layer}; "
-            f"set layer: {ROWS}, and make the rows with: {again}"
-        )
-    trunk = task.load_trunk()
-    if trunk.weights_sha256 != store.identity["how.weights"]:
-        raise HeadError(
-            f"head {task.name!r} is the last layer of the trunk that made its rows: trunk {trunk.card.name!r} has "
-            f"weights {trunk.weights_sha256[:16]}..., {store.folder} was made with "
-            f"{store.identity['how.weights'][:16]}...; give that trunk, or make the rows again with: {again}"
-        )
+    trunk = trunk_of_rows(task, ROWS, f"is the trunk's last layer, which sees {ROWS}", "is the last layer of")
     if trunk.classifier is None:
         raise HeadError(f"trunk {trunk.card.name!r}: its weights hold no last layer (fc8.weight and fc8.bias)")
-    check_classes(trunk, table.classes)
-    network = make_network(store.width, task.n_classes, settings)
+    check_classes(trunk, task.table.classes)
+    network = make_network(task.store.width, task.n_classes, settings)
     for name, own in network.fc8.named_parameters():
         values = trunk.classifier[name]
         if values.shape != own.shape or not torch.isfinite(values).all():

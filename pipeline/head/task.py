@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.activations.store import Store
+from pipeline.errors import HeadError
 from pipeline.patches.table import PatchTable
 from pipeline.settings import LabelSettings
 from pipeline.trunk.trunk import Trunk
@@ -40,6 +41,37 @@ class FitTask:
     @property
     def n_classes(self) -> int:
         return len(self.table.classes)
+
+
+def trunk_of_rows(task: FitTask, layer: str, on_layer: str, on_weights: str) -> Trunk:
+    """The trunk that made the rows of a task, which must be of one layer.
+
+    Parameters
+    ----------
+    on_layer, on_weights : what the head does with that layer, and with the trunk's weights, for messages
+
+    Raises
+    ------
+    HeadError
+        The rows are of another layer, or the trunk at hand has other weights.
+    """
+    store, table = task.store, task.table
+    again = f"pipeline extract --dataset {table.dataset} --split {table.split} --layer {layer}"
+    found = store.identity["how.layer"]
+    if found != layer:
+        raise HeadError(
+            f"head {task.name!r} {on_layer}, and {store.folder} holds {found}; "
+            f"set layer: {layer}, and make the rows with: {again}"
+        )
+    trunk = task.load_trunk()
+    made_with = store.identity["how.weights"]
+    if trunk.weights_sha256 != made_with:
+        raise HeadError(
+            f"head {task.name!r} {on_weights} the trunk that made its rows: trunk {trunk.card.name!r} has weights "
+            f"{trunk.weights_sha256[:16]}..., {store.folder} was made with {made_with[:16]}...; "
+            f"give that trunk, or make the rows again with: {again}"
+        )
+    return trunk
 
 
 @dataclass(frozen=True)

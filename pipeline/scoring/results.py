@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
 from pipeline.dataset.voc import is_official
 from pipeline.dataset.voc_action import split_sample_id
 from pipeline.errors import StoreError
 from pipeline.files import write_whole
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import SplitScores, format_aggregation
 from pipeline.settings import Aggregation, LabelSettings
 

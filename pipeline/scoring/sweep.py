@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.activations.store import Store
+from pipeline.average_precision import mean_average_precision
 from pipeline.errors import HeadError
 from pipeline.head.head import fit_head
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.results import number
 from pipeline.scoring.scores import format_aggregation, score_split
 from pipeline.settings import Aggregation, AnyHead, LabelSettings

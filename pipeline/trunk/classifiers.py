@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import TrunkError
-from pipeline.files import sha256_bytes
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
 from pipeline.trunk.torchvision_import import import_torchvision
-from pipeline.trunk.trunk import Trunk, download_weights, load_state, read_weights
+from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, load_state, read_weights
 
 FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 USUAL_LAYERS = {
@@ -138,5 +136,4 @@ def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk
         preprocessing=preprocessing,
         trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
     )
-    digest = sha256_bytes(save({k: v.contiguous() for k, v in sorted(state.items())}))
-    return Trunk(card, layer_name, width, digest, network)
+    return Trunk(card, layer_name, width, digest_weights(state), network)

@@ -7,15 +7,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
-from pipeline.files import sha256_bytes
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import Node, Prefix, parse_nodes, settle
 from pipeline.trunk.torchvision_import import import_torchvision
-from pipeline.trunk.trunk import Trunk, read_weights
+from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
 
 FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 FEATURES = "features"
@@ -167,5 +165,4 @@ def load_timm(name: str, layer: str | None, weights: Path | None) -> Trunk:
         preprocessing=preprocessing,
         trained={"source": f"file {weights.name}" if weights else f"timm's {stem}.{tag}"},
     )
-    digest = sha256_bytes(save({k: v.contiguous() for k, v in sorted(state.items())}))
-    return Trunk(card, layer_name, width, digest, network)
+    return Trunk(card, layer_name, width, digest_weights(state), network)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
+from pipeline.files import sha256_bytes
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
 
@@ -108,6 +109,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise TrunkError(f"{path}: not a safetensors file: {error}") from error
+
+
+def digest_weights(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights as they are used, by name: the same from whatever file they came."""
+    return sha256_bytes(save({name: tensor.contiguous() for name, tensor in sorted(state.items())}))
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.average_precision import average_precision
 from pipeline.errors import HeadError
 from pipeline.head.fitting import logistic_loss
 from pipeline.head.head import fit_head, load_head, save_head
-from pipeline.scoring.average_precision import average_precision
 from pipeline.settings import HeadSettings, LabelSettings
 
 LABELS = LabelSettings()

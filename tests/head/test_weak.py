@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.errors import HeadError
 from pipeline.head import pictures, weak
 from pipeline.head.fitting import fit_network, logistic_loss, make_optimizer
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.settings import LabelSettings, WeakSettings
 
 LABELS = LabelSettings()

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.average_precision import average_precision
 from pipeline.errors import StoreError
-from pipeline.scoring.average_precision import average_precision
 from pipeline.scoring.results import evaluate_scores, number, write_devkit_files
 from pipeline.scoring.scores import SplitScores, score_split
 from pipeline.settings import LabelSettings

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from torch import nn
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import USER_BLOCK, sign_hdf5
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import HeadSettings, LabelSettings, SvmSettings, WeakSettings

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scoring.average_precision import METRICS, average_precision, mean_average_precision
+from pipeline.average_precision import METRICS, average_precision, mean_average_precision
 from pipeline.scoring.uncertainty import (
     bootstrap_map,
     interval,

@@ -9,9 +9,9 @@ import yaml
 from safetensors.torch import save, save_file
 from sklearn.svm import LinearSVC
 
+from pipeline.average_precision import mean_average_precision
 from pipeline.errors import DatasetError, SettingsError, TrunkError
 from pipeline.files import sha256_file
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.settings import FisherSettings
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.codebook import choose_windows, fit_codebooks, sample_descriptors

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from pipeline.activations.store import Store
+from pipeline.average_precision import mean_average_precision
 from pipeline.patches.table import read_table
-from pipeline.scoring.average_precision import mean_average_precision
 from pipeline.scoring.scores import load_scores
 
 NOTHING = "Nothing to be done"

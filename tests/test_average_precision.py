@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from pipeline.scoring.average_precision import average_precision, mean_average_precision, precision_recall
+from pipeline.average_precision import average_precision, mean_average_precision, precision_recall
 
 NAN = float("nan")
 

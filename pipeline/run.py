@@ -136,7 +136,9 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
     trunk = make_trunk(ws, dataset)
-    return TrunkRunner(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision))
+    return TrunkRunner(
+        trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled
+    )
 
 
 def plan_extraction(

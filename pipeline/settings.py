@@ -529,6 +529,9 @@ class RunSettings(Settings):
         description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compiled: bool = Field(
+        False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"
+    )
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
     source: Source = Field(
         "grid",

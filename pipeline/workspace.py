@@ -99,6 +99,8 @@ class Workspace:
         how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]
+        if s.compiled:
+            how["compiled"] = True
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:
             return {**key, "made": self.trunk_digest}

@@ -36,6 +36,7 @@ CHANGES = {
     "weights": ("other.safetensors", STORE),
     "device": ("cuda:1", STORE),
     "precision": ("fp32", STORE),
+    "compiled": (True, STORE),
     "batch": (64, STORE),
     "stores": ("s3://bucket/prefix", STORE),
     "labels": ({"single_object": "touches"}, HEAD),

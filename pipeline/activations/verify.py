@@ -207,7 +207,7 @@ class Recomputed:
 
     @property
     def tolerance(self) -> float:
-        return max(TOLERANCES[name.rpartition("-")[2]] for name in (self.precision_then, self.precision_now))
+        return max(TOLERANCES[name.split("-")[1]] for name in (self.precision_then, self.precision_now))
 
     def __str__(self) -> str:
         kept = "" if self.precision_now == self.precision_then else f" (kept: {self.precision_then})"

@@ -51,6 +51,9 @@ def settings_options(function: Command) -> Command:
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),
         click.option("--precision", help="auto, fp32, bf16 or fp16."),
+        click.option(
+            "--compiled/--not-compiled", default=None, help="Compile the trunk: faster, needs a C++ compiler."
+        ),
         click.option("--batch", type=int, help="Patches that go through the trunk at once."),
         click.option("--single-object", help="Reading of condition (iii): fills or touches."),
         click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),

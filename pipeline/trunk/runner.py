@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.trunk.trunk import Trunk
@@ -32,6 +33,46 @@ def cpu_has_bf16() -> bool:
     )
 
 
+class CompiledNetwork(nn.Module):
+    """A frozen network compiled for batches of one size: the largest so far, up to which smaller ones are filled.
+
+    Its operations are joined into fewer passes over memory, and its weights laid out for the device. The first
+    batch takes some ten seconds.
+
+    Raises
+    ------
+    SettingsError
+        It is for a CPU, and there is no C++ compiler on this machine.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        # Imported here: it takes two seconds.
+        from torch._inductor import config
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        if device.type == "cpu":
+            try:
+                get_cpp_compiler()
+            except InvalidCxxCompiler as error:
+                raise SettingsError(
+                    "compiled: torch compiles for a CPU with a C++ compiler, and this machine has none; "
+                    "install one (Debian: apt-get install g++), or leave compiled off"
+                ) from error
+        self._rows = 0
+        self._config = config
+        self._compiled = torch.compile(network, dynamic=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._rows = max(self._rows, len(x))
+        missing = self._rows - len(x)
+        whole = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+        # Weights that are known to stay are laid out once for all batches.
+        with self._config.patch(freezing=True):
+            return self._compiled(whole.contiguous(memory_format=torch.channels_last))[: len(x)]
+
+
 class TrunkRunner:
     """Turns batches of patches into activations.
 
@@ -40,9 +81,12 @@ class TrunkRunner:
     trunk : Trunk
     device : torch.device
     precision : {"fp32", "bf16", "fp16"}
+    compiled : bool
+        Whether the network is compiled, which joins its operations into fewer passes over memory. Batches are
+        filled up to one size, since another shape would be compiled anew.
     """
 
-    def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
+    def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
         if trunk.precision not in (None, precision):
@@ -54,15 +98,17 @@ class TrunkRunner:
         self.device = device
         self.precision = precision
         self.dtype = DTYPES[precision]
-        self._network = trunk.network.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        network = trunk.network.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        self.compiled = compiled
+        self._network = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._gain = 1 / (255 * torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1))
 
     @property
     def precision_name(self) -> str:
-        """Backend and arithmetic, as in a store's identity, such as ``cpu-bf16``."""
-        return f"{self.device.type}-{self.precision}"
+        """Backend and arithmetic, as in a store's identity, such as ``cpu-bf16`` or ``cpu-bf16-compiled``."""
+        return f"{self.device.type}-{self.precision}" + ("-compiled" if self.compiled else "")
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Activations of a batch.
@@ -99,6 +145,8 @@ class TrunkRunner:
             inputs = self._inputs(patches)
             # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
             own = tuple(layers) == (self.trunk.layer,)
+            if self.compiled and not own:
+                raise SettingsError("compiled: only one layer a pass; extract them one by one, or leave compiled off")
             found = {self.trunk.layer: self._network(inputs)} if own else self._network.network(inputs, layers)
             return {layer: rows.to(torch.float16).cpu().numpy() for layer, rows in found.items()}
         except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -97,6 +97,29 @@ def test_cuda_is_near_the_reference(patches, reference):
     assert np.linalg.norm(rows - reference) < 0.01 * np.linalg.norm(reference)
 
 
+# --- compiled
+
+
+def test_a_compiled_trunk_gives_the_same_rows_whatever_fills_the_batch(patches, reference):
+    plain, compiled = (TrunkRunner(load_trunk("random"), CPU, "fp32", compiled) for compiled in (False, True))
+
+    rows = compiled(patches)
+
+    assert np.allclose(rows, reference, rtol=2**-10, atol=1e-4)
+    assert np.allclose(rows.astype(float), plain(patches).astype(float), rtol=2**-9, atol=1e-3)
+    # Fewer patches are filled up to the compiled size, with no trace in their rows.
+    assert np.array_equal(compiled(patches[:2]), rows[:2])
+    assert plain.precision_name == "cpu-fp32" and compiled.precision_name == "cpu-fp32-compiled"
+    with pytest.raises(SettingsError, match="compiled: only one layer a pass"):
+        compiled.layers_of(patches, ("fc6", "fc7"))
+
+
+def test_without_a_compiler_it_is_said(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(SettingsError, match=r"compiled: .* this machine has none; install one \(Debian: apt-get"):
+        TrunkRunner(load_trunk("random"), CPU, "fp32", compiled=True)
+
+
 # --- several layers
 
 

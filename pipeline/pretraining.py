@@ -23,7 +23,7 @@ from pipeline.trunk.codebook import choose_windows, fit_codebooks
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.fisher import ARCHITECTURE, LAYER, PIXELS_AS_THEY_ARE, vector_width
 from pipeline.trunk.pictures import LabelledPictures, decode_both, list_classes
-from pipeline.trunk.pretrain import pretrain
+from pipeline.trunk.pretrain import OtherTrainingError, pretrain
 from pipeline.trunk.selection import select_classes
 from pipeline.workspace import Workspace
 
@@ -185,4 +185,12 @@ def make_dataset_trunk(ws: Workspace, dataset: str, command: str, say: Say) -> T
     if s.trunk == "fisher":
         return fit_fisher(ws, dataset, path.parent, path.stem, s.fisher.model_copy(update=seed), command, say)
     settings = s.no_pretrain.model_copy(update=seed)
-    return pretrain_on_patches(ws, dataset, None, path.parent, path.stem, settings, command, s.device, s.threads, say)
+    while True:
+        try:
+            return pretrain_on_patches(
+                ws, dataset, None, path.parent, path.stem, settings, command, s.device, s.threads, say
+            )
+        except OtherTrainingError as error:
+            # Nobody chose this place: what lies here is of pictures or settings that are no longer those.
+            say(f"{error.path}: of other pictures or settings; training anew")
+            error.path.unlink()

@@ -20,7 +20,7 @@ from pipeline.errors import DatasetError, PipelineError
 from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.table import PatchTable
-from pipeline.pretraining import pretrain_on_patches
+from pipeline.pretraining import make_dataset_trunk, pretrain_on_patches
 from pipeline.run import current_table, picture_paths
 from pipeline.settings import FromScratchSettings, GridSettings, RunSettings
 from pipeline.trunk.card import TrunkCard
@@ -153,6 +153,21 @@ def test_another_share_of_background_is_another_training(work, trained, tmp_path
     (tmp_path / checkpoint).write_bytes((trained[0] / checkpoint).read_bytes())
     with pytest.raises(PipelineError, match="background_share, pictures, content(, held_out_content)? differ"):
         train(work, tmp_path, background_share=1.0)
+
+
+def test_in_the_cache_what_is_of_other_pictures_is_trained_anew(work, trained, tmp_path):
+    update = {"trunk": "no-pretrain", "cache": str(tmp_path), "no_pretrain": SETTINGS.model_copy(update={"updates": 4})}
+    own, said = Workspace(RUN.model_copy(update=update)), []
+    card = own.trunk_path("tiny")
+    card.parent.mkdir()
+    checkpoint = card.with_name(f"{card.stem}.checkpoint.pt")
+    checkpoint.write_bytes((trained[0] / "mine.checkpoint.pt").read_bytes())
+
+    made = make_dataset_trunk(own, "tiny", "the command", said.append)
+
+    assert f"{checkpoint}: of other pictures or settings; training anew" in said
+    assert not any(line.startswith("going on") for line in said)
+    assert card.is_file() and made.trained["updates"] == 4
 
 
 def test_patches_are_cut_as_extraction_cuts_them(work):

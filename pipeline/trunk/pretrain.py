@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,17 @@ class Training:
         write_whole(self.checkpoint, buffer.getvalue())
 
 
+class OtherTrainingError(PipelineError):
+    """A kept file, at `path`, is of another training than the one that is asked for."""
+
+    def __init__(self, path: Path, changed: Sequence[str]) -> None:
+        super().__init__(
+            f"{path} belongs to other settings ({', '.join(changed)} differ); "
+            "choose another --out, or remove it to start anew"
+        )
+        self.path = path
+
+
 def recipe_of(settings: PretrainSettings, train: LabelledPictures, held_out: LabelledPictures | None) -> dict[str, Any]:
     """All that a training depends on, flat: what a checkpoint is compared by."""
     return {
@@ -218,10 +229,7 @@ def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, An
     """Stop where a kept file is of another training than the one that is asked for."""
     changed = [key for key in {**recipe, **kept} if kept.get(key) != recipe.get(key)]
     if changed:
-        raise PipelineError(
-            f"{path} belongs to other settings ({', '.join(changed)} differ); "
-            "choose another --out, or remove it to start anew"
-        )
+        raise OtherTrainingError(path, changed)
 
 
 def choose_rate(

@@ -248,6 +248,9 @@ class NetworkSettings(SgdSettings):
         None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
     )
     standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of hidden layers, the last one is fp32 always; auto: bf16 where the CPU computes in it"
+    )
 
     @field_validator("hidden")
     @classmethod

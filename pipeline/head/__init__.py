@@ -1,4 +1,4 @@
 """Head room: networks on cached rows, sampling, fitting."""
 
-VERSION = 4
+VERSION = 5
 """Raised when the same rows, labels and settings would give another head."""

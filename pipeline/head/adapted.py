@@ -16,7 +16,7 @@ from torch.nn.utils import skip_init
 
 from pipeline.errors import HeadError
 from pipeline.head.fitting import fit_network
-from pipeline.head.networks import HeadNetwork, Output
+from pipeline.head.networks import Dropout, HeadNetwork, Output
 from pipeline.head.strong import choose_labelled
 from pipeline.head.task import FitTask, Fitted, trunk_of_rows
 from pipeline.settings import AdaptedSettings
@@ -45,7 +45,7 @@ class AdaptedNetwork(HeadNetwork):
         super().__init__(fc_widths[1], n_classes, settings, output)
         self.fc6 = skip_init(nn.Linear, width, fc_widths[0])
         self.fc7 = skip_init(nn.Linear, *fc_widths)
-        self.dropout = nn.Dropout(settings.fc7_dropout)
+        self.dropout = Dropout(settings.fc7_dropout)
         self._retrained = [self.get_submodule(name) for name in COPIED if name in settings.retrain]
         self._trunk_rate = settings.trunk_rate
         for name in COPIED:
@@ -53,8 +53,9 @@ class AdaptedNetwork(HeadNetwork):
 
     def fc7_rows(self, rows: Tensor) -> Tensor:
         """FC7 (n, fc_widths[1]) of pool5 rows (n, width), any float dtype."""
-        fc6 = torch.relu(self.fc6(rows.float()))
-        return torch.relu(self.fc7(self.dropout(fc6)))
+        with self.arithmetic():
+            fc6 = torch.relu(self.fc6(rows.float()))
+            return torch.relu(self.fc7(self.dropout(fc6))).float()
 
     def standardise_over(self, chunks: Iterable[Tensor]) -> None:
         """Set mean and gain from FC7 of the fit rows under the weights as they are now; they stay so.
@@ -119,4 +120,5 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
         network.get_submodule(name).load_state_dict(layer.state_dict())
     values = task.store.read_rows(chosen.rows)
     log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
-    return Fitted(network, log, {"patches": chosen.facts, "network": {"fc_widths": list(widths)}})
+    facts = {"patches": chosen.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
+    return Fitted(network, log, facts)

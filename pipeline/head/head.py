@@ -26,6 +26,7 @@ from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
 from pipeline.head import adapted, own, strong, svm, weak
+from pipeline.head.networks import SCORED_ROWS
 from pipeline.head.task import FitTask
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
@@ -73,7 +74,7 @@ class Head:
         return self.network.output
 
     @torch.inference_mode()
-    def patch_scores(self, rows: np.ndarray, batch: int = 4096) -> np.ndarray:
+    def patch_scores(self, rows: np.ndarray) -> np.ndarray:
         """Scores of rows, background left out.
 
         Parameters
@@ -84,7 +85,7 @@ class Head:
         -------
         float32 ndarray of shape (n, n_classes)
         """
-        chunks = torch.from_numpy(rows).split(batch)
+        chunks = torch.from_numpy(rows).split(SCORED_ROWS)
         return torch.cat([self.network.patch_scores(chunk) for chunk in chunks]).numpy()
 
 

@@ -99,4 +99,4 @@ def fit(task: FitTask, settings: HeadSettings) -> Fitted:
     network = make_network(task.store.width, task.n_classes, settings)
     values = task.store.read_rows(chosen.rows)
     log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
-    return Fitted(network, log, {"patches": chosen.facts})
+    return Fitted(network, log, {"patches": chosen.facts, "precision": network.precision})

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from pipeline.errors import HeadError
 from pipeline.head.fitting import logistic_loss, make_optimizer, run_rates
@@ -20,10 +19,6 @@ from pipeline.head.pictures import Picture, Pictures
 from pipeline.head.task import FitTask, Fitted
 from pipeline.progress import Progress
 from pipeline.settings import WeakSettings
-from pipeline.trunk.runner import cpu_has_bf16
-
-SCORED_ROWS = 8192
-"""Rows whose hidden values are in memory at once where patches are only scored."""
 
 
 def make_network(width: int, n_classes: int, settings: WeakSettings) -> HeadNetwork:
@@ -75,48 +70,6 @@ def choose_best(scores: Tensor, sizes: list[int], top: int) -> BestPatches:
     return BestPatches(rows, place, share)
 
 
-@torch.no_grad()
-def score_patches(network: HeadNetwork, rows: Tensor, precision: str) -> Tensor:
-    """Logits without dropout, for choosing patches by them.
-
-    Parameters
-    ----------
-    rows : float16 Tensor of shape (n, width)
-    precision : {"fp32", "bf16"}
-        In bf16 hidden layers are computed in bfloat16, the last one in float32.
-
-    Returns
-    -------
-    float32 Tensor of shape (n, n_classes)
-    """
-    was_training = network.training
-    network.eval()
-    of_chunk = _in_bf16(network) if precision == "bf16" else network
-    scores = torch.cat([of_chunk(chunk) for chunk in rows.split(SCORED_ROWS)])
-    network.train(was_training)
-    return scores
-
-
-def _in_bf16(network: HeadNetwork):
-    """The same function of rows, hidden layers in bfloat16 and the gain folded into the first one's weights."""
-    first, *others = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
-    *middle, last = [(layer.weight.bfloat16(), layer.bias.bfloat16()) for layer in others[:-1]] + [others[-1]]
-    # The mean is taken off in float16 and the rest of it left to the bias: in bfloat16 a column of large mean and
-    # small deviation would be all rounding.
-    mean = network.mean.half()
-    weight = first.weight * network.gain
-    bias = (first.bias + weight @ (mean.float() - network.mean)).bfloat16()
-    weight = weight.bfloat16()
-
-    def logits(rows: Tensor) -> Tensor:
-        hidden = functional.linear((rows - mean).bfloat16(), weight, bias).relu_()
-        for its_weight, its_bias in middle:
-            hidden = functional.linear(hidden, its_weight, its_bias).relu_()
-        return last(hidden.float())
-
-    return logits
-
-
 def start_at_shares(network: HeadNetwork, labels: np.ndarray) -> None:
     """Let every class begin at the log-odds of its share of the pictures.
 
@@ -138,7 +91,6 @@ def take_step(
     batch: list[Picture],
     labels: Tensor,
     top: int,
-    precision: str,
 ) -> float:
     """One step on some pictures; only the patches that are chosen have a gradient. The mean loss before it.
 
@@ -147,7 +99,7 @@ def take_step(
     labels : int8 Tensor of shape (n_pictures of the batch, n_classes), 1, 0, -1
     """
     rows = torch.cat([torch.from_numpy(its_rows) for _, its_rows in batch])
-    best = choose_best(score_patches(network, rows, precision), [len(its_rows) for _, its_rows in batch], top)
+    best = choose_best(network.score(rows), [len(its_rows) for _, its_rows in batch], top)
     loss = logistic_loss(best.picture_logits(network(rows[best.rows])), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -183,8 +135,6 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     start_at_shares(network, labels)
     if settings.standardise:
         network.standardise_over(torch.from_numpy(rows) for _, rows in pictures.in_order())
-    # Scoring is most of the work, and rounding moves it only where two patches are about as good.
-    precision = "bf16" if settings.hidden and cpu_has_bf16() else "fp32"
     optimizer = make_optimizer(network, settings)
     all_labels = torch.from_numpy(table.picture_labels)
     n_most = sum(settings.max_epochs) * len(pictures)
@@ -199,7 +149,7 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
             total = 0.0
             for batch in pictures.in_batches(settings.batch, generator):
                 its_labels = all_labels[[picture for picture, _ in batch]]
-                loss = take_step(network, optimizer, batch, its_labels, settings.top, precision)
+                loss = take_step(network, optimizer, batch, its_labels, settings.top)
                 total += loss * len(batch)
                 progress.advance(len(batch), note=f"rate {rate:g}, loss {loss:.3f}")
             return total / len(pictures)
@@ -210,7 +160,6 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     counts = (labels == 1).sum(0)
     facts = {
         "looked_at": pictures.n_rows,
-        "precision": precision,
         "pictures_per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
     }
-    return Fitted(network, epochs, {"patches": facts})
+    return Fitted(network, epochs, {"patches": facts, "precision": network.precision})

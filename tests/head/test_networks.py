@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.head import fitting
-from pipeline.head.networks import HeadNetwork
+from pipeline.head.networks import Dropout, HeadNetwork
 from pipeline.settings import HEADS, HeadSettings
 
 FCB = HeadSettings(hidden=())
@@ -32,7 +32,7 @@ def test_layers_of_the_built_in_heads(name, shapes):
     linear = [m for m in network.layers if isinstance(m, nn.Linear)]
     assert [tuple(m.weight.shape) for m in linear] == shapes
     # Dropout before every linear layer, ReLU after all but the last.
-    assert [type(m) for m in network.layers] == ([nn.Dropout, nn.Linear, nn.ReLU] * len(shapes))[:-1]
+    assert [type(m) for m in network.layers] == ([Dropout, nn.Linear, nn.ReLU] * len(shapes))[:-1]
     assert network(torch.zeros(5, 64)).shape == (5, 21)
 
 
@@ -41,12 +41,62 @@ def test_layers_of_the_built_in_heads(name, shapes):
     [
         pytest.param(HeadSettings(hidden=(4, 4)), [0.5, 0.5, 0.5], id="everywhere"),
         pytest.param(HeadSettings(hidden=(4, 4), input_dropout=0.0), [0.0, 0.5, 0.5], id="none on the input"),
-        pytest.param(HeadSettings(hidden=(), input_dropout=0.2), [0.2], id="FCb alone"),
+        pytest.param(HeadSettings(hidden=(), input_dropout=0.2), [51 / 256], id="FCb alone"),
         pytest.param(HeadSettings(hidden=(4,), dropout=0.0), [0.0, 0.0], id="nowhere"),
     ],
 )
 def test_dropout(settings, rates):
-    assert [m.p for m in HeadNetwork(8, 2, settings).layers if isinstance(m, nn.Dropout)] == rates
+    assert [m.threshold / 256 for m in HeadNetwork(8, 2, settings).layers if isinstance(m, Dropout)] == rates
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_dropped_values_are_a_share_and_the_mean_stays(share):
+    dropout = Dropout(share).train()
+    x = torch.full((1000, 1003), 2.0, requires_grad=True)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = dropout(x)
+        again = dropout(x)
+    out.sum().backward()
+
+    dropped = (out == 0).double()
+    assert dropped.mean().item() == pytest.approx(share, abs=0.004)
+    # No row, column or neighbour is dropped more than others: a byte a value is as good as a draw a value.
+    assert dropped.mean(0).std() < 1.2 * (share * (1 - share) / 1000) ** 0.5
+    assert dropped.mean(1).std() < 1.2 * (share * (1 - share) / 1003) ** 0.5
+    assert abs(np.corrcoef(dropped[:, :-1].flatten(), dropped[:, 1:].flatten())[0, 1]) < 0.005
+    assert out.mean().item() == pytest.approx(2, abs=0.04)
+    assert torch.equal(x.grad * 2, out.detach())
+    assert not torch.equal(out, again)
+    assert dropout.eval()(x) is x
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [(64,), (64, 32)], ids=["one", "two"])
+def test_bf16_and_fp32_against_float64(hidden):
+    rows = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (5000, 48)).astype(np.float16))
+    networks = {}
+    for precision in ("fp32", "bf16"):
+        network = HeadNetwork(48, 5, HeadSettings(hidden=hidden, precision=precision)).eval()
+        network.initialise(torch.Generator().manual_seed(0))
+        network.standardise_to(rows)
+        networks[precision] = network
+    hidden_values = (rows.double() - network.mean) * network.gain
+    for layer in network.layers[:-1]:
+        hidden_values = layer.double()(hidden_values) if isinstance(layer, nn.Linear) else layer(hidden_values)
+    reference = network.layers[-1].double()(hidden_values).detach()
+    network.float()
+
+    differences = {p: float((n.score(rows) - reference).norm() / reference.norm()) for p, n in networks.items()}
+
+    assert differences["fp32"] < 1e-5 < differences["bf16"] < 0.01
+
+
+def test_one_layer_alone_is_in_fp32():
+    assert HeadNetwork(8, 2, HeadSettings(hidden=(), precision="bf16")).precision == "fp32"
 
 
 # ---- standardisation -------------------------------------------------------------------------------
@@ -69,7 +119,7 @@ COLUMNS = np.stack(
 def standardised(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
     network = HeadNetwork(rows.shape[1], 2, FCB)
     network.standardise_to(torch.from_numpy(of))
-    network.layers = nn.Identity()
+    network.layers = nn.Sequential(nn.Identity())
     return network(torch.from_numpy(rows)).numpy()
 
 

@@ -2,12 +2,13 @@
 
     python benchmarks/extract.py --trunk alexnet --pictures-dir DIR
     python benchmarks/extract.py --trunk alexnet64
+    python benchmarks/extract.py --trunk torchvision/squeezenet1_0 --weights FILE --forms patches compiled dense
 
 The plain loop: a torch Dataset whose items are patches (the picture opened with PIL, kept while its
 patches are asked for, crop, resize, normalise), a DataLoader with the best of 0, 1 and 2 workers, the
-network in fp32. Ours: JPEG files to a sealed store, at the precision that the device is best at.
-Both go through every patch of the nine scales of the same pictures. Prints medians and the ratio of
-patches a second, and the share of the stages; writes them as JSON with --output.
+network in fp32. Ours: JPEG files to a sealed store, at the precision that the device is best at, in the asked
+forms. All go through every patch of the nine scales of the same pictures, and take turns. Prints medians, the
+ratio of patches a second to the plain loop's in the same round, and the stages' share; --output writes JSON.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.activations.extract import extract
+from pipeline.activations.extract import batch_rows, extract
 from pipeline.dataset.demo import draw_demo
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.settings import GridSettings
+from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.torchvision_import import import_torchvision
@@ -86,6 +89,17 @@ def our_extraction(table: PatchTable, paths: dict[str, Path], runner: TrunkRunne
     return seconds, json.loads(log)["stages"]
 
 
+def make_runner(form: str, trunk: Trunk) -> TrunkRunner:
+    """A runner of one of the forms, compiled if that is to be."""
+    precision = resolve_precision("auto", CPU, trunk.precision)
+    if form == "dense":
+        return DenseRunner(trunk, CPU, precision)
+    runner = TrunkRunner(trunk, CPU, precision, compiled=form == "compiled")
+    px = trunk.card.input_px
+    runner(np.zeros((batch_rows(px), px, px, 3), np.uint8))
+    return runner
+
+
 def bare_trunk(runner: TrunkRunner, n: int, batch: int) -> float:
     """Seconds of the trunk alone on `n` patches that are in memory."""
     px = runner.trunk.card.input_px
@@ -97,14 +111,14 @@ def bare_trunk(runner: TrunkRunner, n: int, batch: int) -> float:
     return (time.perf_counter() - started) * n / (max(1, n // batch) * batch)
 
 
-def load(name: str, folder: Path) -> Trunk:
-    """The trunk; `alexnet` with random weights, which cost what trained ones cost."""
-    if name != "alexnet":
-        return load_trunk(name)
-    torch.manual_seed(0)
-    model = import_torchvision().models.alexnet(weights=None)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "alexnet.safetensors")
-    return load_trunk(name, weights=folder / "alexnet.safetensors")
+def load(name: str, weights: Path | None, folder: Path) -> Trunk:
+    """The trunk; `alexnet` without weights gets random ones, which cost what trained ones cost."""
+    if name == "alexnet" and weights is None:
+        torch.manual_seed(0)
+        model = import_torchvision().models.alexnet(weights=None)
+        weights = folder / "alexnet.safetensors"
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    return load_trunk(name, weights=weights)
 
 
 def pictures(folder: Path | None, n: int, scratch: Path) -> Split:
@@ -127,9 +141,23 @@ def pictures(folder: Path | None, n: int, scratch: Path) -> Split:
     return Split(manifest, "all", folder, ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
 
 
+def compare(rates: dict[str, list[float]], form: str, stages: dict[str, float]) -> dict[str, Any]:
+    """Ratios of one form, round by round, and its stages in the last."""
+    ratios = {to: [a / b for a, b in zip(rates[form], rates[to], strict=True)] for to in ("plain", "bare")}
+    total = sum(stages.values())
+    return {
+        "ratio_to_plain": round(statistics.median(ratios["plain"]), 2),
+        "ratio_range": [round(min(ratios["plain"]), 2), round(max(ratios["plain"]), 2)],
+        "ratio_to_bare": round(statistics.median(ratios["bare"]), 2),
+        "stage_share": {name: round(s / total, 3) for name, s in stages.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunk", default="alexnet64")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--forms", nargs="+", choices=("patches", "compiled", "dense"), default=["patches"])
     parser.add_argument("--pictures-dir", type=Path, help="folder of JPEG files; drawn scenes without it")
     parser.add_argument("--pictures", type=int, help="how many; default 4 at 224 px, 20 at 64 px")
     parser.add_argument("--repeat", type=int, default=5)
@@ -137,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        trunk = load(options.trunk, scratch)
+        trunk = load(options.trunk, options.weights, scratch)
         px = trunk.card.input_px
         split = pictures(options.pictures_dir, options.pictures or (4 if px > 100 else 20), scratch)
         table = make_table(split, GridSettings())
@@ -146,31 +174,28 @@ def main() -> None:
         one = make_table(pictures(options.pictures_dir, 1, scratch), GridSettings())
         trial = {workers: plain_loop(one, paths, trunk, workers, batch) for workers in (0, 1, 2)}
         workers = min(trial, key=trial.get)
-        rates = {"plain": [], "ours": [], "bare": []}
-        stages: dict[str, float] = {}
+        runners = {form: make_runner(form, load(options.trunk, options.weights, scratch)) for form in options.forms}
+        bare = make_runner("patches", load(options.trunk, options.weights, scratch))
+        rates: dict[str, list[float]] = {name: [] for name in ("plain", "bare", *runners)}
+        stages: dict[str, dict[str, float]] = {}
         # Interleaved, so that a slow minute of the machine slows all of them.
         for _ in range(options.repeat):
-            plain_trunk = load(options.trunk, scratch)
-            rates["plain"].append(table.n_rows / plain_loop(table, paths, plain_trunk, workers, batch))
-            runner = TrunkRunner(load(options.trunk, scratch), CPU, resolve_precision("auto", CPU))
-            seconds, stages = our_extraction(table, paths, runner)
-            rates["ours"].append(table.n_rows / seconds)
-            rates["bare"].append(table.n_rows / bare_trunk(runner, table.n_rows, 64 if px > 100 else 512))
-    ratios = [ours / plain for ours, plain in zip(rates["ours"], rates["plain"], strict=True)]
-    total = sum(stages.values())
+            rates["plain"].append(table.n_rows / plain_loop(table, paths, trunk, workers, batch))
+            rates["bare"].append(table.n_rows / bare_trunk(bare, table.n_rows, batch_rows(px)))
+            for form, runner in runners.items():
+                seconds, stages[form] = our_extraction(table, paths, runner)
+                rates[form].append(table.n_rows / seconds)
     figures = {
         "trunk": options.trunk,
         "patches": table.n_rows,
         "pictures": len(split.ids),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "precision": runner.precision_name,
+        "precision": bare.precision_name,
         "plain_workers": workers,
         "plain_trial_seconds": {str(w): round(s, 2) for w, s in trial.items()},
         "patches_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "ratio_to_plain": round(statistics.median(ratios), 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "repeat": options.repeat,
-        "stage_share": {name: round(s / total, 3) for name, s in stages.items()},
+        "forms": {form: compare(rates, form, stages[form]) for form in runners},
     }
     print(json.dumps(figures, indent=2))
     if options.output is not None:

@@ -41,6 +41,7 @@ from pipeline.scoring.results import evaluate_scores, unlabelled_result, version
 from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import SEEDED_TRUNKS, LabelSettings, RunSettings
+from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -136,9 +137,8 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
     trunk = make_trunk(ws, dataset)
-    return TrunkRunner(
-        trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled
-    )
+    kind = DenseRunner if ws.dense else TrunkRunner
+    return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)
 
 
 def plan_extraction(
@@ -273,7 +273,7 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
     for expected in stores.values():
         batch, part_rows = expected["how.batch"], expected["how.part_rows"]
         trunk = runner.trunk.at(expected["how.layer"])
-        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows)}
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.places)}
         if own != expected:
             raise StoreError(
                 f"worker {platform.node()}: would make other activations than were asked for\n"

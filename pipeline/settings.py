@@ -532,6 +532,11 @@ class RunSettings(Settings):
         description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    method: Literal["patches", "dense"] = Field(
+        "patches",
+        description="how a grid is looked at: patch by patch, or convolutions over each rescaled picture and rows at "
+        "the places of its windows; other sources are patches always",
+    )
     compiled: bool = Field(
         False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"
     )

@@ -94,13 +94,21 @@ class Workspace:
             "max_skipped": s.max_skipped,
         }
 
+    @property
+    def dense(self) -> bool:
+        """Whether rows are read off the maps of whole pictures: a way to look at a grid, other windows are patches."""
+        return self.settings.method == "dense" and self.settings.source == "grid"
+
     def _store_key(self) -> dict[str, Any]:
         s = self.settings
         how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]
+        # Left out where they are the usual ones, so that receipts from before these settings go on to be found.
         if s.compiled:
             how["compiled"] = True
+        if self.dense:
+            how["method"] = s.method
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:
             return {**key, "made": self.trunk_digest}

@@ -37,6 +37,7 @@ CHANGES = {
     "device": ("cuda:1", STORE),
     "precision": ("fp32", STORE),
     "compiled": (True, STORE),
+    "method": ("dense", STORE),
     "batch": (64, STORE),
     "stores": ("s3://bucket/prefix", STORE),
     "labels": ({"single_object": "touches"}, HEAD),
@@ -114,6 +115,7 @@ CHANGED_HEAD = {
     "batch": 128,
     "momentum": 0.8,
     "weight_decay": 1e-3,
+    "precision": "fp32",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -15,29 +16,52 @@ def _filter(interpolation: str) -> Image.Resampling:
     return Image.Resampling[interpolation.upper()]
 
 
-def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Windows of equal size, cut from the picture rescaled so that they are `px` wide.
+def rescale(
+    pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The picture rescaled so that windows of one size are `px` wide, and where they begin in it.
 
     Parameters
     ----------
     pixels : uint8 ndarray of shape (height, width, 3), RGB
     box_xyxy : float ndarray of shape (n, 4), squares of one size, inside the picture
-    px : side of the result in pixels
     interpolation : Pillow's filter, such as ``bilinear`` or ``bicubic``
+
+    Returns
+    -------
+    scaled : uint8 ndarray of shape (height, width, 3)
+    x, y : int ndarrays of shape (n,), upper left corners, to the nearest pixel
+    """
+    height, width = pixels.shape[:2]
+    factor = px / float(box_xyxy[0, 2] - box_xyxy[0, 0])
+    size = (max(px, round(width * factor)), max(px, round(height * factor)))
+    scaled = np.array(Image.fromarray(pixels).resize(size, _filter(interpolation)))
+    x = np.clip(np.rint(box_xyxy[:, 0] * factor).astype(int), 0, size[0] - px)
+    y = np.clip(np.rint(box_xyxy[:, 1] * factor).astype(int), 0, size[1] - px)
+    return scaled, x, y
+
+
+def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Windows of equal size, cut from the picture rescaled so that they are `px` wide: `rescale`.
 
     Returns
     -------
     uint8 ndarray of shape (n, px, px, 3), in the order of `box_xyxy`
     """
-    height, width = pixels.shape[:2]
-    factor = px / float(box_xyxy[0, 2] - box_xyxy[0, 0])
-    size = (max(px, round(width * factor)), max(px, round(height * factor)))
-    scaled = np.asarray(Image.fromarray(pixels).resize(size, _filter(interpolation)))
-    x = np.clip(np.rint(box_xyxy[:, 0] * factor).astype(int), 0, size[0] - px)
-    y = np.clip(np.rint(box_xyxy[:, 1] * factor).astype(int), 0, size[1] - px)
+    scaled, x, y = rescale(pixels, box_xyxy, px, interpolation)
     # A view of every window, without copying; one gather then copies just the wanted ones.
     views = np.lib.stride_tricks.sliding_window_view(scaled, (px, px), axis=(0, 1))
     return views[y, x].transpose(0, 2, 3, 1)
+
+
+def split_scales(scale: np.ndarray) -> list[slice]:
+    """The runs of rows of one scale, in their order.
+
+    >>> split_scales(np.array([0, 0, 1, 2, 2]))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
+    """
+    starts = np.flatnonzero(np.diff(scale.astype(int), prepend=-1)).tolist()
+    return [slice(*ends) for ends in itertools.pairwise([*starts, len(scale)])]
 
 
 def mirror_index(start: int, stop: int, size: int) -> np.ndarray:
@@ -100,8 +124,4 @@ def cut_patches(
         if flip is not None:
             patches[flip] = patches[flip, :, ::-1]
         return patches
-    starts = np.flatnonzero(np.diff(scale.astype(int), prepend=-1))
-    groups = [
-        cut_windows(pixels, box_xyxy[rows], px, interpolation) for rows in np.split(np.arange(len(scale)), starts[1:])
-    ]
-    return np.concatenate(groups)
+    return np.concatenate([cut_windows(pixels, box_xyxy[rows], px, interpolation) for rows in split_scales(scale)])

@@ -13,13 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from pipeline import __version__
-from pipeline.activations.cutting import cut_patches
+from pipeline.activations.cutting import cut_patches, rescale, split_scales
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
 from pipeline.activations.identity import Identity, fingerprint, make_identity
 from pipeline.activations.layout import ROW_DTYPE, Part, parts_within, range_of, rows_a_part
@@ -29,6 +29,7 @@ from pipeline.errors import BadPictureError, PipelineError, SettingsError
 from pipeline.files import sha256_bytes
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress, format_seconds
+from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 
@@ -75,6 +76,7 @@ def identity_of(
         runner.precision_name,
         batch or batch_rows(trunk.card.input_px),
         rows_a_part(trunk.width),
+        runner.places,
     )
 
 
@@ -167,32 +169,14 @@ def compute_layers(
     PipelineError
         A picture changed or vanished, or an activation is not finite; the picture is named.
     """
-    px = runner.trunk.card.input_px
     out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
-    pending = np.empty((batch, px, px, 3), np.uint8)
-    filled = written = 0
-
-    def flush() -> None:
-        nonlocal filled, written
-        with clock.measure("trunk"):
-            found = runner.layers_of(pending[:filled], layers)
+    written = 0
+    batches = dense_batches if isinstance(runner, DenseRunner) else patch_batches
+    for found in batches(plan, runner, layers, batch, clock):
         for layer, rows in found.items():
-            out[layer][written : written + filled] = rows
-        written += filled
-        advance(filled)
-        filled = 0
-
-    for patches in patches_ahead(plan, px, clock, runner.trunk.card.preprocessing.interpolation):
-        position = 0
-        while position < len(patches):
-            n = min(batch - filled, len(patches) - position)
-            pending[filled : filled + n] = patches[position : position + n]
-            filled += n
-            position += n
-            if filled == batch:
-                flush()
-    if filled:
-        flush()
+            out[layer][written : written + len(rows)] = rows
+        written += len(rows)
+        advance(len(rows))
     # NaN comes through both, each infinity through one of them.
     finite = [np.isfinite(rows.max(axis=1)) & np.isfinite(rows.min(axis=1)) for rows in out.values()]
     bad = np.flatnonzero(~np.logical_and.reduce(finite))
@@ -206,22 +190,93 @@ def compute_layers(
     return out
 
 
+def patch_batches(
+    plan: RowPlan, runner: TrunkRunner, layers: Sequence[str], batch: int, clock: StageClock
+) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of the plan, a batch of patches after the other."""
+    px = runner.trunk.card.input_px
+    pending = np.empty((batch, px, px, 3), np.uint8)
+    filled = 0
+    for patches in patches_ahead(plan, px, clock, runner.trunk.card.preprocessing.interpolation):
+        position = 0
+        while position < len(patches):
+            n = min(batch - filled, len(patches) - position)
+            pending[filled : filled + n] = patches[position : position + n]
+            filled += n
+            position += n
+            if filled == batch:
+                with clock.measure("trunk"):
+                    found = runner.layers_of(pending, layers)
+                yield found
+                filled = 0
+    if filled:
+        with clock.measure("trunk"):
+            found = runner.layers_of(pending[:filled], layers)
+        yield found
+
+
+def dense_batches(
+    plan: RowPlan, runner: DenseRunner, layers: Sequence[str], batch: int, clock: StageClock
+) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of the plan: the maps of a picture's scales, and of all windows a batch after the other."""
+    card = runner.trunk.card
+
+    def make(pixels: np.ndarray, rows: slice) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        with clock.measure("rescale"):
+            boxes = plan.box_xyxy[rows]
+            interpolation = card.preprocessing.interpolation
+            return [
+                rescale(pixels, boxes[some], card.input_px, interpolation) for some in split_scales(plan.scale[rows])
+            ]
+
+    pending: list[torch.Tensor] = []
+    waiting = 0
+    for scales in pictures_ahead(plan, make, clock):
+        for scaled, x, y in scales:
+            with clock.measure("maps"):
+                pending.append(runner.look(scaled, x, y))
+            waiting += len(x)
+            if waiting >= batch:
+                whole = torch.cat(pending)
+                for ready in whole[: waiting - waiting % batch].split(batch):
+                    with clock.measure("rows"):
+                        found = runner.finish(ready, layers)
+                    yield found
+                waiting %= batch
+                pending = [whole[len(whole) - waiting :]]
+    if waiting:
+        with clock.measure("rows"):
+            found = runner.finish(torch.cat(pending), layers)
+        yield found
+
+
 def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
-    def make(picture: PlannedPicture) -> np.ndarray:
-        rows = slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1]))
-        with clock.measure("decode"):
-            pixels = _decode_unchanged(picture)
+    def make(pixels: np.ndarray, rows: slice) -> np.ndarray:
         with clock.measure("rescale and cut"):
             flip = None if plan.flip is None else plan.flip[rows]
             return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
 
+    return pictures_ahead(plan, make, clock)
+
+
+Made = TypeVar("Made")
+
+
+def pictures_ahead(plan: RowPlan, make: Callable[[np.ndarray, slice], Made], clock: StageClock) -> Iterator[Made]:
+    """What `make` makes of each picture's pixels and rows of the plan, in threads a few pictures ahead."""
+
+    def decode_and_make(picture: PlannedPicture) -> Made:
+        with clock.measure("decode"):
+            pixels = _decode_unchanged(picture)
+        return make(pixels, slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1])))
+
     with ThreadPoolExecutor(2) as pool:
-        ahead: list[Future[np.ndarray]] = []
+        ahead: list[Future[Made]] = []
         try:
             for picture in plan.pictures:
-                ahead.append(pool.submit(make, picture))
+                ahead.append(pool.submit(decode_and_make, picture))
                 if len(ahead) > PICTURES_AHEAD:
                     yield ahead.pop(0).result()
             while ahead:
@@ -470,11 +525,13 @@ class Extraction:
                 self.say(f"{writer.folder}: going on, {len(own) - len(left)} of {len(own)} parts are there")
         self._check_room(needed)
         batch = self.identity["how.batch"]
-        rate = self.runner.measure_rate(min(batch, n_rows))
-        self.say(
-            f"{self._name(writers)}: {n_rows:,} rows to make, at most {needed / 2**20:,.0f} MiB; "
-            f"the trunk alone needs about {format_seconds(n_rows / rate)} ({rate:,.0f} patches/s in a trial batch)"
-        )
+        text = f"{self._name(writers)}: {n_rows:,} rows to make, at most {needed / 2**20:,.0f} MiB"
+        # What a dense trunk needs hangs on the sizes of the pictures and scales.
+        if not isinstance(self.runner, DenseRunner):
+            rate = self.runner.measure_rate(min(batch, n_rows))
+            needed_s = format_seconds(n_rows / rate)
+            text += f"; the trunk alone needs about {needed_s} ({rate:,.0f} patches/s in a trial batch)"
+        self.say(text)
 
     def _make(
         self,

@@ -16,13 +16,21 @@ from pipeline.errors import enumerate_problems
 from pipeline.files import digest_of
 from pipeline.patches.table import PatchTable
 from pipeline.trunk import VERSION as TRUNK_VERSION
+from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 
 FORMAT = "activations-2"
 Identity = dict[str, Any]
 
 
-def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, part_rows: int) -> Identity:
+def make_identity(
+    table: PatchTable,
+    trunk: Trunk,
+    precision: str,
+    batch: int,
+    part_rows: int,
+    places: Mapping[str, str] = TrunkRunner.places,
+) -> Identity:
     """The identity of the activations of one layer over one patch table.
 
     Parameters
@@ -30,6 +38,7 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
     precision : arithmetic and backend, such as ``cpu-bf16``
     batch : rows that go through the trunk at once; the last bits can depend on it
     part_rows : rows a part; batches start at a part's first row
+    places : `places` of the runner, how windows are looked at
     """
     if table.source in ("grid", "whole"):
         source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
@@ -43,11 +52,13 @@ def make_identity(table: PatchTable, trunk: Trunk, precision: str, batch: int, p
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
         "how.source": table.source,
         **{f"how.{name}": value for name, value in source.items()},
-        **trunk_fields(trunk, precision, batch, part_rows),
+        **trunk_fields(trunk, precision, batch, part_rows, places),
     }
 
 
-def trunk_fields(trunk: Trunk, precision: str, batch: int, part_rows: int) -> Identity:
+def trunk_fields(
+    trunk: Trunk, precision: str, batch: int, part_rows: int, places: Mapping[str, str] = TrunkRunner.places
+) -> Identity:
     """Those fields that follow from the code and the trunk: what a worker can check by itself."""
     preprocessing = trunk.card.preprocessing
     return {
@@ -60,11 +71,10 @@ def trunk_fields(trunk: Trunk, precision: str, batch: int, part_rows: int) -> Id
         "how.input_px": trunk.card.input_px,
         "how.decoder": DECODER,
         "how.resize": f"pillow-{preprocessing.interpolation}-antialiased, once a scale, uint8",
-        "how.rounding": "window corners to the nearest pixel of the rescaled picture",
         "how.colour_order": preprocessing.colour_order,
         "how.mean": list(preprocessing.mean),
         "how.std": list(preprocessing.std),
-        "how.method": "patches",
+        **{f"how.{name}": value for name, value in places.items()},
         "how.precision": precision,
         "how.batch": batch,
         "how.part_rows": part_rows,

@@ -54,6 +54,7 @@ def settings_options(function: Command) -> Command:
         click.option(
             "--compiled/--not-compiled", default=None, help="Compile the trunk: faster, needs a C++ compiler."
         ),
+        click.option("--method", help="patches, or dense: convolutions once over each rescaled picture."),
         click.option("--batch", type=int, help="Patches that go through the trunk at once."),
         click.option("--single-object", help="Reading of condition (iii): fills or touches."),
         click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),

@@ -9,6 +9,7 @@ for ``bvlc_alexnet`` and ``caffenet``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,11 @@ class AlexNetForm:
             if conv.pool:
                 side = (side - 3) // 2 + 1
         return side
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input from one cell of pool5 to the next."""
+        return math.prod(conv.stride * (2 if conv.pool else 1) for conv in self.convs)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -208,7 +214,10 @@ class AlexNet(nn.Module):
         -------
         dict of layer -> Tensor of shape (n, width), non-negative
         """
-        wanted = set(layers)
+        return self.connect(torch.flatten(self.convolve(x), 1), layers)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """C1 to C5: the map of pool5 over pictures of any size, a cell every ``form.stride`` pixels."""
         for index, conv in enumerate(self.form.convs, start=1):
             x = self._linear(f"conv{index}", x)
             # The order ReLU, response norm, pool is the published one; CaffeNet pools first. Max and ReLU
@@ -220,8 +229,13 @@ class AlexNet(nn.Module):
                 x = self._normalise(torch.relu(self.pool(x) if conv.pool else x))
             else:
                 x = torch.relu(self.pool(x) if conv.pool else x)
-        x = torch.flatten(x, 1)
-        out = {"pool5": x} if "pool5" in wanted else {}
+        return x
+
+    def connect(self, pool5: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """FC6 and FC7, as far as they are asked for, from pool5 of shape (n, width); otherwise as `forward`."""
+        wanted = set(layers)
+        out = {"pool5": pool5} if "pool5" in wanted else {}
+        x = pool5
         for name in ("fc6", "fc7"):
             if wanted <= out.keys():
                 break

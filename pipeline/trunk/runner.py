@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -86,6 +88,12 @@ class TrunkRunner:
         filled up to one size, since another shape would be compiled anew.
     """
 
+    places: ClassVar[Mapping[str, str]] = {
+        "method": "patches",
+        "rounding": "window corners to the nearest pixel of the rescaled picture",
+    }
+    """How windows are looked at, as in a store's identity."""
+
     def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
@@ -141,20 +149,26 @@ class TrunkRunner:
 
     @torch.inference_mode()
     def _run(self, patches: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
-        try:
+        # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
+        own = tuple(layers) == (self.trunk.layer,)
+        if self.compiled and not own:
+            raise SettingsError("compiled: only one layer a pass; extract them one by one, or leave compiled off")
+        with self.explain_memory(f"a batch of {len(patches)} patches"):
             inputs = self._inputs(patches)
-            # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
-            own = tuple(layers) == (self.trunk.layer,)
-            if self.compiled and not own:
-                raise SettingsError("compiled: only one layer a pass; extract them one by one, or leave compiled off")
             found = {self.trunk.layer: self._network(inputs)} if own else self._network.network(inputs, layers)
             return {layer: rows.to(torch.float16).cpu().numpy() for layer, rows in found.items()}
+
+    @contextmanager
+    def explain_memory(self, what: str) -> Iterator[None]:
+        """Say what did not fit where the device's memory is full."""
+        try:
+            yield
         except (torch.OutOfMemoryError, RuntimeError) as error:
             # On a CPU torch raises a plain RuntimeError that only its text tells apart.
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             raise PipelineError(
-                f"the memory of {self.device} does not hold a batch of {len(patches)} patches; "
+                f"the memory of {self.device} does not hold {what}; "
                 "use a smaller --batch (another batch size is another store)"
             ) from error
 

@@ -11,8 +11,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 from torch import nn
 
 from pipeline.average_precision import mean_average_precision
@@ -179,6 +177,10 @@ def _fit_classes(
     Pictures labelled 0 (difficult) are left out. A class that is never there, or always, gets no weights
     and the bias that says so.
     """
+    # Imported where they are used: that takes a second, for which most commands need not wait.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     if network.settings.standardise and len(vectors):
         mean, gain = _standardisation(vectors)
         network.mean.copy_(torch.from_numpy(mean))

@@ -139,12 +139,11 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
             problems.append(f"{key}: holds values that are not finite")
     if problems:
         raise TrunkError(f"{where}: weights do not fit\n{enumerate_problems(problems)}")
-    if any(tensor.is_meta for tensor in own.values()):
-        network.to_empty(device="cpu")
     floats = OrderedDict((k, v.float() if v.is_floating_point() else v) for k, v in state.items())
+    floats |= {name: torch.zeros((), dtype=torch.int64) for name in optional - state.keys()}
     # Versions of modules, which files do not keep; all shapes are those of this version (MNASNet asks).
     floats._metadata = network.state_dict()._metadata
-    network.load_state_dict(floats, strict=False)
+    network.load_state_dict(floats, assign=True)
 
 
 def download_weights(name: str, fetch: Callable[[], Any]) -> Any:

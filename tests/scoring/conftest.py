@@ -117,7 +117,7 @@ def val(tmp_path_factory) -> Made:
 @pytest.fixture(scope="session")
 def heads(train) -> dict[str, Head]:
     settings = {
-        "fca": HeadSettings(hidden=(16,), batch=8, max_epochs=(20, 3, 1), background_share=1.0),
+        "fca": HeadSettings(precision="fp32", hidden=(16,), batch=8, max_epochs=(20, 3, 1), background_share=1.0),
         "fcb": HeadSettings(hidden=(), batch=8, max_epochs=(20, 3, 1), background_share=1.0),
     }
     return {

@@ -1,6 +1,7 @@
 """Scores of a split: from rows to the file, for one head and for several."""
 
 import os
+from copy import deepcopy
 from dataclasses import replace
 
 import h5py
@@ -62,6 +63,20 @@ def test_same_as_numpy(scored, heads, val, k, index):
     expected = scores_in_numpy(list(heads.values())[index], val, k)
 
     np.testing.assert_allclose(scored[index].by(k), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", KS)
+def test_bfloat16_stays_within_its_rounding(heads, val, k):
+    """8 bits of significand: a relative 2**-8 of each product; a power k multiplies the relative error by k."""
+    head = deepcopy(heads["fca"])
+    head.network.precision = "bf16"
+
+    (scored,) = score_split(val.store, val.table, [head], (k,))
+
+    exact = scores_in_numpy(head, val, k)
+    powers = 1 if k == "max" else k
+    np.testing.assert_allclose(scored.by(k), exact, rtol=powers * 2**-6, atol=1e-6)
+    assert not np.allclose(scored.by(k), exact, rtol=1e-5), "computed in float32 after all"
 
 
 @pytest.mark.parametrize("name", ["fca", "fcb"])

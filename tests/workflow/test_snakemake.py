@@ -260,7 +260,8 @@ def test_several_heads_share_one_store_and_need_no_pictures(finished_work):
     finished = finished_work.snakemake("results/tiny_heads.json")
 
     assert finished.code == 0, finished.output
-    assert finished.jobs == ["recipe fca", "recipe fcb", "heads"]
+    # The two run side by side: either may be first.
+    assert sorted(finished.jobs[:-1]) == ["recipe fca", "recipe fcb"] and finished.jobs[-1] == "heads"
     joined = read_result(finished_work, "results/tiny_heads.json")
     assert [recipe["name"] for recipe in joined["recipes"]] == ["fca", "fcb"]
     assert joined["recipes"][0]["mAP"] == read_result(finished_work)["mAP"]

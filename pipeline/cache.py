@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.activations import SEAL
 from pipeline.activations.extract import Extraction, log_name
@@ -35,7 +35,7 @@ from pipeline.run import (
     why_table_is_due,
 )
 from pipeline.scoring.scores import load_scores
-from pipeline.settings import parse_run_settings
+from pipeline.settings import Codec, parse_run_settings
 from pipeline.workspace import Workspace
 
 YOUNG_S = 24 * 3600.0
@@ -404,9 +404,10 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
             objects = folder.read_many(part.object_names)
             # In the order in which the writer lists them: the record's bytes depend on it.
             objects = {name: objects[name] for name in part.object_names if name in objects}
-            data = signed_json(make_record(part, seal["fingerprint"], objects))
-            if stated(data) == seal["records"].get(part.record_name):
-                rebuilt[part.record_name] = data
+            for codec in get_args(Codec):
+                data = signed_json(make_record(part, seal["fingerprint"], objects, codec))
+                if stated(data) == seal["records"].get(part.record_name):
+                    rebuilt[part.record_name] = data
     return rebuilt
 
 
@@ -532,7 +533,7 @@ def explain(ws: Workspace, dataset: str, split: str) -> Explanation:
         ready = False
     else:
         runner = make_runner(ws, dataset)
-        extraction = Extraction(table, {}, runner, ws.stores, ws.settings.batch)
+        extraction = Extraction(table, {}, runner, ws.stores, ws.settings.batch, dtype=ws.settings.dtype)
         identity = extraction.identity
         folder = extraction.folder
         ready = folder.exists(SEAL)

@@ -58,7 +58,7 @@ def extract_queries(
     StoreError
         The settings would make other rows than the store's; the fields that differ are named.
     """
-    got = how_part(identity_of(table, runner, store.identity["how.batch"]))
+    got = how_part(identity_of(table, runner, store.identity["how.batch"], dtype=store.identity["how.dtype"]))
     expected = how_part(store.identity)
     if got != expected:
         raise StoreError(

@@ -154,7 +154,9 @@ def plan_extraction(
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
     ws = ws.with_layer(layers[0]) if layers else ws
-    return Extraction(table, paths, make_runner(ws, dataset), ws.stores, ws.settings.batch, say, ws.cache, layers)
+    s = ws.settings
+    runner = make_runner(ws, dataset)
+    return Extraction(table, paths, runner, ws.stores, s.batch, say, ws.cache, layers, s.dtype, s.codec)
 
 
 def run_extract(

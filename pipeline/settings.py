@@ -511,6 +511,17 @@ class RecipeSettings(Settings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+StoredDtype = Literal["float16", "8bit"]
+"""What a store keeps: rows as they are, or codes of 8 bits over each column's range in a part."""
+
+Codec = Literal["small", "fast", "zstd"]
+"""How rows are compressed, without loss: chosen from what ``benchmarks/codecs.py`` measures.
+
+``small`` is pcodec, which comes near the entropy of the values; ``fast`` is LZ4 on planes of bits, to be read
+quickly; ``zstd`` lies within zarr's own specification, for readers that have nothing else.
+"""
+
+
 class RunSettings(Settings):
     """Everything that a run can be told; the keys of ``--config`` and of the Snakefile's config."""
 
@@ -539,6 +550,14 @@ class RunSettings(Settings):
     )
     compiled: bool = Field(
         False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"
+    )
+    dtype: StoredDtype = Field(
+        "float16", description="what a store keeps: rows as they are, or codes of 8 bits over each column's range"
+    )
+    codec: Codec = Field(
+        "small",
+        description="how new stores compress, without loss: near the entropy, to be read fast, or so that "
+        "readers need nothing but zarr",
     )
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
     source: Source = Field(

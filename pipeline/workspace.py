@@ -109,6 +109,8 @@ class Workspace:
             how["compiled"] = True
         if self.dense:
             how["method"] = s.method
+        if s.dtype != "float16":
+            how["dtype"] = s.dtype
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:
             return {**key, "made": self.trunk_digest}

@@ -38,6 +38,7 @@ CHANGES = {
     "precision": ("fp32", STORE),
     "compiled": (True, STORE),
     "method": ("dense", STORE),
+    "dtype": ("8bit", STORE),
     "batch": (64, STORE),
     "stores": ("s3://bucket/prefix", STORE),
     "labels": ({"single_object": "touches"}, HEAD),
@@ -65,6 +66,7 @@ CHANGES = {
     "trunk_seed": (1, None),
     "readings": (("touches",), None),
     "threads": (1, None),
+    "codec": ("fast", None),
     "scatter": (3, None),
 }
 

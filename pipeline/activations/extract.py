@@ -29,6 +29,7 @@ from pipeline.errors import BadPictureError, PipelineError, SettingsError
 from pipeline.files import sha256_bytes
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress, format_seconds
+from pipeline.settings import Codec, StoredDtype
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -66,7 +67,11 @@ def batch_rows(input_px: int) -> int:
 
 
 def identity_of(
-    table: PatchTable, runner: TrunkRunner, batch: int | None = None, trunk: Trunk | None = None
+    table: PatchTable,
+    runner: TrunkRunner,
+    batch: int | None = None,
+    trunk: Trunk | None = None,
+    dtype: StoredDtype = "float16",
 ) -> Identity:
     """The identity of the store that an extraction would make; `trunk` is the runner's at another layer."""
     trunk = trunk or runner.trunk
@@ -77,6 +82,7 @@ def identity_of(
         batch or batch_rows(trunk.card.input_px),
         rows_a_part(trunk.width),
         runner.places,
+        dtype,
     )
 
 
@@ -381,6 +387,7 @@ class Extraction:
     log_folder : where the run log goes; it is no part of the store
     layers : of the trunk, each into a store of its own with the very bytes that it has when it is made alone;
         none for the runner's layer
+    dtype, codec : what the stores keep of the rows, and how a new one compresses it
 
     Attributes
     ----------
@@ -401,11 +408,13 @@ class Extraction:
     say: Say = lambda text: None
     log_folder: Path | None = None
     layers: Sequence[str] = ()
+    dtype: StoredDtype = "float16"
+    codec: Codec = "small"
 
     def __post_init__(self) -> None:
         asked = []
         for layer in dict.fromkeys(self.layers or (self.runner.trunk.layer,)):
-            identity = identity_of(self.table, self.runner, self.batch, self.runner.trunk.at(layer))
+            identity = identity_of(self.table, self.runner, self.batch, self.runner.trunk.at(layer), self.dtype)
             asked.append(AskedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
         self.asked = tuple(asked)
         self.identity, self.folder = asked[0].identity, asked[0].folder
@@ -485,7 +494,7 @@ class Extraction:
             writers = []
             for item in self.asked:
                 folder = item.folder
-                create_store(folder, item.identity, self.table.ids, made_from)
+                create_store(folder, item.identity, self.table.ids, made_from, self.codec)
                 writers.append(StoreWriter(folder))
         except OSError as error:
             raise disk_trouble(error, folder) from error

@@ -30,6 +30,7 @@ def make_identity(
     batch: int,
     part_rows: int,
     places: Mapping[str, str] = TrunkRunner.places,
+    dtype: str = "float16",
 ) -> Identity:
     """The identity of the activations of one layer over one patch table.
 
@@ -39,6 +40,7 @@ def make_identity(
     batch : rows that go through the trunk at once; the last bits can depend on it
     part_rows : rows a part; batches start at a part's first row
     places : `places` of the runner, how windows are looked at
+    dtype : ``float16``, or ``8bit`` for codes over each column's range
     """
     if table.source in ("grid", "whole"):
         source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
@@ -53,6 +55,7 @@ def make_identity(
         "how.source": table.source,
         **{f"how.{name}": value for name, value in source.items()},
         **trunk_fields(trunk, precision, batch, part_rows, places),
+        "how.dtype": dtype,
     }
 
 
@@ -78,7 +81,6 @@ def trunk_fields(
         "how.precision": precision,
         "how.batch": batch,
         "how.part_rows": part_rows,
-        "how.dtype": "float16",
     }
 
 

@@ -3,8 +3,9 @@
 Layout of the group::
 
     zarr.json                     attributes: identity, fingerprint, ids, what it was made from
-    activations/                  (row, <layer>_column) float16, one shard a part, fill value NaN
+    activations/                  (row, <layer>_column) float16, one shard a part, fill value NaN; or codes
     picture/ box_xyxy/ scale/     geometry of each row, one chunk a part
+    column_range/                 only beside codes: (part, low and step, <layer>_column) float32
     integrity/part-00000.json     record: rows of the part, size and digest of each of its objects
     integrity/seal.json           sizes and digests of all records and of every zarr.json
 
@@ -13,23 +14,41 @@ docs/store-format.md says it in words, for readers that are written without this
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs.numcodecs import PCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipeline.activations.identity import Identity, fingerprint
 from pipeline.files import sha256_bytes
+from pipeline.settings import Codec
+
+# Of pcodec, once an array: that other implementations of zarr may not know it. docs/performance.md says who needs what.
+warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
 
 ARRAYS = ("activations", "picture", "box_xyxy", "scale")
-METADATA = ("zarr.json", *(f"{name}/zarr.json" for name in ARRAYS), "integrity/zarr.json")
 INNER_CHUNK_ROWS = 1024
+NO_CODE = 2**16 - 1
 ROW_DTYPE = np.float16
+"""Of rows as they are given and read; a store may keep codes of them."""
+
+
+def metadata_names(arrays: Iterable[str] = ARRAYS) -> tuple[str, ...]:
+    """Every ``zarr.json`` of a store with these arrays."""
+    return ("zarr.json", *(f"{name}/zarr.json" for name in arrays), "integrity/zarr.json")
+
+
+def arrays_of(identity: Identity) -> tuple[str, ...]:
+    """The arrays of a store, in the order in which the objects of a part are written."""
+    return (*ARRAYS, "column_range") if identity["how.dtype"] == "8bit" else ARRAYS
 
 
 def rows_a_part(width: int) -> int:
@@ -54,6 +73,7 @@ class Part:
     index: int
     start: int
     stop: int
+    arrays: tuple[str, ...] = ARRAYS
 
     @property
     def n_rows(self) -> int:
@@ -65,15 +85,21 @@ class Part:
 
     @property
     def object_names(self) -> tuple[str, ...]:
-        """Objects of this part, relative to the store, in the order of `ARRAYS`."""
-        i = self.index
-        return (f"activations/c/{i}/0", f"picture/c/{i}", f"box_xyxy/c/{i}/0", f"scale/c/{i}")
+        """Objects of this part, relative to the store, in the order of `arrays`."""
+        return tuple(f"{name}/c/{self.index}{'/0' * (_DIMENSIONS[name] - 1)}" for name in self.arrays)
+
+    def object_name(self, array: str) -> str:
+        """The object of this part of one array."""
+        return self.object_names[self.arrays.index(array)]
+
+
+_DIMENSIONS = {"activations": 2, "picture": 1, "box_xyxy": 2, "scale": 1, "column_range": 3}
 
 
 def parts_of(identity: Identity) -> list[Part]:
     """All parts of a store, in order."""
-    n_rows, rows = identity["seen.n_rows"], identity["how.part_rows"]
-    return [Part(i, start, min(start + rows, n_rows)) for i, start in enumerate(range(0, n_rows, rows))]
+    n_rows, rows, arrays = identity["seen.n_rows"], identity["how.part_rows"], arrays_of(identity)
+    return [Part(i, start, min(start + rows, n_rows), arrays) for i, start in enumerate(range(0, n_rows, rows))]
 
 
 def parts_within(parts: Iterable[Part], rows: Part) -> list[Part]:
@@ -99,7 +125,21 @@ def range_of(stores: Iterable[Sequence[Part]], rows: Part) -> Part | None:
     return Part(rows.index, min(part.start for part in inside), max(part.stop for part in inside))
 
 
-def make_metadata(identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str]) -> dict[str, bytes]:
+def _compression(codec: Codec) -> dict[str, Any]:
+    """Arguments of zarr's ``create_array``, each with a checksum: else a flipped bit is read without an error."""
+    compression: dict[Codec, Callable[[], dict[str, Any]]] = {
+        "small": lambda: {"serializer": PCodec(level=8), "compressors": [Crc32cCodec()]},
+        "fast": lambda: {
+            "compressors": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()]
+        },
+        "zstd": lambda: {"compressors": [ZstdCodec(level=1, checksum=True)]},
+    }
+    return compression[codec]()
+
+
+def make_metadata(
+    identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str], codec: Codec = "small"
+) -> dict[str, bytes]:
     """Every ``zarr.json`` of an empty store, in an order in which the group's own comes last."""
     n_rows, width, rows = identity["seen.n_rows"], identity["how.width"], identity["how.part_rows"]
     memory = MemoryStore()
@@ -114,29 +154,100 @@ def make_metadata(identity: Identity, picture_ids: tuple[str, ...], made_from: M
         },
     )
     layer_column = f"{identity['how.layer']}_column"
-    arrays = {
-        "activations": ((n_rows, width), ROW_DTYPE, float("nan"), ["row", layer_column]),
-        "picture": ((n_rows,), "int32", -1, ["row"]),
-        "box_xyxy": ((n_rows, 4), "float32", float("nan"), ["row", "corner"]),
-        "scale": ((n_rows,), "uint8", 255, ["row"]),
+    in_codes = identity["how.dtype"] == "8bit"
+    group.create_array(
+        "activations",
+        shape=(n_rows, width),
+        # Of 16 bits either way: pcodec takes nothing smaller, and of codes it keeps the 8 bits and less.
+        dtype="uint16" if in_codes else ROW_DTYPE,
+        chunks=(min(INNER_CHUNK_ROWS, rows), width),
+        shards=(rows, width),
+        fill_value=NO_CODE if in_codes else float("nan"),
+        dimension_names=["row", layer_column],
+        # zstd is what stores without a name have.
+        attributes={"codec": codec} if codec != "zstd" else {},
+        **_compression(codec),
+    )
+    n_parts = -(-n_rows // rows)
+    smaller = {
+        "picture": ((n_rows,), (rows,), "int32", -1, ["row"]),
+        "box_xyxy": ((n_rows, 4), (rows, 4), "float32", float("nan"), ["row", "corner"]),
+        "scale": ((n_rows,), (rows,), "uint8", 255, ["row"]),
+        "column_range": (
+            (n_parts, 2, width),
+            (1, 2, width),
+            "float32",
+            float("nan"),
+            ["part", "low_step", layer_column],
+        ),
     }
-    for name, (shape, dtype, fill_value, dimensions) in arrays.items():
-        whole = (rows, *shape[1:])
-        sharded = name == "activations"
+    for name in arrays_of(identity)[1:]:
+        shape, chunks, kept_as, fill_value, dimensions = smaller[name]
         group.create_array(
             name,
             shape=shape,
-            dtype=dtype,
-            chunks=(min(INNER_CHUNK_ROWS, rows), width) if sharded else whole,
-            shards=whole if sharded else None,
+            dtype=kept_as,
+            chunks=chunks,
             fill_value=fill_value,
             dimension_names=dimensions,
-            # zarr's default has no checksum: a flipped bit would be read without an error.
             compressors=[ZstdCodec(level=1, checksum=True)],
         )
     # Records and seal live in a group of their own, so that zarr's listing of the store stays clean.
     group.create_group("integrity")
-    return {name: memory._store_dict[name].to_bytes() for name in reversed(METADATA)}
+    names = metadata_names(arrays_of(identity))
+    return {name: memory._store_dict[name].to_bytes() for name in reversed(names)}
+
+
+def codec_of(metadata: Mapping[str, bytes]) -> str:
+    """The codec of a store, by its metadata.
+
+    Raises
+    ------
+    ValueError, KeyError
+        The metadata of the activations are damaged.
+    """
+    return json.loads(metadata["activations/zarr.json"])["attributes"].get("codec", "zstd")
+
+
+def quantise(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of 8 bits over the range of each column.
+
+    Parameters
+    ----------
+    rows : float16 ndarray (n, width), finite
+
+    Returns
+    -------
+    codes : uint16 ndarray (n, width), 0 to 255
+    column_range : float32 ndarray (2, width)
+        The least value of each column, and the step between codes. A value that comes back differs by half a
+        step at most, and by the rounding to float16; where the least value is 0, zeros stay zeros.
+    """
+    # Converts float16 several times as fast as numpy; not at the top, for commands that read metadata alone.
+    import torch
+
+    given = torch.from_numpy(rows)
+    low = given.amin(0).float()
+    step = (given.amax(0).float() - low) / 255
+    per_step = 1 / torch.where(step > 0, step, 1)
+    codes = np.empty(rows.shape, np.uint16)
+    # A block at a time, so that float32 of all rows is never held.
+    for start in range(0, len(rows), INNER_CHUNK_ROWS):
+        block = slice(start, start + INNER_CHUNK_ROWS)
+        codes[block] = given[block].float().sub_(low).mul_(per_step).round_().numpy()
+    return codes, torch.stack([low, step]).numpy()
+
+
+def restore(codes: np.ndarray, column_range: np.ndarray) -> np.ndarray:
+    """Rows of codes: float16 ndarray (n, width); see `quantise`."""
+    import torch
+
+    low, step = torch.from_numpy(column_range)
+    rows = np.empty(codes.shape, ROW_DTYPE)
+    for start in range(0, len(codes), INNER_CHUNK_ROWS):
+        block = slice(start, start + INNER_CHUNK_ROWS)
+        rows[block] = torch.from_numpy(codes[block]).float().mul_(step).add_(low).half().numpy()
+    return rows
 
 
 def _open_array(name: str, metadata: bytes, objects: Mapping[str, bytes], writable: bool) -> tuple[Any, MemoryStore]:
@@ -154,22 +265,31 @@ def encode_part(metadata: Mapping[str, bytes], part: Part, columns: Mapping[str,
     metadata : as from `make_metadata`
     columns : ``activations`` (n, width) float16, finite; ``picture``, ``box_xyxy``, ``scale``
     """
+    for name, column in columns.items():
+        if len(column) != part.n_rows:
+            raise ValueError(f"{name}: {len(column)} rows, expected {part.n_rows} in part {part.index}")
+    kept = dict(columns)
+    if "column_range" in part.arrays:
+        kept["activations"], column_range = quantise(columns["activations"])
+        kept["column_range"] = column_range[None]
     objects = {}
-    for name, object_name in zip(ARRAYS, part.object_names, strict=True):
-        if len(columns[name]) != part.n_rows:
-            raise ValueError(f"{name}: {len(columns[name])} rows, expected {part.n_rows} in part {part.index}")
+    for name in part.arrays:
         array, memory = _open_array(name, metadata[f"{name}/zarr.json"], {}, writable=True)
         # Without this, rows of zeros would not be written, and read like missing ones.
-        array.with_config({"write_empty_chunks": True})[part.start : part.stop] = columns[name]
-        objects[object_name] = memory._store_dict[object_name].to_bytes()
+        array.with_config({"write_empty_chunks": True})[_place(name, part)] = kept[name]
+        objects[part.object_name(name)] = memory._store_dict[part.object_name(name)].to_bytes()
     return objects
 
 
+def _place(name: str, part: Part) -> slice:
+    """Where a part lies in an array: at its rows, or in the one of column ranges at its index."""
+    return slice(part.index, part.index + 1) if name == "column_range" else slice(part.start, part.stop)
+
+
 def decode_object(name: str, metadata: bytes, part: Part, data: bytes) -> np.ndarray:
-    """Rows of a part of one array, from the bytes of its object."""
-    object_name = part.object_names[ARRAYS.index(name)]
-    array, _ = _open_array(name, metadata, {object_name: data}, writable=False)
-    return array[part.start : part.stop]
+    """What an array holds of a part, from the bytes of its object."""
+    array, _ = _open_array(name, metadata, {part.object_name(name): data}, writable=False)
+    return array[_place(name, part)]
 
 
 def stated(data: bytes) -> dict[str, Any]:
@@ -177,12 +297,14 @@ def stated(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": sha256_bytes(data)}
 
 
-def make_record(part: Part, store_fingerprint: str, objects: Mapping[str, bytes]) -> dict[str, Any]:
+def make_record(part: Part, store_fingerprint: str, objects: Mapping[str, bytes], codec: str) -> dict[str, Any]:
     """The record of a part."""
     return {
         "fingerprint": store_fingerprint,
         "part": part.index,
         "rows": [part.start, part.stop],
+        # Objects are read by the metadata: where these were lost and made with another codec, the part is not there.
+        **({"codec": codec} if codec != "zstd" else {}),
         "objects": {name: stated(data) for name, data in objects.items()},
     }
 

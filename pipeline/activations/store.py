@@ -19,32 +19,40 @@ from pipeline.activations import SEAL
 from pipeline.activations.folder import Folder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, fingerprint
 from pipeline.activations.layout import (
-    ARRAYS,
-    METADATA,
     ROW_DTYPE,
     Part,
+    arrays_of,
+    codec_of,
     decode_object,
     encode_part,
     make_metadata,
     make_record,
     make_seal,
+    metadata_names,
     parts_of,
+    restore,
     stated,
 )
 from pipeline.errors import StoreError, enumerate_problems
 from pipeline.files import read_signed_json, signed_json
+from pipeline.settings import Codec
 
 MEND = "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
 
 
 def create_store(
-    place: str | Path | Folder, identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str]
+    place: str | Path | Folder,
+    identity: Identity,
+    picture_ids: tuple[str, ...],
+    made_from: Mapping[str, str],
+    codec: Codec = "small",
 ) -> None:
     """Create an empty store with its identity, or check that the one there has the same.
 
     Parameters
     ----------
     made_from : names of dataset, split and trunk, for people; no part of the identity
+    codec : of a new store; one that is there keeps its own
 
     Raises
     ------
@@ -52,9 +60,11 @@ def create_store(
         Something else is there; the message names the fields that differ.
     """
     folder = open_folder(place)
-    there = folder.read_many(METADATA)
-    if len(there) < len(METADATA):
-        for name, data in make_metadata(identity, picture_ids, made_from).items():
+    names = metadata_names(arrays_of(identity))
+    there = folder.read_many(names)
+    if len(there) < len(names):
+        codec = _recorded_codec(folder, identity) or codec
+        for name, data in make_metadata(identity, picture_ids, made_from, codec).items():
             # What is there stays: whether it is the same is seen below, and by the seal.
             if name not in there:
                 folder.create(name, data)
@@ -64,6 +74,16 @@ def create_store(
             f"{folder}: holds other activations than were asked for\n{explain_differences(stated_identity, identity)}\n"
             f"remove it, or ask for what it holds"
         )
+
+
+def _recorded_codec(folder: Folder, identity: Identity) -> Codec | None:
+    """The codec of the parts that are there, for a store that lost its metadata; None for a new store."""
+    for data in folder.read_many(part.record_name for part in parts_of(identity)).values():
+        try:
+            return read_signed_json(data).get("codec", "zstd")
+        except ValueError:
+            continue
+    return None
 
 
 def read_attributes(folder: Folder) -> dict[str, Any]:
@@ -88,8 +108,12 @@ def read_identity(folder: Folder) -> Identity:
     return read_attributes(folder)["identity"]
 
 
-def check_record(data: bytes, part: Part, store_fingerprint: str) -> dict[str, Any]:
+def check_record(data: bytes, part: Part, store_fingerprint: str, codec: str | None = None) -> dict[str, Any]:
     """The record of a part.
+
+    Parameters
+    ----------
+    codec : of the store; None where its metadata cannot say
 
     Raises
     ------
@@ -101,6 +125,8 @@ def check_record(data: bytes, part: Part, store_fingerprint: str) -> dict[str, A
     got = (record.get("fingerprint"), record.get("part"), record.get("rows"), set(record.get("objects", ())))
     if got != expected:
         raise ValueError("is the record of another part or store")
+    if codec is not None and record.get("codec", "zstd") != codec:
+        raise ValueError(f"is of another codec than the store's, {codec}")
     return record
 
 
@@ -117,12 +143,13 @@ class StoreWriter:
         self.identity = read_identity(self.folder)
         self.fingerprint = fingerprint(self.identity)
         self.parts = parts_of(self.identity)
-        self._metadata = self.folder.read_many(METADATA)
+        self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
+        self.codec = codec_of(self._metadata)
 
     def is_recorded(self, part: Part) -> bool:
         """Whether a part is there, by a sound record."""
         try:
-            check_record(self.folder.read(part.record_name), part, self.fingerprint)
+            check_record(self.folder.read(part.record_name), part, self.fingerprint, self.codec)
         except (OSError, ValueError):
             return False
         return True
@@ -133,7 +160,7 @@ class StoreWriter:
         missing = []
         for part in self.parts:
             try:
-                check_record(found.get(part.record_name, b""), part, self.fingerprint)
+                check_record(found.get(part.record_name, b""), part, self.fingerprint, self.codec)
             except ValueError:
                 missing.append(part)
         return missing
@@ -152,7 +179,7 @@ class StoreWriter:
         objects = encode_part(self._metadata, part, columns)
         for name, data in objects.items():
             self.folder.write(name, data)
-        self.folder.write(part.record_name, signed_json(make_record(part, self.fingerprint, objects)))
+        self.folder.write(part.record_name, signed_json(make_record(part, self.fingerprint, objects, self.codec)))
 
     def seal(self) -> None:
         """Write the seal; every part must have its record.
@@ -165,7 +192,8 @@ class StoreWriter:
         if missing:
             raise StoreError(f"{self.folder}: {len(missing)} parts have no record, it cannot be sealed")
         records = self.folder.read_many(part.record_name for part in self.parts)
-        self.folder.write(SEAL, signed_json(make_seal(self.identity, records, self.folder.read_many(METADATA))))
+        metadata = self.folder.read_many(self._metadata)
+        self.folder.write(SEAL, signed_json(make_seal(self.identity, records, metadata)))
 
 
 class Store:
@@ -198,7 +226,7 @@ class Store:
                     "extract what is needed with: pipeline extract"
                 )
         self.parts = parts_of(self.identity)
-        self._metadata = self.folder.read_many(METADATA)
+        self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
         self._records = self._check_seal()
         self.picture_ids: tuple[str, ...] = tuple(attributes["picture_ids"])
 
@@ -231,7 +259,8 @@ class Store:
             raise StoreError(f"{self.folder}: damaged: {SEAL} {error}; {MEND}") from error
         problems = []
         sealed = {**seal.get("metadata", {}), **seal.get("records", {})}
-        for name in (*METADATA, *(part.record_name for part in self.parts)):
+        names = metadata_names(arrays_of(self.identity))
+        for name in (*names, *(part.record_name for part in self.parts)):
             data = self._metadata.get(name, records.get(name))
             if data is None:
                 problems.append(f"{name}: missing")
@@ -242,13 +271,14 @@ class Store:
         if problems:
             raise StoreError(f"{self.folder}: damaged\n{enumerate_problems(problems)}\n{MEND}")
         try:
-            return [check_record(records[part.record_name], part, self.fingerprint) for part in self.parts]
+            codec = codec_of(self._metadata)
+            return [check_record(records[part.record_name], part, self.fingerprint, codec) for part in self.parts]
         except ValueError as error:
             raise StoreError(f"{self.folder}: damaged: a record {error}; {MEND}") from error
 
     def read_object(self, name: str, part: Part) -> np.ndarray:
         """One part of one array; the object's digest is that of the bytes that are decoded."""
-        object_name = part.object_names[ARRAYS.index(name)]
+        object_name = part.object_name(name)
         try:
             data = self.folder.read(object_name)
         except OSError as error:
@@ -261,10 +291,21 @@ class Store:
     def read_part(self, part: Part) -> np.ndarray:
         """Activations of one part: float16 ndarray of shape (rows of the part, width), finite."""
         values = self.read_object("activations", part)
+        if "column_range" in part.arrays:
+            values = restore(values, self.read_object("column_range", part)[0])
         # Reinterpreted as integers this is several times faster than isfinite on float16.
         if (values.view(np.uint16) & 0x7C00 == 0x7C00).any():
             raise StoreError(f"{self.folder}: part {part.index} holds values that are not finite; {MEND}")
         return values
+
+    def rounding(self, part: Part) -> np.ndarray:
+        """How far a value of each column may be from what the trunk gave, beyond float16: float32 ndarray (width,).
+
+        Half a step of the codes, and 0 where rows are kept as they are.
+        """
+        if "column_range" not in part.arrays:
+            return np.zeros(self.width, np.float32)
+        return self.read_object("column_range", part)[0, 1] / 2
 
     def read_geometry(self, name: str) -> np.ndarray:
         """``picture`` (n_rows,), ``box_xyxy`` (n_rows, 4) or ``scale`` (n_rows,) of all rows."""

@@ -14,7 +14,7 @@ from pipeline.activations import SEAL
 from pipeline.activations.extract import StageClock, compute_rows, plan_rows
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import FORMAT, Identity, fingerprint
-from pipeline.activations.layout import METADATA, Part, parts_of, stated
+from pipeline.activations.layout import Part, arrays_of, codec_of, metadata_names, parts_of, stated
 from pipeline.activations.store import Store, check_record, read_identity
 from pipeline.errors import StoreError
 from pipeline.files import read_signed_json
@@ -100,12 +100,15 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
             sealed = {**seal["metadata"], **seal["records"]}
         except (ValueError, KeyError, TypeError):
             found.append(Finding(SEAL, _how_bad(data)))
-    for name in METADATA:
-        found.extend(_compare(folder, name, sealed.get(name), None, advance))
+    identity, parts, metadata = None, [], metadata_names()
     try:
         identity = read_identity(folder)
-        parts = parts_of(identity)
+        parts, metadata = parts_of(identity), metadata_names(arrays_of(identity))
     except (StoreError, KeyError, TypeError, ValueError):
+        pass
+    for name in metadata:
+        found.extend(_compare(folder, name, sealed.get(name), None, advance))
+    if identity is None:
         if not any(finding.name == "zarr.json" for finding in found):
             found.append(Finding("zarr.json", "flipped", None, "its identity disagrees with its fingerprint"))
         return report
@@ -115,16 +118,20 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
     if identity.get("how.format") != FORMAT:
         format_there = identity.get("how.format")
         found.append(Finding("zarr.json", "stale", None, f"format {format_there}, this version makes {FORMAT}"))
-    expected = {SEAL, *METADATA}
+    expected = {SEAL, *metadata}
+    try:
+        codec = codec_of(folder.read_many(metadata))
+    except (ValueError, KeyError):
+        codec = None  # found above
     for part in parts:
         expected |= {part.record_name, *part.object_names}
-        _verify_part(report, part, sealed, sizes, advance)
+        _verify_part(report, part, codec, sealed, sizes, advance)
     found.extend(Finding(name, "unexpected") for name in sizes if name not in expected)
     return report
 
 
 def _verify_part(
-    report: Report, part: Part, sealed: Mapping[str, Any], sizes: Mapping[str, int], advance: Advance
+    report: Report, part: Part, codec: str | None, sealed: Mapping[str, Any], sizes: Mapping[str, int], advance: Advance
 ) -> None:
     folder, identity = report.folder, report.identity
     if part.record_name not in sizes:
@@ -133,11 +140,11 @@ def _verify_part(
         return
     data = folder.read(part.record_name)
     try:
-        record = check_record(data, part, fingerprint(identity))
+        record = check_record(data, part, fingerprint(identity), codec)
     except ValueError as error:
         report.findings.append(Finding(part.record_name, _how_bad(data, sealed.get(part.record_name)), part.index))
         # A sound record of something else is neither torn nor flipped.
-        if "another" in str(error):
+        if "another" in str(error):  # part, store or codec
             report.findings[-1] = Finding(part.record_name, "stale", part.index, str(error))
         return
     if sealed and sealed.get(part.record_name) != stated(data):
@@ -194,7 +201,8 @@ class Recomputed:
     Attributes
     ----------
     rows : indices that were compared
-    difference : float ndarray (n,), norm of the difference over the norm of the kept row
+    difference : float ndarray (n,), norm of the difference over the norm of the kept row; differences within
+        the rounding of codes count as none
     equal : how many rows are the same bit for bit
     precision_then, precision_now : arithmetic of the store, and of this comparison
     """
@@ -244,6 +252,9 @@ def recompute_rows(
     again = compute_rows(plan_rows(table, picture_paths, rows), runner, batch, StageClock(), advance)
     again = again.astype(np.float32)
     norm = np.maximum(np.linalg.norm(kept, axis=1), np.finfo(np.float16).tiny)
-    difference = np.linalg.norm(again - kept, axis=1) / norm
+    rounding = np.empty_like(kept)
+    for part in store.parts:
+        rounding[(rows >= part.start) & (rows < part.stop)] = store.rounding(part)
+    difference = np.linalg.norm(np.maximum(np.abs(again - kept) - rounding, 0), axis=1) / norm
     equal = int((again == kept).all(axis=1).sum())
     return Recomputed(rows, difference, equal, store.identity["how.precision"], runner.precision_name)

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from pipeline.activations.extract import extract
-from pipeline.activations.identity import Identity
+from pipeline.activations.identity import FORMAT, Identity
 from pipeline.activations.layout import parts_of
 from pipeline.activations.store import Store, StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.patches.table import PatchTable, make_table
-from pipeline.settings import GridSettings
+from pipeline.settings import Codec, GridSettings
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -113,9 +113,11 @@ def small_identity() -> Callable[..., Identity]:
         fields = {
             "seen.n_rows": 10,
             "seen.skipped": ["c: truncated"],
+            "how.format": FORMAT,
             "how.part_rows": 4,
             "how.width": 3,
             "how.layer": "fc7",
+            "how.dtype": "float16",
             "how.precision": "cpu-fp32",
         }
         return {**fields, **changes}
@@ -143,8 +145,10 @@ def columns() -> Callable[[int, int], dict[str, np.ndarray]]:
 def write_parts(columns) -> Callable[..., StoreWriter]:
     """Write some parts (all, unless told) of the small store at a path or URL."""
 
-    def write(place: Path | str, identity: Identity, parts: tuple[int, ...] | None = None) -> StoreWriter:
-        create_store(place, identity, ("a", "b"), {})
+    def write(
+        place: Path | str, identity: Identity, parts: tuple[int, ...] | None = None, codec: Codec = "small"
+    ) -> StoreWriter:
+        create_store(place, identity, ("a", "b"), {}, codec)
         writer = StoreWriter(place)
         for part in parts_of(identity):
             if parts is None or part.index in parts:

@@ -23,6 +23,7 @@ from PIL import Image
 import pipeline.progress
 from pipeline.activations.extract import Extraction, PartMaker, StageClock, extract, log_name
 from pipeline.activations.folder import LocalFolder, open_folder
+from pipeline.activations.identity import differences
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
 from pipeline.errors import PipelineError, StoreError
@@ -159,6 +160,20 @@ def test_rows_of_mirrored_crops_are_those_of_mirrored_pictures(crops_of):
     assert step < 0.05 * between, "as far apart as a picture and its mirror image"
     # Which rows are mirrored can be told from the store alone: the second half of the crops' numbers.
     assert np.array_equal(store.read_geometry("scale") >= 11, table.flip)
+
+
+def test_codes_of_the_same_rows(table, picture_paths, make_runner, tmp_path):
+    exact = extract(table, picture_paths, make_runner(), tmp_path / "exact", BATCH)
+    folder = open_folder(tmp_path / "codes")
+    store = Extraction(table, picture_paths, make_runner(), folder, BATCH, dtype="8bit", codec="fast").run()
+
+    assert differences(store.identity, exact.identity) == ["how.dtype: got '8bit', expected 'float16'"]
+    for (part, rows), (_, expected) in zip(store.iter_parts(), exact.iter_parts(), strict=True):
+        rows, expected = rows.astype(np.float32), expected.astype(np.float32)
+        assert (np.abs(rows - expected) <= store.rounding(part) + expected * 2.0**-11).all()
+        assert not np.array_equal(rows, expected)
+    again = recompute_rows(store, table, picture_paths, make_runner(), 20)
+    assert not len(again.bad_rows) and again.difference.max() < 1e-3 and again.equal < 20
 
 
 def test_recomputed_rows_of_crops_are_equal(split, picture_paths, make_runner, tmp_path):

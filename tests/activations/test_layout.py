@@ -7,27 +7,33 @@ import random
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as hypothesis_arrays
 
 from pipeline.activations.extract import share_of
 from pipeline.activations.layout import (
     ARRAYS,
-    METADATA,
     Part,
+    codec_of,
     decode_object,
     encode_part,
     make_metadata,
     make_record,
     make_seal,
+    metadata_names,
     parts_of,
+    quantise,
+    restore,
     rows_a_part,
     stated,
 )
 from pipeline.files import sha256_bytes, signed_json
+from pipeline.settings import Codec
 
 
 def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:
@@ -37,6 +43,7 @@ def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:
         "how.part_rows": part_rows,
         "how.width": width,
         "how.layer": "fc7",
+        "how.dtype": "float16",
         **changes,
     }
 
@@ -62,12 +69,13 @@ SHAPES = st.tuples(
 ).filter(lambda shape: shape[0] <= 20 * shape[1])
 
 
-@settings(max_examples=40, deadline=None)
-@given(SHAPES, st.integers(0, 99))
-def test_decoded_is_what_was_encoded(shape, seed):
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.integers(0, 99), st.sampled_from(get_args(Codec)))
+def test_decoded_is_what_was_encoded(shape, seed, codec):
     n_rows, part_rows, width = shape
     identity, columns = identity_of(*shape), random_columns(n_rows, width, seed)
-    metadata = make_metadata(identity, ("a",), {})
+    metadata = make_metadata(identity, ("a",), {}, codec)
+    assert codec_of(metadata) == codec
 
     parts = parts_of(identity)
     for part in random.Random(seed).sample(parts, min(3, len(parts))):
@@ -101,15 +109,15 @@ def test_rows_of_any_kind_have_objects(fill):
             np.testing.assert_array_equal(decoded, cut(columns, part)[name])
 
 
-def digests(n_rows: int, part_rows: int, width: int) -> list[str]:
+def digests(n_rows: int, part_rows: int, width: int, codec: Codec = "small") -> list[str]:
     identity, columns = identity_of(n_rows, part_rows, width), random_columns(n_rows, width, 7)
-    metadata = make_metadata(identity, ("a", "b"), {"dataset": "d"})
+    metadata = make_metadata(identity, ("a", "b"), {"dataset": "d"}, codec)
     parts = [encode_part(metadata, part, cut(columns, part)) for part in parts_of(identity)]
     return [sha256_bytes(data) for content in (metadata, *parts) for data in content.values()]
 
 
 # The last part is a fraction of a shard; a shard has one inner chunk, or four.
-@pytest.mark.parametrize("shape", [(10, 4, 3), (5000, 4096, 5)])
+@pytest.mark.parametrize("shape", [(10, 4, 3), (5000, 4096, 5), (5000, 4096, 5, "zstd"), (5000, 4096, 5, "fast")])
 def test_the_same_rows_give_the_same_bytes(shape):
     expected = digests(*shape)
     for _ in range(5):
@@ -148,9 +156,69 @@ def test_a_column_of_another_length_is_refused(name, n):
 
 def test_metadata_says_what_the_store_is():
     metadata = make_metadata(identity_of(10, 4, 3), ("a",), {})
-    assert sorted(metadata) == sorted(METADATA)
+    assert sorted(metadata) == sorted(metadata_names())
     # What others look for is written last.
     assert list(metadata)[-1] == "zarr.json"
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_a_flipped_bit_of_any_codec_is_noticed_by_zarr_alone(codec):
+    identity, columns = identity_of(4096, 4096, 5), random_columns(4096, 5, 3)
+    columns["activations"] = np.abs(np.random.default_rng(0).standard_normal((4096, 5))).astype(np.float16)
+    metadata, (part,) = make_metadata(identity, ("a",), {}, codec), parts_of(identity)
+    data = encode_part(metadata, part, columns)[part.object_name("activations")]
+    noticed = 0
+    for place in np.random.default_rng(1).integers(0, len(data), 40):
+        flipped = bytearray(data)
+        flipped[place] ^= 16
+        try:
+            decode_object("activations", metadata["activations/zarr.json"], part, bytes(flipped))
+        except Exception:
+            noticed += 1
+    assert noticed == 40
+
+
+# --- codes of 8 bits
+
+VALUES = st.floats(-60000, 60000, width=16) | st.floats(0, 8, width=16) | st.just(0.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(hypothesis_arrays(np.float16, st.tuples(st.integers(1, 40), st.integers(1, 6)), elements=VALUES))
+def test_codes_are_within_half_a_step(rows):
+    codes, (low, step) = quantise(rows)
+    back = restore(codes, np.stack([low, step]))
+
+    assert (codes.dtype, back.dtype, back.shape) == (np.uint16, np.float16, rows.shape)
+    assert codes.max() <= 255
+    exact, got = rows.astype(np.float64), back.astype(np.float64)
+    # Half a step; half a place of float16 at the value; and float32's own rounding of the range.
+    bound = step / 2 + np.abs(got) * 2.0**-11 + 2.0**-25 + np.abs(exact).max(axis=0) * 2.0**-20
+    assert (np.abs(got - exact) <= bound).all()
+    same = rows.min(axis=0) == rows.max(axis=0)
+    assert (back[:, same] == rows[:, same]).all(), "a constant column comes back as it was"
+    rectified = rows.min(axis=0) == 0
+    assert (back[:, rectified][rows[:, rectified] == 0] == 0).all(), "zeros stay zeros"
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_a_store_of_codes_holds_their_ranges(codec):
+    identity = identity_of(10, 4, 3, **{"how.dtype": "8bit"})
+    columns = random_columns(10, 3, 0)
+    columns["activations"] = np.random.default_rng(2).standard_normal((10, 3)).astype(np.float16)
+    metadata = make_metadata(identity, ("a",), {}, codec)
+    assert "column_range/zarr.json" in metadata
+    for part in parts_of(identity):
+        rows = cut(columns, part)
+        objects = encode_part(metadata, part, rows)
+        decoded = {
+            name: decode_object(name, metadata[f"{name}/zarr.json"], part, objects[part.object_name(name)])
+            for name in part.arrays
+        }
+        assert decoded["activations"].dtype == np.uint16
+        codes, column_range = quantise(rows["activations"])
+        assert (decoded["activations"] == codes).all() and (decoded["column_range"][0] == column_range).all()
+        assert (decoded["box_xyxy"].view(np.uint32) == rows["box_xyxy"].view(np.uint32)).all()
 
 
 # --- parts and shares
@@ -193,7 +261,9 @@ def made() -> SimpleNamespace:
     identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
     metadata = make_metadata(identity, ("a",), {})
     records = {
-        part.record_name: signed_json(make_record(part, "f" * 64, encode_part(metadata, part, cut(columns, part))))
+        part.record_name: signed_json(
+            make_record(part, "f" * 64, encode_part(metadata, part, cut(columns, part)), "small")
+        )
         for part in parts_of(identity)
     }
     return SimpleNamespace(identity=identity, metadata=metadata, records=records)
@@ -202,10 +272,11 @@ def made() -> SimpleNamespace:
 def test_a_record_states_all_objects_of_its_part():
     part = Part(2, 8, 10)
     objects = {name: name.encode() for name in part.object_names}
-    assert make_record(part, "f" * 64, objects) == {
+    assert make_record(part, "f" * 64, objects, "fast") == {
         "fingerprint": "f" * 64,
         "part": 2,
         "rows": [8, 10],
+        "codec": "fast",
         "objects": {name: {"bytes": len(name), "sha256": sha256_bytes(name.encode())} for name in part.object_names},
     }
 

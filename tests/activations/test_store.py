@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ import zarr
 from pipeline.activations.folder import LocalFolder, disk_trouble
 from pipeline.activations.layout import parts_of, stated
 from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.verify import verify_store
 from pipeline.errors import StoreError
 from pipeline.files import read_signed_json, signed_json
+from pipeline.settings import Codec
 
 # --- from identity to seal
 
@@ -54,6 +57,75 @@ def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
     assert sorted(p.name for p in path.parent.iterdir()) == [".partial", "small.zarr"]
     assert not list((path.parent / ".partial").iterdir())
     assert not list(path.rglob(".*"))
+
+
+# --- codecs and codes
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(store)): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_a_store_is_read_whatever_it_was_compressed_with(tmp_path, small_identity, columns, write_parts, codec):
+    write_parts(tmp_path / "s.zarr", small_identity(), codec=codec).seal()
+
+    store = Store(tmp_path / "s.zarr", small_identity())
+
+    assert np.array_equal(np.concatenate([rows for _, rows in store.iter_parts()]), columns(0, 10)["activations"])
+    assert verify_store(LocalFolder(tmp_path / "s.zarr")).state == "sealed"
+
+
+def test_a_store_goes_on_with_its_own_codec(tmp_path, small_identity, columns, write_parts):
+    write_parts(tmp_path / "a.zarr", small_identity(), parts=(0,), codec="fast")
+
+    writer = write_parts(tmp_path / "a.zarr", small_identity(), parts=(1, 2), codec="small")
+
+    assert writer.codec == "fast"
+    writer.seal()
+    write_parts(tmp_path / "b.zarr", small_identity(), codec="fast").seal()
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+
+
+def test_metadata_that_were_lost_are_made_for_the_codec_of_the_parts(tmp_path, small_identity, columns, write_parts):
+    path = tmp_path / "s.zarr"
+    write_parts(path, small_identity(), codec="fast").seal()
+    before = contents(path)
+    (path / "activations/zarr.json").unlink()
+
+    create_store(path, small_identity(), ("a", "b"), {}, "small")
+
+    assert contents(path) == before
+    Store(path)
+
+
+def test_parts_of_another_codec_do_not_count(tmp_path, small_identity, write_parts):
+    path, other = tmp_path / "s.zarr", tmp_path / "other.zarr"
+    write_parts(path, small_identity(), codec="fast")
+    write_parts(other, small_identity(), parts=(0,), codec="small")
+    shutil.copy(other / "activations/zarr.json", path / "activations/zarr.json")
+
+    assert [part.index for part in StoreWriter(path).missing()] == [0, 1, 2]
+    kinds = {(finding.name, finding.kind) for finding in verify_store(LocalFolder(path)).findings}
+    assert kinds == {(f"integrity/part-0000{i}.json", "stale") for i in range(3)}
+
+
+def test_codes_come_back_within_their_rounding(tmp_path, small_identity, columns, write_parts):
+    identity = small_identity(**{"how.dtype": "8bit"})
+    write_parts(tmp_path / "s.zarr", identity).seal()
+    store = Store(tmp_path / "s.zarr", identity)
+
+    for part, rows in store.iter_parts():
+        exact, rounding = columns(part.start, part.stop)["activations"].astype(np.float64), store.rounding(part)
+        # Three columns that count up: three or nine of a range, over 255 steps.
+        assert rounding.tolist() == pytest.approx([3 * (part.n_rows - 1) / 255 / 2] * 3)
+        assert rows.dtype == np.float16
+        assert (np.abs(rows.astype(np.float64) - exact) <= rounding + np.abs(exact) * 2.0**-11).all()
+    assert np.array_equal(store.read_geometry("scale"), columns(0, 10)["scale"])
+    assert verify_store(LocalFolder(tmp_path / "s.zarr")).state == "sealed"
+    (tmp_path / "s.zarr/column_range/c/1/0/0").write_bytes(b"other")
+    with pytest.raises(StoreError, match="column_range/c/1/0/0 changed since it was written"):
+        list(store.iter_parts())
 
 
 def test_missing_parts_are_counted(tmp_path, small_identity, write_parts):
@@ -408,7 +480,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.activations.store import StoreWriter, create_store
-identity = {"seen.n_rows": 160, "seen.skipped": [], "how.part_rows": 20, "how.width": 3, "how.layer": "fc7"}
+identity = {"seen.n_rows": 160, "seen.skipped": [], "how.part_rows": 20, "how.width": 3, "how.layer": "fc7",
+            "how.dtype": "float16"}
 path, mine = Path(sys.argv[1]), int(sys.argv[2])
 while not path.with_name("go").exists():
     pass

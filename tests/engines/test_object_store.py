@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from pipeline.activations.folder import RemoteFolder, open_folder
-from pipeline.activations.layout import METADATA
+from pipeline.activations.layout import metadata_names
 from pipeline.activations.store import Store
 from pipeline.errors import PipelineError, SettingsError, StoreError
 from pipeline.settings import parse_run_settings
@@ -163,7 +163,7 @@ def test_zarr_alone_reads_it(bucket, job, on_disk):
 
 def test_order_of_writes(bucket, job):
     name = bucket.store("job")
-    expected = list(reversed(METADATA))
+    expected = list(reversed(metadata_names()))
     assert expected[-1] == "zarr.json"
     for i in range(7):
         expected += [f"activations/c/{i}/0", f"picture/c/{i}", f"box_xyxy/c/{i}/0", f"scale/c/{i}"]

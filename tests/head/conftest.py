@@ -76,6 +76,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int =
         "seen.n_rows": table.n_rows,
         "seen.skipped": [],
         "how.layer": "fc7",
+        "how.dtype": "float16",
         "how.width": rows.shape[1],
         "how.mean": [0.5, 0.5, 0.5],
         "how.precision": "cpu-fp32",

@@ -69,6 +69,7 @@ def make_store(path: Path, table: PatchTable, **changes) -> Made:
         "seen.n_rows": table.n_rows,
         "seen.skipped": [],
         "how.layer": "fc7",
+        "how.dtype": "float16",
         "how.width": 6,
         "how.precision": "cpu-fp32",
         "how.part_rows": 16,  # several pictures straddle two parts

@@ -333,6 +333,11 @@ class PartMaker:
 
     def make(self, task: PartTask, clock: StageClock, advance: Callable[[int], None] = lambda n: None) -> None:
         """Make what no writer has recorded by now; `advance` hears of all rows of the task."""
+        for part in self.compute(task, clock, advance):
+            part.write(clock)
+
+    def compute(self, task: PartTask, clock: StageClock, advance: Callable[[int], None]) -> list[MadePart]:
+        """The rows of what no writer has recorded by now, not written yet; `advance` hears of all rows of the task."""
         due = {}
         for writer in self.writers:
             parts = [part for part in parts_within(writer.parts, task.part) if not writer.is_recorded(part)]
@@ -340,9 +345,10 @@ class PartMaker:
                 due[writer.identity["how.layer"]] = (writer, parts)
         if not due:
             advance(task.part.n_rows)
-            return
+            return []
         batch = self.writers[0].identity["how.batch"]
         activations = compute_layers(task.plan, self.runner, tuple(due), batch, clock, advance)
+        made = []
         for layer, (writer, parts) in due.items():
             for part in parts:
                 rows = slice(part.start - task.part.start, part.stop - task.part.start)
@@ -352,11 +358,25 @@ class PartMaker:
                     "box_xyxy": task.plan.box_xyxy[rows],
                     "scale": task.plan.scale[rows],
                 }
-                with clock.measure("write"):
-                    try:
-                        writer.write_part(part, columns)
-                    except OSError as error:
-                        raise disk_trouble(error, writer.folder) from error
+                made.append(MadePart(writer, part, columns))
+        return made
+
+
+@dataclass(frozen=True)
+class MadePart:
+    """A part whose rows are there and which is still to be written."""
+
+    writer: StoreWriter
+    part: Part
+    columns: Mapping[str, np.ndarray]
+
+    def write(self, clock: StageClock) -> None:
+        """Compress and write it, then its record."""
+        with clock.measure("write"):
+            try:
+                self.writer.write_part(self.part, self.columns)
+            except OSError as error:
+                raise disk_trouble(error, self.writer.folder) from error
 
 
 Engine = Callable[[Sequence[PartTask], Callable[[PartTask, Mapping[str, float]], None]], None]
@@ -560,8 +580,16 @@ class Extraction:
         with Progress(what, total, "patches", done=total - n_rows) as progress:
             if engine is None:
                 maker = PartMaker(self.runner, *(writer.folder for writer in writers))
-                for task in tasks:
-                    maker.make(task, clock, lambda n: progress.advance(n, note=clock.summary()))
+                # Parts of one task are written while the next one is computed.
+                with ThreadPoolExecutor(1) as pool:
+                    writing: list[Future[None]] = []
+                    for task in tasks:
+                        made = maker.compute(task, clock, lambda n: progress.advance(n, note=clock.summary()))
+                        for future in writing:
+                            future.result()
+                        writing = [pool.submit(part.write, clock) for part in made]
+                    for future in writing:
+                        future.result()
             else:
 
                 def done(task: PartTask, seconds: Mapping[str, float]) -> None:

@@ -9,7 +9,9 @@ were checked are the bytes that are used, on every kind of folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -311,10 +313,20 @@ class Store:
         """``picture`` (n_rows,), ``box_xyxy`` (n_rows, 4) or ``scale`` (n_rows,) of all rows."""
         return np.concatenate([self.read_object(name, part) for part in self.parts])
 
-    def iter_parts(self) -> Iterator[tuple[Part, np.ndarray]]:
-        """All parts in order, one in memory at a time."""
-        for part in self.parts:
-            yield part, self.read_part(part)
+    def iter_parts(self, parts: Iterable[Part] | None = None) -> Iterator[tuple[Part, np.ndarray]]:
+        """Activations of all parts, or of some, in order; the next part is read while the caller is at work on one."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[tuple[Part, Future[np.ndarray]]] = deque()
+            for part in self.parts if parts is None else parts:
+                waiting.append((part, pool.submit(self.read_part, part)))
+                if len(waiting) > 1:
+                    ready, values = waiting.popleft()
+                    yield ready, values.result()
+                    # Else its rows would stay in memory while the next ones come.
+                    del values
+            while waiting:
+                ready, values = waiting.popleft()
+                yield ready, values.result()
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Chosen rows, in rising order, from one pass over the parts that hold any.
@@ -328,8 +340,7 @@ class Store:
         float16 ndarray of shape (n, width)
         """
         out = np.empty((len(rows), self.width), ROW_DTYPE)
-        for part in self.parts:
-            first, last = np.searchsorted(rows, [part.start, part.stop])
-            if first < last:
-                out[first:last] = self.read_part(part)[rows[first:last] - part.start]
+        places = {part: slice(*np.searchsorted(rows, [part.start, part.stop])) for part in self.parts}
+        for part, values in self.iter_parts(part for part, place in places.items() if place.start < place.stop):
+            out[places[part]] = values[rows[places[part]] - part.start]
         return out

@@ -83,17 +83,17 @@ class Pictures:
         while pool:
             yield _draw(pool, min(size, len(pool)), generator)
 
+    def _wanted_in(self, part: Part) -> np.ndarray:
+        """Wanted pictures that have rows in a part."""
+        first = np.searchsorted(self._first_row, part.start, "right") - 1
+        last = np.searchsorted(self._first_row, part.stop)
+        return first + np.flatnonzero(self.wanted[first:last])
+
     def _read(self, parts: Iterable[Part]) -> Iterator[Picture]:
         """Pictures of some parts, each as soon as all of its rows are read; parts without any are not read."""
         begun: dict[int, tuple[np.ndarray, int]] = {}
-        for part in parts:
-            first = np.searchsorted(self._first_row, part.start, "right") - 1
-            last = np.searchsorted(self._first_row, part.stop)
-            here = first + np.flatnonzero(self.wanted[first:last])
-            if not len(here):
-                continue
-            values = self.store.read_part(part)
-            for picture in here.tolist():
+        for part, values in self.store.iter_parts(part for part in parts if len(self._wanted_in(part))):
+            for picture in self._wanted_in(part).tolist():
                 start, stop = self._first_row[picture : picture + 2].tolist()
                 from_, to = max(start, part.start), min(stop, part.stop)
                 # A copy: a view would keep the whole part in memory.

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import get_args
 
@@ -57,6 +58,44 @@ def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
     assert sorted(p.name for p in path.parent.iterdir()) == [".partial", "small.zarr"]
     assert not list((path.parent / ".partial").iterdir())
     assert not list(path.rglob(".*"))
+
+
+# --- reading ahead
+
+
+def test_parts_are_read_while_the_caller_works(tmp_path, small_identity, columns, write_parts, monkeypatch):
+    write_parts(tmp_path / "s.zarr", small_identity()).seal()
+    store = Store(tmp_path / "s.zarr")
+    read, begun = store.read_part, {index: threading.Event() for index in range(3)}
+
+    def watched(part):
+        begun[part.index].set()
+        return read(part)
+
+    monkeypatch.setattr(store, "read_part", watched)
+    seen = []
+    for part, rows in store.iter_parts():
+        # The caller is at work on this part, and the next one is read already, but not the one after it.
+        assert all(begun[index].wait(10) for index in range(min(part.index + 2, 3)))
+        assert not any(begun[index].is_set() for index in range(part.index + 2, 3))
+        assert np.array_equal(rows, columns(part.start, part.stop)["activations"])
+        seen.append(part.index)
+    assert seen == [0, 1, 2]
+
+
+def test_a_damaged_part_is_an_error_when_its_turn_comes(tmp_path, small_identity, write_parts):
+    write_parts(tmp_path / "s.zarr", small_identity()).seal()
+    store = Store(tmp_path / "s.zarr")
+    (tmp_path / "s.zarr/activations/c/1/0").unlink()
+
+    parts = store.iter_parts()
+    assert next(parts)[0].index == 0
+    with pytest.raises(StoreError, match="activations/c/1/0 is missing"):
+        next(parts)
+    # Who stops early is not kept waiting by what was read ahead.
+    for part, _ in Store(tmp_path / "s.zarr").iter_parts(store.parts[::2]):
+        break
+    assert part.index == 0
 
 
 # --- codecs and codes

@@ -35,6 +35,7 @@ from pipeline.files import (
     write_whole,
 )
 from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.task import RowReader
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
@@ -339,20 +340,21 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
     settings = {name: ws.settings.head_settings(name) for name in heads}
 
     @cache
-    def joined(split: str) -> tuple[PatchTable, Store]:
-        return current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+    def joined(split: str) -> tuple[PatchTable, Store, RowReader]:
+        store = sealed_store(ws, dataset, split)
+        return current_table(ws, dataset, split, say), store, RowReader(store)
 
     set_threads(ws.settings.threads)
     paths = {}
     for name in heads:
-        table, store = joined(ws.split_of_rows(manifest, name, held_out))
+        table, store, read = joined(ws.split_of_rows(manifest, name, held_out))
         path = paths[name] = ws.head_path(dataset, name, held_out)
         if _is_current(path, store, table, ws.settings.labels, say):
             continue
         started = time.perf_counter()
         share = ws.settings.held_out if held_out else 0.0
         trunk = partial(make_trunk, ws, dataset)
-        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed, share, trunk)
+        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed, share, trunk, read)
         digest = save_head(head, path)
         seconds = time.perf_counter() - started
         _write_log(path, {"fit_head": seconds})

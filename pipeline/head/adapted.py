@@ -118,7 +118,7 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
     network = make_network(task.store.width, task.n_classes, settings, widths)
     for name, layer in layers.items():
         network.get_submodule(name).load_state_dict(layer.state_dict())
-    values = task.store.read_rows(chosen.rows)
+    values = task.read.rows(chosen.rows)
     log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
     facts = {"patches": chosen.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
     return Fitted(network, log, facts)

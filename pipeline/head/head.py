@@ -27,7 +27,7 @@ from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
 from pipeline.head import adapted, own, strong, svm, weak
 from pipeline.head.networks import SCORED_ROWS
-from pipeline.head.task import FitTask
+from pipeline.head.task import FitTask, RowReader
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import AnyHead, LabelSettings
@@ -133,6 +133,7 @@ def fit_head(
     seed: int,
     held_out: float = 0.0,
     load_trunk: Callable[[], Trunk] = _no_trunk,
+    read: RowReader | None = None,
 ) -> Head:
     """Fit a head on the rows of a store; pictures are not needed, nor the trunk by most kinds.
 
@@ -140,6 +141,7 @@ def fit_head(
     ----------
     held_out : share of the fit pictures that is left out, for choosing settings on them
     load_trunk : makes the trunk, for kinds that begin with its weights
+    read : one for several heads on the same store, which then is read once for all that need the same rows
 
     Raises
     ------
@@ -148,7 +150,7 @@ def fit_head(
     """
     check_joined(store, table)
     out = hold_out_pictures(table.group_ids, held_out)
-    task = FitTask(store, table, name, labels, seed, out, load_trunk)
+    task = FitTask(store, table, name, labels, seed, out, load_trunk, read or RowReader(store))
     fitted = KINDS[settings.kind].fit(task, settings)
     facts = {
         "format": FORMAT,

@@ -97,6 +97,6 @@ def fit(task: FitTask, settings: HeadSettings) -> Fitted:
     """
     chosen = choose_labelled(task, settings)
     network = make_network(task.store.width, task.n_classes, settings)
-    values = task.store.read_rows(chosen.rows)
+    values = task.read.rows(chosen.rows)
     log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
     return Fitted(network, log, {"patches": chosen.facts, "precision": network.precision})

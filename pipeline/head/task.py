@@ -11,9 +11,33 @@ from torch import nn
 
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError
+from pipeline.head.pictures import Pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import LabelSettings
 from pipeline.trunk.trunk import Trunk
+
+
+class RowReader:
+    """Reads a store for heads that are fitted one after the other: what the last one asked for is not read again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rows: tuple[np.ndarray, np.ndarray] | None = None
+        self._pictures: Pictures | None = None
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Chosen rows: float16 ndarray (n, width), not to be changed; `rows` as for `Store.read_rows`."""
+        if self._rows is None or not np.array_equal(self._rows[0], rows):
+            self._rows = None  # before others take its place in memory
+            self._rows = rows, self._store.read_rows(rows)
+        return self._rows[1]
+
+    def pictures(self, first_row: np.ndarray, wanted: np.ndarray) -> Pictures:
+        """Whole pictures; arguments as for `Pictures`."""
+        asked = Pictures(self._store, first_row, wanted)
+        if self._pictures is None or not np.array_equal(self._pictures.wanted, asked.wanted):
+            self._pictures = asked
+        return self._pictures
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,7 @@ class FitTask:
     seed : decides initialisation, order and samples
     held_out : bool ndarray (n_pictures,), pictures that the fit must not look at
     load_trunk : makes the trunk, for kinds that begin with its weights; costs nothing until called
+    read : reads rows of the store
     """
 
     store: Store
@@ -37,6 +62,7 @@ class FitTask:
     seed: int
     held_out: np.ndarray
     load_trunk: Callable[[], Trunk]
+    read: RowReader
 
     @property
     def n_classes(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.errors import HeadError
 from pipeline.head.fitting import logistic_loss, make_optimizer, run_rates
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.pictures import Picture, Pictures
+from pipeline.head.pictures import Picture
 from pipeline.head.task import FitTask, Fitted
 from pipeline.progress import Progress
 from pipeline.settings import WeakSettings
@@ -122,7 +122,7 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     wanted = ~task.held_out
     if table.labelled:
         wanted = wanted & (table.picture_labels != 0).any(1)
-    pictures = Pictures(task.store, table.first_row, wanted)
+    pictures = task.read.pictures(table.first_row, wanted)
     if not table.labelled or not (table.picture_labels[pictures.wanted] == 1).any():
         raise HeadError(
             f"{table.dataset} {table.split}: no picture to fit {task.name} on has a label of a class; "

@@ -19,7 +19,7 @@ from pipeline.errors import HeadError
 from pipeline.head import adapted
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.strong import choose_labelled
-from pipeline.head.task import FitTask
+from pipeline.head.task import FitTask, RowReader
 from pipeline.patches.table import make_table
 from pipeline.settings import AdaptedSettings, GridSettings, HeadSettings, LabelSettings
 from pipeline.trunk.architectures import AlexNet, AlexNetForm, Conv
@@ -148,7 +148,9 @@ def test_without_training_it_is_the_trunks_own_fc7(tmp_path):
 def test_input_of_fca_is_standardised_under_the_copied_weights(drawn, trunk):
     head = fit(drawn, trunk)
     none_held_out = np.zeros(len(drawn.table.ids), bool)
-    rows = choose_labelled(FitTask(drawn.store, drawn.table, "u", LABELS, 0, none_held_out, None), QUICK).rows
+    rows = choose_labelled(
+        FitTask(drawn.store, drawn.table, "u", LABELS, 0, none_held_out, None, RowReader(drawn.store)), QUICK
+    ).rows
     fc7 = drawn.fc7[0][rows].astype(np.float64)
     alive = fc7.std(0) > 1e-3
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from pipeline.errors import HeadError, StoreError
 from pipeline.head.head import Head, fit_head, load_head, save_head
-from pipeline.settings import LabelSettings
+from pipeline.head.task import RowReader
+from pipeline.settings import LabelSettings, WeakSettings
 
 LABELS = LabelSettings()
 
@@ -228,3 +229,30 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
     with pytest.raises(HeadError, match="cannot be read as a head"):
         load_head(tmp_path / "other.safetensors")
+
+
+# --- several heads on one store
+
+
+def test_several_heads_read_the_store_once_and_are_each_as_alone(made, small, monkeypatch):
+    settings = {
+        "small": small,
+        "slow": small.model_copy(update={"rates": (0.001, 0.0001, 0.00001)}),
+        "one layer": small.model_copy(update={"hidden": ()}),
+        "fewer": small.model_copy(update={"background_share": 0.25}),
+        "weak": WeakSettings(kind="weak", hidden=(), max_epochs=(2, 1)),
+        "weaker": WeakSettings(kind="weak", hidden=(), max_epochs=(1, 1), top=1),
+    }
+    alone = {name: fit_head(made.store, made.table, name, its, LABELS, seed=0) for name, its in settings.items()}
+    read, parts = [], made.store.read_part
+    monkeypatch.setattr(made.store, "read_part", lambda part: read.append(part.index) or parts(part))
+
+    reader = RowReader(made.store)
+    for name, its in settings.items():
+        head = fit_head(made.store, made.table, name, its, LABELS, seed=0, read=reader)
+        assert head.facts == alone[name].facts
+        for key, tensor in head.network.state_dict().items():
+            assert torch.equal(tensor, alone[name].network.state_dict()[key]), (name, key)
+
+    # Once for three heads, once for other rows, and once for whole pictures.
+    assert read == 3 * [part.index for part in made.store.parts]

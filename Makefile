@@ -1,6 +1,7 @@
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
 # make lint   formatters and linters
+# make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
 # make torture   the tests of killed runs, with a thousand kills in place of some fifty
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test torture lint lock conda-env clean
+.PHONY: demo test bench torture lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -25,6 +26,9 @@ demo: $(READY)
 
 test: $(READY)
 	python -m pytest
+
+bench: demo
+	python benchmarks/bench.py $(BENCH)
 
 torture: $(READY)
 	PIPELINE_TORTURE=1 python -m pytest tests/fault --timeout=0 -s

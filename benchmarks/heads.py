@@ -38,9 +38,10 @@ from pipeline.head.head import Head, fit_head
 from pipeline.head.pictures import Pictures
 from pipeline.head.task import FitTask, RowReader
 from pipeline.patches.table import PatchTable
-from pipeline.run import current_table, sealed_store, set_threads
+from pipeline.run import sealed_store, set_threads
 from pipeline.scoring.scores import make_accumulator, score_split
 from pipeline.settings import HeadSettings, LabelSettings, WeakSettings, parse_run_settings
+from pipeline.tables import current_table
 from pipeline.workspace import Workspace
 from pipeline.yaml_files import read_mapping
 

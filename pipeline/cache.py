@@ -26,16 +26,10 @@ from pipeline.files import read_json, read_signed_json, signed_json, sweep_parti
 from pipeline.head.head import load_head, read_facts
 from pipeline.patches.table import read_table
 from pipeline.progress import Progress
-from pipeline.run import (
-    Say,
-    make_runner,
-    plan_extraction,
-    read_receipt,
-    run_extract,
-    why_table_is_due,
-)
+from pipeline.run import make_runner, plan_extraction, read_receipt, run_extract
 from pipeline.scoring.scores import load_scores
 from pipeline.settings import Codec, parse_run_settings
+from pipeline.tables import Say, why_table_is_due
 from pipeline.workspace import Workspace
 
 YOUNG_S = 24 * 3600.0

@@ -9,10 +9,10 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.files import write_json
 from pipeline.recipe_runs import RecipeRuns
 from pipeline.recipes import compared_recipes
-from pipeline.run import Say
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
+from pipeline.tables import Say
 from pipeline.workspace import Workspace
 
 SHARED = ("dataset", "split", "fit_split", "metric", "pictures", "official")

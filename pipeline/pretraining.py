@@ -15,8 +15,9 @@ from pipeline.dataset.voc import read_split
 from pipeline.errors import DatasetError
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.progress import Progress
-from pipeline.run import current_table, picture_paths, set_threads
+from pipeline.run import set_threads
 from pipeline.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
+from pipeline.tables import current_table, picture_paths
 from pipeline.trunk.architectures import FORMS
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.codebook import choose_windows, fit_codebooks

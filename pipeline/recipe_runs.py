@@ -25,21 +25,13 @@ from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.pretraining import make_dataset_trunk
 from pipeline.recipes import find_recipe, members_of
-from pipeline.run import (
-    Say,
-    current_table,
-    read_receipt,
-    run_evaluate,
-    run_extract,
-    run_fit,
-    run_score,
-    sealed_store,
-)
+from pipeline.run import read_receipt, run_evaluate, run_extract, run_fit, run_score, sealed_store
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores
 from pipeline.scoring.uncertainty import spread
 from pipeline.settings import Aggregation, RecipeSettings
+from pipeline.tables import Say, current_table
 from pipeline.workspace import Workspace
 
 JOINED = "joined"

@@ -15,9 +15,10 @@ from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
 from pipeline.errors import StoreError
 from pipeline.patches.table import PatchTable, make_table
-from pipeline.run import Say, current_table, make_runner, sealed_store, set_threads
+from pipeline.run import make_runner, sealed_store, set_threads
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
+from pipeline.tables import Say, current_table
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.workspace import Workspace
 

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from pipeline.activations.folder import LocalFolder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.dataset.voc import Split, read_split
+from pipeline.dataset.voc import read_split
 from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError
 from pipeline.files import (
-    DigestMemory,
     read_json,
     read_signed_json,
     signed_json,
@@ -37,11 +36,12 @@ from pipeline.files import (
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.task import RowReader
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
+from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
 from pipeline.settings import SEEDED_TRUNKS, LabelSettings, RunSettings
+from pipeline.tables import Say, current_table, picture_paths
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
@@ -49,68 +49,12 @@ from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.trunk import Trunk
 from pipeline.workspace import Workspace
 
-Say = Callable[[str], None]
-
 
 def set_threads(n: int) -> int:
     """Give torch `n` threads, or one a usable core for 0; the number given."""
     n = n or len(os.sched_getaffinity(0))
     torch.set_num_threads(n)
     return n
-
-
-def why_table_is_due(
-    ws: Workspace, dataset: str, split: str, rehash: bool = False
-) -> tuple[PatchTable | None, str | None]:
-    """The kept patch table of a split, if one can be read, and why it must be made (again), or None.
-
-    Where the pictures are not at hand, the kept table is taken as it is: heads need no pictures.
-    """
-    path = ws.table_path(dataset, split)
-    memory = DigestMemory(ws.digest_memory)
-    if rehash:
-        memory.forget()
-    try:
-        content = read_split(load_manifest(dataset), split, ws.settings.data_root)
-    except MissingDataError:
-        if path.is_file():
-            return read_table(path), None
-        raise
-    if not path.is_file():
-        return None, "there is none yet"
-    try:
-        table = read_table(path)
-    except StoreError as error:
-        return None, str(error)
-    return table, why_stale(table, content, memory)
-
-
-def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
-    """The patch table of a split: as kept if the dataset has not changed since, else made anew."""
-    path = ws.table_path(dataset, split)
-    table, reason = why_table_is_due(ws, dataset, split, rehash)
-    if table is not None and reason is None:
-        return table
-    if path.is_file():
-        say(f"{path}: {reason}; making it again")
-    table = make_table(
-        read_split(load_manifest(dataset), split, ws.settings.data_root),
-        ws.settings.grid,
-        ws.settings.source,
-        ws.settings.on_error,
-        ws.settings.max_skipped,
-        workers=ws.settings.threads or len(os.sched_getaffinity(0)),
-        say=say,
-        crops=ws.settings.crops,
-        boxes=ws.settings.boxes,
-    )
-    write_table(table, path)
-    say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
-    return table
-
-
-def picture_paths(split: Split) -> dict[str, Path]:
-    return dict(zip(split.ids, split.paths, strict=True))
 
 
 def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:

@@ -23,10 +23,10 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.errors import PipelineError
 from pipeline.recipe_runs import RecipeRuns
 from pipeline.recipes import builtin_recipes
-from pipeline.run import current_table
 from pipeline.scoring.ensemble import mean_rank
 from pipeline.scoring.scores import load_scores
 from pipeline.settings import parse_run_settings
+from pipeline.tables import current_table
 from pipeline.workspace import Workspace
 
 SETTINGS = {

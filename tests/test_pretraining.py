@@ -21,8 +21,8 @@ from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.pretraining import make_dataset_trunk, pretrain_on_patches
-from pipeline.run import current_table, picture_paths
 from pipeline.settings import FromScratchSettings, GridSettings, RunSettings
+from pipeline.tables import current_table, picture_paths
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.registry import load_trunk
 from pipeline.workspace import Workspace

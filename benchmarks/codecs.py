@@ -3,8 +3,8 @@
     python benchmarks/codecs.py cache/voc12-val-alexnet64-fc7-<12 digits>.zarr
 
 First the codecs by themselves, on a zarr array in memory, in the store's chunks and shards. Then the forms that
-`--codec` and `--dtype` offer as a whole: part to disk and back, every digest and check included. Each form takes its
-turn in each round; printed are medians. Sizes are shares of the raw float16 rows, and ratios to the zero-order
+`--codec` and `--dtype` offer as a whole: four parts to disk and back, every digest and check included. Each form takes
+its turn in each round; printed are medians. Sizes are shares of the raw float16 rows, and ratios to the zero-order
 entropy of the kept values (H0 = -sum p log2 p over all of them, whatever their column), computed in the same run.
 Rates are of raw float16, also for codes of 8 bits. --output writes JSON.
 """
@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ ROWS_OF_CODES: dict[str, dict[str, Any]] = {
     "codes: zstd 1, by column": ROWS_OF_F16["zstd 1, by column"],
     "codes: pcodec 8": ROWS_OF_F16["pcodec 8"],
 }
+COPIES = 4
 FORMS = (("float16", "small"), ("float16", "zstd"), ("float16", "fast"), ("8bit", "small"), ("8bit", "fast"))
 
 
@@ -75,7 +76,7 @@ class InMemory:
     """One zarr array with a codec."""
 
     def __init__(self, values: np.ndarray, compression: dict[str, Any]) -> None:
-        self.values = values
+        self.values, self.n_raw = values, values.size * 2
         self.memory = MemoryStore()
         self.array = zarr.create_array(
             self.memory,
@@ -99,37 +100,44 @@ class InMemory:
 
 
 class OnDisk:
-    """A store of one part with a form, as an extraction makes it and a head reads it."""
+    """A store with a form, as an extraction makes it and a head reads it: the same part `COPIES` times over."""
 
     def __init__(self, store: Store, part_index: int, dtype: str, codec: str, folder: Path) -> None:
         part = store.parts[part_index]
         self.columns = {name: store.read_object(name, part) for name in ("picture", "box_xyxy", "scale")}
         self.columns["activations"] = store.read_part(part)
-        identity = {**store.identity, "seen.n_rows": part.n_rows, "how.dtype": dtype}
+        identity = {
+            **store.identity,
+            "seen.n_rows": COPIES * part.n_rows,
+            "how.part_rows": part.n_rows,
+            "how.dtype": dtype,
+        }
+        self.n_raw = COPIES * self.columns["activations"].nbytes
         self.place = folder / f"{dtype}-{codec}.zarr"
         create_store(self.place, identity, store.picture_ids, {}, codec)
         self.writer = StoreWriter(self.place)
 
     def write(self) -> None:
-        self.writer.write_part(self.writer.parts[0], self.columns)
+        for part in self.writer.parts:
+            self.writer.write_part(part, self.columns)
 
     def read(self) -> None:
         if not self.writer.sealed:
             self.writer.seal()
-        store = Store(self.place)
-        store.read_part(store.parts[0])
+        for _ in Store(self.place).iter_parts():
+            pass
 
     def n_bytes(self) -> int:
         return (self.place / "activations/c/0/0").stat().st_size
 
 
-def measure(forms: dict[str, InMemory | OnDisk], kept: dict[str, float], raw: int, rounds: int) -> Iterable[dict]:
+def measure(forms: dict[str, InMemory | OnDisk], kept: dict[str, float], raw: int, rounds: int) -> Iterator[dict]:
     """Each form in turn; `kept` gives the entropy of its values."""
     written, read = ({name: [] for name in forms} for _ in range(2))
     for _ in range(rounds):
         for name, form in forms.items():
-            written[name].append(raw / seconds(form.write) / 1e6)
-            read[name].append(raw / seconds(form.read) / 1e6)
+            written[name].append(form.n_raw / seconds(form.write) / 1e6)
+            read[name].append(form.n_raw / seconds(form.read) / 1e6)
     for name, form in forms.items():
         yield {
             "form": name,

@@ -39,6 +39,8 @@ from pipeline.errors import StoreError, enumerate_problems
 from pipeline.files import read_signed_json, signed_json
 from pipeline.settings import Codec
 
+PARTS_AHEAD = 2
+"""Parts that are read at once, and wait in memory while another one is used."""
 MEND = "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
 
 
@@ -314,12 +316,12 @@ class Store:
         return np.concatenate([self.read_object(name, part) for part in self.parts])
 
     def iter_parts(self, parts: Iterable[Part] | None = None) -> Iterator[tuple[Part, np.ndarray]]:
-        """Activations of all parts, or of some, in order; the next part is read while the caller is at work on one."""
-        with ThreadPoolExecutor(1) as pool:
+        """Activations of all parts, or of some, in order; the next ones are read while the caller works on one."""
+        with ThreadPoolExecutor(PARTS_AHEAD) as pool:
             waiting: deque[tuple[Part, Future[np.ndarray]]] = deque()
             for part in self.parts if parts is None else parts:
                 waiting.append((part, pool.submit(self.read_part, part)))
-                if len(waiting) > 1:
+                if len(waiting) > PARTS_AHEAD:
                     ready, values = waiting.popleft()
                     yield ready, values.result()
                     # Else its rows would stay in memory while the next ones come.

@@ -20,7 +20,7 @@ import zarr
 
 from pipeline.activations.folder import LocalFolder, disk_trouble
 from pipeline.activations.layout import parts_of, stated
-from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.store import PARTS_AHEAD, Store, StoreWriter, create_store
 from pipeline.activations.verify import verify_store
 from pipeline.errors import StoreError
 from pipeline.files import read_signed_json, signed_json
@@ -64,9 +64,10 @@ def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
 
 
 def test_parts_are_read_while_the_caller_works(tmp_path, small_identity, columns, write_parts, monkeypatch):
-    write_parts(tmp_path / "s.zarr", small_identity()).seal()
+    identity = small_identity(**{"seen.n_rows": 24})
+    write_parts(tmp_path / "s.zarr", identity).seal()
     store = Store(tmp_path / "s.zarr")
-    read, begun = store.read_part, {index: threading.Event() for index in range(3)}
+    read, begun = store.read_part, [threading.Event() for _ in range(6)]
 
     def watched(part):
         begun[part.index].set()
@@ -75,12 +76,13 @@ def test_parts_are_read_while_the_caller_works(tmp_path, small_identity, columns
     monkeypatch.setattr(store, "read_part", watched)
     seen = []
     for part, rows in store.iter_parts():
-        # The caller is at work on this part, and the next one is read already, but not the one after it.
-        assert all(begun[index].wait(10) for index in range(min(part.index + 2, 3)))
-        assert not any(begun[index].is_set() for index in range(part.index + 2, 3))
+        # The caller is at work on this part, and the next ones are read already, but no more than these.
+        ahead = part.index + PARTS_AHEAD + 1
+        assert all(event.wait(10) for event in begun[:ahead])
+        assert not any(event.is_set() for event in begun[ahead:])
         assert np.array_equal(rows, columns(part.start, part.stop)["activations"])
         seen.append(part.index)
-    assert seen == [0, 1, 2]
+    assert seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_damaged_part_is_an_error_when_its_turn_comes(tmp_path, small_identity, write_parts):

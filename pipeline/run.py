@@ -317,13 +317,15 @@ def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettin
         return False
     current = (facts["fingerprint"], facts["labels_digest"]) == (store.fingerprint, table.labels_digest(labels))
     if current:
-        say(f"{path}: fitted on this store and these labels already")
+        say(f"{path}: there already, for this store and these labels")
     return current
 
 
 def _describe(head: Head) -> str:
     """What a head was fitted on, and how it went."""
     facts = head.facts
+    if facts["settings"]["kind"] == "own":
+        return "the trunk's own last layer, nothing was fitted,"
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
     counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]

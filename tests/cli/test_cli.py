@@ -125,7 +125,7 @@ def test_a_comparison_goes_on_where_it_stopped(run, work):
     outcome.unlink()
     resumed = run("recipe run strong --dataset tiny --config config.yaml")
     assert resumed.code == 0
-    assert resumed.err.count("fitted on this store and these labels already") == 3  # two seeds, and the held-out one
+    assert resumed.err.count("there already, for this store and these labels") == 3  # two seeds, and the held-out one
     assert "scored" not in resumed.err
     assert outcome.is_file()
 

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.activations.extract import Extraction, PartMaker, log_name
@@ -24,7 +25,7 @@ from pipeline.activations.identity import Identity, explain_differences, trunk_f
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.voc import read_split
-from pipeline.errors import HeadError, MissingDataError, PipelineError, StoreError
+from pipeline.errors import HeadError, MissingDataError, PipelineError, SettingsError, StoreError
 from pipeline.files import (
     read_json,
     read_signed_json,
@@ -34,6 +35,7 @@ from pipeline.files import (
     write_whole,
 )
 from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.strong import rows_to_learn
 from pipeline.head.task import RowReader
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
@@ -86,6 +88,23 @@ def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
     return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)
 
 
+def rows_to_make(ws: Workspace, table: PatchTable) -> np.ndarray | None:
+    """Rows of a table that the settings ask for: None for all.
+
+    Raises
+    ------
+    SettingsError
+        The main head is of a kind that looks at all of them.
+    """
+    s = ws.settings
+    if s.rows == "all" or table.split != load_manifest(table.dataset).fit:
+        return None
+    head = s.head_settings(s.head)
+    if head.kind not in ("strong", "adapted"):
+        raise SettingsError(f"rows: labelled is for strong heads, and head {s.head!r} looks at all rows; use rows: all")
+    return rows_to_learn(table, head, s.labels, sorted({s.seed, *s.seeds}))
+
+
 def plan_extraction(
     ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
 ) -> Extraction:
@@ -101,7 +120,10 @@ def plan_extraction(
     ws = ws.with_layer(layers[0]) if layers else ws
     s = ws.settings
     runner = make_runner(ws, dataset)
-    return Extraction(table, paths, runner, ws.stores, s.batch, say, ws.cache, layers, s.dtype, s.codec)
+    rows = rows_to_make(ws, table)
+    if rows is not None:
+        say(f"{dataset} {split}: {len(rows):,} of {table.n_rows:,} rows, those that head {s.head!r} learns from")
+    return Extraction(table, paths, runner, ws.stores, s.batch, say, ws.cache, layers, s.dtype, s.codec, rows)
 
 
 def run_extract(
@@ -285,8 +307,8 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
 
     @cache
     def joined(split: str) -> tuple[PatchTable, Store, RowReader]:
-        store = sealed_store(ws, dataset, split)
-        return current_table(ws, dataset, split, say), store, RowReader(store)
+        table, store = current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
+        return table, store, RowReader(store, rows_to_make(ws, table))
 
     set_threads(ws.settings.threads)
     paths = {}

@@ -569,6 +569,11 @@ class RunSettings(Settings):
     crops: CropSettings = CropSettings()
     boxes: BoxSettings = BoxSettings()
     labels: LabelSettings = LabelSettings()
+    rows: Literal["all", "labelled"] = Field(
+        "all",
+        description="rows of the fit split that are made: all, or those alone that the main head, a strong one, "
+        "learns from with any of the seeds",
+    )
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
     head: str = Field("fca", description="the head of results/{dataset}_map.json")

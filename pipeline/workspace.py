@@ -111,6 +111,12 @@ class Workspace:
             how["method"] = s.method
         if s.dtype != "float16":
             how["dtype"] = s.dtype
+        if s.rows != "all":
+            how["rows"] = {
+                "head": s.head_settings(s.head).model_dump(mode="json"),
+                "labels": s.labels.model_dump(mode="json"),
+                "seeds": sorted({s.seed, *s.seeds}),
+            }
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:
             return {**key, "made": self.trunk_digest}

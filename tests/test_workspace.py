@@ -39,6 +39,7 @@ CHANGES = {
     "compiled": (True, STORE),
     "method": ("dense", STORE),
     "dtype": ("8bit", STORE),
+    "rows": ("labelled", STORE),
     "batch": (64, STORE),
     "stores": ("s3://bucket/prefix", STORE),
     "labels": ({"single_object": "touches"}, HEAD),

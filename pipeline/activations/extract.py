@@ -72,6 +72,7 @@ def identity_of(
     batch: int | None = None,
     trunk: Trunk | None = None,
     dtype: StoredDtype = "float16",
+    rows: np.ndarray | None = None,
 ) -> Identity:
     """The identity of the store that an extraction would make; `trunk` is the runner's at another layer."""
     trunk = trunk or runner.trunk
@@ -83,6 +84,7 @@ def identity_of(
         rows_a_part(trunk.width),
         runner.places,
         dtype,
+        rows,
     )
 
 
@@ -408,6 +410,7 @@ class Extraction:
     layers : of the trunk, each into a store of its own with the very bytes that it has when it is made alone;
         none for the runner's layer
     dtype, codec : what the stores keep of the rows, and how a new one compresses it
+    rows : int64 ndarray, rising: rows of the table that are made; None for all
 
     Attributes
     ----------
@@ -430,11 +433,14 @@ class Extraction:
     layers: Sequence[str] = ()
     dtype: StoredDtype = "float16"
     codec: Codec = "small"
+    rows: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         asked = []
         for layer in dict.fromkeys(self.layers or (self.runner.trunk.layer,)):
-            identity = identity_of(self.table, self.runner, self.batch, self.runner.trunk.at(layer), self.dtype)
+            identity = identity_of(
+                self.table, self.runner, self.batch, self.runner.trunk.at(layer), self.dtype, self.rows
+            )
             asked.append(AskedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
         self.asked = tuple(asked)
         self.identity, self.folder = asked[0].identity, asked[0].folder
@@ -508,7 +514,7 @@ class Extraction:
         folder = self.folder
         try:
             new = [item for item in self.asked if not item.folder.exists("zarr.json")]
-            self._check_room(sum(_raw_bytes(item.identity, self.table.n_rows) for item in new))
+            self._check_room(sum(_raw_bytes(item.identity, item.identity["seen.n_rows"]) for item in new))
             trunk = self.runner.trunk.card.name
             made_from = {"dataset": self.table.dataset, "split": self.table.split, "trunk": trunk}
             writers = []
@@ -573,10 +579,13 @@ class Extraction:
         started = time.perf_counter()
         n_rows = sum(part.n_rows for part in todo)
         what = f"extract {self.table.dataset} {self.table.split}"
-        tasks = (
-            PartTask(part, plan_rows(self.table, self.picture_paths, slice(part.start, part.stop))) for part in todo
-        )
-        total = self.table.n_rows
+
+        def plan(part: Part) -> RowPlan:
+            rows = slice(part.start, part.stop) if self.rows is None else self.rows[part.start : part.stop]
+            return plan_rows(self.table, self.picture_paths, rows)
+
+        tasks = (PartTask(part, plan(part)) for part in todo)
+        total = self.identity["seen.n_rows"]
         with Progress(what, total, "patches", done=total - n_rows) as progress:
             if engine is None:
                 maker = PartMaker(self.runner, *(writer.folder for writer in writers))

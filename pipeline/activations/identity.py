@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.activations import VERSION
 from pipeline.dataset.picture import DECODER
 from pipeline.errors import enumerate_problems
-from pipeline.files import digest_of
+from pipeline.files import digest_of, sha256_bytes
 from pipeline.patches.table import PatchTable
 from pipeline.trunk import VERSION as TRUNK_VERSION
 from pipeline.trunk.runner import TrunkRunner
@@ -31,6 +33,7 @@ def make_identity(
     part_rows: int,
     places: Mapping[str, str] = TrunkRunner.places,
     dtype: str = "float16",
+    rows: np.ndarray | None = None,
 ) -> Identity:
     """The identity of the activations of one layer over one patch table.
 
@@ -41,6 +44,7 @@ def make_identity(
     part_rows : rows a part; batches start at a part's first row
     places : `places` of the runner, how windows are looked at
     dtype : ``float16``, or ``8bit`` for codes over each column's range
+    rows : int64 ndarray, rising: rows of the table that are looked at; None for all
     """
     if table.source in ("grid", "whole"):
         source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
@@ -49,14 +53,19 @@ def make_identity(
     return {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
-        "seen.which": "all",
-        "seen.n_rows": table.n_rows,
+        "seen.which": which_rows(rows),
+        "seen.n_rows": table.n_rows if rows is None else len(rows),
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
         "how.source": table.source,
         **{f"how.{name}": value for name, value in source.items()},
         **trunk_fields(trunk, precision, batch, part_rows, places),
         "how.dtype": dtype,
     }
+
+
+def which_rows(rows: np.ndarray | None) -> str:
+    """What an identity says of the rows of a table that a store holds: ``all``, or a digest of their numbers."""
+    return "all" if rows is None else f"rows of {sha256_bytes(rows.astype('<i8').tobytes())}"
 
 
 def trunk_fields(

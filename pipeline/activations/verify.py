@@ -237,6 +237,7 @@ def recompute_rows(
     n_rows: int,
     seed: int = 0,
     advance: Advance = lambda n: None,
+    held: np.ndarray | None = None,
 ) -> Recomputed:
     """Send sampled rows through the trunk again and compare them with what the store holds.
 
@@ -244,12 +245,14 @@ def recompute_rows(
     ----------
     n_rows : rows to sample, without replacement; all rows if there are fewer
     runner : the store's trunk, on any device and in any arithmetic
+    held : int64 ndarray, rising: rows of the table that the store holds; None for all
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(store.n_rows, min(n_rows, store.n_rows), replace=False))
     kept = store.read_rows(rows).astype(np.float32)
+    in_table = rows if held is None else held[rows]
     batch = min(store.identity["how.batch"], len(rows))
-    again = compute_rows(plan_rows(table, picture_paths, rows), runner, batch, StageClock(), advance)
+    again = compute_rows(plan_rows(table, picture_paths, in_table), runner, batch, StageClock(), advance)
     again = again.astype(np.float32)
     norm = np.maximum(np.linalg.norm(kept, axis=1), np.finfo(np.float16).tiny)
     rounding = np.empty_like(kept)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from pipeline.activations.identity import explain_differences, how_part
+from pipeline.activations.identity import explain_differences, how_part, which_rows
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
@@ -93,8 +93,12 @@ def _no_trunk() -> Trunk:
     raise HeadError("this kind of head begins with the trunk's weights, and none were given")
 
 
-def check_joined(store: Store, table: PatchTable) -> None:
+def check_joined(store: Store, table: PatchTable, rows: np.ndarray | None = None) -> None:
     """Refuse a store that is not of this table's rows and pictures.
+
+    Parameters
+    ----------
+    rows : int64 ndarray, rising: rows of the table that the store holds; None for all
 
     Raises
     ------
@@ -109,8 +113,15 @@ def check_joined(store: Store, table: PatchTable) -> None:
                 f"{table.dataset} {table.split}\n  - {field}: got {store.identity[field][:16]}..., "
                 f"expected {value[:16]}...\n{again}"
             )
+    if store.identity["seen.which"] != which_rows(rows):
+        raise StoreError(
+            f"{store.folder}: holds {store.n_rows:,} of the {table.n_rows:,} rows of {table.dataset} {table.split}, "
+            f"those that a strong head learns from; what is asked needs others\n"
+            f"make them with: pipeline extract --dataset {table.dataset} --split {table.split} --rows all"
+        )
+    held = slice(None) if rows is None else rows
     for name in ("picture", "box_xyxy", "scale"):
-        if not np.array_equal(store.read_geometry(name), getattr(table, name)):
+        if not np.array_equal(store.read_geometry(name), getattr(table, name)[held]):
             raise StoreError(
                 f"{store.folder}: {name} of its rows disagrees with the patch table of {table.dataset} {table.split}; "
                 f"{again}"
@@ -148,9 +159,10 @@ def fit_head(
     StoreError, HeadError
         Store and table do not belong together; nothing to fit on.
     """
-    check_joined(store, table)
+    read = read or RowReader(store)
+    check_joined(store, table, read.held)
     out = hold_out_pictures(table.group_ids, held_out)
-    task = FitTask(store, table, name, labels, seed, out, load_trunk, read or RowReader(store))
+    task = FitTask(store, table, name, labels, seed, out, load_trunk, read)
     fitted = KINDS[settings.kind].fit(task, settings)
     facts = {
         "format": FORMAT,

@@ -6,6 +6,7 @@ Source: Oquab et al. (CVPR 2014) section 3.3: all positive patches and a sample 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from pipeline.head.networks import HeadNetwork
 from pipeline.head.task import FitTask, Fitted
 from pipeline.patches.labels import BACKGROUND, UNUSED
 from pipeline.patches.sampling import choose_rows
-from pipeline.settings import HeadSettings
+from pipeline.patches.table import PatchTable
+from pipeline.settings import HeadSettings, LabelSettings
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,7 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
     table = task.table
     table.need_boxes(f"head {task.name!r}")
     several = settings.targets == "several"
-    labels = table.labels(task.labels)
-    if several:
-        by_class = table.class_targets(task.labels)
-        labels = np.where(by_class.used & ~by_class.background, 0, np.where(by_class.background, BACKGROUND, UNUSED))
-    usable = np.where(task.held_out[table.picture], UNUSED, labels)
+    usable = np.where(task.held_out[table.picture], UNUSED, _labels_to_learn(table, settings, task.labels))
     rows = choose_rows(usable, settings.background_share, task.seed)
     chosen = usable[rows].astype(np.int64)
     n_positive = int((chosen >= 0).sum())
@@ -71,7 +69,7 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
             f"single_object={task.labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
         )
     if several:
-        targets = by_class.matrix(rows, task.n_classes)
+        targets = table.class_targets(task.labels).matrix(rows, task.n_classes)
         counts = (targets == 1).sum(0)
     else:
         targets = np.where(chosen == BACKGROUND, task.n_classes, chosen)
@@ -85,6 +83,20 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
     if several:
         facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
     return LabelledRows(rows, targets, logistic_loss if several else functional.cross_entropy, facts)
+
+
+def _labels_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettings) -> np.ndarray:
+    """int ndarray (n_rows,): a class (of several: any), BACKGROUND or UNUSED."""
+    if settings.targets == "single":
+        return table.labels(labels)
+    by_class = table.class_targets(labels)
+    return np.where(by_class.used & ~by_class.background, 0, np.where(by_class.background, BACKGROUND, UNUSED))
+
+
+def rows_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettings, seeds: Iterable[int]) -> np.ndarray:
+    """All rows that a head is fitted on with any of some seeds, on all pictures: int64 ndarray, rising."""
+    to_learn = _labels_to_learn(table, settings, labels)
+    return np.unique(np.concatenate([choose_rows(to_learn, settings.background_share, seed) for seed in seeds]))
 
 
 def fit(task: FitTask, settings: HeadSettings) -> Fitted:

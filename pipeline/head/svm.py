@@ -127,6 +127,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
 
 def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
     """Pooled rows (n_poolings, n_pictures, width) of all pictures but those held out (NaN); one pass."""
+    task.read.need_all()
     table, store = task.table, task.store
     pooled = PooledRows(len(table.ids), store.width, settings.pooling)
     with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:

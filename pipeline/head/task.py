@@ -18,22 +18,61 @@ from pipeline.trunk.trunk import Trunk
 
 
 class RowReader:
-    """Reads a store for heads that are fitted one after the other: what the last one asked for is not read again."""
+    """Reads a store for heads that are fitted one after the other: what the last one asked for is not read again.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Parameters
+    ----------
+    held : int64 ndarray, rising: the rows of the table that the store holds; None for all
+    """
+
+    def __init__(self, store: Store, held: np.ndarray | None = None) -> None:
+        self._store, self.held = store, held
         self._rows: tuple[np.ndarray, np.ndarray] | None = None
         self._pictures: Pictures | None = None
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Chosen rows: float16 ndarray (n, width), not to be changed; `rows` as for `Store.read_rows`."""
+        """Chosen rows of the table: float16 ndarray (n, width), not to be changed.
+
+        Parameters
+        ----------
+        rows : int64 ndarray, rising
+
+        Raises
+        ------
+        HeadError
+            The store was made without some of them.
+        """
         if self._rows is None or not np.array_equal(self._rows[0], rows):
             self._rows = None  # before others take its place in memory
-            self._rows = rows, self._store.read_rows(rows)
+            there = rows
+            if self.held is not None:
+                there = np.searchsorted(self.held, rows)
+                lacking = int((self.held[np.minimum(there, len(self.held) - 1)] != rows).sum())
+                if lacking:
+                    raise HeadError(self._needs(f"{lacking:,} of its {len(rows):,} rows are not there"))
+            self._rows = rows, self._store.read_rows(there)
         return self._rows[1]
+
+    def need_all(self) -> None:
+        """Refuse a store that was made for strong heads alone.
+
+        Raises
+        ------
+        HeadError
+        """
+        if self.held is not None:
+            raise HeadError(self._needs("this kind of head looks at all patches of a picture"))
+
+    def _needs(self, what: str) -> str:
+        return (
+            f"{self._store.folder}: {what}, and the store holds {len(self.held):,} rows, those that the main head "
+            "learns from with the seeds of its settings\n"
+            "make all rows with: pipeline extract --rows all, and fit with --rows all"
+        )
 
     def pictures(self, first_row: np.ndarray, wanted: np.ndarray) -> Pictures:
         """Whole pictures; arguments as for `Pictures`."""
+        self.need_all()
         asked = Pictures(self._store, first_row, wanted)
         if self._pictures is None or not np.array_equal(self._pictures.wanted, asked.wanted):
             self._pictures = asked

@@ -162,6 +162,23 @@ def test_rows_of_mirrored_crops_are_those_of_mirrored_pictures(crops_of):
     assert np.array_equal(store.read_geometry("scale") >= 11, table.flip)
 
 
+def test_chosen_rows_alone(table, picture_paths, make_runner, tmp_path):
+    every = extract(table, picture_paths, make_runner(), tmp_path / "all", BATCH)
+    rows = np.flatnonzero(np.arange(table.n_rows) % 3 == 1)
+    runner = CountingRunner(make_runner())
+    store = Extraction(table, picture_paths, runner, open_folder(tmp_path / "some"), BATCH, rows=rows).run()
+
+    assert {line.partition(":")[0] for line in differences(store.identity, every.identity)} == {
+        "seen.which",
+        "seen.n_rows",
+    }
+    assert store.n_rows == len(rows) == sum(runner.batches), "no other row goes through the trunk"
+    for name in ("picture", "box_xyxy", "scale"):
+        assert np.array_equal(store.read_geometry(name), getattr(table, name)[rows])
+    some, expected = (np.asarray(x, np.float32) for x in (store.read_rows(np.arange(len(rows))), every.read_rows(rows)))
+    np.testing.assert_allclose(some, expected, rtol=2e-3, atol=1e-4)
+
+
 def test_codes_of_the_same_rows(table, picture_paths, make_runner, tmp_path):
     exact = extract(table, picture_paths, make_runner(), tmp_path / "exact", BATCH)
     folder = open_folder(tmp_path / "codes")

@@ -11,7 +11,7 @@ from pipeline.activations import identity as module
 from pipeline.activations.identity import differences, fingerprint, how_part, make_identity
 from pipeline.settings import BoxSettings, CropSettings, GridSettings
 
-CONSTANT = {"seen.which", "how.resize", "how.rounding", "how.colour_order", "how.method"}
+CONSTANT = {"how.resize", "how.rounding", "how.colour_order", "how.method"}
 """Fields with one possible value so far; a change of the code changes them, or the version."""
 
 
@@ -75,6 +75,7 @@ RUN = {
     "backend": ({"precision": "cuda-fp32"}, {"how.precision"}),
     "batch": ({"batch": 65}, {"how.batch"}),
     "what is kept": ({"dtype": "8bit"}, {"how.dtype"}),
+    "chosen rows": ({"rows": np.array([0, 2])}, {"seen.which", "seen.n_rows"}),
     "rows a part": ({"part_rows": 2048}, {"how.part_rows"}),
 }
 # ... and of the code.
@@ -93,8 +94,8 @@ def changed_fields(a, b):
 
 @pytest.fixture
 def identify(table, trunk):
-    def make(table=table, trunk=trunk, precision="cpu-fp32", batch=64, part_rows=1024, dtype="float16"):
-        return make_identity(table, trunk, precision, batch, part_rows, dtype=dtype)
+    def make(table=table, trunk=trunk, precision="cpu-fp32", batch=64, part_rows=1024, dtype="float16", rows=None):
+        return make_identity(table, trunk, precision, batch, part_rows, dtype=dtype, rows=rows)
 
     return make
 

@@ -73,6 +73,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int =
     identity = {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
+        "seen.which": "all",
         "seen.n_rows": table.n_rows,
         "seen.skipped": [],
         "how.layer": "fc7",

@@ -10,10 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pipeline.activations.identity import which_rows
 from pipeline.errors import HeadError, StoreError
 from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.strong import rows_to_learn
 from pipeline.head.task import RowReader
-from pipeline.settings import LabelSettings, WeakSettings
+from pipeline.settings import LabelSettings, SvmSettings, WeakSettings
 
 LABELS = LabelSettings()
 
@@ -229,6 +231,54 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
     with pytest.raises(HeadError, match="cannot be read as a head"):
         load_head(tmp_path / "other.safetensors")
+
+
+# --- a store of chosen rows
+
+
+@pytest.fixture(scope="module")
+def some_rows(made, small, make, tmp_path_factory):
+    """Rows that two seeds learn from, and a store of these alone."""
+    rows = rows_to_learn(made.table, small, LABELS, (0, 1))
+    part = replace(made.table, **{name: getattr(made.table, name)[rows] for name in ("picture", "box_xyxy", "scale")})
+    changes = {"seen.which": which_rows(rows), "seen.n_rows": len(rows), "seen.rows": made.table.rows_digest}
+    place = tmp_path_factory.mktemp("some") / "s.zarr"
+    return rows, make.store(place, part, made.rows[rows], **changes)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_head_is_the_same_from_the_rows_that_it_learns_from(made, small, some_rows, seed):
+    rows, store = some_rows
+    assert len(rows) < made.table.n_rows / 1.2
+
+    head = fit_head(store, made.table, "small", small, LABELS, seed, read=RowReader(store, rows))
+
+    every = fit_head(made.store, made.table, "small", small, LABELS, seed)
+    for key, tensor in head.network.state_dict().items():
+        assert torch.equal(tensor, every.network.state_dict()[key])
+    assert head.facts["patches"] == every.facts["patches"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "seed", "message"),
+    [
+        (None, 7, r"of its 108 rows are not there, and the store holds [0-9]+ rows.*\n.*--rows all"),
+        (WeakSettings(kind="weak"), 0, "this kind of head looks at all patches of a picture"),
+        (SvmSettings(kind="svm"), 0, "this kind of head looks at all patches of a picture"),
+    ],
+)
+def test_what_needs_other_rows_says_so(made, small, some_rows, settings, seed, message):
+    rows, store = some_rows
+    with pytest.raises(HeadError, match=message):
+        fit_head(store, made.table, "small", settings or small, LABELS, seed, read=RowReader(store, rows))
+
+
+def test_a_store_of_chosen_rows_is_not_taken_for_one_of_all(made, small, some_rows):
+    rows, store = some_rows
+    with pytest.raises(StoreError, match=r"holds [0-9]+ of the 192 rows of made train.*\n.*extract --dataset made"):
+        fit_head(store, made.table, "small", small, LABELS, 0)
+    with pytest.raises(StoreError, match="what is asked needs others"):
+        fit_head(store, made.table, "small", small, LABELS, 0, read=RowReader(store, rows[:-1]))
 
 
 # --- several heads on one store

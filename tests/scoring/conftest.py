@@ -66,6 +66,7 @@ def make_store(path: Path, table: PatchTable, **changes) -> Made:
     identity = {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
+        "seen.which": "all",
         "seen.n_rows": table.n_rows,
         "seen.skipped": [],
         "how.layer": "fc7",

@@ -170,7 +170,7 @@ def test_all_recipes_on_a_layer_and_source_share_one_store(compared):
 
     # fc7, fc6 and pool5 of the grid, fc7 of crops, random, and a trunk for each seed of no-pretrain and of hand-made
     assert len(stores) == 9
-    assert len(kept) == 5
+    assert len(kept) == 7
 
 
 def test_aggregations_are_chosen_on_held_out_pictures_only(compared):

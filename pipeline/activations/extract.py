@@ -657,7 +657,8 @@ def share_of(parts: Sequence[Part], index: int, count: int) -> list[Part]:
     """The `index`-th (from 1) of `count` contiguous ranges, equal up to one part.
 
     >>> from pipeline.activations.layout import parts_of
-    >>> [len(share_of(parts_of({"seen.n_rows": 10, "how.part_rows": 1}), i, 4)) for i in (1, 2, 3, 4)]
+    >>> parts = parts_of({"seen.n_rows": 10, "how.part_rows": 1, "how.dtype": "float16"})
+    >>> [len(share_of(parts, i, 4)) for i in (1, 2, 3, 4)]
     [2, 3, 2, 3]
     """
     return list(parts[len(parts) * (index - 1) // count : len(parts) * index // count])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Part:
     index: int
     start: int
     stop: int
-    arrays: tuple[str, ...] = ARRAYS
+    arrays: tuple[str, ...] = field(default=ARRAYS, repr=False)
 
     @property
     def n_rows(self) -> int:

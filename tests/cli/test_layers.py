@@ -130,4 +130,4 @@ def test_own_outputs_need_no_rows_of_the_fit_split(run_new, new_work):
         assert ended.code == 0, ended.err
 
     assert "tiny val: head o on mine.yaml fc7" in ended.out
-    assert run_new(f"fit-head --dataset tiny --head o --config {config}").err.endswith("labels already\n")
+    assert run_new(f"fit-head --dataset tiny --head o --config {config}").err.endswith("for this store and these labels\n")

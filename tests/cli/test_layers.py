@@ -130,4 +130,5 @@ def test_own_outputs_need_no_rows_of_the_fit_split(run_new, new_work):
         assert ended.code == 0, ended.err
 
     assert "tiny val: head o on mine.yaml fc7" in ended.out
-    assert run_new(f"fit-head --dataset tiny --head o --config {config}").err.endswith("for this store and these labels\n")
+    again = run_new(f"fit-head --dataset tiny --head o --config {config}")
+    assert again.err.endswith("there already, for this store and these labels\n")

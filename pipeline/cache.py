@@ -26,7 +26,7 @@ from pipeline.files import read_json, read_signed_json, signed_json, sweep_parti
 from pipeline.head.head import load_head, read_facts
 from pipeline.patches.table import read_table
 from pipeline.progress import Progress
-from pipeline.run import make_runner, plan_extraction, read_receipt, rows_to_make, run_extract
+from pipeline.run import extraction_of, plan_extraction, read_receipt, run_extract
 from pipeline.scoring.scores import load_scores
 from pipeline.settings import Codec, parse_run_settings
 from pipeline.tables import Say, why_table_is_due
@@ -533,10 +533,7 @@ def explain(ws: Workspace, dataset: str, split: str) -> Explanation:
         stages.append(("extract", "a store", "would be made, after the patch table"))
         ready = False
     else:
-        runner = make_runner(ws, dataset)
-        extraction = Extraction(
-            table, {}, runner, ws.stores, ws.settings.batch, dtype=ws.settings.dtype, rows=rows_to_make(ws, table)
-        )
+        extraction = extraction_of(ws, table, {})
         identity = extraction.identity
         folder = extraction.folder
         ready = folder.exists(SEAL)

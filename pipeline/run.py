@@ -102,7 +102,7 @@ def rows_to_make(ws: Workspace, table: PatchTable) -> np.ndarray | None:
     head = s.head_settings(s.head)
     if head.kind not in ("strong", "adapted"):
         raise SettingsError(f"rows: labelled is for strong heads, and head {s.head!r} looks at all rows; use rows: all")
-    return rows_to_learn(table, head, s.labels, sorted({s.seed, *s.seeds}))
+    return rows_to_learn(table, head, s.labels, s.all_seeds)
 
 
 def plan_extraction(
@@ -117,12 +117,23 @@ def plan_extraction(
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
     paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
-    ws = ws.with_layer(layers[0]) if layers else ws
+    return extraction_of(ws.with_layer(layers[0]) if layers else ws, table, paths, say, layers)
+
+
+def extraction_of(
+    ws: Workspace,
+    table: PatchTable,
+    paths: Mapping[str, Path],
+    say: Say = lambda text: None,
+    layers: Sequence[str] = (),
+) -> Extraction:
+    """The extraction of a table that the settings ask for; `paths` may be empty where it shall not run."""
     s = ws.settings
-    runner = make_runner(ws, dataset)
+    runner = make_runner(ws, table.dataset)
     rows = rows_to_make(ws, table)
     if rows is not None:
-        say(f"{dataset} {split}: {len(rows):,} of {table.n_rows:,} rows, those that head {s.head!r} learns from")
+        of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"
+        say(f"{of}, those that head {s.head!r} learns from")
     return Extraction(table, paths, runner, ws.stores, s.batch, say, ws.cache, layers, s.dtype, s.codec, rows)
 
 

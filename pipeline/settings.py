@@ -517,8 +517,8 @@ StoredDtype = Literal["float16", "8bit"]
 Codec = Literal["small", "fast", "zstd"]
 """How rows are compressed, without loss: chosen from what ``benchmarks/codecs.py`` measures.
 
-``small`` is pcodec, which comes near the entropy of the values; ``fast`` is LZ4 on planes of bits, to be read
-quickly; ``zstd`` lies within zarr's own specification, for readers that have nothing else.
+``small`` is pcodec, which comes near the entropy of the values; ``fast`` is LZ4 on planes of bits, quick to write;
+``zstd`` lies within zarr's own specification, for readers that have nothing else.
 """
 
 
@@ -556,7 +556,7 @@ class RunSettings(Settings):
     )
     codec: Codec = Field(
         "small",
-        description="how new stores compress, without loss: near the entropy, to be read fast, or so that "
+        description="how new stores compress, without loss: near the entropy, quickly, or so that "
         "readers need nothing but zarr",
     )
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
@@ -681,6 +681,11 @@ class RunSettings(Settings):
             return HEADS[name]
         known = ", ".join({**HEADS, **self.heads})
         raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Seeds of the main run and of comparisons, rising."""
+        return sorted({self.seed, *self.seeds})
 
     @property
     def sources(self) -> SourceSettings:

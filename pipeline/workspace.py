@@ -115,7 +115,7 @@ class Workspace:
             how["rows"] = {
                 "head": s.head_settings(s.head).model_dump(mode="json"),
                 "labels": s.labels.model_dump(mode="json"),
-                "seeds": sorted({s.seed, *s.seeds}),
+                "seeds": s.all_seeds,
             }
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +31,25 @@ from pipeline.activations.identity import Identity, fingerprint
 from pipeline.files import sha256_bytes
 from pipeline.settings import Codec
 
-# Of pcodec, once an array: that other implementations of zarr may not know it. docs/performance.md says who needs what.
+# Of pcodec, once an array: that other implementations of zarr may not know it; docs/store-format.md says what to do.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
 
 ARRAYS = ("activations", "picture", "box_xyxy", "scale")
+CODEC_AT = "activations/zarr.json"
+"""The file that says how activations are compressed."""
 INNER_CHUNK_ROWS = 1024
 NO_CODE = 2**16 - 1
 ROW_DTYPE = np.float16
 """Of rows as they are given and read; a store may keep codes of them."""
+
+
+# Each with a checksum: else a flipped bit is read without an error.
+COMPRESSION: dict[Codec, dict[str, Any]] = {
+    "small": {"serializer": PCodec(level=8), "compressors": [Crc32cCodec()]},
+    "fast": {"compressors": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()]},
+    "zstd": {"compressors": [ZstdCodec(level=1, checksum=True)]},
+}
+"""Arguments of zarr's ``create_array``, for activations."""
 
 
 def metadata_names(arrays: Iterable[str] = ARRAYS) -> tuple[str, ...]:
@@ -125,18 +136,6 @@ def range_of(stores: Iterable[Sequence[Part]], rows: Part) -> Part | None:
     return Part(rows.index, min(part.start for part in inside), max(part.stop for part in inside))
 
 
-def _compression(codec: Codec) -> dict[str, Any]:
-    """Arguments of zarr's ``create_array``, each with a checksum: else a flipped bit is read without an error."""
-    compression: dict[Codec, Callable[[], dict[str, Any]]] = {
-        "small": lambda: {"serializer": PCodec(level=8), "compressors": [Crc32cCodec()]},
-        "fast": lambda: {
-            "compressors": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()]
-        },
-        "zstd": lambda: {"compressors": [ZstdCodec(level=1, checksum=True)]},
-    }
-    return compression[codec]()
-
-
 def make_metadata(
     identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str], codec: Codec = "small"
 ) -> dict[str, bytes]:
@@ -166,7 +165,7 @@ def make_metadata(
         dimension_names=["row", layer_column],
         # zstd is what stores without a name have.
         attributes={"codec": codec} if codec != "zstd" else {},
-        **_compression(codec),
+        **COMPRESSION[codec],
     )
     n_parts = -(-n_rows // rows)
     smaller = {
@@ -190,7 +189,7 @@ def make_metadata(
             chunks=chunks,
             fill_value=fill_value,
             dimension_names=dimensions,
-            compressors=[ZstdCodec(level=1, checksum=True)],
+            **COMPRESSION["zstd"],
         )
     # Records and seal live in a group of their own, so that zarr's listing of the store stays clean.
     group.create_group("integrity")
@@ -203,10 +202,13 @@ def codec_of(metadata: Mapping[str, bytes]) -> str:
 
     Raises
     ------
-    ValueError, KeyError
-        The metadata of the activations are damaged.
+    ValueError
+        The metadata of the activations are missing or damaged.
     """
-    return json.loads(metadata["activations/zarr.json"])["attributes"].get("codec", "zstd")
+    try:
+        return json.loads(metadata[CODEC_AT])["attributes"].get("codec", "zstd")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{CODEC_AT} is missing or damaged ({error!r})") from error
 
 
 def quantise(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

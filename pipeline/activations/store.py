@@ -8,6 +8,7 @@ were checked are the bytes that are used, on every kind of folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,11 +83,12 @@ def create_store(
 
 def _recorded_codec(folder: Folder, identity: Identity) -> Codec | None:
     """The codec of the parts that are there, for a store that lost its metadata; None for a new store."""
-    for data in folder.read_many(part.record_name for part in parts_of(identity)).values():
-        try:
-            return read_signed_json(data).get("codec", "zstd")
-        except ValueError:
-            continue
+    # A new store has none, which one listing says: asking for each would be as many requests as it will have parts.
+    there = folder.sizes()
+    for part in parts_of(identity):
+        if part.record_name in there:
+            with contextlib.suppress(ValueError):
+                return read_signed_json(folder.read(part.record_name)).get("codec", "zstd")
     return None
 
 
@@ -122,7 +124,7 @@ def check_record(data: bytes, part: Part, store_fingerprint: str, codec: str | N
     Raises
     ------
     ValueError
-        It was changed, or is another part's or another store's.
+        It was changed, is another part's or another store's, or says another codec.
     """
     record = read_signed_json(data)
     expected = (store_fingerprint, part.index, [part.start, part.stop], set(part.object_names))
@@ -140,6 +142,11 @@ class StoreWriter:
     Parameters
     ----------
     place : of a store made by `create_store`
+
+    Raises
+    ------
+    StoreError
+        Not a store, or its metadata are damaged.
     """
 
     def __init__(self, place: str | Path | Folder) -> None:
@@ -148,7 +155,10 @@ class StoreWriter:
         self.fingerprint = fingerprint(self.identity)
         self.parts = parts_of(self.identity)
         self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
-        self.codec = codec_of(self._metadata)
+        try:
+            self.codec = codec_of(self._metadata)
+        except ValueError as error:
+            raise StoreError(f"{self.folder}: damaged: {error}; {MEND}") from error
 
     def is_recorded(self, part: Part) -> bool:
         """Whether a part is there, by a sound record."""

@@ -14,7 +14,7 @@ from pipeline.activations import SEAL
 from pipeline.activations.extract import StageClock, compute_rows, plan_rows
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import FORMAT, Identity, fingerprint
-from pipeline.activations.layout import Part, arrays_of, codec_of, metadata_names, parts_of, stated
+from pipeline.activations.layout import CODEC_AT, Part, arrays_of, codec_of, metadata_names, parts_of, stated
 from pipeline.activations.store import Store, check_record, read_identity
 from pipeline.errors import StoreError
 from pipeline.files import read_signed_json
@@ -120,9 +120,11 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
         found.append(Finding("zarr.json", "stale", None, f"format {format_there}, this version makes {FORMAT}"))
     expected = {SEAL, *metadata}
     try:
-        codec = codec_of(folder.read_many(metadata))
-    except (ValueError, KeyError):
-        codec = None  # found above
+        codec = codec_of(folder.read_many([CODEC_AT]))
+    except ValueError as error:
+        codec = None
+        if not any(finding.name == CODEC_AT for finding in found):
+            found.append(Finding(CODEC_AT, "flipped", None, str(error)))
     for part in parts:
         expected |= {part.record_name, *part.object_names}
         _verify_part(report, part, codec, sealed, sizes, advance)

@@ -57,7 +57,7 @@ def settings_options(function: Command) -> Command:
         click.option("--method", help="patches, or dense: convolutions once over each rescaled picture."),
         click.option("--rows", help="Of the fit split: all, or labelled, those alone that the main head learns from."),
         click.option("--dtype", help="What a store keeps: float16, or 8bit codes over each column's range."),
-        click.option("--codec", help="How new stores compress, without loss: small, fast (to read) or zstd."),
+        click.option("--codec", help="How new stores compress, without loss: small, fast or zstd."),
         click.option("--batch", type=int, help="Patches that go through the trunk at once."),
         click.option("--single-object", help="Reading of condition (iii): fills or touches."),
         click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),

@@ -17,7 +17,7 @@ from pipeline.errors import HeadError
 from pipeline.head.fitting import Loss, fit_network, logistic_loss
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.task import FitTask, Fitted
-from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.labels import BACKGROUND, UNUSED, ClassTargets
 from pipeline.patches.sampling import choose_rows
 from pipeline.patches.table import PatchTable
 from pipeline.settings import HeadSettings, LabelSettings
@@ -58,8 +58,8 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
     """
     table = task.table
     table.need_boxes(f"head {task.name!r}")
-    several = settings.targets == "several"
-    usable = np.where(task.held_out[table.picture], UNUSED, _labels_to_learn(table, settings, task.labels))
+    labels, by_class = _labels_to_learn(table, settings, task.labels)
+    usable = np.where(task.held_out[table.picture], UNUSED, labels)
     rows = choose_rows(usable, settings.background_share, task.seed)
     chosen = usable[rows].astype(np.int64)
     n_positive = int((chosen >= 0).sum())
@@ -68,8 +68,8 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
             f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the reading "
             f"single_object={task.labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
         )
-    if several:
-        targets = table.class_targets(task.labels).matrix(rows, task.n_classes)
+    if by_class:
+        targets = by_class.matrix(rows, task.n_classes)
         counts = (targets == 1).sum(0)
     else:
         targets = np.where(chosen == BACKGROUND, task.n_classes, chosen)
@@ -80,22 +80,32 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
         "background_of": int((usable == BACKGROUND).sum()),
         "per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
     }
-    if several:
+    if by_class:
         facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
-    return LabelledRows(rows, targets, logistic_loss if several else functional.cross_entropy, facts)
+    return LabelledRows(rows, targets, logistic_loss if by_class else functional.cross_entropy, facts)
 
 
-def _labels_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettings) -> np.ndarray:
-    """int ndarray (n_rows,): a class (of several: any), BACKGROUND or UNUSED."""
+def _labels_to_learn(
+    table: PatchTable, settings: HeadSettings, labels: LabelSettings
+) -> tuple[np.ndarray, ClassTargets | None]:
+    """int ndarray (n_rows,), a class (of several: any), BACKGROUND or UNUSED; of several, also what is known of each."""
     if settings.targets == "single":
-        return table.labels(labels)
+        return table.labels(labels), None
     by_class = table.class_targets(labels)
-    return np.where(by_class.used & ~by_class.background, 0, np.where(by_class.background, BACKGROUND, UNUSED))
+    background = np.where(by_class.background, BACKGROUND, UNUSED)
+    return np.where(by_class.used & ~by_class.background, 0, background), by_class
 
 
 def rows_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettings, seeds: Iterable[int]) -> np.ndarray:
-    """All rows that a head is fitted on with any of some seeds, on all pictures: int64 ndarray, rising."""
-    to_learn = _labels_to_learn(table, settings, labels)
+    """All rows that a head is fitted on with any of some seeds, on all pictures: int64 ndarray, rising.
+
+    Raises
+    ------
+    DatasetError
+        The dataset has no boxes.
+    """
+    table.need_boxes("rows: labelled")
+    to_learn, _ = _labels_to_learn(table, settings, labels)
     return np.unique(np.concatenate([choose_rows(to_learn, settings.background_share, seed) for seed in seeds]))
 
 

@@ -150,6 +150,27 @@ def test_parts_of_another_codec_do_not_count(tmp_path, small_identity, write_par
     assert kinds == {(f"integrity/part-0000{i}.json", "stale") for i in range(3)}
 
 
+@pytest.mark.parametrize("content", [None, b"torn", b"[]", b'{"attributes": null}'])
+def test_metadata_that_cannot_say_the_codec_are_damage_and_no_bug(tmp_path, small_identity, write_parts, content):
+    path = tmp_path / "s.zarr"
+    write_parts(path, small_identity(), parts=(0,))
+    metadata = path / "activations/zarr.json"
+    metadata.unlink() if content is None else metadata.write_bytes(content)
+
+    with pytest.raises(StoreError, match=r"damaged: .*pipeline cache verify"):
+        StoreWriter(path)
+    assert [finding.name for finding in verify_store(LocalFolder(path)).findings] == ["activations/zarr.json"]
+
+
+def test_a_new_store_asks_for_no_part(tmp_path, small_identity, monkeypatch):
+    asked, read = [], LocalFolder.read
+    monkeypatch.setattr(LocalFolder, "read", lambda self, name: asked.append(name) or read(self, name))
+
+    create_store(tmp_path / "s.zarr", small_identity(), ("a", "b"), {})
+
+    assert not [name for name in asked if "part-" in name]
+
+
 def test_codes_come_back_within_their_rounding(tmp_path, small_identity, columns, write_parts):
     identity = small_identity(**{"how.dtype": "8bit"})
     write_parts(tmp_path / "s.zarr", identity).seal()

@@ -88,7 +88,7 @@ def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
 def _labels_to_learn(
     table: PatchTable, settings: HeadSettings, labels: LabelSettings
 ) -> tuple[np.ndarray, ClassTargets | None]:
-    """int ndarray (n_rows,), a class (of several: any), BACKGROUND or UNUSED; of several, also what is known of each."""
+    """int ndarray (n_rows,), a class (of several: any), BACKGROUND or UNUSED; of several, also what each row says."""
     if settings.targets == "single":
         return table.labels(labels), None
     by_class = table.class_targets(labels)

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.activations.extract import batch_rows, extract
+from pipeline.activations.extract import extract
 from pipeline.dataset.demo import draw_demo
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
@@ -96,7 +96,7 @@ def make_runner(form: str, trunk: Trunk) -> TrunkRunner:
         return DenseRunner(trunk, CPU, precision)
     runner = TrunkRunner(trunk, CPU, precision, compiled=form == "compiled")
     px = trunk.card.input_px
-    runner(np.zeros((batch_rows(px), px, px, 3), np.uint8))
+    runner(np.zeros((runner.batch_rows, px, px, 3), np.uint8))
     return runner
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--forms", nargs="+", choices=("patches", "compiled", "dense"), default=["patches"])
     parser.add_argument("--pictures-dir", type=Path, help="folder of JPEG files; drawn scenes without it")
-    parser.add_argument("--pictures", type=int, help="how many; default 4 at 224 px, 20 at 64 px")
+    parser.add_argument("--pictures", type=int, help="how many; default 10 at 224 px, 40 at 64 px")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
@@ -167,7 +167,7 @@ def main() -> None:
         scratch = Path(name)
         trunk = load(options.trunk, options.weights, scratch)
         px = trunk.card.input_px
-        split = pictures(options.pictures_dir, options.pictures or (4 if px > 100 else 20), scratch)
+        split = pictures(options.pictures_dir, options.pictures or (10 if px > 100 else 40), scratch)
         table = make_table(split, GridSettings())
         paths = dict(zip(split.ids, split.paths, strict=True))
         batch = 64 if px > 100 else 256
@@ -181,7 +181,7 @@ def main() -> None:
         # Interleaved, so that a slow minute of the machine slows all of them.
         for _ in range(options.repeat):
             rates["plain"].append(table.n_rows / plain_loop(table, paths, trunk, workers, batch))
-            rates["bare"].append(table.n_rows / bare_trunk(bare, table.n_rows, batch_rows(px)))
+            rates["bare"].append(table.n_rows / bare_trunk(bare, table.n_rows, bare.batch_rows))
             for form, runner in runners.items():
                 seconds, stages[form] = our_extraction(table, paths, runner)
                 rates[form].append(table.n_rows / seconds)

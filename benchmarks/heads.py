@@ -34,7 +34,7 @@ from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head import strong, weak
 from pipeline.head.fitting import fit_network, make_optimizer
-from pipeline.head.head import Head, fit_head
+from pipeline.head.head import Head, fit_head, fit_heads
 from pipeline.head.pictures import Pictures
 from pipeline.head.task import FitTask, RowReader
 from pipeline.patches.table import PatchTable
@@ -96,8 +96,8 @@ def score_in_memory(data: Data, heads: Sequence[Head]) -> None:
 
 
 def fit_together(data: Data, settings: Sequence[HeadSettings]) -> list[Head]:
-    read = RowReader(data.store)
-    return [fit_head(data.store, data.table, "bench", its, LABELS, 0, read=read) for its in settings]
+    named = {f"bench {n}": its for n, its in enumerate(settings)}
+    return [head for _, head in fit_heads(data.store, data.table, named, LABELS, 0)]
 
 
 def main() -> None:

@@ -208,7 +208,7 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     import torch
 
     from pipeline.activations.cutting import cut_patches
-    from pipeline.activations.extract import batch_rows, identity_of
+    from pipeline.activations.extract import identity_of
     from pipeline.activations.layout import encode_part, make_metadata, parts_of
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.picture import decode_picture
@@ -229,7 +229,7 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
             rates["cpu-bf16"] = None
             continue
         runner = TrunkRunner(load_trunk(trunk, weights=weights), device, precision)
-        batch = batch_rows(runner.trunk.card.input_px)
+        batch = runner.batch_rows
         rates[runner.precision_name] = round(statistics.median(runner.measure_rate(batch) for _ in range(runs)), 1)
     # What follows is of the last runner.
     px, cores = runner.trunk.card.input_px, torch.get_num_threads()

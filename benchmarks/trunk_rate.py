@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.activations.extract import batch_rows
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -35,8 +34,9 @@ def main() -> None:
     options = parser.parse_args()
 
     device = resolve_device("auto")
-    px = load_trunk(options.trunk, weights=options.weights).card.input_px
-    usual = batch_rows(px)
+    trunk = load_trunk(options.trunk, weights=options.weights)
+    px = trunk.card.input_px
+    usual = TrunkRunner(trunk, device, resolve_precision("auto", device, trunk.precision)).batch_rows
     batches = sorted({*options.batches, usual})
     patches = np.random.default_rng(0).integers(0, 256, (max(batches), px, px, 3), np.uint8)
     forms: dict[tuple[int, bool], TrunkRunner] = {}

@@ -18,7 +18,6 @@ from pipeline.errors import BadPictureError, SettingsError
 from pipeline.patches.sources import count_windows
 from pipeline.settings import SourceSettings
 
-DECODING_THREADS = 2  # of an extraction, however many cores there are
 OBJECTS_A_PART = 5  # four arrays and the record
 STORE_FILES = 9  # six zarr.json and the seal; receipt and run log beside the store
 GEOMETRY_BYTES = 4 + 16 + 1  # picture, box and scale of a row
@@ -137,10 +136,10 @@ def worker_speed(trunk: TrunkCost, rate: float, decode_s: float, workers: Worker
     decode_s : of one core, a patch
     """
     feed_s = decode_s + trunk.cut_s
-    feed = min(DECODING_THREADS, workers.cores) / feed_s
+    feed = workers.cores / feed_s
     # On a CPU trunk and decoding threads share the cores; a GPU works beside them.
     look_s = 1 / rate if workers.gpu else 1 / rate + feed_s / workers.cores
-    bound_by = "decoding and cutting" if 1 / feed > look_s else "the trunk"
+    bound_by = "decoding and cutting" if feed < rate else "the trunk"
     return Speed(rate, feed, 1 / (max(look_s, 1 / feed) + trunk.write_s), bound_by)
 
 

@@ -34,7 +34,7 @@ from pipeline.files import (
     write_json,
     write_whole,
 )
-from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.head import Head, fit_heads, load_head, save_head
 from pipeline.head.strong import rows_to_learn
 from pipeline.head.task import RowReader
 from pipeline.patches.sampling import hold_out_pictures
@@ -42,7 +42,7 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, versions, write_devkit_files
 from pipeline.scoring.scores import effective, load_scores, save_scores, score_split
 from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import SEEDED_TRUNKS, LabelSettings, RunSettings
+from pipeline.settings import SEEDED_TRUNKS, AnyHead, LabelSettings, RunSettings
 from pipeline.tables import Say, current_table, picture_paths
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
@@ -322,20 +322,26 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
         return table, store, RowReader(store, rows_to_make(ws, table))
 
     set_threads(ws.settings.threads)
-    paths = {}
-    for name in heads:
-        table, store, read = joined(ws.split_of_rows(manifest, name, held_out))
-        path = paths[name] = ws.head_path(dataset, name, held_out)
-        if _is_current(path, store, table, ws.settings.labels, say):
-            continue
+    paths = {name: ws.head_path(dataset, name, held_out) for name in heads}
+    missing: dict[str, dict[str, AnyHead]] = {}
+    for name in paths:
+        split = ws.split_of_rows(manifest, name, held_out)
+        table, store, _ = joined(split)
+        if not _is_current(paths[name], store, table, ws.settings.labels, say):
+            missing.setdefault(split, {})[name] = settings[name]
+    labels, seed, trunk = ws.settings.labels, ws.settings.seed, partial(make_trunk, ws, dataset)
+    share = ws.settings.held_out if held_out else 0.0
+    for split, of_split in missing.items():
+        table, store, read = joined(split)
         started = time.perf_counter()
-        share = ws.settings.held_out if held_out else 0.0
-        trunk = partial(make_trunk, ws, dataset)
-        head = fit_head(store, table, name, settings[name], ws.settings.labels, ws.settings.seed, share, trunk, read)
-        digest = save_head(head, path)
-        seconds = time.perf_counter() - started
-        _write_log(path, {"fit_head": seconds})
-        say(f"{path}: {_describe(head)} in {seconds:.1f} s; sha256 {digest[:12]}")
+        for name, head in fit_heads(store, table, of_split, labels, seed, share, trunk, read):
+            digest = save_head(head, paths[name])
+            say(f"{paths[name]}: {_describe(head)} sha256 {digest[:12]}")
+        # Heads may be fitted side by side: each gets its share.
+        seconds = (time.perf_counter() - started) / len(of_split)
+        say(f"{dataset} {split}: {len(of_split)} head(s) fitted, {seconds:.1f} s each")
+        for name in of_split:
+            _write_log(paths[name], {"fit_head": seconds})
     return paths
 
 
@@ -358,12 +364,12 @@ def _describe(head: Head) -> str:
     """What a head was fitted on, and how it went."""
     facts = head.facts
     if facts["settings"]["kind"] == "own":
-        return "the trunk's own last layer, nothing was fitted,"
+        return "the trunk's own last layer, nothing was fitted;"
     used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
     text = f"fitted on {used:,} of {total:,} pictures"
     counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
     text += f", {' and '.join(counts)} patches" if counts else ""
-    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}," if facts["epochs"] else "")
+    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}" if facts["epochs"] else "") + ";"
 
 
 def run_score(
@@ -410,7 +416,11 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:
-        result = evaluate_scores(*about)
+        annotations = None
+        if scores.peak_xy is not None and manifest.layout != "voc-action":
+            of_split = read_split(manifest, split, ws.settings.data_root)
+            annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
+        result = evaluate_scores(*about, annotations)
         for note in result["notes"]:
             say(f"NOTE: {note}")
     result["paths"] = {

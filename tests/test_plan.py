@@ -141,8 +141,8 @@ def test_what_bounds_a_worker():
 
     assert on_cpu.bound_by == on_slow_gpu.bound_by == "the trunk"
     assert on_gpu.bound_by == on_many_cores.bound_by == "decoding and cutting"
-    assert on_gpu.feed == pytest.approx(2 / 0.0014)  # two threads decode, however many cores there are
-    assert 1 / on_gpu.together == pytest.approx(0.0014 / 2 + 0.0005)
+    assert on_gpu.feed == pytest.approx(16 / 0.0014)  # every core decodes
+    assert 1 / on_gpu.together == pytest.approx(0.0014 / 16 + 0.0005)
     assert 1 / on_slow_gpu.together == pytest.approx(1 / 500 + 0.0005)
 
 

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,10 @@ from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress, format_seconds
 from pipeline.settings import Codec, StoredDtype
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.runner import Launched, TrunkRunner
 from pipeline.trunk.trunk import Trunk
 
-PICTURES_AHEAD = 3
+MIN_DECODING_THREADS = 2
 Say = Callable[[str], None]
 
 
@@ -61,11 +61,6 @@ class StageClock:
         return ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in sorted(self.seconds.items()))
 
 
-def batch_rows(input_px: int) -> int:
-    """Rows that go through the trunk at once: more for smaller patches, a function of nothing else."""
-    return 512 if input_px <= 96 else 64
-
-
 def identity_of(
     table: PatchTable,
     runner: TrunkRunner,
@@ -80,7 +75,7 @@ def identity_of(
         table,
         trunk,
         runner.precision_name,
-        batch or batch_rows(trunk.card.input_px),
+        batch or runner.batch_rows,
         rows_a_part(trunk.width),
         runner.places,
         dtype,
@@ -180,7 +175,9 @@ def compute_layers(
     out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
     written = 0
     batches = dense_batches if isinstance(runner, DenseRunner) else patch_batches
-    for found in batches(plan, runner, layers, batch, clock):
+    for launched in one_behind(batches(plan, runner, layers, batch, clock)):
+        with clock.measure("wait for the device") if launched.done else nullcontext():
+            found = launched.result()
         for layer, rows in found.items():
             out[layer][written : written + len(rows)] = rows
         written += len(rows)
@@ -198,48 +195,51 @@ def compute_layers(
     return out
 
 
+def one_behind(launched: Iterator[Launched]) -> Iterator[Launched]:
+    """The same batches, each when the next one has been launched: a device that works by itself never waits."""
+    before = next(launched, None)
+    for batch in launched:
+        assert before is not None
+        yield before
+        before = batch
+    if before is not None:
+        yield before
+
+
 def patch_batches(
     plan: RowPlan, runner: TrunkRunner, layers: Sequence[str], batch: int, clock: StageClock
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Launched]:
     """Rows of the plan, a batch of patches after the other."""
-    px = runner.trunk.card.input_px
-    pending = np.empty((batch, px, px, 3), np.uint8)
+    pending = runner.new_batch(batch)
     filled = 0
-    for patches in patches_ahead(plan, px, clock, runner.trunk.card.preprocessing.interpolation):
-        position = 0
-        while position < len(patches):
-            n = min(batch - filled, len(patches) - position)
-            pending[filled : filled + n] = patches[position : position + n]
-            filled += n
-            position += n
-            if filled == batch:
-                with clock.measure("trunk"):
-                    found = runner.layers_of(pending, layers)
-                yield found
-                filled = 0
+    for scales in scales_ahead(plan, runner, clock):
+        for scaled, x, y in scales:
+            position = 0
+            while position < len(x):
+                n = min(batch - filled, len(x) - position)
+                own = slice(position, position + n)
+                with clock.measure("cut"):
+                    runner.cut(scaled, x[own], y[own], pending[filled : filled + n])
+                filled += n
+                position += n
+                if filled == batch:
+                    with clock.measure("trunk"):
+                        launched = runner.launch(pending, layers)
+                    yield launched
+                    filled = 0
     if filled:
         with clock.measure("trunk"):
-            found = runner.layers_of(pending[:filled], layers)
-        yield found
+            launched = runner.launch(pending[:filled], layers)
+        yield launched
 
 
 def dense_batches(
     plan: RowPlan, runner: DenseRunner, layers: Sequence[str], batch: int, clock: StageClock
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Launched]:
     """Rows of the plan: the maps of a picture's scales, and of all windows a batch after the other."""
-    card = runner.trunk.card
-
-    def make(pixels: np.ndarray, rows: slice) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        with clock.measure("rescale"):
-            boxes = plan.box_xyxy[rows]
-            interpolation = card.preprocessing.interpolation
-            return [
-                rescale(pixels, boxes[some], card.input_px, interpolation) for some in split_scales(plan.scale[rows])
-            ]
-
     pending: list[torch.Tensor] = []
     waiting = 0
-    for scales in pictures_ahead(plan, make, clock):
+    for scales in scales_ahead(plan, runner, clock):
         for scaled, x, y in scales:
             with clock.measure("maps"):
                 pending.append(runner.look(scaled, x, y))
@@ -248,14 +248,36 @@ def dense_batches(
                 whole = torch.cat(pending)
                 for ready in whole[: waiting - waiting % batch].split(batch):
                     with clock.measure("rows"):
-                        found = runner.finish(ready, layers)
-                    yield found
+                        launched = runner.finish(ready, layers)
+                    yield launched
                 waiting %= batch
                 pending = [whole[len(whole) - waiting :]]
     if waiting:
         with clock.measure("rows"):
-            found = runner.finish(torch.cat(pending), layers)
-        yield found
+            launched = runner.finish(torch.cat(pending), layers)
+        yield launched
+
+
+def scales_ahead(
+    plan: RowPlan, runner: TrunkRunner, clock: StageClock
+) -> Iterator[list[tuple[torch.Tensor, np.ndarray, np.ndarray]]]:
+    """Of each picture of the plan its rescaled forms on the device, and the windows' upper left corners in each."""
+    px, interpolation = runner.trunk.card.input_px, runner.trunk.card.preprocessing.interpolation
+
+    def make(pixels: np.ndarray, rows: slice) -> list[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+        with clock.measure("rescale"):
+            boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
+            if plan.source == "grid":
+                found = [rescale(pixels, boxes[some], px, interpolation) for some in split_scales(scale)]
+            else:
+                # Each has a rescaling of its own, of which it is all.
+                flip = None if plan.flip is None else plan.flip[rows]
+                corner = np.zeros(1, int)
+                patches = cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation)
+                found = [(patch, corner, corner) for patch in patches]
+            return [(runner.to_device(scaled), x, y) for scaled, x, y in found]
+
+    return pictures_ahead(plan, make, clock)
 
 
 def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
@@ -280,12 +302,14 @@ def pictures_ahead(plan: RowPlan, make: Callable[[np.ndarray, slice], Made], clo
             pixels = _decode_unchanged(picture)
         return make(pixels, slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1])))
 
-    with ThreadPoolExecutor(2) as pool:
+    # As many as feed a GPU; a trunk on the CPU takes its turns with them.
+    threads = max(MIN_DECODING_THREADS, torch.get_num_threads())
+    with ThreadPoolExecutor(threads) as pool:
         ahead: list[Future[Made]] = []
         try:
             for picture in plan.pictures:
                 ahead.append(pool.submit(decode_and_make, picture))
-                if len(ahead) > PICTURES_AHEAD:
+                if len(ahead) > threads + 1:
                     yield ahead.pop(0).result()
             while ahead:
                 yield ahead.pop(0).result()

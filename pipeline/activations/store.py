@@ -42,6 +42,7 @@ from pipeline.settings import Codec
 
 PARTS_AHEAD = 2
 """Parts that are read at once, and wait in memory while another one is used."""
+FINITE_BLOCK_ROWS = 128
 MEND = "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
 
 
@@ -210,6 +211,16 @@ class StoreWriter:
         self.folder.write(SEAL, signed_json(make_seal(self.identity, records, metadata)))
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether float16 values are neither infinite nor NaN.
+
+    Several times as fast as `numpy.isfinite`: as integers, and a block at a time, so that no copy leaves the cache.
+    """
+    bits = values.view(np.uint16)
+    blocks = range(0, len(bits), FINITE_BLOCK_ROWS)
+    return not any((bits[start : start + FINITE_BLOCK_ROWS] & 0x7C00 == 0x7C00).any() for start in blocks)
+
+
 class Store:
     """A sealed store, for reading. Everything read is checked.
 
@@ -307,8 +318,7 @@ class Store:
         values = self.read_object("activations", part)
         if "column_range" in part.arrays:
             values = restore(values, self.read_object("column_range", part)[0])
-        # Reinterpreted as integers this is several times faster than isfinite on float16.
-        if (values.view(np.uint16) & 0x7C00 == 0x7C00).any():
+        if not all_finite(values):
             raise StoreError(f"{self.folder}: part {part.index} holds values that are not finite; {MEND}")
         return values
 

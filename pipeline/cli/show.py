@@ -44,8 +44,11 @@ def print_result(result: dict[str, Any]) -> None:
     table = Table(show_footer=True)
     table.add_column("class", footer="mAP")
     table.add_column(f"AP ({result['metric']}) %", justify="right", footer=_percent(result["mAP"]))
+    pointing = result.get("pointing")
+    if pointing:
+        table.add_column("map points at it %", justify="right", footer=_percent(pointing["mean"]))
     for name, value in result["AP"].items():
-        table.add_row(name, _percent(value))
+        table.add_row(name, _percent(value), *([_percent(pointing["share"][name])] if pointing else []))
     print_table(table)
     for note in result["notes"]:
         click.secho(f"NOTE: {note}", fg="yellow")

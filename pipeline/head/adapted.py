@@ -75,9 +75,9 @@ class AdaptedNetwork(HeadNetwork):
         copied = [parameter for layer in self._retrained for parameter in layer.parameters()]
         return [*super().parameter_groups(), {"params": copied, "share": self._trunk_rate}]
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits (n, n_outputs) of pool5 rows (n, width), any float dtype."""
-        return super().forward(self.fc7_rows(rows))
+    def prepare(self, rows: Tensor) -> Tensor:
+        """FC7 of pool5 rows (n, width), any float dtype: float32, standardised."""
+        return super().prepare(self.fc7_rows(rows))
 
 
 def make_network(width: int, n_classes: int, settings: AdaptedSettings, fc_widths: tuple[int, int]) -> AdaptedNetwork:

@@ -8,7 +8,7 @@ digests of what it was fitted on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from pipeline.errors import HeadError, StoreError
 from pipeline.files import sha256_bytes, write_whole
 from pipeline.head import adapted, own, strong, svm, weak
 from pipeline.head.networks import SCORED_ROWS
-from pipeline.head.task import FitTask, RowReader
+from pipeline.head.task import FitTask, Fitted, RowReader
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import AnyHead, LabelSettings
@@ -146,13 +146,35 @@ def fit_head(
     load_trunk: Callable[[], Trunk] = _no_trunk,
     read: RowReader | None = None,
 ) -> Head:
-    """Fit a head on the rows of a store; pictures are not needed, nor the trunk by most kinds.
+    """`fit_heads` of one."""
+    return dict(fit_heads(store, table, {name: settings}, labels, seed, held_out, load_trunk, read))[name]
+
+
+def fit_heads(
+    store: Store,
+    table: PatchTable,
+    settings: Mapping[str, AnyHead],
+    labels: LabelSettings,
+    seed: int,
+    held_out: float = 0.0,
+    load_trunk: Callable[[], Trunk] = _no_trunk,
+    read: RowReader | None = None,
+) -> Iterator[tuple[str, Head]]:
+    """Fit heads on the rows of a store, which is read once for all that need the same rows.
+
+    Strong heads of one shape are fitted side by side; every head is, bit for bit, what it is alone. Pictures are not
+    needed, nor the trunk by most kinds.
 
     Parameters
     ----------
+    settings : of each head by its name
     held_out : share of the fit pictures that is left out, for choosing settings on them
     load_trunk : makes the trunk, for kinds that begin with its weights
-    read : one for several heads on the same store, which then is read once for all that need the same rows
+    read : of the store, where it holds a part of the table's rows, or is to be read for other heads too
+
+    Yields
+    ------
+    name and head, as they are done
 
     Raises
     ------
@@ -162,28 +184,43 @@ def fit_head(
     read = read or RowReader(store)
     check_joined(store, table, read.held)
     out = hold_out_pictures(table.group_ids, held_out)
-    task = FitTask(store, table, name, labels, seed, out, load_trunk, read)
-    fitted = KINDS[settings.kind].fit(task, settings)
-    facts = {
+    together: dict[Any, list[str]] = {}
+    for name, its in settings.items():
+        key = strong.side_by_side(its) if its.kind == "strong" else name
+        together.setdefault(key, []).append(name)
+    for names in together.values():
+        tasks = [FitTask(store, table, name, labels, seed, out, load_trunk, read) for name in names]
+        kind = settings[names[0]].kind
+        if kind == "strong":
+            fitted = strong.fit_together(tasks, [settings[name] for name in names])
+        else:
+            fitted = [KINDS[kind].fit(tasks[0], settings[names[0]])]
+        for task, one in zip(tasks, fitted, strict=True):
+            yield task.name, Head(one.network, _facts(task, settings[task.name], held_out, one))
+
+
+def _facts(task: FitTask, settings: AnyHead, held_out: float, fitted: Fitted) -> dict[str, Any]:
+    """What a head says of itself."""
+    store, table, out = task.store, task.table, task.held_out
+    return {
         "format": FORMAT,
-        "name": name,
+        "name": task.name,
         "dataset": table.dataset,
         "split": table.split,
         "classes": list(table.classes),
         "settings": settings.model_dump(mode="json"),
         "width": store.width,
-        "reading": labels.model_dump(mode="json"),
-        "seed": seed,
+        "reading": task.labels.model_dump(mode="json"),
+        "seed": task.seed,
         "held_out": held_out,
         "how": how_part(store.identity),
         "fingerprint": store.fingerprint,
-        "labels_digest": table.labels_digest(labels),
+        "labels_digest": table.labels_digest(task.labels),
         "pictures": {"used": int((~out).sum()), "held_out": int(out.sum()), "skipped": len(table.skipped)},
         "skipped": [list(item) for item in table.skipped],
         "epochs": fitted.epochs,
         **fitted.facts,
     }
-    return Head(fitted.network, facts)
 
 
 NO_DIGEST = b"0" * 64

@@ -6,7 +6,7 @@ classes and background.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -20,20 +20,69 @@ SCORED_ROWS = 2048
 """Rows that are only scored at once: few enough that what layers give stays in the processor's cache."""
 
 
+def draw_words(like: Tensor) -> Tensor:
+    """A random byte for each value of `like`, as int64 words, from torch's global generator."""
+    return torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+
+
+def drop(x: Tensor, words: Tensor, threshold: int) -> Tensor:
+    """`x` with those values 0 whose byte is under the threshold, the others raised to keep the expectation."""
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+    return x * (kept.to(x.dtype) * (256 / (256 - threshold)))
+
+
+def draw_and_drop(x: Tensor, threshold: int) -> Tensor:
+    """`drop` by words of its own."""
+    return drop(x, draw_words(x), threshold)
+
+
+class SharedDrops:
+    """Dropout of one step of a fit: networks that are fitted side by side get the same random words in turn."""
+
+    def __init__(self) -> None:
+        self._words: list[Tensor] = []
+        self._dropped: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._used = self._prepared = 0
+
+    def begin_step(self) -> None:
+        """What comes until `end_preparation` is for the rows, which all networks have in common."""
+        self._words, self._used = [], 0
+        self._dropped.clear()
+
+    def end_preparation(self) -> None:
+        self._prepared = self._used
+
+    def begin_network(self) -> None:
+        self._used = self._prepared
+
+    def __call__(self, x: Tensor, threshold: int) -> Tensor:
+        """As `draw_and_drop`; words are drawn for the first network, and used again for the others."""
+        place = self._used
+        self._used += 1
+        if place == len(self._words):
+            self._words.append(draw_words(x))
+        if x.requires_grad:
+            return drop(x, self._words[place], threshold)
+        # The rows themselves: where networks drop the same share of them, once for all.
+        known = self._dropped.get((place, threshold))
+        if known is None or known[0] is not x:
+            known = self._dropped[place, threshold] = x, drop(x, self._words[place], threshold)
+        return known[1]
+
+
 class Dropout(nn.Module):
     """Dropout that draws one byte a value, so that its share is one of 256: torch's own took half the time of a fit."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.threshold = round(256 * share)
+        self.drop: Callable[[Tensor, int], Tensor] = draw_and_drop
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` with about a share of its values 0 and the others raised to keep the expectation; in eval `x` itself."""
         if not self.training or not self.threshold:
             return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
-        return x * (kept.to(x.dtype) * (256 / (256 - self.threshold)))
+        return self.drop(x, self.threshold)
 
 
 class HeadNetwork(nn.Module):
@@ -78,6 +127,12 @@ class HeadNetwork(nn.Module):
             with torch.no_grad():
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * deviation)
                 layer.bias.zero_()
+
+    def drop_by(self, drop: Callable[[Tensor, int], Tensor]) -> None:
+        """Let all dropout be done so."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.drop = drop
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, for an optimizer; ``share`` is of the learning rate."""
@@ -128,10 +183,17 @@ class HeadNetwork(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits (n, n_outputs) of rows (n, width), any float dtype."""
-        # Standardised before it is rounded: a column of large mean and small deviation would be all rounding.
-        hidden = (rows.float() - self.mean) * self.gain
+        return self.logits(self.prepare(rows))
+
+    def prepare(self, rows: Tensor) -> Tensor:
+        """What the layers look at, of rows (n, width): float32, standardised."""
+        # Before it is rounded: a column of large mean and small deviation would be all rounding.
+        return (rows.float() - self.mean) * self.gain
+
+    def logits(self, prepared: Tensor) -> Tensor:
+        """Logits (n, n_outputs) of prepared rows."""
         with self.arithmetic():
-            hidden = self.layers[:-1](hidden)
+            hidden = self.layers[:-1](prepared)
         return self.layers[-1](hidden.float())
 
     @torch.no_grad()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
-from pipeline.dataset.voc import is_official
+from pipeline.dataset.voc import Annotation, is_official
 from pipeline.dataset.voc_action import split_sample_id
 from pipeline.errors import StoreError
 from pipeline.files import write_whole
 from pipeline.patches.table import PatchTable
+from pipeline.scoring.maps import point_at
 from pipeline.scoring.scores import SplitScores, format_aggregation
 from pipeline.settings import Aggregation, LabelSettings
 
+POINTING = (
+    "of the pictures that show a class, the share whose map of it is highest inside of a box of it (pointing game); "
+    "the mean is over classes"
+)
 LIBRARIES = ("torch", "torchvision", "numpy", "zarr", "h5py", "pillow")
 
 
@@ -63,8 +70,13 @@ def evaluate_scores(
     trunk: str,
     seconds: dict[str, float],
     command: str,
+    annotations: Mapping[str, Annotation] | None = None,
 ) -> dict[str, Any]:
     """The result of one head on one labelled split.
+
+    Parameters
+    ----------
+    annotations : of each id of the table, if it is to be measured where maps point
 
     Raises
     ------
@@ -99,8 +111,24 @@ def evaluate_scores(
         "AP": {c: number(ap) for c, ap in ap_of.items()},
         "undefined": undefined,
         "k_sweep": sweep,
+        "pointing": _pointing(scores, table, annotations),
         "official": official,
         "notes": notes,
+    }
+
+
+def _pointing(
+    scores: SplitScores, table: PatchTable, annotations: Mapping[str, Annotation] | None
+) -> dict[str, Any] | None:
+    """How well maps localise, or None where that is not known."""
+    if scores.peak_xy is None or annotations is None:
+        return None
+    each = point_at(scores.peak_xy, table.scored_labels, [annotations[i] for i in table.ids])
+    counted = ~np.isnan(each)
+    return {
+        "definition": POINTING,
+        "mean": number(float(each[counted].mean())) if counted.any() else None,
+        "share": {c: number(share) for c, share in zip(table.classes, each, strict=True) if c not in table.unscored},
     }
 
 
@@ -121,6 +149,7 @@ def unlabelled_result(
         "AP": {c: None for c in table.classes if c not in table.unscored},
         "undefined": [],
         "k_sweep": {},
+        "pointing": None,
         "official": False,
         "notes": _skipped_notes(scores, table),
     }

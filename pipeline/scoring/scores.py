@@ -23,9 +23,10 @@ from pipeline.head.head import Head, check_joined
 from pipeline.patches.table import PatchTable
 from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores
+from pipeline.scoring.maps import Peaks
 from pipeline.settings import POOLED, Aggregation
 
-FORMAT = "scores-2"
+FORMAT = "scores-3"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class SplitScores:
         patch scores
     ids, classes : names of the other axes
     facts : JSON object: what the head says of itself, fingerprint and dataset of the rows
+    peak_xy : float32 ndarray of shape (n_pictures, n_classes, 2), highest points of the maps (`maps.Peaks`); None
+        for heads that score whole pictures, and for splits without boxes or labels
     """
 
     scores: np.ndarray
@@ -46,6 +49,7 @@ class SplitScores:
     ids: tuple[str, ...]
     classes: tuple[str, ...]
     facts: dict[str, Any]
+    peak_xy: np.ndarray | None = None
 
     def by(self, aggregation: Aggregation) -> np.ndarray:
         """Scores (n_pictures, n_classes) of one aggregation.
@@ -92,17 +96,32 @@ class Accumulator(Protocol):
 
 
 class PatchwiseScores:
-    """The accumulator of heads that score patches."""
+    """The accumulator of heads that score patches.
 
-    def __init__(self, head: Head, n_pictures: int, aggregations: Sequence[Aggregation]) -> None:
+    Parameters
+    ----------
+    table : if the highest points of maps shall be found, too
+    """
+
+    def __init__(
+        self, head: Head, n_pictures: int, aggregations: Sequence[Aggregation], table: PatchTable | None = None
+    ) -> None:
         self._head = head
         self._scores = PictureScores(n_pictures, len(head.classes), aggregations)
+        self._peaks = None if table is None else Peaks(table)
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        self._scores.add(self._head.patch_scores(rows), picture)
+        scores = self._head.patch_scores(rows)
+        self._scores.add(scores, picture)
+        if self._peaks is not None:
+            self._peaks.add(scores, picture)
 
     def result(self) -> np.ndarray:
         return self._scores.result()
+
+    def peak_xy(self) -> np.ndarray | None:
+        """As in `SplitScores`."""
+        return None if self._peaks is None else self._peaks.result()
 
 
 def applicable(scale: str, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
@@ -117,11 +136,13 @@ def applicable(scale: str, aggregations: Sequence[Aggregation]) -> tuple[Aggrega
     return tuple(k for k in aggregations if k != POOLED and (odds or isinstance(k, str)))
 
 
-def make_accumulator(head: Head, n_pictures: int, aggregations: Sequence[Aggregation]) -> Accumulator:
-    """What collects a head's scores; `aggregations` are those that it has."""
+def make_accumulator(
+    head: Head, n_pictures: int, aggregations: Sequence[Aggregation], table: PatchTable | None = None
+) -> Accumulator:
+    """What collects a head's scores; `aggregations` are those that it has, `table` as for `PatchwiseScores`."""
     if head.scale == POOLED:
         return head.network.accumulator(n_pictures)
-    return PatchwiseScores(head, n_pictures, aggregations)
+    return PatchwiseScores(head, n_pictures, aggregations, table)
 
 
 def _check_heads(
@@ -170,7 +191,9 @@ def score_split(
     """
     check_joined(store, table)
     kinds = _check_heads(store, table, heads, aggregations)
-    accumulators = [make_accumulator(head, len(table.ids), own) for head, own in zip(heads, kinds, strict=True)]
+    # Where it is known what there is to be found.
+    mapped = table if table.source == "grid" and table.labelled and table.has_boxes and wanted is None else None
+    accumulators = [make_accumulator(head, len(table.ids), own, mapped) for head, own in zip(heads, kinds, strict=True)]
     with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
             picture = table.picture[part.start : part.stop]
@@ -192,7 +215,12 @@ def score_split(
     shape = (len(table.ids), len(table.classes))
     return [
         SplitScores(
-            accumulator.result().reshape(len(own), *shape), own, table.ids, table.classes, {**facts, "head": head.facts}
+            accumulator.result().reshape(len(own), *shape),
+            own,
+            table.ids,
+            table.classes,
+            {**facts, "head": head.facts},
+            accumulator.peak_xy() if isinstance(accumulator, PatchwiseScores) else None,
         )
         for head, own, accumulator in zip(heads, kinds, accumulators, strict=True)
     ]
@@ -203,6 +231,8 @@ def save_scores(scores: SplitScores, path: Path) -> None:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         file.create_dataset("scores", data=scores.scores, chunks=True, fletcher32=True)
+        if scores.peak_xy is not None:
+            file.create_dataset("peak_xy", data=scores.peak_xy, chunks=True, fletcher32=True)
         file.create_dataset("id", data=np.array(scores.ids, object), dtype=h5py.string_dtype())
         file.attrs["format"] = FORMAT
         file.attrs["aggregations"] = json.dumps(scores.aggregations)
@@ -232,6 +262,7 @@ def load_scores(path: Path) -> SplitScores:
                 tuple(file["id"].asstr()[:]),
                 tuple(json.loads(file.attrs["classes"])),
                 json.loads(file["facts"].asstr()[()]),
+                file["peak_xy"][:] if "peak_xy" in file else None,
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, StoreError):

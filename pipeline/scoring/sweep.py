@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.activations.store import Store
 from pipeline.average_precision import mean_average_precision
 from pipeline.errors import HeadError
-from pipeline.head.head import fit_head
+from pipeline.head.head import Head, fit_heads
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number
@@ -42,10 +42,15 @@ def sweep_settings(
     highest held-out mAP)
     """
     pairs = [(name, reading) for reading in readings for name in heads]
+
+    def fit(held_out: float) -> list[Head]:
+        of_reading = (dict(fit_heads(fit_store, fit_table, heads, r, seed, held_out)) for r in readings)
+        return [fitted[name] for fitted in of_reading for name in heads]
+
     out = hold_out_pictures(fit_table.group_ids, held_out)
-    on_part = [fit_head(fit_store, fit_table, n, heads[n], r, seed, held_out) for n, r in pairs]
+    on_part = fit(held_out)
     held = score_split(fit_store, fit_table, on_part, aggregations, out)
-    on_all = [fit_head(fit_store, fit_table, n, heads[n], r, seed) for n, r in pairs]
+    on_all = fit(0.0)
     shown = score_split(eval_store, eval_table, on_all, aggregations)
     rows = []
     for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pipeline.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.nodes import NodesNetwork
-from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.runner import Launched, TrunkRunner
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 LOCAL_MODULES = (
@@ -179,25 +179,30 @@ class DenseRunner(TrunkRunner):
             "rounding": f"window corners to the nearest multiple of {strides} pixels of the rescaled picture",
         }
 
+    @property
+    def batch_rows(self) -> int:
+        """Windows that go through FC6 and FC7 at once: many, since their weights are read anew for each batch."""
+        return 512
+
     @torch.inference_mode()
-    def look(self, scaled: np.ndarray, x: np.ndarray, y: np.ndarray) -> Tensor:
+    def look(self, scaled: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
         """Vectors of windows of one rescaled picture, for `finish`.
 
         Parameters
         ----------
-        scaled : uint8 ndarray of shape (height, width, 3), RGB, each side `input_px` at least
+        scaled : from `to_device`, uint8 Tensor (height, width, 3), RGB, each side `input_px` at least
         x, y : int ndarrays of shape (n,), upper left corners in pixels
 
         Returns
         -------
         Tensor of shape (n, columns)
         """
-        with self.explain_memory(f"a picture of {scaled.shape[1]} x {scaled.shape[0]} pixels"):
+        what = f"the maps of a rescaled picture of {scaled.shape[1]} x {scaled.shape[0]} pixels"
+        with self.explain_memory(what, "use --method patches, or leave out the smallest windows"):
             return self.maps.at_places(self._inputs(scaled[None]), x, y)
 
     @torch.inference_mode()
-    def finish(self, vectors: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
-        """Rows of each layer: float16 ndarrays of shape (n, width)."""
+    def finish(self, vectors: Tensor, layers: Sequence[str]) -> Launched:
+        """Rows of each layer: float16 of shape (n, width)."""
         with self.explain_memory(f"a batch of {len(vectors)} windows"):
-            found = self.maps.finish(vectors, layers)
-            return {layer: rows.to(torch.float16).cpu().numpy() for layer, rows in found.items()}
+            return self._bring(self.maps.finish(vectors, layers))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import pipeline.progress
 from pipeline.activations.extract import Extraction, PartMaker, StageClock, extract, log_name
@@ -29,7 +31,7 @@ from pipeline.activations.verify import recompute_rows
 from pipeline.errors import PipelineError, StoreError
 from pipeline.patches.table import make_table
 from pipeline.settings import CropSettings, GridSettings
-from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.runner import Launched, TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
 BATCH = 16
@@ -54,11 +56,11 @@ class CountingRunner(TrunkRunner):
         self.trials.append(n_rows)
         return self.runner.measure_rate(n_rows)
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
         if len(self.batches) == self.stop_at:
             raise KeyboardInterrupt
         self.batches.append(len(patches))
-        return super().__call__(patches)
+        return super().launch(patches, layers)
 
 
 class BrokenRunner(TrunkRunner):
@@ -66,10 +68,11 @@ class BrokenRunner(TrunkRunner):
 
     value = np.nan
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
-        rows = super().__call__(patches)
-        rows[patches.mean(axis=(1, 2, 3)) > 250, 5] = self.value
-        return rows
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
+        launched = super().launch(patches, layers)
+        (rows,) = launched.result().values()
+        rows[np.asarray(patches).mean(axis=(1, 2, 3)) > 250, 5] = self.value
+        return launched
 
 
 def bytes_of(store: Path) -> dict[str, bytes]:
@@ -238,7 +241,7 @@ def test_log_beside_the_store_says_what_ran(table, uninterrupted):
     log = uninterrupted.folder.path.with_name(uninterrupted.folder.path.name.replace(".zarr", ".log.jsonl"))
     (entry,) = [json.loads(line) for line in log.read_text().splitlines()]
     assert (entry["rows"], entry["parts"]) == (table.n_rows, 2)
-    assert set(entry["stages"]) == {"decode", "rescale and cut", "trunk", "write"}
+    assert set(entry["stages"]) == {"decode", "rescale", "cut", "trunk", "write"}
 
 
 def test_progress_goes_to_stderr(table, picture_paths, make_runner, tmp_path, monkeypatch, capfd):

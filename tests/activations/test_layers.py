@@ -52,12 +52,12 @@ class WatchedRunner(TrunkRunner):
     def measure_rate(self, n_rows: int) -> float:
         return 1000.0
 
-    def layers_of(self, patches, layers):
+    def launch(self, patches, layers):
         if len(self.batches) == self.stop_at:
             raise KeyboardInterrupt
         self.batches.append(len(patches))
         self.asked.append(tuple(layers))
-        return super().layers_of(patches, layers)
+        return super().launch(patches, layers)
 
 
 def bytes_of(store: Store) -> dict[str, bytes]:
@@ -255,13 +255,13 @@ def test_batches_that_would_not_be_those_of_one_layer_are_refused(make, batch):
 
 
 def test_usual_batches_and_parts_always_fit_together():
-    from pipeline.activations.extract import batch_rows
     from pipeline.activations.layout import rows_a_part
     from pipeline.trunk.architectures import FORMS, krizhevsky
 
     for form in [*FORMS.values(), krizhevsky(224, 6144)]:
         rows = [rows_a_part(width) for width in form.widths.values()]
-        assert all(max(rows) % n == 0 and n % batch_rows(form.input_px) == 0 for n in rows)
+        # 512 of small or dense patches, 64 of others.
+        assert all(max(rows) % n == 0 and n % 512 == 0 for n in rows)
 
 
 def test_layers_that_the_trunk_does_not_have(make):
@@ -275,10 +275,10 @@ def test_a_layer_named_twice_is_one_store(make):
 
 def test_activations_that_are_not_finite_are_found_in_any_layer(make, table):
     class Broken(WatchedRunner):
-        def layers_of(self, patches, layers):
-            found = super().layers_of(patches, layers)
-            found["pool5"][0, 3] = np.inf
-            return found
+        def launch(self, patches, layers):
+            launched = super().launch(patches, layers)
+            launched.result()["pool5"][0, 3] = np.inf
+            return launched
 
     with pytest.raises(PipelineError, match=r"activations of 4 patches are not finite"):
         make(Broken()).run_layers()

@@ -19,8 +19,10 @@ from pipeline.activations.extract import share_of
 from pipeline.activations.layout import (
     ARRAYS,
     Part,
+    _open_array,
     codec_of,
     decode_object,
+    decode_with_zarr,
     encode_part,
     make_metadata,
     make_record,
@@ -85,6 +87,8 @@ def test_decoded_is_what_was_encoded(shape, seed, codec):
             decoded, given_ = decode_object(name, metadata[f"{name}/zarr.json"], part, data), cut(columns, part)[name]
             assert (decoded.dtype, decoded.shape) == (given_.dtype, given_.shape)
             assert decoded.tobytes() == given_.tobytes()
+            by_zarr = decode_with_zarr(name, metadata[f"{name}/zarr.json"], part, data)
+            assert (by_zarr.dtype, by_zarr.tobytes()) == (given_.dtype, given_.tobytes())
 
 
 @pytest.mark.parametrize("fill", ["zeros", "fill values", "noise"])
@@ -162,20 +166,32 @@ def test_metadata_says_what_the_store_is():
 
 
 @pytest.mark.parametrize("codec", get_args(Codec))
-def test_a_flipped_bit_of_any_codec_is_noticed_by_zarr_alone(codec):
+def test_a_flipped_bit_of_any_codec_is_noticed(codec):
     identity, columns = identity_of(4096, 4096, 5), random_columns(4096, 5, 3)
     columns["activations"] = np.abs(np.random.default_rng(0).standard_normal((4096, 5))).astype(np.float16)
     metadata, (part,) = make_metadata(identity, ("a",), {}, codec), parts_of(identity)
     data = encode_part(metadata, part, columns)[part.object_name("activations")]
-    noticed = 0
+    noticed = {decode_object: 0, decode_with_zarr: 0}
     for place in np.random.default_rng(1).integers(0, len(data), 40):
         flipped = bytearray(data)
         flipped[place] ^= 16
-        try:
-            decode_object("activations", metadata["activations/zarr.json"], part, bytes(flipped))
-        except Exception:
-            noticed += 1
-    assert noticed == 40
+        for decode in noticed:
+            try:
+                decode("activations", metadata["activations/zarr.json"], part, bytes(flipped))
+            except Exception:
+                noticed[decode] += 1
+    assert noticed == {decode_object: 40, decode_with_zarr: 40}
+
+
+def test_a_chunk_that_is_missing_is_noticed():
+    identity, columns = identity_of(4096, 4096, 5), random_columns(4096, 5, 3)
+    columns["activations"][1024:2048] = np.nan
+    metadata, (part,) = make_metadata(identity, ("a",), {}), parts_of(identity)
+    array, memory = _open_array("activations", metadata["activations/zarr.json"], {}, writable=True)
+    array[:] = columns["activations"]  # zarr leaves out what is fill value, unless it is told
+    data = memory._store_dict[part.object_name("activations")].to_bytes()
+    with pytest.raises(ValueError, match="chunk of row 1024: missing"):
+        decode_object("activations", metadata["activations/zarr.json"], part, data)
 
 
 # --- codes of 8 bits

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from pipeline.activations.identity import which_rows
 from pipeline.errors import HeadError, StoreError
-from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.head import Head, fit_head, fit_heads, load_head, save_head
 from pipeline.head.strong import rows_to_learn
 from pipeline.head.task import RowReader
 from pipeline.settings import LabelSettings, SvmSettings, WeakSettings
@@ -288,7 +288,10 @@ def test_several_heads_read_the_store_once_and_are_each_as_alone(made, small, mo
     settings = {
         "small": small,
         "slow": small.model_copy(update={"rates": (0.001, 0.0001, 0.00001)}),
+        "decayed": small.model_copy(update={"weight_decay": 0.1, "dropout": 0.25, "momentum": 0.5}),
+        "short": small.model_copy(update={"max_epochs": (1, 0, 1)}),
         "one layer": small.model_copy(update={"hidden": ()}),
+        "one layer, slow": small.model_copy(update={"hidden": (), "rates": (0.001, 0.0001, 0.00001)}),
         "fewer": small.model_copy(update={"background_share": 0.25}),
         "weak": WeakSettings(kind="weak", hidden=(), max_epochs=(2, 1)),
         "weaker": WeakSettings(kind="weak", hidden=(), max_epochs=(1, 1), top=1),
@@ -297,12 +300,10 @@ def test_several_heads_read_the_store_once_and_are_each_as_alone(made, small, mo
     read, parts = [], made.store.read_part
     monkeypatch.setattr(made.store, "read_part", lambda part: read.append(part.index) or parts(part))
 
-    reader = RowReader(made.store)
-    for name, its in settings.items():
-        head = fit_head(made.store, made.table, name, its, LABELS, seed=0, read=reader)
+    for name, head in fit_heads(made.store, made.table, settings, LABELS, seed=0):
         assert head.facts == alone[name].facts
         for key, tensor in head.network.state_dict().items():
             assert torch.equal(tensor, alone[name].network.state_dict()[key]), (name, key)
 
-    # Once for three heads, once for other rows, and once for whole pictures.
+    # Once for all strong heads but one, once for the other rows of that one, and once for whole pictures.
     assert read == 3 * [part.index for part in made.store.parts]

@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import SettingsError, TrunkError
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
-from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_precision
+from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, gather_windows, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -95,6 +95,49 @@ def test_name_of_the_precision():
 def test_cuda_is_near_the_reference(patches, reference):
     rows = TrunkRunner(load_trunk("random"), torch.device("cuda"), "fp16")(patches).astype(np.float64)
     assert np.linalg.norm(rows - reference) < 0.01 * np.linalg.norm(reference)
+
+
+# --- batches on the device
+
+
+@pytest.mark.parametrize("px", [1, 16, 40])
+def test_windows_are_the_same_in_one_operation_and_one_by_one(px):
+    rng = np.random.default_rng(px)
+    scaled = torch.from_numpy(rng.integers(0, 256, (48, 40, 3), np.uint8))
+    x, y = rng.integers(0, 40 - px + 1, 7), rng.integers(0, 48 - px + 1, 7)
+
+    gathered = gather_windows(scaled, x, y, px)
+
+    assert (gathered.shape, gathered.dtype) == ((7, px, px, 3), torch.uint8)
+    for window, left, top in zip(gathered, x, y, strict=True):
+        assert torch.equal(window, scaled[top : top + px, left : left + px])
+
+
+def test_a_batch_is_filled_by_cutting():
+    runner = TrunkRunner(load_trunk("random"), CPU, "fp32")
+    picture = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+    batch = runner.new_batch(3)
+    runner.cut(runner.to_device(picture), np.array([0, 26]), np.array([16, 3]), batch[:2])
+    runner.cut(runner.to_device(picture[:64, :64]), np.array([0]), np.array([0]), batch[2:])
+
+    windows = np.stack([picture[16:, :64], picture[3:67, 26:], picture[:64, :64]])
+    assert np.array_equal(batch.numpy(), windows)
+    assert np.array_equal(runner.launch(batch, ("fc7",)).result()["fc7"], runner(windows))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batches_in_flight_do_not_mix(patches, compiled):
+    runner = TrunkRunner(load_trunk("random"), torch.device("cuda"), "fp16", compiled)
+    expected = [runner(patches), runner(255 - patches)]
+    batch, launched = runner.new_batch(5), []
+    for content in (patches, 255 - patches):
+        for place, patch in zip(batch.split(1), content, strict=True):
+            runner.cut(runner.to_device(patch), np.array([0]), np.array([0]), place)
+        launched.append(runner.launch(batch, ("fc7",)))
+    for flight, rows in zip(launched, expected, strict=True):
+        assert np.array_equal(flight.result()["fc7"], rows)
 
 
 # --- compiled

@@ -1,6 +1,7 @@
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
 # make lint   formatters and linters
+# make docs   the documentation, as a site in build/docs
 # make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
 # make torture   the tests of killed runs, with a thousand kills in place of some fifty
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test bench torture lint lock conda-env clean
+.PHONY: demo test docs bench torture lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -27,6 +28,10 @@ demo: $(READY)
 test: $(READY)
 	python -m pytest
 
+docs: $(READY)
+	sphinx-build -W -q -b html docs build/docs
+	@echo build/docs/index.html
+
 bench: demo
 	python benchmarks/bench.py $(BENCH)
 
@@ -39,6 +44,8 @@ lint: $(READY)
 	snakefmt --check Snakefile stages
 	snakemake --lint
 	lint-imports
+	mypy
+	sphinx-build -W -q -b html docs build/docs
 
 # Pins from the floors of setup.cfg, in an environment of its own. torch and torchvision first: newer ones
 # would bring gigabytes of CUDA to machines without it.

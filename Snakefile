@@ -1,6 +1,7 @@
 # The run: manifest -> patch table -> activations -> head -> scores -> results.
 #
 #   snakemake --cores 8 results/voc12_map.json            the main job
+#   snakemake --cores 8 results/voc12_report.html         it as one HTML file, with maps and pictures
 #   snakemake --cores 8 results/voc12_heads.json          all configured heads over one store
 #   snakemake --cores 8 results/voc12_compare.json        all recipes beside each other and published rows
 #   snakemake --cores 8 results/voc12_sweep.json          head, reading and k chosen on held-out pictures

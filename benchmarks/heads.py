@@ -86,7 +86,7 @@ def weak_epoch(data: Data, pictures: Pictures) -> None:
 
 
 def score_in_memory(data: Data, heads: Sequence[Head]) -> None:
-    accumulators = [make_accumulator(head, len(data.table.ids), AGGREGATIONS) for head in heads]
+    accumulators = [make_accumulator(head, len(data.table.ids), AGGREGATIONS, data.table) for head in heads]
     for part in data.store.parts:
         rows = slice(part.start, part.stop)
         for accumulator in accumulators:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
+quiet = False
+"""Whether nothing is shown: the commands' ``--quiet``."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -43,7 +45,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.started = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
@@ -62,7 +64,7 @@ class Progress:
     def __exit__(self, kind: object, *rest: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None and self.elapsed_s >= 2.0:
+        elif kind is None and self.elapsed_s >= 2.0 and not quiet:
             self._print_line()
 
     @property
@@ -86,7 +88,7 @@ class Progress:
             self.note = note
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, status=self.status())
-        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S and not quiet:
             self._print_line()
 
     def _print_line(self) -> None:

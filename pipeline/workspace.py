@@ -226,6 +226,9 @@ class Workspace:
     def compare_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_compare.json"
 
+    def report_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_report.html"
+
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
 

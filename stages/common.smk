@@ -239,6 +239,12 @@ def recipe_state(wildcards):
     return [*evaluation_state(wildcards), *map(state_of_weights, sorted(stores))]
 
 
+def comparison_state(wildcards):
+    """Changes with the comparison of recipes that a report takes in."""
+    path = RUN.compare_path(wildcards.dataset)
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
 def comparison_config(wildcards):
     """Of the rules that take in several recipes: any change of settings makes them anew."""
     everything = {

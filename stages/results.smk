@@ -3,6 +3,7 @@
 localrules:
     evaluate,
     map,
+    html_report,
     heads,
     compare,
 
@@ -37,6 +38,28 @@ rule map:
         state=result_state,
     shell:
         "cp {input:q} {output:q} 2> {log:q} && pipeline show {output:q} | tee -a {log:q}"
+
+
+# With a comparison of recipes in it, if there is one when it is made.
+rule html_report:
+    input:
+        f"{RUN.settings.results}/{{dataset}}_map.json",
+    output:
+        report(
+            f"{RUN.settings.results}/{{dataset}}_report.html",
+            category="Results",
+            labels={"dataset": "{dataset}"},
+        ),
+    log:
+        "logs/report/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        state=result_state,
+        comparison=comparison_state,
+        config=comparison_config,
+    shell:
+        "pipeline report --dataset {wildcards.dataset} --output {output:q} --config {params.config} 2>&1 | tee {log:q}"
 
 
 rule heads:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import progress
+
 if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
@@ -17,12 +19,29 @@ Command = Callable[..., Any]
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal; results go to stdout, this to stderr."""
-    click.echo(text, err=True)
+    """A line for the person at the terminal; results go to stdout, this to stderr, unless --quiet was given."""
+    if not progress.quiet:
+        click.echo(text, err=True)
+
+
+def complete_dataset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of datasets, for the shell."""
+    from pipeline.dataset.manifest import known_datasets
+
+    return [name for name in known_datasets() if name.startswith(incomplete)]
+
+
+def complete_head(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of built-in heads, for the shell."""
+    from pipeline.settings import HEADS
+
+    return [name for name in HEADS if name.startswith(incomplete)]
 
 
 def dataset_option(function: Command) -> Command:
-    return click.option("--dataset", required=True, help="Name of a manifest in data_manifests/.")(function)
+    return click.option(
+        "--dataset", required=True, help="Name of a manifest in data_manifests/.", shell_complete=complete_dataset
+    )(function)
 
 
 def split_option(required: bool) -> Callable[[Command], Command]:
@@ -32,7 +51,11 @@ def split_option(required: bool) -> Callable[[Command], Command]:
 
 def head_option(function: Command) -> Command:
     return click.option(
-        "--head", "heads", multiple=True, help="Head by name (fca, fcb, fca2 or configured); may be given again."
+        "--head",
+        "heads",
+        multiple=True,
+        help="Head by name (fca, fcb, fca2 or configured); may be given again.",
+        shell_complete=complete_head,
     )(function)
 
 

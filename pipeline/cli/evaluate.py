@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from pipeline.cli.common import (
 @split_option(required=False)
 @head_option
 @settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also copy the result to this file.")
-@click.option("--quiet", is_flag=True, help="Print no table.")
 def command(
-    dataset: str, split: str | None, heads: tuple[str, ...], output: Path | None, quiet: bool, **options: Any
+    dataset: str, split: str | None, heads: tuple[str, ...], output: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Average precision a class and mAP from scores, or files for the evaluation server.
 
@@ -39,9 +40,13 @@ def command(
     from pipeline.run import run_evaluate
 
     ws = workspace_from(options)
+    results = []
     for head in heads or (ws.settings.head,):
         result = run_evaluate(ws, dataset, head, split, this_command(), say)
         if output is not None:
             write_json(output, result)
-        if not quiet:
+        results.append(result)
+        if not as_json:
             print_result(result)
+    if as_json:
+        click.echo(json.dumps(results if len(results) > 1 else results[0], indent=2, ensure_ascii=False))

@@ -38,6 +38,18 @@ SECTIONS = {
         "retrieve": ("retrieve", "Find the pictures of a split that are most like a query."),
         "show": ("show", "Print a result file as a table."),
     },
+    "Pictures": {
+        "report": ("report", "Write one HTML file of a finished run."),
+        "map": ("map", "Draw where in photos each class is seen."),
+        "ranking": ("ranking", "Draw the highest pictures of each class, right and wrong."),
+        "taught": ("taught", "Draw the patches that a head is taught by, with their labels."),
+        "serve": ("serve", "Try photos by hand, on a page in the browser."),
+    },
+    "Machine": {
+        "demo": ("demo", "Run the whole job on drawn pictures."),
+        "doctor": ("doctor", "Say whether all is here that a run needs."),
+        "completion": ("completion", "Print the shell's completion of commands and options."),
+    },
 }
 MENDABLE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and start the same command again"),
@@ -51,6 +63,24 @@ MENDABLE = {
 COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
 
 
+def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    from pipeline import progress
+
+    progress.quiet = progress.quiet or value
+
+
+def _can_be_quiet(command: click.Command) -> None:
+    """Give a command, or all commands of a group, the option --quiet."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _can_be_quiet(inner)
+    elif not any("--quiet" in param.opts for param in command.params):
+        text = "Results and errors alone: no progress, no notes."
+        command.params.append(
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet, help=text)
+        )
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when it is called, so that help needs none of them."""
 
@@ -60,7 +90,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"pipeline.cli.{COMMANDS[name]}").command
+        command = importlib.import_module(f"pipeline.cli.{COMMANDS[name]}").command
+        _can_be_quiet(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in SECTIONS.items():
@@ -92,8 +124,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: turn mendable errors into one message and exit code 2."""
+    from pipeline import progress
     from pipeline.errors import PipelineError
 
+    progress.quiet = False
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments or bool(os.environ.get("PIPELINE_DEBUG"))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -180,8 +181,12 @@ class Manifest(Settings):
 
 
 def manifest_folders(extra: Path | None = None) -> list[Path]:
-    """Where manifests are looked for: `extra`, the working folder, and the checkout of the package."""
-    folders = [Path("data_manifests"), Path(__file__).resolve().parents[2] / "data_manifests"]
+    """Where manifests are looked for: `extra`, the working folder, the checkout of the package, or its installation."""
+    folders = [
+        Path("data_manifests"),
+        Path(__file__).resolve().parents[2] / "data_manifests",
+        Path(sys.prefix) / "share" / "pipeline" / "data_manifests",
+    ]
     if extra is not None:
         folders.insert(0, extra)
     return folders

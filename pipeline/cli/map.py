@@ -1,0 +1,60 @@
+"""``pipeline map``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.common import say, settings_options, workspace_from
+
+
+@click.command("map")
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "--dataset", help="Whose head is meant, and whose pictures ids are of; default: the only one with a head."
+)
+@click.option("--split", help="Split that ids are of; default: the evaluation split.")
+@click.option("--head", help="Head by name, or a file of one (.safetensors); default: the configured head.")
+@click.option("--classes", default="auto", show_default=True, help="Names, joined by commas; auto: the six highest.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("maps"), show_default=True, help="Folder."
+)
+@click.option("--highest", type=click.FloatRange(min=0, min_open=True), help="Upper end of the scale, for all sheets.")
+@click.option("--array", "arrays", is_flag=True, help="Also write the maps of all classes as .npz.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options
+def command(
+    images: tuple[str, ...],
+    dataset: str | None,
+    split: str | None,
+    head: str | None,
+    classes: str,
+    out: Path,
+    highest: float | None,
+    arrays: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Draw where in pictures each class is seen: photos by their path, or pictures of a split by their id.
+
+    A photo may be in no dataset: its patches, the trunk, the head and the maps are one pass. For ids the kept
+    activations are read, and the trunk does not run. Over each pixel stands the mean score of the patches over it.
+
+    \b
+    Example:
+      pipeline map photo.jpg
+      pipeline map --dataset demo demo_000123 --classes ball,crate --array
+    """
+    from pipeline.sheets import run_map
+
+    wanted = [] if classes == "auto" else [name.strip() for name in classes.split(",") if name.strip()]
+    made = run_map(workspace_from(options), images, dataset, split, head, wanted, out, arrays, highest, say)
+    if as_json:
+        click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+        return
+    for item in made:
+        best = ", ".join(f"{name} {score:.3g}" for name, score in list(item["scores"].items())[:3])
+        click.echo(f"{item['sheet']}: {best}")

@@ -1,0 +1,54 @@
+"""``pipeline ranking``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+
+
+@click.command("ranking")
+@dataset_option
+@split_option(required=False)
+@click.option("--head", help="Head by name; default: the configured head.")
+@click.option("--classes", default="all", show_default=True, help="Names, joined by commas.")
+@click.option("--top", type=click.IntRange(1, 50), default=6, show_default=True, help="Pictures of each kind.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("ranking"),
+    show_default=True,
+    help="Folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options
+def command(
+    dataset: str,
+    split: str | None,
+    head: str | None,
+    classes: str,
+    top: int,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Draw the pictures that rank highest for each class: those that show it, and those that do not.
+
+    \b
+    Example:
+      pipeline ranking --dataset demo --classes ball --top 5
+    """
+    from pipeline.sheets import run_ranking
+
+    ws = workspace_from(options)
+    wanted = [] if classes == "all" else [name.strip() for name in classes.split(",") if name.strip()]
+    paths = run_ranking(ws, dataset, split, head or ws.settings.head, wanted, top, out, say)
+    if as_json:
+        click.echo(json.dumps([path.as_posix() for path in paths], indent=2))
+        return
+    for path in paths:
+        click.echo(path)

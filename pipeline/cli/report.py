@@ -1,0 +1,34 @@
+"""``pipeline report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
+
+
+@click.command("report")
+@dataset_option
+@click.option("--head", help="Head by name; default: the configured head.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File; default: results/DATASET_report.html."
+)
+@settings_options
+def command(dataset: str, head: str | None, output: Path | None, **options: Any) -> None:
+    """Write one HTML file of a finished run: tables, curves, maps, right and wrong pictures, and what ran on what.
+
+    It needs no network to be read. A comparison of recipes is in it if there is one (results/DATASET_compare.json).
+
+    \b
+    Example:
+      pipeline report --dataset demo
+    """
+    from pipeline.report.page import run_report
+
+    ws = workspace_from(options)
+    path = output or ws.report_path(dataset)
+    run_report(ws, dataset, head or ws.settings.head, path, this_command(), say)
+    click.echo(path)

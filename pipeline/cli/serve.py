@@ -1,0 +1,47 @@
+"""``pipeline serve``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, say, settings_options, workspace_from
+
+
+@click.command("serve")
+@dataset_option
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+@settings_options
+def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
+    """Try photos by hand, on a page in the browser: scores and maps by class, for any fitted head and k.
+
+    The page is for this machine alone (127.0.0.1); photos stay in memory. Ctrl-C ends it.
+
+    \b
+    Example:
+      pipeline serve --dataset demo --open
+    """
+    from waitress.server import create_server
+
+    from pipeline.dataset.manifest import load_manifest
+    from pipeline.errors import PipelineError
+    from pipeline.serve.app import Desk, fitted_heads, make_app
+
+    ws = workspace_from(options)
+    title = load_manifest(dataset).title
+    s = ws.settings
+    desk = Desk(ws, fitted_heads(ws, dataset), dict.fromkeys((s.aggregation, *s.all_aggregations)))
+    try:
+        server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
+    except OSError as error:
+        raise PipelineError(f"port {port}: {error.strerror}; give another one: --port 0 takes any") from error
+    address = f"http://127.0.0.1:{server.effective_port}/"
+    say(f"{title}: {address} (Ctrl-C ends it)")
+    if open_page:
+        click.launch(address)
+    try:
+        server.run()
+    finally:
+        server.close()

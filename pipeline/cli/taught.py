@@ -1,0 +1,54 @@
+"""``pipeline taught``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.common import dataset_option, settings_options, split_option, workspace_from
+
+
+@click.command("taught")
+@click.argument("images", nargs=-1, required=True)
+@dataset_option
+@split_option(required=False)
+@click.option(
+    "--annotation",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Objects of one photo that is in no dataset: an XML file of the VOC devkit's form.",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("taught"), show_default=True, help="Folder."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options
+def command(
+    images: tuple[str, ...],
+    dataset: str,
+    split: str | None,
+    annotation: Path | None,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Draw what a head is taught by pictures: their patches by scale in the colours of their labels, and the positives.
+
+    Pictures are those of the fit split by their id, unless another split is named; or one photo with its objects.
+
+    \b
+    Example:
+      pipeline taught --dataset demo demo_000003
+      pipeline taught --dataset voc12 photo.jpg --annotation photo.xml
+    """
+    from pipeline.sheets import run_taught
+
+    made = run_taught(workspace_from(options), images, dataset, split, annotation, out)
+    if as_json:
+        click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+        return
+    for item in made:
+        counts = ", ".join(f"{n:,} {name}" for name, n in item["patches"].items())
+        click.echo(f"{item['sheet']}, {item['positives']}: {counts}")

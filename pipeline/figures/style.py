@@ -1,0 +1,80 @@
+"""What all figures share: size, colours, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from pipeline.files import write_whole
+
+DPI = 110
+INK = "#1f2328"
+QUIET = "#59636e"
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+LINE, SECOND = "#2f7bd6", "#8b8f98"
+"""Of charts: with enough contrast on white and on black."""
+MAP_COLORS = mpl.colormaps["viridis"]
+"""Even to the eye, also to one that does not tell red from green, and in grey."""
+SAVED = {"svg.fonttype": "none", "svg.hashsalt": "pipeline"}
+"""Text stays text, and equal figures give equal bytes."""
+
+
+def class_colors(n: int) -> np.ndarray:
+    """A colour a class: float ndarray of shape (n, 3). Twenty are well apart; more lie evenly around the circle."""
+    if n <= 20:
+        # Light and dark of a hue lie side by side in tab20: apart, neighbours in a list of classes differ most.
+        return np.array(mpl.colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]][:n]
+    return mpl.colormaps["hsv"](np.arange(n) / n)[:, :3]
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure, drawn without a display."""
+    return Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def bare(axes: mpl.axes.Axes) -> None:
+    """Leave nothing but the picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def png(figure: Figure) -> bytes:
+    """The bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """An SVG element, transparent, whose ink is the colour of the text around it.
+
+    Parameters
+    ----------
+    name : begins all ids in it, so that several stand on one page
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context(SAVED):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(QUIET, "currentColor")
+    return re.sub(r'((?: id="|url\(#|href="#))', rf"\g<1>{name}-", text)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    write_whole(path, png(figure))
+
+
+def over_grey(colors: ListedColormap, share: float) -> ListedColormap:
+    """The colours as they look when `share` of them lies over middle grey: what a colour bar must show."""
+    table = colors(np.linspace(0, 1, 256))
+    table[:, :3] = share * table[:, :3] + (1 - share) * 0.5
+    return ListedColormap(table)

@@ -1,0 +1,220 @@
+"""The report and the page for trying photos, in a real browser: seen, clicked, checked for accessibility."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.dataset.demo import draw_demo
+
+COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
+CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64]}}, "seeds": [0, 1]}
+STEPS = (
+    "extract --dataset demo --split train",
+    "extract --dataset demo --split val",
+    "fit-head --dataset demo --head fca --head fcb",
+    "score --dataset demo --head fca",
+    "evaluate --dataset demo --head fca",
+    "compare --dataset demo --heads",
+    "report --dataset demo",
+)
+SCREENS = pytest.mark.parametrize(
+    ("width", "height", "dark"),
+    [(390, 844, False), (390, 844, True), (1440, 900, False), (1440, 900, True)],
+    ids=["phone", "phone, dark", "wide", "wide, dark"],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    draw_demo(folder / "data/demo", 24, 16, seed=0)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    for step in STEPS:
+        if step.startswith("report"):
+            (folder / "results/demo_heads.json").rename(folder / "results/demo_compare.json")
+        line = [*COMMAND, *step.split(), "--config", "config.yaml"]
+        ended = subprocess.run(line, cwd=folder, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.fixture
+def report(folder, browser) -> None:
+    browser.get((folder / "results/demo_report.html").as_uri())
+
+
+def fits_the_screen(browser) -> bool:
+    """Whether the page itself does not scroll sideways."""
+    return browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@SCREENS
+def test_the_report_holds_on_every_screen(report, browser, set_screen, violations, complaints, width, height, dark):
+    set_screen(width, height, dark)
+    assert fits_the_screen(browser)
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert violations() == []
+    assert complaints() == []
+    # Every picture is really one.
+    broken = "return [...document.images].filter((i) => i.complete && !i.naturalWidth).length"
+    browser.execute_script("document.querySelectorAll('img').forEach((i) => (i.loading = 'eager'))")
+    assert browser.execute_script(broken) == 0
+
+
+def column(browser, index: int) -> list[str]:
+    rows = "document.querySelector('table.sortable').tBodies[0].rows"
+    script = f"return [...{rows}].map((row) => row.cells[arguments[0]].innerText)"
+    return browser.execute_script(script, index)
+
+
+def test_tables_sort_by_every_column(report, browser):
+    headers = browser.find_elements("css selector", "table.sortable:first-of-type thead th")[:5]
+    names = column(browser, 0)
+    headers[1].find_element("css selector", "button").click()
+    aps = [float(text) if text != "–" else -1 for text in column(browser, 1)]
+    assert aps == sorted(aps, reverse=True) and headers[1].get_attribute("aria-sort") == "descending"
+    headers[1].find_element("css selector", "button").click()
+    aps = [float(text) for text in column(browser, 1) if text != "–"]
+    assert aps == sorted(aps) and headers[1].get_attribute("aria-sort") == "ascending"
+    headers[0].find_element("css selector", "button").click()
+    assert column(browser, 0) == sorted(names) and headers[1].get_attribute("aria-sort") is None
+
+
+def test_the_report_asks_for_nothing(report, browser):
+    fetched = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert [name for name in fetched if not name.startswith("data:")] == []
+
+
+def test_on_paper_everything_is_open(report, browser):
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return [...document.querySelectorAll('details')].every((d) => d.open)")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+# --- the page for trying photos
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """Address of a server with two heads."""
+    line = [*COMMAND, "serve", "--dataset", "demo", "--port", "0", "--config", "config.yaml"]
+    process = subprocess.Popen(line, cwd=folder, stderr=subprocess.PIPE, text=True)
+    said = process.stderr.readline()
+    address = re.search(r"http://127\.0\.0\.1:\d+/", said)
+    assert address, said
+    yield address[0]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "Traceback" not in err, err
+
+
+def wait(browser, script: str, seconds: float = 30.0) -> object:
+    """The value of a script as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := browser.execute_script(f"return {script}")):
+        assert time.monotonic() < deadline, f"not in time: {script}; {browser.find_element('id', 'status').text!r}"
+        time.sleep(0.05)
+    return value
+
+
+SHOWN = "!document.getElementById('found').hidden && document.querySelectorAll('#maps li').length"
+
+
+def photo(folder: Path, index: int = 0) -> str:
+    return str(sorted((folder / "data/demo/JPEGImages").glob("*.jpg"))[index])
+
+
+@SCREENS
+def test_a_photo_is_looked_at(server, folder, browser, set_screen, violations, complaints, width, height, dark):
+    set_screen(width, height, dark)
+    browser.get(server)
+    assert violations() == []
+    browser.find_element("id", "file").send_keys(photo(folder))
+    assert wait(browser, SHOWN) == 6
+    assert fits_the_screen(browser)
+    scores = [float(cell.text) for cell in browser.find_elements("css selector", "#scores td:last-child")]
+    assert scores == sorted(scores, reverse=True)
+    assert violations() == []
+    assert complaints() == []
+
+
+def test_head_and_k_change_without_another_look(server, folder, browser):
+    browser.get(server)
+    browser.find_element("id", "file").send_keys(photo(folder, 1))
+    wait(browser, SHOWN)
+
+    def top() -> str:
+        return browser.execute_script("return document.querySelector('#scores td:last-child').textContent")
+
+    before = top()
+    browser.execute_script(
+        "const k = document.getElementById('k'); k.value = 'max'; k.dispatchEvent(new Event('change'))"
+    )
+    wait(browser, f"document.querySelector('#scores td:last-child').textContent !== {json.dumps(before)}")
+    with_max = top()
+    browser.execute_script(
+        "const h = document.getElementById('head'); h.value = 'fcb'; h.dispatchEvent(new Event('change'))"
+    )
+    wait(browser, f"document.querySelector('#scores td:last-child').textContent !== {json.dumps(with_max)}")
+    assert browser.find_element("id", "k").get_attribute("value") == "max"
+    # A class that is not among the first has its map on demand.
+    button = browser.find_elements("css selector", "#scores button")[-1]
+    name = button.text
+    button.click()
+    wait(browser, f"document.querySelector('#maps figcaption').textContent === {json.dumps(name)}")
+
+
+def test_what_is_no_photo_is_said(server, folder, browser):
+    browser.get(server)
+    browser.find_element("id", "file").send_keys(str(folder / "config.yaml"))
+    text = wait(
+        browser,
+        "document.getElementById('status').classList.contains('error') && "
+        "document.getElementById('status').textContent",
+    )
+    assert "cannot be decoded" in text
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example:80"}, {"Origin": "http://evil.example"}], ids=["another name", "another site"]
+)
+def test_other_sites_are_refused(server, headers):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(server, headers=headers))
+
+
+def test_it_listens_on_this_machine_alone(server):
+    port = int(server.rstrip("/").rpartition(":")[2])
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        local, state = line.split()[1], line.split()[3]
+        if int(local.split(":")[1], 16) == port and state == "0A":
+            assert local.startswith("0100007F")  # 127.0.0.1
+            return
+    pytest.fail("the port is not there")
+
+
+def test_a_photo_that_is_gone_is_said(server):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{server}photos/nosuch")
+    assert error.value.code == 404 and "drop the photo again" in json.loads(error.value.read())["error"]
+
+
+def test_a_taken_port_is_said(server, folder):
+    port = server.rstrip("/").rpartition(":")[2]
+    line = [*COMMAND, "serve", "--dataset", "demo", "--port", port, "--config", "config.yaml"]
+    ended = subprocess.run(line, cwd=folder, capture_output=True, text=True, env=os.environ, timeout=120)
+    assert ended.returncode == 2 and "--port 0 takes any" in ended.stderr

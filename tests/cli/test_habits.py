@@ -1,0 +1,77 @@
+"""What is the same for all commands: quiet, JSON, completion, the doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def test_quiet_leaves_results_and_errors(run):
+    loud, quiet = (run(f"fit-head --dataset tiny --config config.yaml {flag}") for flag in ("", "--quiet"))
+    assert loud.out == quiet.out and loud.err and not quiet.err
+    ended = run("fit-head --dataset nosuch --quiet")
+    assert ended.code == 2 and "nosuch" in ended.err
+    assert run("cache ls --quiet").code == 0  # of a group within the group
+
+
+def test_evaluate_as_json(run, work):
+    one = json.loads(run("evaluate --dataset tiny --config config.yaml --json").out)
+    assert one["head"] == "fca" and one["mAP"] is not None
+    both = json.loads(run("evaluate --dataset tiny --config config.yaml --head fca --head fcb --json").out)
+    assert [result["head"] for result in both] == ["fca", "fcb"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script(run, shell):
+    ended = run(f"completion {shell}")
+    assert ended.code == 0 and "_PIPELINE_COMPLETE" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("pipeline ext", {"extract"}),
+        ("pipeline score --dataset de", {"demo", "demo_action", "demo_action_pictures"}),
+        ("pipeline score --head fc", {"fca", "fcb", "fca2"}),
+        ("pipeline cache re", {"repair"}),
+        ("pipeline extract --qui", {"--quiet"}),
+    ],
+)
+def test_completion_knows_commands_options_and_names(typed, expected, tmp_path):
+    words = typed.split()
+    env = {
+        **os.environ,
+        "_PIPELINE_COMPLETE": "bash_complete",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    found = {line.partition(",")[2] for line in ended.stdout.splitlines()}
+    assert found == expected, ended.stderr
+
+
+def test_doctor_finds_all_that_a_run_needs(run):
+    ended = run("doctor --dataset tiny --config config.yaml --json")
+    findings = {item["what"]: item for item in json.loads(ended.out)}
+    assert ended.code == 0
+    assert findings["tiny train"]["found"].startswith("6 pictures, 102 patches")
+    assert findings["trunk"]["state"] == "ok"
+    assert {"Python", "libraries", "CPU", "memory", "GPU", "cache", "results"} <= set(findings)
+
+
+def test_doctor_names_what_is_missing_and_its_mend(run, work):
+    ended = run("doctor --dataset tiny --trunk krizhevsky --data-root nowhere --device cuda")
+    assert ended.code == 2
+    for words in ("BAD  trunk", "BAD  tiny train", "pipeline data check tiny", "BAD  GPU"):
+        assert words in ended.out, ended.out
+
+
+def test_doctor_says_when_the_disk_is_too_small(run, monkeypatch):
+    monkeypatch.setattr("pipeline.activations.folder.LocalFolder.free_bytes", lambda self: 1000)
+    ended = run("doctor --dataset tiny --trunk alexnet64")
+    assert ended.code == 2 and "BAD  the run's disk" in ended.out and "--stores" in ended.out

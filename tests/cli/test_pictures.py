@@ -1,0 +1,183 @@
+"""Maps, rankings, what is taught, the report: files drawn, said and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.activations.extract import Extraction
+
+
+@pytest.fixture
+def no_trunk(monkeypatch):
+    """Fail where the trunk would run."""
+    monkeypatch.setattr("pipeline.trunk.runner.TrunkRunner.launch", lambda *args: pytest.fail("the trunk ran"))
+
+
+def test_map_of_a_picture_of_a_split_reads_the_store(run, work, no_trunk):
+    ended = run("map --dataset tiny q0 q2 --config config.yaml --out drawn --array --json")
+    assert ended.code == 0, ended.err
+    made = json.loads(ended.out)
+    assert [item["picture"] for item in made] == ["q0", "q2"]
+    for item in made:
+        assert list(item["scores"].values()) == sorted(item["scores"].values(), reverse=True)
+        with Image.open(work / item["sheet"]) as sheet:
+            assert sheet.format == "PNG" and sheet.width > 300
+    with np.load(work / "drawn/q0_map.npz") as arrays:
+        assert arrays["maps"].shape == (2, 48, 64) and arrays["maps"].dtype == np.float32
+        assert arrays["classes"].tolist() == ["ball", "crate"]
+        assert not np.isnan(arrays["maps"]).any()
+
+
+def test_map_of_a_photo_agrees_with_that_of_the_split(run, work, monkeypatch):
+    # The same bytes, under another name, are a photo of no dataset.
+    shutil.copy(work / "data/tiny/JPEGImages/q0.png", work / "holiday.png")
+    monkeypatch.setattr(Extraction, "run_layers", lambda *args: pytest.fail("a store was made"))
+    ended = run("map holiday.png --config config.yaml --out photo --array")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(r"photo/holiday_map\.png: (ball|crate) [\d.e-]+, (ball|crate) [\d.e-]+\n", ended.out)
+    assert run("map --dataset tiny q0 --config config.yaml --out split --array").code == 0
+    with np.load(work / "photo/holiday_map.npz") as photo, np.load(work / "split/q0_map.npz") as split:
+        np.testing.assert_allclose(photo["maps"], split["maps"], atol=1e-3)
+        np.testing.assert_allclose(photo["scores"], split["scores"], rtol=1e-2)
+
+
+def test_maps_are_turned_as_exif_says(run, work):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    with Image.open(work / "data/tiny/JPEGImages/q0.png") as picture:
+        picture.convert("RGB").save(work / "phone.jpg", exif=exif)
+    assert run("map phone.jpg --config config.yaml --array").code == 0
+    with np.load(work / "maps/phone_map.npz") as arrays:
+        assert arrays["maps"].shape == (2, 64, 48)
+
+
+def test_photos_of_one_name_get_files_of_their_own(run, work):
+    for folder in ("one", "two"):
+        (work / folder).mkdir()
+        shutil.copy(work / "data/tiny/JPEGImages/q1.png", work / folder / "same.png")
+    made = json.loads(run("map one/same.png two/same.png --config config.yaml --json").out)
+    assert len({item["sheet"] for item in made}) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("map --dataset tiny nosuch", ["tiny val", "nosuch", "give the path of a photo, or an id"]),
+        ("map nosuch.jpg", ["no such file: nosuch.jpg"]),
+        ("map --dataset tiny q0 --classes ball,cube", ["no class 'cube'", "ball, crate"]),
+        ("map --dataset tiny q0 --head fca2", ["fit-head"]),
+        ("map data/tiny/ImageSets/Main/val.txt", ["cannot be decoded", "expected JPEG"]),
+        ("map --dataset tiny q0 --head results/tiny_map.json", ["unknown head"]),
+        ("ranking --dataset tiny --classes cube", ["no class 'cube'"]),
+        ("ranking --dataset tiny --head fca2", ["make them with: pipeline score"]),
+        ("taught --dataset tiny nosuch", ["tiny train: no such picture", "--annotation FILE.xml"]),
+        ("taught --dataset tiny p0 p1 --annotation x.xml", ["--annotation: is of one photo, got 2"]),
+        ("taught --dataset tiny data/tiny/JPEGImages/q0.png --annotation x.xml", ["x.xml", "No such file"]),
+        ("report --dataset tiny --head fca2", ["no result of head 'fca2'", "pipeline evaluate"]),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(run, line, words):
+    ended = run(f"{line} --config config.yaml")
+    assert ended.code == 2 and ended.out == ""
+    for word in words:
+        assert word in ended.err, ended.err
+
+
+def test_heads_that_score_whole_pictures_have_no_maps(run, work):
+    config = (work / "config.yaml").read_text() + "\nhead: pooled\n"
+    config = config.replace("heads:", "heads:\n  pooled: {kind: svm}")
+    (work / "svm.yaml").write_text(config)
+    assert run("fit-head --dataset tiny --config svm.yaml").code == 0
+    ended = run("map --dataset tiny q0 --config svm.yaml")
+    assert ended.code == 2 and "scores whole pictures, not patches" in ended.err
+    assert run("score --dataset tiny --config svm.yaml").code == 0
+    assert run("evaluate --dataset tiny --config svm.yaml").code == 0
+    assert run("report --dataset tiny --config svm.yaml --output svm.html").code == 0
+    assert 'id="maps"' not in (work / "svm.html").read_text()
+
+
+def test_ranking_sheets(run, work, no_trunk):
+    ended = run("ranking --dataset tiny --top 2 --config config.yaml")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines() == ["ranking/tiny_val_fca_ball.png", "ranking/tiny_val_fca_crate.png"]
+    for name in ended.out.splitlines():
+        Image.open(work / name).verify()
+
+
+def test_taught_counts_what_the_table_has(run, work, no_trunk):
+    (made,) = json.loads(run("taught --dataset tiny p2 --config config.yaml --json").out)
+    counts = made["patches"]
+    assert sum(counts.values()) == 17 and set(counts) >= {"background", "not used"}  # the patches of 64 x 48 px
+    for name in ("sheet", "positives"):
+        Image.open(work / made[name]).verify()
+    # The same photo and its objects, given by hand, are the same patches.
+    photo, xml = "data/tiny/JPEGImages/p2.png", "data/tiny/Annotations/p2.xml"
+    (by_hand,) = json.loads(run(f"taught --dataset tiny {photo} --annotation {xml} --config config.yaml --json").out)
+    assert by_hand["patches"] == counts
+
+
+class Page(HTMLParser):
+    """Tags of a page, and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_report_is_one_file_with_everything_in_it(run, work, no_trunk):
+    ended = run("report --dataset tiny --config config.yaml")
+    assert ended.code == 0, ended.err
+    assert ended.out == "results/tiny_report.html\n"
+    page = Page((work / "results/tiny_report.html").read_text())
+    (path,) = re.findall(r"results/runs/[^<]*/map\.json", page.text)
+    result = json.loads((work / path).read_text())
+
+    fetched = [a.get(k) for tag, a in page.tags for k in ("src", "href") if a.get(k) and tag != "a"]
+    assert fetched and all(url.startswith(("data:", "#")) for url in fetched)
+    assert not any(tag == "link" for tag, _ in page.tags)
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {attrs["href"][1:] for tag, attrs in page.tags if tag == "a" and attrs["href"].startswith("#")}
+    assert targets <= set(ids) and {"classes", "curves", "recipes", "maps", "ranked", "protocol", "origin"} <= targets
+    for words in ("mean average precision", "Protocol", "pipeline report --dataset tiny", result["command"]):
+        assert words in page.text
+    for fingerprint in (result["fingerprints"]["fit"], result["fingerprints"]["eval"]):
+        assert fingerprint in page.text
+    for name, ap in result["AP"].items():
+        assert name in page.text and f"{100 * ap:.1f}" in page.text
+    # Made again, it is the same but for what ran since.
+    assert run("report --dataset tiny --config config.yaml --output again.html").code == 0
+    first, again = ((work / name).read_text() for name in ("results/tiny_report.html", "again.html"))
+    assert re.sub(r"pipeline report [^<]*", "", first) == re.sub(r"pipeline report [^<]*", "", again)
+
+
+def test_names_in_a_report_are_text_and_no_markup(run, work):
+    manifest = work / "data_manifests/tiny.yaml"
+    manifest.write_text(re.sub(r"title:.*", "title: '<script>alert(1)</script>'", manifest.read_text()))
+    assert run("report --dataset tiny --config config.yaml").code == 0
+    text = (work / "results/tiny_report.html").read_text()
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_pointing_is_in_result_and_table(stepped):
+    folder, ended = stepped
+    result = json.loads((folder / "results/tiny_map.json").read_text())
+    assert set(result["pointing"]["share"]) == {"ball", "crate"}
+    assert all(0 <= share <= 1 for share in result["pointing"]["share"].values())
+    assert "map points at it %" in ended["evaluate"].out

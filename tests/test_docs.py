@@ -1,0 +1,78 @@
+"""What the documentation shows in Python runs, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.dataset.demo import draw_demo
+
+ROOT = Path(__file__).parent.parent
+STEPS = (
+    "extract --dataset demo --split train",
+    "extract --dataset demo --split val",
+    "fit-head --dataset demo",
+    "score --dataset demo",
+)
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory) -> Path:
+    """A folder as after the demo, with fewer pictures."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "data_manifests").symlink_to(ROOT / "data_manifests")
+    draw_demo(folder / "data/demo", 30, 16, seed=0)
+    for step in STEPS:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", *step.split()], cwd=folder, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_the_walk_through_runs(demo_folder, monkeypatch, capsys):
+    text = (ROOT / "docs/python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) >= 5
+    monkeypatch.chdir(demo_folder)
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), namespace)
+    out = capsys.readouterr().out
+    assert "<Features demo train, " in out
+    accuracies = [float(line) for line in out.splitlines() if re.fullmatch(r"0?\.\d+|1\.0", line)]
+    assert len(accuracies) == 2 and min(accuracies) > 0.5
+
+
+def test_stores_open_in_xarray_and_dask_without_our_code(demo_folder):
+    store = next((demo_folder / "cache").glob("demo-train-*.zarr"))
+    code = (
+        "import sys, numpy as np, dask.array, xarray, zarr\n"
+        f"path = {str(store)!r}\n"
+        "rows = dask.array.from_zarr(path, component='activations')\n"
+        "data = xarray.open_zarr(path, consolidated=False)\n"
+        "assert rows.shape == data.activations.shape and data.activations.dims == ('row', 'fc7_column')\n"
+        "some = data.activations.isel(row=slice(5, 9)).values\n"
+        "assert np.array_equal(rows[5:9].compute(), some) and data.box_xyxy.dims == ('row', 'corner')\n"
+        "assert not any(name.split('.')[0] == 'pipeline' for name in sys.modules)\n"
+        "print(data.attrs['fingerprint'])\n"
+    )
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=demo_folder, env=env)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()[:12] in store.name
+
+
+@pytest.mark.parametrize(
+    "page", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")) + ["README.md"]
+)
+def test_links_to_files_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from pathlib import Path
@@ -53,18 +54,20 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str, label: str) -> str:
     """An SVG element, transparent, whose ink is the colour of the text around it.
 
     Parameters
     ----------
     name : begins all ids in it, so that several stand on one page
+    label : what it shows, for those who do not see it
     """
     buffer = io.StringIO()
     with mpl.rc_context(SAVED):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(QUIET, "currentColor")
+    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
     return re.sub(r'((?: id="|url\(#|href="#))', rf"\g<1>{name}-", text)
 
 

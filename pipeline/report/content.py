@@ -148,7 +148,9 @@ def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[st
         labels = ranking.labels[:, column]
         precision, recall = precision_recall(ranking.scores.by(ranking.k)[:, column], labels)
         chance = float((labels == 1).sum() / (labels != 0).sum())
-        found[name] = svg(curves.precision_recall_chart(recall, precision, chance), f"pr{number}")
+        found[name] = svg(
+            curves.precision_recall_chart(recall, precision, chance), f"pr{number}", f"precision over recall of {name}"
+        )
     return found
 
 
@@ -156,10 +158,10 @@ def charts(result: Mapping[str, Any]) -> dict[str, str]:
     """Further SVG elements by name: empty where this result has no such chart."""
     found = dict.fromkeys(("loss", "k_sweep", "comparison"), "")
     if result["loss"]:
-        found["loss"] = svg(curves.loss_chart(result["loss"]), "loss")
+        found["loss"] = svg(curves.loss_chart(result["loss"]), "loss", "mean loss by epoch")
     if len([v for v in result["k_sweep"].values() if v is not None]) > 1:
         k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
-        found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep")
+        found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep", "mAP by aggregation")
     return found
 
 
@@ -320,7 +322,9 @@ def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Co
     comparison = read_comparison(ws.compare_path(dataset))
     drawn = charts(result)
     if comparison is not None:
-        drawn["comparison"] = svg(curves.comparison_chart(comparison["recipes"]), "recipes")
+        drawn["comparison"] = svg(
+            curves.comparison_chart(comparison["recipes"]), "recipes", "mAP of each recipe with its interval"
+        )
     return Content(
         title=manifest.title,
         result=result,

@@ -86,7 +86,7 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/*.jpg, possibly below train/ and val/); "
+    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/NAME.jpg, possibly below train/ and val/); "
     "with --table, the folder of its pictures (default: the table's).",
 )
 @click.option(

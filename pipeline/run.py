@@ -24,7 +24,7 @@ from pipeline.activations.folder import LocalFolder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.dataset.voc import read_split
+from pipeline.dataset.voc import Annotation, read_split
 from pipeline.errors import HeadError, MissingDataError, PipelineError, SettingsError, StoreError
 from pipeline.files import (
     read_json,
@@ -416,11 +416,7 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
         result["devkit_files"] = [path.as_posix() for path in files]
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:
-        annotations = None
-        if scores.peak_xy is not None and manifest.layout != "voc-action":
-            of_split = read_split(manifest, split, ws.settings.data_root)
-            annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
-        result = evaluate_scores(*about, annotations)
+        result = evaluate_scores(*about, _annotations(ws, manifest, split, say) if scores.peak_xy is not None else None)
         for note in result["notes"]:
             say(f"NOTE: {note}")
     result["paths"] = {
@@ -431,6 +427,18 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     }
     write_json(folder / "map.json", result)
     return result
+
+
+def _annotations(ws: Workspace, manifest: Manifest, split: str, say: Say) -> dict[str, Annotation] | None:
+    """Annotations of a split by id; None where they are not at hand, or are of persons and not of what maps show."""
+    if manifest.layout == "voc-action":
+        return None
+    try:
+        of_split = read_split(manifest, split, ws.settings.data_root)
+    except MissingDataError:
+        say(f"{manifest.name} {split}: its boxes are not at hand, so it is not measured where maps point")
+        return None
+    return dict(zip(of_split.ids, of_split.annotations, strict=True))
 
 
 def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    split_option,
+    workspace_from,
+)
 from pipeline.cli.show import print_table
 
 STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
@@ -53,7 +60,7 @@ def command() -> None:
 
 @command.command("ls")
 @settings_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_cache(as_json: bool, **options: Any) -> None:
     """Show what is cached: from what, how large, complete or not, used by which heads and results.
 
@@ -82,7 +89,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
             }
             for store in stores
         ]
-        click.echo(json.dumps(rows, indent=2))
+        echo_json(rows)
         return
     if not stores:
         click.echo(f"{ws.stores}: no stores; make one with: pipeline extract --dataset demo --split train")

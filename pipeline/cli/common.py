@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -22,6 +23,15 @@ def say(text: str) -> None:
     """A line for the person at the terminal; results go to stdout, this to stderr, unless --quiet was given."""
     if not progress.quiet:
         click.echo(text, err=True)
+
+
+def json_option(function: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def echo_json(value: Any) -> None:
+    """A result as JSON, on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def complete_dataset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

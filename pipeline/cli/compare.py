@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    this_command,
+    workspace_from,
+)
 
 
 @click.command("compare")
@@ -14,7 +22,8 @@ from pipeline.cli.common import dataset_option, say, settings_options, this_comm
 @click.option("--recipe", "recipes", multiple=True, help="Recipe by name; again. Default: all that can run.")
 @click.option("--heads", is_flag=True, help="The configured heads instead, with one seed and no choosing.")
 @settings_options
-def command(dataset: str, recipes: tuple[str, ...], heads: bool, **options: Any) -> None:
+@json_option
+def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, **options: Any) -> None:
     """Set recipes side by side, beside published rows, in results/{dataset}_compare.json.
 
     Recipes that have no outcome yet are run first. With --heads: the heads of the setting `compare`, in
@@ -36,4 +45,8 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, **options: Any)
         ws, path = Workspace(heads_run(ws.settings)), ws.heads_path(dataset)
     elif recipes:
         ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
-    print_comparison(run_comparison(ws, dataset, path, this_command(), say))
+    joined = run_comparison(ws, dataset, path, this_command(), say)
+    if as_json:
+        echo_json(joined)
+    else:
+        print_comparison(joined)

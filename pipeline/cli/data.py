@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import say
+from pipeline.cli.common import echo_json, json_option, say
 
 ROOT = click.option("--data-root", help="Folder that holds datasets; default: data, or $PIPELINE_DATA.")
 
@@ -24,7 +24,8 @@ def command() -> None:
 
 
 @command.command("list")
-def list_datasets() -> None:
+@json_option
+def list_datasets(as_json: bool) -> None:
     """List the manifests that can be found.
 
     \b
@@ -33,6 +34,10 @@ def list_datasets() -> None:
     """
     from pipeline.dataset.manifest import known_datasets, load_manifest
 
+    if as_json:
+        manifests = (load_manifest(name) for name in known_datasets())
+        echo_json({m.name: {"title": m.title, "fit": m.fit, "eval": m.eval, "metric": m.metric} for m in manifests})
+        return
     for name in known_datasets():
         manifest = load_manifest(name)
         click.echo(
@@ -86,7 +91,7 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/NAME.jpg, possibly below train/ and val/); "
+    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/NAME.jpg, perhaps in train/, val/); "
     "with --table, the folder of its pictures (default: the table's).",
 )
 @click.option(

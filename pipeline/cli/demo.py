@@ -18,7 +18,7 @@ def command(**options: Any) -> None:
 
     \b
     Example:
-      mkdir try && cd try && pipeline demo
+      pipeline demo
     """
     from pipeline.cli.show import print_result
     from pipeline.dataset.fetch import fetch

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from pipeline.cli.common import settings_options, workspace_from
+from pipeline.cli.common import echo_json, json_option, settings_options, workspace_from
 
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red")}
 
 
 @click.command("doctor")
 @click.option("--dataset", help="Also check its pictures, and say what a run over it takes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @settings_options
 def command(dataset: str | None, as_json: bool, **options: Any) -> None:
     """Say whether all is here that a run needs: versions, device, weights, pictures, disk and memory, with mends.
@@ -40,6 +39,6 @@ def command(dataset: str | None, as_json: bool, **options: Any) -> None:
         if finding.mend and finding.state != "ok":
             click.echo(f"      {finding.mend}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        echo_json([asdict(finding) for finding in findings])
     if any(finding.state == "bad" for finding in findings):
         sys.exit(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import click
 
 from pipeline.cli.common import (
     dataset_option,
+    echo_json,
     head_option,
+    json_option,
     say,
     settings_options,
     split_option,
@@ -24,7 +25,7 @@ from pipeline.cli.common import (
 @split_option(required=False)
 @head_option
 @settings_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also copy the result to this file.")
 def command(
     dataset: str, split: str | None, heads: tuple[str, ...], output: Path | None, as_json: bool, **options: Any
@@ -49,4 +50,4 @@ def command(
         if not as_json:
             print_result(result)
     if as_json:
-        click.echo(json.dumps(results if len(results) > 1 else results[0], indent=2, ensure_ascii=False))
+        echo_json(results if len(results) > 1 else results[0])

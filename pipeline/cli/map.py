@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.common import say, settings_options, workspace_from
+from pipeline.cli.common import echo_json, json_option, say, settings_options, workspace_from
 
 
 @click.command("map")
@@ -24,7 +23,7 @@ from pipeline.cli.common import say, settings_options, workspace_from
 )
 @click.option("--highest", type=click.FloatRange(min=0, min_open=True), help="Upper end of the scale, for all sheets.")
 @click.option("--array", "arrays", is_flag=True, help="Also write the maps of all classes as .npz.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @settings_options
 def command(
     images: tuple[str, ...],
@@ -53,7 +52,7 @@ def command(
     wanted = [] if classes == "auto" else [name.strip() for name in classes.split(",") if name.strip()]
     made = run_map(workspace_from(options), images, dataset, split, head, wanted, out, arrays, highest, say)
     if as_json:
-        click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+        echo_json(made)
         return
     for item in made:
         best = ", ".join(f"{name} {score:.3g}" for name, score in list(item["scores"].items())[:3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import settings_options, workspace_from
+from pipeline.cli.common import echo_json, json_option, settings_options, workspace_from
 from pipeline.cli.show import print_table
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ TYPICAL_WH = (500, 375)
 @click.option("--rate", help="Patches a second of the trunk alone on one worker; default: from the table of costs.")
 @click.option("--price", help="Dollars a worker and hour.")
 @click.option("--costs", type=click.Path(path_type=Path), help="Table of unit costs; default: the one that is shipped.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(
     dataset: str | None,
     split: str | None,
@@ -113,7 +112,7 @@ def command(
             "arithmetic": arithmetic,
             "measured": trunk.measured,
         }
-        click.echo(json.dumps({**given, **asdict(plan), "warnings": warnings}, indent=2))
+        echo_json({**given, **asdict(plan), "warnings": warnings})
         return
     for name, counts in counted.items():
         click.echo(f"{name}: {_count(counts.pictures)} pictures, {_count(counts.rows)} patches")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    split_option,
+    workspace_from,
+)
 
 
 @click.command("ranking")
@@ -24,7 +31,7 @@ from pipeline.cli.common import dataset_option, say, settings_options, split_opt
     show_default=True,
     help="Folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @settings_options
 def command(
     dataset: str,
@@ -48,7 +55,7 @@ def command(
     wanted = [] if classes == "all" else [name.strip() for name in classes.split(",") if name.strip()]
     paths = run_ranking(ws, dataset, split, head or ws.settings.head, wanted, top, out, say)
     if as_json:
-        click.echo(json.dumps([path.as_posix() for path in paths], indent=2))
+        echo_json([path.as_posix() for path in paths])
         return
     for path in paths:
         click.echo(path)

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    this_command,
+    workspace_from,
+)
 
 
 @click.group("recipe")
@@ -23,7 +31,8 @@ def command() -> None:
 
 @command.command("ls")
 @settings_options
-def list_recipes(**options: Any) -> None:
+@json_option
+def list_recipes(as_json: bool, **options: Any) -> None:
     """List the recipes, and why any cannot run with these settings.
 
     \b
@@ -37,6 +46,12 @@ def list_recipes(**options: Any) -> None:
 
     settings = workspace_from(options).settings
     _, left_out = compared_recipes(settings.model_copy(update={"comparison": ()}))
+    if as_json:
+        known = known_recipes(settings).items()
+        echo_json(
+            [{"name": n, "title": r.title, "published": r.published, "left_out": left_out.get(n)} for n, r in known]
+        )
+        return
     table = Table()
     for column in ("recipe", "what", "published row", ""):
         table.add_column(column)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    split_option,
+    workspace_from,
+)
 
 SCALES = click.IntRange(0, 256)
 
@@ -38,7 +45,7 @@ SCALES = click.IntRange(0, 256)
     default=0,
     help="The same of the pictures searched; default: all.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @settings_options
 def command(
     dataset: str,
@@ -68,7 +75,7 @@ def command(
     else:
         result = run_retrieve(ws, dataset, split, queries, top, query_scales, reference_scales, say)
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        echo_json(result)
     elif evaluate:
         _print_evaluation(result)
     else:

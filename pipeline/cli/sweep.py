@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, workspace_from
+from pipeline.cli.common import dataset_option, echo_json, json_option, say, settings_options, workspace_from
 
 
 @click.command("sweep")
 @dataset_option
 @settings_options
-def command(dataset: str, **options: Any) -> None:
+@json_option
+def command(dataset: str, as_json: bool, **options: Any) -> None:
     """Choose head, reading and k on held-out fit pictures; the evaluation split is only shown.
 
     \b
@@ -22,4 +23,8 @@ def command(dataset: str, **options: Any) -> None:
     from pipeline.cli.show import print_sweep
     from pipeline.run import run_sweep
 
-    print_sweep(run_sweep(workspace_from(options), dataset, say))
+    swept = run_sweep(workspace_from(options), dataset, say)
+    if as_json:
+        echo_json(swept)
+    else:
+        print_sweep(swept)

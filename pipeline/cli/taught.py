@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, settings_options, split_option, workspace_from
+from pipeline.cli.common import dataset_option, echo_json, json_option, settings_options, split_option, workspace_from
 
 
 @click.command("taught")
@@ -23,7 +22,7 @@ from pipeline.cli.common import dataset_option, settings_options, split_option, 
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("taught"), show_default=True, help="Folder."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @settings_options
 def command(
     images: tuple[str, ...],
@@ -34,7 +33,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw what a head is taught by pictures: their patches by scale in the colours of their labels, and the positives.
+    """Draw what a head is taught by pictures: patches by scale in the colours of their labels, and positives.
 
     Pictures are those of the fit split by their id, unless another split is named; or one photo with its objects.
 
@@ -47,7 +46,7 @@ def command(
 
     made = run_taught(workspace_from(options), images, dataset, split, annotation, out)
     if as_json:
-        click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+        echo_json(made)
         return
     for item in made:
         counts = ", ".join(f"{n:,} {name}" for name, n in item["patches"].items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import say
+from pipeline.cli.common import echo_json, json_option, say
 from pipeline.cli.trunk_make import make
 
 
@@ -56,7 +56,8 @@ def list_trunks(part: str) -> None:
 @click.argument("name")
 @click.option("--layer", help="Layer, where it is not in the name.")
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="safetensors file.")
-def show_trunk(name: str, layer: str | None, weights: Path | None) -> None:
+@json_option
+def show_trunk(name: str, layer: str | None, weights: Path | None, as_json: bool) -> None:
     """Load a trunk and say what it is: input, preprocessing, layer, digest.
 
     \b
@@ -66,6 +67,16 @@ def show_trunk(name: str, layer: str | None, weights: Path | None) -> None:
     from pipeline.trunk.registry import load_trunk
 
     trunk = load_trunk(name, layer, weights)
+    if as_json:
+        echo_json(
+            {
+                **trunk.card.model_dump(mode="json"),
+                "layer": trunk.layer,
+                "width": trunk.width,
+                "weights": trunk.weights_sha256,
+            }
+        )
+        return
     pixels = trunk.card.preprocessing
     click.echo(f"{trunk.card.name}: {trunk.card.architecture}")
     click.echo(f"  input    {trunk.card.input_px} px, {pixels.interpolation}, {pixels.colour_order}")

@@ -75,3 +75,22 @@ def test_doctor_says_when_the_disk_is_too_small(run, monkeypatch):
     monkeypatch.setattr("pipeline.activations.folder.LocalFolder.free_bytes", lambda self: 1000)
     ended = run("doctor --dataset tiny --trunk alexnet64")
     assert ended.code == 2 and "BAD  the run's disk" in ended.out and "--stores" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("data list", "tiny"),
+        ("compare --dataset tiny --heads --config config.yaml", "recipes"),
+        ("sweep --dataset tiny --config config.yaml", "chosen"),
+        ("trunk show alexnet64", "weights"),
+        ("cache ls", 0),
+        ("recipe ls --config config.yaml", 0),
+        ("plan --images 1000", "stages"),
+        ("doctor", 0),
+    ],
+)
+def test_what_reports_can_report_as_json(run, line, key):
+    ended = run(f"{line} --json")
+    assert ended.code in (0, 2), ended.err
+    assert json.loads(ended.out)[key] is not None

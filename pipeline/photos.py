@@ -16,7 +16,7 @@ from pipeline.head.head import Head
 from pipeline.patches.grid import grid_windows
 from pipeline.run import make_runner
 from pipeline.scoring.aggregation import aggregate
-from pipeline.scoring.maps import Cover
+from pipeline.scoring.maps import score_maps
 from pipeline.scoring.scores import applicable
 from pipeline.settings import POOLED, Aggregation, GridSettings
 from pipeline.trunk.runner import TrunkRunner
@@ -60,9 +60,9 @@ class Look:
         return aggregate(self.patch_scores[None].astype(np.float64), k)[0]
 
     def maps(self, columns: np.ndarray) -> np.ndarray:
-        """Mean score of the patches over each pixel: float32 ndarray (len(columns), height, width)."""
-        cover = Cover(self.box_xyxy, (self.pixels.shape[1], self.pixels.shape[0]))
-        return cover.pixels(cover.mean(self.patch_scores[:, columns]))
+        """Mean score of the patches over each pixel, steadied: float32 ndarray (len(columns), height, width)."""
+        size_wh = (self.pixels.shape[1], self.pixels.shape[0])
+        return score_maps(self.box_xyxy, self.patch_scores[:, columns], size_wh)
 
 
 def check_makes_maps(head: Head) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,16 @@ def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_page_of_settings_is_that_of_the_code():
+    made = runpy.run_path(str(ROOT / "docs/conf.py"))["settings_page"]()
+    assert (ROOT / "docs/reference/settings.md").read_text() == made, "make docs writes it again"
+
+
+def test_the_documentation_is_built_without_a_warning(tmp_path):
+    line = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
+    ended = subprocess.run([*line, ROOT / "docs", tmp_path / "site"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    page = (tmp_path / "site/reference/cli.html").read_text()
+    assert "pipeline cache verify" in page or "cache-verify" in page

@@ -50,6 +50,10 @@ def print_result(result: dict[str, Any]) -> None:
     for name, value in result["AP"].items():
         table.add_row(name, _percent(value), *([_percent(pointing["share"][name])] if pointing else []))
     print_table(table)
+    if pointing:
+        click.echo(
+            f"maps: highest inside of a box of the class; the picture's middle would be: {_percent(pointing['middle'])}"
+        )
     for note in result["notes"]:
         click.secho(f"NOTE: {note}", fg="yellow")
     used = result["pictures"]

@@ -1,6 +1,8 @@
-"""Where in a picture a class is seen: the mean score of the patches that cover each of its points.
+"""Where in a picture a class is seen: the mean score of the patches that cover each of its points, steadied.
 
-Source: Oquab et al. (CVPR 2014) section 3.4 and figures 1 and 5.
+Source of the mean: Oquab et al. (CVPR 2014) section 3.4 and figures 1 and 5. Few patches cover a point near an edge, so
+means are noisy there, and the plain map is often highest at an edge and not on the object. So each point has, beside
+its own patches, as many more as a middling point has, of the picture's mean score.
 """
 
 from __future__ import annotations
@@ -60,6 +62,15 @@ class Cover:
         total = self._sum(np.asarray(scores, float))
         return np.divide(total, self.n_patches, out=np.full(total.shape, np.nan), where=self.n_patches > 0)
 
+    def steady_mean(self, scores: np.ndarray) -> np.ndarray:
+        """`mean` drawn to the picture's own where few patches are; else as `mean`."""
+        covered = self.n_patches[self.n_patches > 0]
+        weight = float(np.median(covered)) if len(covered) else 0.0
+        overall = np.asarray(scores, float).mean(0)[:, None, None]
+        return (np.nan_to_num(self.mean(scores)) * self.n_patches + weight * overall) / np.where(
+            self.n_patches > 0, self.n_patches + weight, np.nan
+        )
+
     def pixels(self, cells: np.ndarray) -> np.ndarray:
         """Cells (k, n_rows, n_columns) as pixels: float32 ndarray (k, height, width), by the centre of each pixel."""
         column = np.searchsorted(self.x_edges, np.arange(self.width) + 0.5, side="right") - 1
@@ -74,7 +85,7 @@ class Cover:
         return np.stack([x[column], y[row]], axis=1)
 
 
-def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
+def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], steady: bool = True) -> np.ndarray:
     """Mean score of the patches over each pixel.
 
     Parameters
@@ -82,6 +93,7 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int])
     box_xyxy : float ndarray of shape (n, 4), in pixels
     scores : float ndarray of shape (n, n_classes)
     size_wh : (width, height) of the picture
+    steady : drawn to the picture's mean where few patches are; False for the plain mean
 
     Returns
     -------
@@ -89,11 +101,14 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int])
 
     Examples
     --------
-    >>> score_maps(np.array([[0, 0, 2, 1], [1, 0, 3, 1]]), np.array([[0.2], [0.6]]), (4, 1)).round(2).tolist()
-    [[[0.20000000298023224, 0.4000000059604645, 0.6000000238418579, nan]]]
+    >>> boxes, scores = np.array([[0, 0, 2, 1], [1, 0, 3, 1]]), np.array([[0.25], [0.75]])
+    >>> score_maps(boxes, scores, (4, 1), steady=False).tolist()
+    [[[0.25, 0.5, 0.75, nan]]]
+    >>> score_maps(boxes, scores, (4, 1)).tolist()
+    [[[0.375, 0.5, 0.625, nan]]]
     """
     cover = Cover(box_xyxy, size_wh)
-    return cover.pixels(cover.mean(scores))
+    return cover.pixels(cover.steady_mean(scores) if steady else cover.mean(scores))
 
 
 class Peaks:
@@ -131,7 +146,7 @@ class Peaks:
             if len(shown):
                 rows = slice(*np.searchsorted(picture, [index, index + 1]))
                 cover = self._cover(index)
-                self._peak_xy[index, shown] = cover.peak(cover.mean(scores[rows][:, shown]))
+                self._peak_xy[index, shown] = cover.peak(cover.steady_mean(scores[rows][:, shown]))
 
     def _cover(self, index: int) -> Cover:
         # Pictures of one size have the same patches, and a dataset has few sizes.

@@ -24,7 +24,7 @@ from pipeline.settings import Aggregation, LabelSettings
 
 POINTING = (
     "of the pictures that show a class, the share whose map of it is highest inside of a box of it (pointing game); "
-    "the mean is over classes"
+    "the mean is over classes; middle: the same for the middle of each picture in place of the map"
 )
 LIBRARIES = ("torch", "torchvision", "numpy", "zarr", "h5py", "pillow")
 
@@ -123,11 +123,16 @@ def _pointing(
     """How well maps localise, or None where that is not known."""
     if scores.peak_xy is None or annotations is None:
         return None
-    each = point_at(scores.peak_xy, table.scored_labels, [annotations[i] for i in table.ids])
+    of_pictures = [annotations[i] for i in table.ids]
+    each = point_at(scores.peak_xy, table.scored_labels, of_pictures)
+    # What whoever always points at the middle would have: objects are often there.
+    middle = np.broadcast_to(table.size_wh[:, None] / 2, scores.peak_xy.shape)
+    by_middle = point_at(middle, table.scored_labels, of_pictures)
     counted = ~np.isnan(each)
     return {
         "definition": POINTING,
         "mean": number(float(each[counted].mean())) if counted.any() else None,
+        "middle": number(float(by_middle[counted].mean())) if counted.any() else None,
         "share": {c: number(share) for c, share in zip(table.classes, each, strict=True) if c not in table.unscored},
     }
 

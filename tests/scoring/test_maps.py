@@ -34,7 +34,7 @@ def maps_by_loops(box_xyxy: np.ndarray, scores: np.ndarray, width: int, height: 
 def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
     boxes, _ = grid_windows(width, height, GridSettings(scales=(1.0, 1.6, 2.5), min_side_px=1))
     scores = np.random.default_rng(seed).random((len(boxes), 3))
-    maps = score_maps(boxes, scores, (width, height))
+    maps = score_maps(boxes, scores, (width, height), steady=False)
     assert (maps.dtype, maps.shape) == (np.float32, (3, height, width))
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, width, height), atol=1e-6)
 
@@ -42,9 +42,32 @@ def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
 def test_patches_that_leave_the_picture_and_points_without_patch():
     boxes = np.array([[-5, -5, 4, 4], [6, 2, 30, 8.4]])
     scores = np.array([[0.25], [0.5]])
-    maps = score_maps(boxes, scores, (10, 8))
+    maps = score_maps(boxes, scores, (10, 8), steady=False)
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, 10, 8))
     assert np.isnan(maps[0, 7, 0]) and np.nanmax(maps) == 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(20, 200), st.integers(20, 200), st.integers(0, 99))
+def test_a_steadied_mean_lies_between_the_mean_and_that_of_the_picture(width, height, seed):
+    boxes, _ = grid_windows(width, height, GRID)
+    scores = np.random.default_rng(seed).random((len(boxes), 2))
+    cover = Cover(boxes, (width, height))
+    plain, steady, overall = cover.mean(scores), cover.steady_mean(scores), scores.mean(0)[:, None, None]
+    n, weight = cover.n_patches, np.median(cover.n_patches)
+    np.testing.assert_allclose(steady, (n * plain + weight * overall) / (n + weight))
+    assert (np.abs(steady - overall) <= np.abs(plain - overall) + 1e-12).all()
+
+
+def test_one_high_patch_at_an_edge_is_no_peak():
+    # Many patches see a class in the middle, and the few that reach the corner see it by chance.
+    boxes, _ = grid_windows(200, 200, GridSettings())
+    middle = ((boxes[:, 0] < 100) & (boxes[:, 2] > 100) & (boxes[:, 1] < 100) & (boxes[:, 3] > 100)).astype(float)
+    corner = ((boxes[:, 0] == 0) & (boxes[:, 1] == 0)).astype(float)
+    scores = np.maximum(0.6 * middle, 0.9 * corner)[:, None]
+    cover = Cover(boxes, (200, 200))
+    assert (cover.peak(cover.mean(scores)) < 20).all()
+    assert (np.abs(cover.peak(cover.steady_mean(scores)) - 100) < 40).all()
 
 
 def test_equal_scores_give_an_even_map():
@@ -127,6 +150,7 @@ def test_scores_keep_peaks_and_results_say_where_maps_point(val, heads, manifest
     result = evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "", annotations)
     assert result["pointing"]["share"] == {"cat": 1.0, "dog": 0.0, "fish": 1.0}
     assert result["pointing"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
+    assert result["pointing"]["middle"] == pytest.approx(1 / 3, abs=1e-6)  # (50, 50), in the boxes of fish alone
     assert evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "")["pointing"] is None
 
 

@@ -3,8 +3,8 @@
     python benchmarks/pointing.py --dataset voc12 --config voc12.yaml
 
 Printed is, in per cent and as the mean over classes, how many of the pictures that show a class have the highest point
-of its map in a box of it: for the plain mean of the patches over a point, the steadied one, the sum of their scores, and
-for the middle of each picture in place of a map.
+of its map in a box of it: for the plain mean of the patches over a point, the steadied one, the sum of their scores,
+and for the middle of each picture in place of a map.
 """
 
 from __future__ import annotations

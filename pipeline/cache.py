@@ -210,16 +210,16 @@ def verify_small_files(ws: Workspace) -> dict[Path, str]:
             if not path.is_file():
                 bad[path] = f"{path}: missing"
     for receipt in receipts:
-        path = _table_of(ws, receipt)
-        if path is not None and not path.is_file():
-            bad[path] = f"{path}: missing; {receipt.store} was made from it"
+        table = _table_of(ws, receipt)
+        if table is not None and not table.is_file():
+            bad[table] = f"{table}: missing; {receipt.store} was made from it"
     named = {receipt.store for receipt in receipts}
     if not any(path.parent.name == "receipts" for path in bad):
         for name in ws.stores.folders():
-            folder = ws.stores.child(name)
-            if name.endswith(".zarr") and name not in named and folder.exists(SEAL):
+            store = ws.stores.child(name)
+            if name.endswith(".zarr") and name not in named and store.exists(SEAL):
                 bad[ws.cache / "receipts" / name] = (
-                    f"{folder}: no receipt names it; with its settings, pipeline extract finds it and writes one"
+                    f"{store}: no receipt names it; with its settings, pipeline extract finds it and writes one"
                 )
     return bad
 

@@ -18,6 +18,9 @@ from pipeline.settings import Settings, explain_validation
 MEASURE = "measure it there: python benchmarks/scale.py --costs costs.yaml, then pipeline plan --costs costs.yaml"
 
 
+Stage = Literal["patches", "extract", "fit-head", "score"]
+
+
 class StageCost(Settings):
     """A stage as straight lines: start and slope of its seconds, memory and bytes on disk."""
 
@@ -59,7 +62,7 @@ class PictureCost(Settings):
 class Costs(Settings):
     """The table."""
 
-    stages: dict[Literal["patches", "extract", "fit-head", "score"], StageCost] = Field(min_length=4)
+    stages: dict[Stage, StageCost] = Field(min_length=4)
     trunks: dict[str, TrunkCost]
     picture: PictureCost
     price: float | None = Field(None, gt=0, description="assumed dollars a worker and hour")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from pipeline.costs import MEASURE, Costs, TrunkCost
+from pipeline.costs import MEASURE, Costs, Stage, TrunkCost
 from pipeline.dataset.picture import picture_size
 from pipeline.dataset.voc import Split
 from pipeline.errors import BadPictureError, SettingsError
@@ -162,8 +162,14 @@ def make_plan(
     speed = worker_speed(trunk, rate, costs.picture.decode_s * n_pictures / n_rows, workers)
     part_s = trunk.part_rows / speed.together
     parts = [math.ceil(s.rows / trunk.part_rows) for s in splits]
-    stages = {}
-    for name, some in {"patches": splits, "extract": splits, "fit-head": splits[:1], "score": splits[-1:]}.items():
+    stages: dict[str, StagePlan] = {}
+    its_splits: dict[Stage, Sequence[Counts]] = {
+        "patches": splits,
+        "extract": splits,
+        "fit-head": splits[:1],
+        "score": splits[-1:],
+    }
+    for name, some in its_splits.items():
         cost = costs.stages[name]
         wider = trunk.width / cost.width if cost.width else 1.0
         units = sum(s.pictures if cost.unit == "picture" else s.rows for s in some)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
@@ -40,8 +44,8 @@ class Progress:
         self.what, self.total, self.unit = what, total, unit
         self.done = self.done_before = done
         self.note = ""
-        self._bar = None
-        self._task = None
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
         self.started = self._last_line = time.monotonic()
@@ -86,7 +90,7 @@ class Progress:
         self.done += n
         if note is not None:
             self.note = note
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, status=self.status())
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S and not quiet:
             self._print_line()

@@ -176,6 +176,7 @@ def run_extract_layers(
     extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
     engine = None
     if scheduler is not None:
+        assert workers is not None  # set above
         engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
     stores = extraction.run_layers(engine=engine)
     for each, store in zip([ws.with_layer(layer) for layer in layers] or [ws], stores, strict=True):

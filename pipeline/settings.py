@@ -82,6 +82,7 @@ class Settings(BaseModel):
     def _plain_values(cls, value: object, info: ValidationInfo) -> object:
         """Refuse what pydantic lets pass: ``true`` as the number 1, and text that no file name can hold."""
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        assert info.field_name is not None  # it is None in validators of types alone
         if any(isinstance(item, bool) for item in items) and _is_numeric(cls.model_fields[info.field_name].annotation):
             raise ValueError(f"must be a number, got {brief(value)}")
         if any(isinstance(item, str) and re.search("[\0\ud800-\udfff]", item) for item in items):
@@ -320,7 +321,8 @@ class SvmSettings(Settings):
 class AdaptedSettings(HeadSettings):
     """FC6 (and FC7) trained again from the trunk's own weights, with FCa and FCb, on pool5 rows (PRE-1512U)."""
 
-    kind: Literal["adapted"]
+    # All that is said of a strong head holds but for its kind, by which `AnyHead` tells them apart.
+    kind: Literal["adapted"]  # type: ignore[assignment]
     retrain: tuple[Literal["fc6", "fc7"], ...] = Field(
         ("fc6",), min_length=1, description="layers that are trained again"
     )

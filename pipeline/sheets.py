@@ -171,7 +171,11 @@ def run_map(
     reader = PhotoReader(ws, fitted) if files else None
     made, taken = [], set()
     for image in track(images, "maps", len(images), "pictures"):
-        look = looks[image] if image in looks else reader.look(Path(image))
+        if image in looks:
+            look = looks[image]
+        else:
+            assert reader is not None  # what is no id is a file
+            look = reader.look(Path(image))
         name = look.name
         while name in taken:  # photos of one name from several folders
             name += "_"

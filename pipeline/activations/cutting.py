@@ -98,7 +98,8 @@ def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolat
 def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
     """Windows of any shape, each resized to ``px`` by ``px``; otherwise as `cut_windows`."""
     image = Image.fromarray(pixels)
-    cut = [image.resize((px, px), _filter(interpolation), box=tuple(map(float, box))) for box in box_xyxy]
+    boxes = [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in box_xyxy]
+    cut = [image.resize((px, px), _filter(interpolation), box=box) for box in boxes]
     return np.stack([np.asarray(item) for item in cut])
 
 

@@ -174,8 +174,11 @@ def compute_layers(
     """
     out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
     written = 0
-    batches = dense_batches if isinstance(runner, DenseRunner) else patch_batches
-    for launched in one_behind(batches(plan, runner, layers, batch, clock)):
+    if isinstance(runner, DenseRunner):
+        batches = dense_batches(plan, runner, layers, batch, clock)
+    else:
+        batches = patch_batches(plan, runner, layers, batch, clock)
+    for launched in one_behind(batches):
         with clock.measure("wait for the device") if launched.done else nullcontext():
             found = launched.result()
         for layer, rows in found.items():

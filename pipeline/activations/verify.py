@@ -136,6 +136,7 @@ def _verify_part(
     report: Report, part: Part, codec: str | None, sealed: Mapping[str, Any], sizes: Mapping[str, int], advance: Advance
 ) -> None:
     folder, identity = report.folder, report.identity
+    assert identity is not None  # without one there are no parts
     if part.record_name not in sizes:
         if report.sealed:
             report.findings.append(Finding(part.record_name, "missing", part.index))

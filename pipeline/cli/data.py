@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -124,7 +125,7 @@ def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, met
     from pipeline.dataset.new import new_manifest
     from pipeline.dataset.new_labelled import has_class_folders, new_folders_manifest, new_table_manifest
 
-    rest = {"seed": seed, "metric": metric, "overwrite": overwrite}
+    rest: dict[str, Any] = {"seed": seed, "metric": metric, "overwrite": overwrite}
     manifests = Path("data_manifests")
     if table is not None:
         path = new_table_manifest(table, root, name, manifests, **rest)

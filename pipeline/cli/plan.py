@@ -202,7 +202,7 @@ def _print(plan: Plan) -> None:
         add(name, *row)
     *columns, memories = zip(*rows, strict=True)
     table.add_section()
-    add("all", *(sum(v or 0 for v in column) for column in columns), max(memories))
+    add("all", *[*(sum(v or 0 for v in column) for column in columns), max(memories)])
     print_table(table)
 
 

@@ -86,11 +86,12 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
 
     from pipeline.pretraining import pretrain_on_folders, pretrain_on_patches
 
-    how = (out, name, settings, this_command(), device, threads, say)
+    how = (this_command(), device, threads, say)
     if dataset:
-        card = pretrain_on_patches(workspace_from(table), dataset, source.get("split"), *how)
+        assert isinstance(settings, FromScratchSettings)
+        card = pretrain_on_patches(workspace_from(table), dataset, source.get("split"), out, name, settings, *how)
     else:
-        card = pretrain_on_folders(source["train"], source["val"], *how, selection)
+        card = pretrain_on_folders(source["train"], source["val"], out, name, settings, *how, selection)
     click.echo(f"{out / name}.yaml")
     shown = [
         f"{what} {100 * card.trained[key]:.2f} %"

@@ -133,9 +133,10 @@ class _Scene:
         self.top[window][part] = len(self.names)
         rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         x0, y0 = window[1].start, window[0].start
-        corners = (x0 + columns[0] + 1, y0 + rows[0] + 1, x0 + columns[-1] + 1, y0 + rows[-1] + 1)
+        left, top = int(x0 + columns[0] + 1), int(y0 + rows[0] + 1)
+        right, bottom = int(x0 + columns[-1] + 1), int(y0 + rows[-1] + 1)
         self.names.append(name)
-        self.tiles.append((tuple(int(v) for v in corners), part.sum() / solid.sum()))
+        self.tiles.append(((left, top, right, bottom), part.sum() / solid.sum()))
         self.areas.append(int(part.sum()))
 
     def _overlap(self, solid: np.ndarray, x: int, y: int) -> tuple[np.ndarray, tuple[slice, slice]]:

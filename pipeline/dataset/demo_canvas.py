@@ -7,13 +7,15 @@ turns, mirrors, scales and smooths it. All shapes take their colours from one pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+T = TypeVar("T")
 Colour = tuple[int, int, int]
 Points = np.ndarray  # float, of shape (n, 2)
-Outline = Points | Sequence[tuple[float, float]]
+Outline = Points | Sequence[np.ndarray | tuple[float, float]]
 
 PALETTE: tuple[Colour, ...] = (
     (246, 231, 203), (228, 114, 91), (227, 176, 75), (47, 127, 134), (62, 84, 120), (143, 176, 140), (156, 198, 214),
@@ -29,7 +31,8 @@ MARGIN = 1.5
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """`a` with `share` of `b` in it."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def brightness(colour: Colour) -> float:
@@ -97,8 +100,8 @@ class Canvas:
         self._tile = Image.new("RGBA", (side, side))
         self._draw = ImageDraw.Draw(self._tile)
 
-    def pick(self, options: Sequence):
-        return options[self.rng.integers(len(options))]
+    def pick(self, options: Sequence[T]) -> T:
+        return options[int(self.rng.integers(len(options)))]
 
     def chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
@@ -118,7 +121,8 @@ class Canvas:
         self._draw.line([*corners, corners[0], corners[1]], fill=self.edge, width=round(self.edge_px), joint="curve")
 
     def _fill_pattern(self, points: Outline, corners: list, pattern: str, colour: Colour) -> None:
-        low, high = np.min(points, axis=0), np.max(points, axis=0)
+        corner_points = np.asarray(points)
+        low, high = np.min(corner_points, axis=0), np.max(corner_points, axis=0)
         (x0, y0), (x1, y1) = low, high
         n = int(self.rng.integers(3, 6))
         if pattern == "bands":

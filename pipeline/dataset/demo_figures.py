@@ -67,7 +67,9 @@ class FigureCanvas(Canvas):
 
     def finished_with_box(self) -> tuple[Image.Image, tuple[float, float, float, float]]:
         """The figure as `finished` gives it, and the person's box on that tile: x0, y0, x1, y1."""
-        left, top, *_ = self._tile.reduce(SUPERSAMPLE).getchannel("A").getbbox()
+        drawn = self._tile.reduce(SUPERSAMPLE).getchannel("A").getbbox()
+        assert drawn is not None
+        left, top, *_ = drawn
         x, y, r = np.array(self._reached).T
         low = np.array([(x - r).min(), (y - r).min()]) / SUPERSAMPLE - (left, top)
         high = np.array([(x + r).max(), (y + r).max()]) / SUPERSAMPLE - (left, top)
@@ -303,6 +305,10 @@ def draw_using_computer(c: FigureCanvas) -> None:
     figure.arm(np.array((0.43, desk - 0.07)))
 
 
+def _disc(centre: np.ndarray, radius: float) -> np.ndarray:
+    return ellipse(centre[0], centre[1], radius)
+
+
 def draw_playing_instrument(c: FigureCanvas) -> None:
     """A guitar across the body, or a trumpet."""
     u = c.rng.uniform
@@ -325,9 +331,9 @@ def draw_playing_instrument(c: FigureCanvas) -> None:
     along = neck / np.hypot(*neck)
     c.stroke([middle, middle + neck], 0.06, mix(wood, c.ink, 0.55))
     c.stroke([middle + neck, middle + neck * 1.12], 0.09, c.ink)
-    c.fill(ellipse(*(middle - along * 0.12), 0.21), wood)
-    c.fill(ellipse(*(middle + along * 0.1), 0.15), wood)
-    c.fill(ellipse(*(middle + along * 0.02), 0.065), c.ink)
+    c.fill(_disc(middle - along * 0.12, 0.21), wood)
+    c.fill(_disc(middle + along * 0.1, 0.15), wood)
+    c.fill(_disc(middle + along * 0.02, 0.065), c.ink)
     figure.arm(middle + along * 0.02 + (0.0, 0.02))
 
 

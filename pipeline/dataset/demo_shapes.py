@@ -190,7 +190,7 @@ def draw_bicycle(c: Canvas) -> None:
     c.stroke([head, grip], tube, c.main)
     bar = [grip, grip + (0.18, -0.03), grip + (0.2, 0.14)] if c.chance(0.5) else [grip + (0.05, 0), grip - (0.2, 0.04)]
     c.stroke(bar, 0.07, c.second)
-    c.fill(ellipse(*crank, 0.09), c.accent)
+    c.fill(ellipse(crank[0], crank[1], 0.09), c.accent)
 
 
 def draw_snowman(c: Canvas) -> None:

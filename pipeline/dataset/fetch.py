@@ -233,9 +233,9 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
 
 def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], None]) -> None:
     if manifest.layout == "voc-action":  # their shapes are needed by no other dataset
-        from pipeline.dataset import demo_actions as demo
+        from pipeline.dataset.demo_actions import DRAWING, draw_demo
     else:
-        from pipeline.dataset import demo
+        from pipeline.dataset.demo import DRAWING, draw_demo
 
     folder = root / manifest.folder
     recipe = folder / "drawn.json"
@@ -243,7 +243,7 @@ def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], Non
     report = _survey(manifest, root, read_xml=False)
     listed = {split.split: split.listed for split in report.splits if split.complete}
     try:
-        same = read_json(recipe) == {"seed": drawn.seed, "drawing": demo.DRAWING}
+        same = read_json(recipe) == {"seed": drawn.seed, "drawing": DRAWING}
     except FileNotFoundError:
         same = False
     except (OSError, ValueError) as error:
@@ -251,7 +251,7 @@ def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], Non
     if same and report.folder == folder and wanted.items() <= listed.items():
         say(f"{folder}: already there")
         return
-    demo.draw_demo(folder, drawn.train, drawn.val, drawn.seed)
+    draw_demo(folder, drawn.train, drawn.val, drawn.seed)
 
 
 def _fetch_archives(manifest: Manifest, root: Path, say: Callable[[str], None]) -> None:

@@ -210,7 +210,7 @@ def _stated_splits(
         if split:
             rows_of.setdefault(split, []).append(row)
     for split, rows in sorted(rows_of.items()):
-        labelled = known[rows].any(1)
+        labelled = np.asarray(known[rows].any(1))
         if labelled.any():
             problems += [
                 f"line {content.lines[row]}: no label, others of split {split} have some"

@@ -367,8 +367,7 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
     if not manifest.has_boxes:
         from pipeline.dataset.labelled import state_of_labelled
 
-        entry = manifest.splits[split]
-        about = digest_of([manifest.layout, manifest.classes, manifest.zero, entry.labelled])
+        about = digest_of([manifest.layout, manifest.classes, manifest.zero, manifest.splits[split].labelled])
         return digest_of(sorted([(about, 0, 0), *state_of_labelled(manifest, split, data_root)]))
     folder = dataset_folder(manifest, data_root)
     list_path = id_list_path(manifest, split, folder)

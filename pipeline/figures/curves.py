@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import INK, LINE, QUIET, SECOND, new_figure
 
@@ -43,7 +44,9 @@ def loss_chart(epochs: Sequence[Mapping[str, float]]) -> Figure:
             axes.axvline(index + 0.5, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
     axes.set_xlabel("epoch; dashed: a lower learning rate", fontsize=9, color=INK)
     axes.set_ylabel("mean loss", fontsize=9, color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)  # of all linear axes
+    locator.set_params(integer=True)
     return figure
 
 

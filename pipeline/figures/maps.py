@@ -63,6 +63,7 @@ def map_sheet(
     figure = new_figure(MAP_WIDTH_IN * (n_columns + n_rows) + 0.9, n_rows * (map_height + 0.35) + 0.3)
     # The picture is as high as all rows of maps.
     parts = figure.subfigures(1, 2, width_ratios=[n_rows, n_columns + 0.33])
+    assert isinstance(parts, np.ndarray)  # of more than one
     left = parts[0].subplots()
     left.imshow(pixels)
     left.set_anchor("N")

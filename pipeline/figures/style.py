@@ -6,13 +6,17 @@ import html
 import io
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
 from pipeline.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 DPI = 110
 INK = "#1f2328"
@@ -22,7 +26,7 @@ LINE, SECOND = "#2f7bd6", "#8b8f98"
 """Of charts: with enough contrast on white and on black."""
 MAP_COLORS = mpl.colormaps["viridis"]
 """Even to the eye, also to one that does not tell red from green, and in grey."""
-SAVED = {"svg.fonttype": "none", "svg.hashsalt": "pipeline"}
+SAVED: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pipeline"}
 """Text stays text, and equal figures give equal bytes."""
 
 
@@ -30,7 +34,9 @@ def class_colors(n: int) -> np.ndarray:
     """A colour a class: float ndarray of shape (n, 3). Twenty are well apart; more lie evenly around the circle."""
     if n <= 20:
         # Light and dark of a hue lie side by side in tab20: apart, neighbours in a list of classes differ most.
-        return np.array(mpl.colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]][:n]
+        twenty = mpl.colormaps["tab20"]
+        assert isinstance(twenty, ListedColormap)
+        return np.array(twenty.colors)[[*range(0, 20, 2), *range(1, 20, 2)]][:n]
     return mpl.colormaps["hsv"](np.arange(n) / n)[:, :3]
 
 
@@ -76,7 +82,7 @@ def save(figure: Figure, path: Path) -> None:
     write_whole(path, png(figure))
 
 
-def over_grey(colors: ListedColormap, share: float) -> ListedColormap:
+def over_grey(colors: Colormap, share: float) -> ListedColormap:
     """The colours as they look when `share` of them lies over middle grey: what a colour bar must show."""
     table = colors(np.linspace(0, 1, 256))
     table[:, :3] = share * table[:, :3] + (1 - share) * 0.5

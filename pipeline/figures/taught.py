@@ -112,7 +112,7 @@ def taught_sheet(
 
 def _explain(figure: Figure, classes: Sequence[str], shown: np.ndarray, colors: np.ndarray) -> None:
     entries = [Patch(facecolor=colors[index], label=classes[index]) for index in shown.tolist()]
-    entries.append(Patch(facecolor=BACKGROUND_COLOR, label="background"))
+    entries.append(Patch(facecolor=tuple(BACKGROUND_COLOR), label="background"))
     entries.append(Patch(facecolor="white", edgecolor=QUIET, label="not used (faint)"))
     figure.legend(handles=entries, loc="upper right", ncols=min(len(entries), 8), frameon=False, fontsize=10)
 

@@ -101,7 +101,12 @@ def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
             f"head {task.name!r} trains {layers} again, and trunk {trunk.card.name!r} has no such layers; "
             "use a trunk of the AlexNet family (alexnet64, alexnet, krizhevsky, or a card of one)"
         )
-    return {name: trunk.network.network.get_submodule(name) for name in COPIED}
+    found = {}
+    for name in COPIED:
+        layer = trunk.network.network.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        found[name] = layer
+    return found
 
 
 def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
@@ -114,7 +119,7 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
     """
     layers = copy_layers(task)
     chosen = choose_labelled(task, settings)
-    widths = tuple(layer.out_features for layer in layers.values())
+    widths = layers["fc6"].out_features, layers["fc7"].out_features
     network = make_network(task.store.width, task.n_classes, settings, widths)
     for name, layer in layers.items():
         network.get_submodule(name).load_state_dict(layer.state_dict())

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
 
 from pipeline.activations.identity import explain_differences, how_part, which_rows
 from pipeline.activations.store import Store
@@ -30,8 +29,11 @@ from pipeline.head.networks import SCORED_ROWS
 from pipeline.head.task import FitTask, Fitted, RowReader
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
-from pipeline.settings import AnyHead, LabelSettings
+from pipeline.settings import AnyHead, HeadSettings, LabelSettings
 from pipeline.trunk.trunk import Trunk
+
+if TYPE_CHECKING:
+    from pipeline.head.task import HeadModule
 
 FORMAT = "head-3"
 
@@ -46,7 +48,7 @@ class Head:
     facts : JSON object: name, classes, settings, reading, seed, how, digests, loss curve, counts
     """
 
-    network: nn.Module
+    network: HeadModule
     facts: dict[str, Any]
 
     @property
@@ -85,8 +87,10 @@ class Head:
         -------
         float32 ndarray of shape (n, n_classes)
         """
+        network = self.network
+        assert not isinstance(network, svm.Svm)  # of scale ``pooled``: it has none
         chunks = torch.from_numpy(rows).split(SCORED_ROWS)
-        return torch.cat([self.network.patch_scores(chunk) for chunk in chunks]).numpy()
+        return torch.cat([network.patch_scores(chunk) for chunk in chunks]).numpy()
 
 
 def _no_trunk() -> Trunk:
@@ -192,7 +196,7 @@ def fit_heads(
         tasks = [FitTask(store, table, name, labels, seed, out, load_trunk, read) for name in names]
         kind = settings[names[0]].kind
         if kind == "strong":
-            fitted = strong.fit_together(tasks, [settings[name] for name in names])
+            fitted = strong.fit_together(tasks, [cast(HeadSettings, settings[name]) for name in names])
         else:
             fitted = [KINDS[kind].fit(tasks[0], settings[names[0]])]
         for task, one in zip(tasks, fitted, strict=True):

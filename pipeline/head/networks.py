@@ -97,6 +97,9 @@ class HeadNetwork(nn.Module):
         more output, the last; ``logistic``, the odds of each class by itself; ``log-odds``, the logits
     """
 
+    mean: Tensor
+    gain: Tensor
+
     def __init__(self, width: int, n_classes: int, settings: NetworkSettings, output: Output = "softmax") -> None:
         super().__init__()
         self.output = output

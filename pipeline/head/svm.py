@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.average_precision import mean_average_precision
 from pipeline.errors import HeadError
@@ -38,6 +38,11 @@ class Svm(nn.Module):
 
     output = "pooled"
     """There are no patch scores: what is scored is a picture, through `accumulator`."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    gain: Tensor
 
     def __init__(self, width: int, n_classes: int, settings: SvmSettings) -> None:
         super().__init__()

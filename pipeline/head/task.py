@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from torch import nn
 
 from pipeline.activations.store import Store
 from pipeline.errors import HeadError
@@ -15,6 +14,13 @@ from pipeline.head.pictures import Pictures
 from pipeline.patches.table import PatchTable
 from pipeline.settings import LabelSettings
 from pipeline.trunk.trunk import Trunk
+
+if TYPE_CHECKING:
+    from pipeline.head.networks import HeadNetwork
+    from pipeline.head.own import OwnNetwork
+    from pipeline.head.svm import Svm
+
+    HeadModule: TypeAlias = HeadNetwork | OwnNetwork | Svm
 
 
 class RowReader:
@@ -64,6 +70,7 @@ class RowReader:
             raise HeadError(self._needs("this kind of head looks at all patches of a picture"))
 
     def _needs(self, what: str) -> str:
+        assert self.held is not None  # else nothing is lacking
         return (
             f"{self._store.folder}: {what}, and the store holds {len(self.held):,} rows, those that the main head "
             "learns from with the seeds of its settings\n"
@@ -143,6 +150,6 @@ def trunk_of_rows(task: FitTask, layer: str, on_layer: str, on_weights: str) -> 
 class Fitted:
     """A network in eval mode, its loss curve (one entry an epoch), and facts of its kind, as JSON."""
 
-    network: nn.Module
+    network: HeadModule
     epochs: list[dict[str, float]]
     facts: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import HeadError
 from pipeline.head.fitting import logistic_loss, make_optimizer, run_rates
@@ -81,8 +81,10 @@ def start_at_shares(network: HeadNetwork, labels: np.ndarray) -> None:
     labels : int8 ndarray of shape (n_pictures, n_classes), 1, 0, -1
     """
     odds = ((labels == 1).sum(0) + 0.5) / ((labels == -1).sum(0) + 0.5)
+    last = network.layers[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        network.layers[-1].bias.copy_(torch.from_numpy(np.log(odds)))
+        last.bias.copy_(torch.from_numpy(np.log(odds)))
 
 
 def take_step(

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -193,19 +194,26 @@ class PatchTable:
 
 @dataclass(frozen=True)
 class _Inspected:
-    """One picture, decoded in full: either a problem or what the table needs of it."""
+    """One picture, decoded in full: what the table needs of it."""
 
-    problem: str | None
+    sha256: str
+    size_wh: tuple[int, int]
+    apply_exif: bool
+    boxes: np.ndarray
+    scale: np.ndarray
+    flip: np.ndarray | None
+    overlap: Overlap
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """A picture with a problem, and the digest of its bytes if they could be read."""
+
+    problem: str
     sha256: str = ""
-    size_wh: tuple[int, int] = (0, 0)
-    apply_exif: bool = False
-    boxes: np.ndarray | None = None
-    scale: np.ndarray | None = None
-    flip: np.ndarray | None = None
-    overlap: Overlap | None = None
 
 
-def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected:
+def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected | _Bad:
     name, path, annotation = job
     data = None
     try:
@@ -222,16 +230,19 @@ def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Ins
             raise BadPictureError(f"a box lies outside of the picture of {width} x {height}")
         boxes, scale, flip = plan_windows(width, height, sources, sample)
     except OSError as error:
-        return _Inspected(f"{error.strerror or error}")
+        return _Bad(f"{error.strerror or error}")
     except BadPictureError as error:
         # Without the path: the reason is kept in table and identity, which know no places.
-        return _Inspected(str(error).removeprefix(f"{name}: "), "" if data is None else sha256_bytes(data))
+        return _Bad(str(error).removeprefix(f"{name}: "), "" if data is None else sha256_bytes(data))
     # float32 is what the table keeps; labels are taken of what is kept.
     boxes = boxes.astype(np.float32)
     # The square of a person may be mostly surroundings; what the person does is the patch's label all the same.
-    area = np.repeat(sample[None], len(boxes), axis=0) if sources.source == "boxes" else boxes
+    area = boxes
+    if sources.source == "boxes":
+        assert sample is not None  # see `_check_source`
+        area = np.repeat(sample[None], len(boxes), axis=0)
     overlap = measure_overlap(area, objects, annotation.class_index, annotation.difficult)
-    return _Inspected(None, sha256_bytes(data), (width, height), apply_exif, boxes, scale, flip, overlap)
+    return _Inspected(sha256_bytes(data), (width, height), apply_exif, boxes, scale, flip, overlap)
 
 
 def make_table(
@@ -274,7 +285,7 @@ def make_table(
     problems = [
         f"{name}: {path}: {item.problem}"
         for (name, path, _), item in zip(jobs, done, strict=True)
-        if item.problem is not None
+        if isinstance(item, _Bad)
     ]
     if problems:
         count = f"{len(problems)} of {len(jobs)} pictures are bad"
@@ -286,8 +297,8 @@ def make_table(
                 f"{where}\nmore than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)"
             )
         say(f"{where}\nleft out of this run, and recorded in the patch table")
-    good = [index for index, item in enumerate(done) if item.problem is None]
-    kept = [done[index] for index in good]
+    good = [index for index, item in enumerate(done) if isinstance(item, _Inspected)]
+    kept = [item for item in done if isinstance(item, _Inspected)]
     counts = [len(item.scale) for item in kept]
     if split.labels is None:
         labels = np.zeros((len(kept), 0), np.int8)
@@ -316,9 +327,9 @@ def make_table(
         apply_exif=np.array([item.apply_exif for item in kept], bool),
         picture_sha256=tuple(item.sha256 for item in kept),
         picture_labels=labels,
-        skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if item.problem is not None),
+        skipped=tuple((split.ids[index], item.problem) for index, item in enumerate(done) if isinstance(item, _Bad)),
         annotation_digest=split.annotation_digest,
-        skipped_sha256=tuple(item.sha256 for item in done if item.problem is not None),
+        skipped_sha256=tuple(item.sha256 for item in done if isinstance(item, _Bad)),
         flip=None if kept[0].flip is None else np.concatenate([item.flip for item in kept]),
         crops=sources.crops,
         boxes=sources.boxes,
@@ -424,7 +435,7 @@ def read_table(path: Path) -> PatchTable:
                 dataset=str(file.attrs["dataset"]),
                 split=str(file.attrs["split"]),
                 classes=tuple(str(name) for name in file.attrs["classes"]),
-                source=str(file.attrs["source"]),
+                source=cast(Source, str(file.attrs["source"])),
                 grid=GridSettings.model_validate_json(file.attrs["grid"]),
                 crops=CropSettings.model_validate_json(file.attrs["crops"]),
                 boxes=BoxSettings.model_validate_json(file.attrs["boxes"]),

@@ -160,6 +160,7 @@ def fit_stack(
     best = max(tried, key=tried.__getitem__) if tried else None
     weights = np.full((labels.shape[1], len(members) + 1), np.nan)
     for c in np.flatnonzero(enough):
+        assert best is not None  # there are classes with enough of both, so every cost was tried
         weights[c] = _fit(inputs[:, c], labels[:, c], best)
     facts = {
         "held_out_pictures": len(labels),

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import h5py
 import numpy as np
@@ -25,6 +25,9 @@ from pipeline.progress import Progress
 from pipeline.scoring.aggregation import PictureScores
 from pipeline.scoring.maps import Peaks
 from pipeline.settings import POOLED, Aggregation
+
+if TYPE_CHECKING:
+    from pipeline.head.svm import Svm
 
 FORMAT = "scores-3"
 
@@ -141,7 +144,7 @@ def make_accumulator(
 ) -> Accumulator:
     """What collects a head's scores; `aggregations` are those that it has, `table` as for `PatchwiseScores`."""
     if head.scale == POOLED:
-        return head.network.accumulator(n_pictures)
+        return cast("Svm", head.network).accumulator(n_pictures)
     return PatchwiseScores(head, n_pictures, aggregations, table)
 
 

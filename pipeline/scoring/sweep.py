@@ -6,7 +6,7 @@ What is chosen is chosen there; the evaluation split is shown beside it and neve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.activations.store import Store
 from pipeline.average_precision import mean_average_precision
@@ -24,7 +24,7 @@ def sweep_settings(
     fit_table: PatchTable,
     eval_store: Store,
     eval_table: PatchTable,
-    metric: str,
+    metric: Literal["voc07", "voc12"],
     heads: dict[str, AnyHead],
     readings: Sequence[LabelSettings],
     aggregations: Sequence[Aggregation],

@@ -75,7 +75,11 @@ def resampled_average_precision(
 
 
 def bootstrap_map(
-    scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"], n_resamples: int = 1000, seed: int = 0
+    scores: np.ndarray | Sequence[np.ndarray],
+    labels: np.ndarray,
+    metric: Literal["voc07", "voc12"],
+    n_resamples: int = 1000,
+    seed: int = 0,
 ) -> np.ndarray:
     """mAP on resamples of the pictures; the mean over seeds where there are several.
 
@@ -200,6 +204,6 @@ def spread(values: Sequence[float]) -> float | None:
     return _rounded(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: float | np.floating) -> float:
     """A float for JSON, without digits that only rounding made."""
     return round(float(value), 6)

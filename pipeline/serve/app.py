@@ -106,6 +106,7 @@ class Desk:
         maps = look.maps(columns)
         # One scale for all maps of the photo, so that they compare.
         scale = common_scale(look.maps(order[:N_MAPS])) if wanted is not None else common_scale(maps)
+        assert scale.vmax is not None
         return {
             "photo": key,
             "name": photo.name,

@@ -256,6 +256,8 @@ def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
     folded = {}
     for name in [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7"]:
         layer, norm = trained.get_submodule(name), trained.get_submodule(f"norm{name[-1]}")
+        assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert norm.running_mean is not None and norm.running_var is not None  # they are tracked, as by default
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         folded[f"{name}.weight"] = layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1))
         folded[f"{name}.bias"] = norm.bias - norm.running_mean * gain

@@ -77,7 +77,7 @@ class AlexNetMaps:
 
     def __init__(self, network: AlexNet) -> None:
         self.network = network
-        self.strides = (network.form.stride,)
+        self.strides: tuple[int, ...] = (network.form.stride,)
 
     def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
         cells = self.network.convolve(pixels)
@@ -100,6 +100,7 @@ class NodeMaps:
     """
 
     def __init__(self, trunk: Trunk) -> None:
+        assert isinstance(trunk.network, NodesNetwork)
         self.layer = trunk.layer
         self.network = trunk.network
         where = f"trunk {trunk.card.name!r}: method dense"

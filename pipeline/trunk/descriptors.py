@@ -112,5 +112,5 @@ def describe(picture: Tensor) -> tuple[dict[str, Tensor], Tensor]:
             scaled = functional.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
         rows["shape"].append(shape_descriptors(scaled))
         rows["colour"].append(colour_descriptors(scaled))
-        places.append(_places(*size, like=picture))
+        places.append(_places(size[0], size[1], like=picture))
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(places)

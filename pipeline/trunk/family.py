@@ -88,6 +88,7 @@ def _scale_like_he(network: AlexNet) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None  # a plain network: it has no batch normalisation
             nn.init.zeros_(module.bias)
 
 

@@ -77,6 +77,12 @@ def normalise_fisher(gradients: Tensor) -> Tensor:
 class Codebook(nn.Module):
     """Components and mixture of one kind of descriptor."""
 
+    centre: Tensor
+    components: Tensor
+    weights: Tensor
+    means: Tensor
+    deviations: Tensor
+
     def __init__(self, columns: int, components: int, words: int) -> None:
         super().__init__()
         shapes = {
@@ -115,7 +121,12 @@ class FisherNetwork(nn.Module):
 
     @property
     def width(self) -> int:
-        return sum(book.width for book in self.books.values())
+        return sum(book.width for book in self.codebooks.values())
+
+    @property
+    def codebooks(self) -> dict[str, Codebook]:
+        """The codebook of each kind of descriptor."""
+        return {kind: book for kind, book in self.books.items() if isinstance(book, Codebook)}
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Tensor (n, 3, px, px) of 0..1 -> (n, width); a picture's row depends on no other picture."""
@@ -123,7 +134,7 @@ class FisherNetwork(nn.Module):
 
     def _look_at(self, picture: Tensor) -> Tensor:
         rows, places = describe(picture)
-        vectors = [book(rows[kind], places) for kind, book in self.books.items()]
+        vectors = [book(rows[kind], places) for kind, book in self.codebooks.items()]
         return torch.cat(vectors) / math.sqrt(len(vectors))
 
 
@@ -164,7 +175,7 @@ def fisher_trunk(card: TrunkCard, state: dict[str, Tensor], layer: str, digest: 
         network = FisherNetwork(sizes)
     load_state(network, state, card.name)
     problems = []
-    for kind, book in network.books.items():
+    for kind, book in network.codebooks.items():
         if (book.deviations <= 0).any() or (book.weights <= 0).any():
             problems.append(f"books.{kind}: weights and deviations must be positive")
         if abs(book.weights.sum() - 1) > 1e-3:

@@ -41,7 +41,7 @@ class LabelledPictures:
             {
                 "classes": self.classes,
                 "labels": sha256_bytes(self.labels.numpy().astype("<i8").tobytes()),
-                "pixels": hashlib.sha256(memoryview(self.pixels.numpy()).cast("B")).hexdigest(),
+                "pixels": hashlib.sha256(self.pixels.numpy().data.cast("B")).hexdigest(),
             }
         )
 

@@ -103,7 +103,10 @@ class Training:
         s = self.settings
         torch.manual_seed(s.seed)
         model = Classifier(AlexNet(self.form, batch_norm=True, dropout=s.dropout), len(self.train.classes))
-        self.model = model.to(device=self.device, memory_format=torch.channels_last)
+        # torch's types of `to` leave its memory_format out.
+        self.model: Classifier = model.to(  # type: ignore[call-overload]
+            device=self.device, memory_format=torch.channels_last
+        )
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.SGD(

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.trunk.trunk import Trunk
+from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 SMALLER_BATCH = "use a smaller --batch (another batch size is another store)"
 CACHED_VALUES = 2**20
@@ -127,7 +126,7 @@ class TrunkRunner:
         filled up to one size, since another shape would be compiled anew.
     """
 
-    places: ClassVar[Mapping[str, str]] = {
+    places: Mapping[str, str] = {
         "method": "patches",
         "rounding": "window corners to the nearest pixel of the rescaled picture",
     }
@@ -145,9 +144,12 @@ class TrunkRunner:
         self.device = device
         self.precision = precision
         self.dtype = DTYPES[precision]
-        network = trunk.network.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        # torch's types of `to` leave its memory_format out.
+        network = trunk.network.to(  # type: ignore[call-overload]
+            device=device, dtype=self.dtype, memory_format=torch.channels_last
+        )
         self.compiled = compiled
-        self._network = CompiledNetwork(network, device) if compiled else network
+        self._network: nn.Module = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device)
         self._gain = 1 / (255 * torch.tensor(preprocessing.std, device=device))
@@ -198,8 +200,10 @@ class TrunkRunner:
             raise SettingsError("compiled: only one layer a pass; extract them one by one, or leave compiled off")
         with self.explain_memory(f"a batch of {len(patches)} patches"):
             inputs = self._inputs(self.to_device(patches) if isinstance(patches, np.ndarray) else patches)
-            found = {self.trunk.layer: self._network(inputs)} if own else self._network.network(inputs, layers)
-            return self._bring(found)
+            if own:
+                return self._bring({self.trunk.layer: self._network(inputs)})
+            assert isinstance(self._network, LayeredNetwork)  # others have but their own layer
+            return self._bring(self._network.network(inputs, layers))
 
     def _bring(self, found: Mapping[str, Tensor]) -> Launched:
         """Rows on their way to the CPU."""

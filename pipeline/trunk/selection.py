@@ -82,7 +82,9 @@ def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = l
 
 
 def _at_random(there: Sequence[str], text: str) -> tuple[str, ...]:
-    n, seed = re.fullmatch(RANDOM_CLASSES, text).groups()
+    match = re.fullmatch(RANDOM_CLASSES, text)
+    assert match is not None  # `ClassSelection` and the callers see to that
+    n, seed = match.groups()
     return choose_at_random(there, int(n), int(seed or 0))
 
 

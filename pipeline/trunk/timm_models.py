@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,17 @@ FEATURES = "features"
 """The node that every model has: the input of its classifier, pooled in the model's own way."""
 
 
+if TYPE_CHECKING:
+
+    class TimmModel(nn.Module):
+        """What is used here of timm's models, which have no class in common."""
+
+        pretrained_cfg: dict[str, Any]
+
+        def forward_features(self, x: Tensor) -> Tensor: ...
+        def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
+
+
 class _Enough(Exception):
     """All nodes are there: what lies behind them need not be computed."""
 
@@ -27,7 +38,7 @@ class _Enough(Exception):
 class HookedModel(nn.Module):
     """What modules of a timm model give, by their names; no deeper module is run than the last one asked for."""
 
-    def __init__(self, model: nn.Module, names: list[str]) -> None:
+    def __init__(self, model: TimmModel, names: list[str]) -> None:
         super().__init__()
         self.model = model
         self.names = names
@@ -99,7 +110,7 @@ def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int
     return height, Preprocessing(**{key: config[key] for key in keys})
 
 
-def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | None) -> nn.Module:
+def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | None) -> TimmModel:
     """The model with weights from a safetensors file, or through timm's own hub.
 
     Raises

@@ -78,12 +78,11 @@ class Trunk:
         """
         if layer == self.layer:
             return self
-        widths = self.network.widths if isinstance(self.network, LayeredNetwork) else {self.layer: self.width}
-        if layer not in widths:
+        network = self.network
+        widths = network.widths if isinstance(network, LayeredNetwork) else {self.layer: self.width}
+        if not isinstance(network, LayeredNetwork) or layer not in widths:
             raise TrunkError(f"trunk {self.card.name!r} has no layer {layer!r}; it has {', '.join(widths)}")
-        return replace(
-            self, layer=layer, width=widths[layer], network=LayeredNetwork(self.network.network, layer).eval()
-        )
+        return replace(self, layer=layer, width=widths[layer], network=LayeredNetwork(network.network, layer).eval())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -142,7 +141,8 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
     floats = OrderedDict((k, v.float() if v.is_floating_point() else v) for k, v in state.items())
     floats |= {name: torch.zeros((), dtype=torch.int64) for name in optional - state.keys()}
     # Versions of modules, which files do not keep; all shapes are those of this version (MNASNet asks).
-    floats._metadata = network.state_dict()._metadata
+    # They are an attribute that torch sets on its dict, which no type knows.
+    floats._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
     network.load_state_dict(floats, assign=True)
 
 

@@ -76,12 +76,13 @@ def read_caffemodel(path: Path) -> Source:
     """
     try:
         generation_name, layers = _layers(Message(path.read_bytes()))
-        source = Source(f"caffemodel, {generation_name} layers", {}, order=[])
+        order: list[str] = []
+        source = Source(f"caffemodel, {generation_name} layers", {}, order=order)
         for layer, generation in layers:
             kind = _kind(layer, generation)
             if kind is None:
                 continue
-            source.order.append(kind)
+            order.append(kind)
             if kind == "conv":
                 source.groups.append(_parameters(layer, generation.conv).integer(generation.group, 1))
             if kind == "norm":

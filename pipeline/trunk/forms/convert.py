@@ -102,11 +102,11 @@ def choose_architecture(source: Source, conv1_channels: int, fc_width: int, aske
             f"{where}: does not say in which order layers are run; give --architecture: bvlc_alexnet (Caffe's AlexNet: "
             "norm before pool), caffenet (pool before norm), or krizhevsky (the paper's: norm before pool, k = 2)"
         )
-    problems = {name: _contradictions(source, form_of(name, fc_width)) for name in ARCHITECTURES if name != "alexnet"}
-    for name, found in problems.items():
+    by_form = {name: _contradictions(source, form_of(name, fc_width)) for name in ARCHITECTURES if name != "alexnet"}
+    for name, found in by_form.items():
         if not found:
             return name
-    lines = [f"{name}: {problem}" for name, found in problems.items() for problem in found]
+    lines = [f"{name}: {problem}" for name, found in by_form.items() for problem in found]
     raise TrunkError(f"{where}: is of no form that is known here\n{enumerate_problems(lines)}")
 
 

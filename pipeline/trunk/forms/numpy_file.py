@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -52,7 +52,7 @@ class _Array:
         dtype = np.dtype(self.dtype.code).newbyteorder("<" if self.dtype.byte_order in "|=" else self.dtype.byte_order)
         if int(np.prod(self.shape, dtype=object)) * dtype.itemsize != len(self.data):
             raise ValueError(f"an array of shape {self.shape} has {len(self.data)} bytes")
-        order = "F" if self.fortran_order else "C"
+        order: Literal["F", "C"] = "F" if self.fortran_order else "C"
         return np.frombuffer(self.data, dtype).reshape(self.shape, order=order).astype(np.float32)
 
 

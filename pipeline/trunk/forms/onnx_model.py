@@ -83,22 +83,23 @@ def read_onnx(path: Path) -> Source:
         for kind, _, outputs, attributes in nodes:
             if kind == "Constant" and "value" in attributes and outputs:
                 tensors[outputs[0]] = _tensor(attributes["value"].messages(5)[-1], path.parent)
-        source = Source("ONNX", {}, order=[])
+        order: list[str] = []
+        source = Source("ONNX", {}, order=order)
         n_conv = n_linear = 0
         for kind, inputs, outputs, attributes in nodes:
             if kind == "LRN":
-                source.order.append("norm")
+                order.append("norm")
                 source.norms.append(_norm(attributes))
             elif kind == "MaxPool":
-                source.order.append("pool")
+                order.append("pool")
             elif kind == "Conv":
                 n_conv += 1
-                source.order.append("conv")
+                order.append("conv")
                 source.groups.append(attributes["group"].integer(3, 1) if "group" in attributes else 1)
                 _keep(source, f"conv{n_conv}", inputs[1:3], tensors)
             elif kind in ("Gemm", "MatMul"):
                 n_linear += 1
-                source.order.append("linear")
+                order.append("linear")
                 transposed = kind == "Gemm" and "transB" in attributes and attributes["transB"].integer(3) == 1
                 bias = inputs[2:3] if kind == "Gemm" else _added(outputs, nodes, tensors)
                 _keep(source, f"fc{n_linear}", [*inputs[1:2], *bias], tensors, transposed)

@@ -38,9 +38,10 @@ class Message:
     def blobs(self, number: int) -> list[memoryview]:
         """Bytes of every occurrence of a length-delimited field."""
         values = self._fields.get(number, [])
-        if any(kind != BYTES for kind, _ in values):
+        found = [value for kind, value in values if kind == BYTES and not isinstance(value, int)]
+        if len(found) < len(values):
             raise ValueError(f"field {number} is not what it should be")
-        return [value for _, value in values]
+        return found
 
     def messages(self, number: int) -> list[Message]:
         return [Message(blob) for blob in self.blobs(number)]
@@ -60,7 +61,7 @@ class Message:
         """A repeated integer field (int64), packed or not."""
         found: list[int] = []
         for kind, value in self._fields.get(number, []):
-            if kind == VARINT:
+            if isinstance(value, int):  # as for VARINT alone
                 found.append(_signed(value))
             elif kind == BYTES:
                 position = 0
@@ -80,7 +81,7 @@ class Message:
         wire_type, size = (FIXED32, 4) if dtype == "<f4" else (FIXED64, 8)
         pieces = []
         for kind, value in self._fields.get(number, []):
-            if kind not in (wire_type, BYTES) or len(value) % size:
+            if isinstance(value, int) or kind not in (wire_type, BYTES) or len(value) % size:
                 raise ValueError(f"field {number} is not what it should be")
             pieces.append(np.frombuffer(value, dtype))
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, dtype), *pieces])

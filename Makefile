@@ -22,7 +22,8 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 
 demo: $(READY)
 	pipeline data fetch demo
-	snakemake --quiet --cores $(CORES) results/demo_map.json results/demo_heads.json --config 'baselines=["random"]'
+	snakemake --quiet --cores $(CORES) results/demo_map.json
+	snakemake --quiet --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
 	@pipeline show results/demo_heads.json results/demo_map.json
 
 test: $(READY)

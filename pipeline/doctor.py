@@ -183,7 +183,10 @@ def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Coun
         counts, problems = count_split(content, ws.settings.sources)
     except PipelineError as error:
         first = str(error).splitlines()[0]
-        mend = f"pipeline data check {manifest.name}, or name the folder: --data-root DIR"
+        mend = (
+            f"pipeline data fetch {manifest.name}, or name the folder that holds {manifest.folder}/: --data-root DIR; "
+            f"pipeline data check {manifest.name} says more"
+        )
         return Finding(what, "bad", first, mend), None
     found = (
         f"{counts.pictures:,} pictures, {counts.rows:,} patches, in {dataset_folder(manifest, ws.settings.data_root)}"

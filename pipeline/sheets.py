@@ -51,7 +51,14 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
     name = head or ws.settings.head
     ws.settings.head_settings(name)  # refuses unknown names
     if dataset is not None:
-        return load_head(ws.head_path(dataset, name))
+        path = ws.head_path(dataset, name)
+        if not path.is_file():
+            raise HeadError(
+                f"{dataset}: no head {name!r} with these settings (no {path}); make it with: "
+                f"snakemake --cores 2 {ws.results}/{dataset}_map.json, or pipeline fit-head --dataset {dataset} "
+                f"--head {name}, with the same settings"
+            )
+        return load_head(path)
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))
     datasets = sorted({read_facts(path)["dataset"] for path in files})
     fitted = [each for each in datasets if ws.head_path(each, name).is_file()]
@@ -94,7 +101,7 @@ class SplitReader:
         if unknown:
             raise DatasetError(
                 f"{self.dataset} {name}: neither a file nor a picture of this split\n{enumerate_problems(unknown)}\n"
-                "give the path of a photo, or an id of the split (another one: --split)"
+                f"give the path of a photo, or an id such as {table.ids[0]} (of another split: --split)"
             )
         store = sealed_store(self.ws, self.dataset, name)
         check_joined(store, table)

@@ -241,8 +241,8 @@ def recipe_state(wildcards):
 
 def comparison_state(wildcards):
     """Changes with the comparison of recipes that a report takes in."""
-    path = RUN.compare_path(wildcards.dataset)
-    return path.stat().st_mtime_ns if path.is_file() else None
+    paths = (RUN.compare_path(wildcards.dataset), RUN.heads_path(wildcards.dataset))
+    return [path.stat().st_mtime_ns if path.is_file() else None for path in paths]
 
 
 def comparison_config(wildcards):

@@ -80,7 +80,7 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     from pipeline.errors import DatasetError, enumerate_problems
 
     report = check(load_manifest(name), root_of(data_root) if data_root else None, deep)
-    click.echo(f"{name} in {report.folder}")
+    click.echo(f"{name} in {report.folder}" if report.folder else f"{name}: not found")
     for split in report.splits:
         click.echo(f"  {split}")
     if not report.ok:

@@ -45,7 +45,7 @@ def command(
     \b
     Example:
       pipeline map photo.jpg
-      pipeline map --dataset demo demo_000123 --classes ball,crate --array
+      pipeline map --dataset demo val_0004 --classes ball,crate --array
     """
     from pipeline.sheets import run_map
 

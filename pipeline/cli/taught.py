@@ -39,7 +39,7 @@ def command(
 
     \b
     Example:
-      pipeline taught --dataset demo demo_000003
+      pipeline taught --dataset demo train_0003
       pipeline taught --dataset voc12 photo.jpg --annotation photo.xml
     """
     from pipeline.sheets import run_taught

@@ -319,7 +319,7 @@ def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Co
     ranking = read_ranking(ws, dataset, result["split"], head, say) if result["mAP"] is not None else None
     rows = class_rows(result, ranking)
     shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
-    comparison = read_comparison(ws.compare_path(dataset))
+    comparison = read_comparison(ws.compare_path(dataset)) or read_comparison(ws.heads_path(dataset))
     drawn = charts(result)
     if comparison is not None:
         drawn["comparison"] = svg(

@@ -1,3 +1,4 @@
+# make env    the environment alone, in .venv
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
 # make lint   formatters and linters
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test docs bench torture lint lock conda-env clean
+.PHONY: env demo test docs bench torture lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -19,6 +20,8 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY)
+
+env: $(READY)
 
 demo: $(READY)
 	pipeline data fetch demo

@@ -18,7 +18,7 @@ from pipeline.dataset.manifest import Manifest, dataset_folder, load_manifest
 from pipeline.dataset.voc import read_split
 from pipeline.errors import PipelineError
 from pipeline.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
-from pipeline.progress import format_seconds
+from pipeline.progress import format_bytes, format_seconds
 from pipeline.workspace import Workspace
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
@@ -54,10 +54,6 @@ def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
     yield from _folders(ws)
     if dataset is not None:
         yield from _dataset(ws, dataset)
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.0f} MiB"
 
 
 def _python() -> Finding:
@@ -112,9 +108,12 @@ def _memory() -> Finding:
     free = available_memory()
     if free < MEMORY_NEEDED:
         return Finding(
-            "memory", "bad", f"{_size(free)} available", f"close other programs: {_size(MEMORY_NEEDED)} are needed"
+            "memory",
+            "bad",
+            f"{format_bytes(free)} available",
+            f"close other programs: {format_bytes(MEMORY_NEEDED)} are needed",
         )
-    return Finding("memory", "ok", f"{_size(free)} available")
+    return Finding("memory", "ok", f"{format_bytes(free)} available")
 
 
 def _device(ws: Workspace) -> Iterator[Finding]:
@@ -162,7 +161,7 @@ def _folders(ws: Workspace) -> Iterator[Finding]:
         if not os.access(there, os.W_OK):
             yield Finding(name, "bad", f"{path}: cannot be written", f"choose another folder with --{name}")
             continue
-        yield Finding(name, "ok", f"{path.absolute()}: {_size(shutil.disk_usage(there).free)} free")
+        yield Finding(name, "ok", f"{path.absolute()}: {format_bytes(shutil.disk_usage(there).free)} free")
 
 
 def _dataset(ws: Workspace, dataset: str) -> Iterator[Finding]:
@@ -214,15 +213,15 @@ def _run(ws: Workspace, counted: list[Counts]) -> Iterator[Finding]:
     yield _disk(ws, plan)
     needed = max(stage.memory_bytes for stage in plan.stages.values())
     if needed > available_memory():
-        yield Finding("the run's memory", "bad", f"about {_size(needed)} are needed", "see: pipeline plan")
+        yield Finding("the run's memory", "bad", f"about {format_bytes(needed)} are needed", "see: pipeline plan")
     hours = ", ".join(f"{name} {format_seconds(3600 * stage.hours)}" for name, stage in plan.stages.items())
     yield Finding("the run's time", "ok", f"about {hours}, on {workers.cores} cores like those it was measured on")
 
 
 def _disk(ws: Workspace, plan: Plan) -> Finding:
     stage, free = plan.stages["extract"], ws.stores.free_bytes()
-    found = f"about {_size(stage.bytes_expected)}, at most {_size(stage.bytes_at_most)}"
+    found = f"about {format_bytes(stage.bytes_expected)}, at most {format_bytes(stage.bytes_at_most)}"
     if free is not None and stage.bytes_at_most > free:
         mend = "choose another --cache or --stores folder: extract refuses to begin like that"
-        return Finding("the run's disk", "bad", f"{found}; {_size(free)} are free", mend)
+        return Finding("the run's disk", "bad", f"{found}; {format_bytes(free)} are free", mend)
     return Finding("the run's disk", "ok", found)

@@ -31,6 +31,19 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def format_bytes(n_bytes: float) -> str:
+    """A number of bytes as a person reads it.
+
+    >>> format_bytes(700), format_bytes(2560), format_bytes(3 * 2**30)
+    ('700 B', '2.5 KiB', '3.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:,.1f} TiB"
+
+
 class Progress:
     """Counts work of a known total.
 

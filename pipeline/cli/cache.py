@@ -17,6 +17,7 @@ from pipeline.cli.common import (
     workspace_from,
 )
 from pipeline.cli.show import print_table
+from pipeline.progress import format_bytes
 
 STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
 
@@ -24,14 +25,6 @@ STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
 def _origin_options(function: Any) -> Any:
     text = "What the store was made from, where no receipt says so (with the settings of then)."
     return click.option("--dataset", help=text)(click.option("--split", help=text)(function))
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:,.1f} GiB"
 
 
 def _age(changed: float) -> str:
@@ -104,14 +97,14 @@ def list_cache(as_json: bool, **options: Any) -> None:
             store.folder.name,
             f"{origin}\n{trunk}",
             f"{store.identity['seen.n_rows']:,}" if store.identity else "?",
-            _size(store.bytes),
+            format_bytes(store.bytes),
             store.state,
             _age(store.changed),
             f"{len(store.heads)} heads, {len(store.results)} results" if store.used else "nothing",
         )
     print_table(table)
     total = sum(store.bytes for store in stores)
-    click.echo(f"{ws.stores}: {len(stores)} stores, {_size(total)}")
+    click.echo(f"{ws.stores}: {len(stores)} stores, {format_bytes(total)}")
 
 
 @command.command("verify")
@@ -140,7 +133,7 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
         reports.append(report)
         name = report.folder.name
         reasons = stale_reasons(ws, receipts[name]) if name in receipts else []
-        click.echo(f"{report.folder}: {report.state}, {report.parts} parts, {_size(report.bytes)}")
+        click.echo(f"{report.folder}: {report.state}, {report.parts} parts, {format_bytes(report.bytes)}")
         for line in (*map(str, report.findings[:10]), *(f"stale: {reason}" for reason in reasons)):
             click.secho(f"  - {line}", fg="red")
         if len(report.findings) > 10:
@@ -238,8 +231,8 @@ def collect(yes: bool, hours: float, **options: Any) -> None:
         click.echo(f"{path}: left by a killed run, removed")
     garbage = find_garbage(ws, hours * 3600)
     for item in garbage:
-        click.echo(f"{item.what}: {_size(item.bytes)}, {item.why}")
-    total = _size(sum(item.bytes for item in garbage))
+        click.echo(f"{item.what}: {format_bytes(item.bytes)}, {item.why}")
+    total = format_bytes(sum(item.bytes for item in garbage))
     if not garbage:
         click.echo(f"nothing to free: all is used, or younger than {hours:g} hours")
     elif not yes:

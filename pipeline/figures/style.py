@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import re
@@ -12,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pipeline.files import write_whole
 
@@ -80,6 +82,22 @@ def svg(figure: Figure, name: str, label: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     write_whole(path, png(figure))
+
+
+def jpeg_uri(pixels: np.ndarray, most_px: int | None = None) -> str:
+    """A JPEG in a URI, for a page.
+
+    Parameters
+    ----------
+    pixels : uint8 ndarray of shape (height, width, 3)
+    most_px : the longer side is made no longer than this
+    """
+    image = Image.fromarray(pixels)
+    if most_px is not None:
+        image.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=83)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def over_grey(colors: Colormap, share: float) -> ListedColormap:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from pipeline.errors import PipelineError, StoreError
 from pipeline.figures import curves
 from pipeline.figures.maps import blend, common_scale
 from pipeline.figures.ranking import Ranked
-from pipeline.figures.style import MAP_COLORS, svg
+from pipeline.figures.style import MAP_COLORS, jpeg_uri, svg
 from pipeline.files import read_json
 from pipeline.head.head import load_head
 from pipeline.photos import Look
@@ -49,18 +47,6 @@ class Shown:
     alt: str
     caption: str
     note: str
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """A JPEG in a URI.
-
-    Parameters
-    ----------
-    pixels : uint8 ndarray of shape (height, width, 3)
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @dataclass(frozen=True)
@@ -171,7 +157,7 @@ def shown_of(picture: Ranked, name: str, right: bool) -> Shown:
     what = "right" if right else "wrong"
     height, width = picture.pixels.shape[:2]
     return Shown(
-        data_uri(picture.pixels),
+        jpeg_uri(picture.pixels),
         width,
         height,
         f"{picture.id}, ranked {picture.rank} for {name}, {what}; it shows {shows}",
@@ -210,14 +196,14 @@ def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
     alt = f"map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
     return MappedClass(
         name,
-        Shown(data_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
-        Shown(data_uri(small), width, height, alt, name, f"0 to {highest:.2g}"),
+        Shown(jpeg_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
+        Shown(jpeg_uri(small), width, height, alt, name, f"0 to {highest:.2g}"),
     )
 
 
 def color_bar() -> str:
     """The colours of maps from low to high, as a data URI."""
-    return data_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
+    return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
 
 
 def stages_of(ws: Workspace, dataset: str, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:

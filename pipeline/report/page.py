@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from pipeline.files import write_whole
-from pipeline.progress import format_seconds
+from pipeline.progress import format_bytes, format_seconds
 from pipeline.report.content import Content, gather
 from pipeline.tables import Say
 from pipeline.workspace import Workspace
@@ -23,21 +23,13 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def bytes_text(n: float) -> str:
-    """
-    >>> bytes_text(734_003_200), bytes_text(2 * 2**30)
-    ('700 MiB', '2.0 GiB')
-    """
-    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:,.0f} MiB"
-
-
 def render(content: Content) -> str:
     """The page."""
     folder = files("pipeline.report")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "bytes": bytes_text, "duration": format_seconds}
+    environment.filters |= {"percent": percent, "bytes": format_bytes, "duration": format_seconds}
     template = environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
     return template.render(
         c=content,

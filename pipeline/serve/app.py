@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import secrets
 import tempfile
 import threading
@@ -15,10 +13,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request
-from PIL import Image
 
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.figures.maps import blend, common_scale
+from pipeline.figures.style import jpeg_uri
 from pipeline.head.head import Head
 from pipeline.photos import Photo, PhotoReader
 from pipeline.scoring.scores import applicable, format_aggregation
@@ -31,15 +29,6 @@ PHOTOS_KEPT = 8
 MOST_BYTES = 64 * 2**20
 MAP_PX = 640
 N_MAPS = 6
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """A JPEG in a URI, its longer side at most `MAP_PX`."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((MAP_PX, MAP_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class Desk:
@@ -114,11 +103,14 @@ class Desk:
             "k": format_aggregation(chosen),
             "ks": [format_aggregation(each) for each in known],
             "patches": len(photo.rows),
-            "picture": data_uri(photo.pixels),
+            "picture": jpeg_uri(photo.pixels, MAP_PX),
             "highest": float(scale.vmax),
             "scores": [{"class": look.classes[c], "score": float(scores[c])} for c in order],
             "maps": [
-                {"class": look.classes[c], "map": data_uri((255 * blend(photo.pixels, values, scale)).astype(np.uint8))}
+                {
+                    "class": look.classes[c],
+                    "map": jpeg_uri((255 * blend(photo.pixels, values, scale)).astype(np.uint8), MAP_PX),
+                }
                 for c, values in zip(columns, maps, strict=True)
             ],
         }

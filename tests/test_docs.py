@@ -47,7 +47,8 @@ def test_the_walk_through_runs(demo_folder, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "<Features demo train, " in out
     accuracies = [float(line) for line in out.splitlines() if re.fullmatch(r"0?\.\d+|1\.0", line)]
-    assert len(accuracies) == 2 and min(accuracies) > 0.5
+    # Of twelve classes, learned from thirty pictures.
+    assert len(accuracies) == 2 and min(accuracies) > 0.3
 
 
 def test_stores_open_in_xarray_and_dask_without_our_code(demo_folder):

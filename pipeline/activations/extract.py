@@ -200,10 +200,10 @@ def compute_layers(
 
 def one_behind(launched: Iterator[Launched]) -> Iterator[Launched]:
     """The same batches, each when the next one has been launched: a device that works by itself never waits."""
-    before = next(launched, None)
+    before = None
     for batch in launched:
-        assert before is not None
-        yield before
+        if before is not None:
+            yield before
         before = batch
     if before is not None:
         yield before

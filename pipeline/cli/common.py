@@ -25,6 +25,15 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def names_in(text: str, every: str) -> list[str]:
+    """Names that are joined by commas; none for the word that stands for `every` one, or for those to be chosen.
+
+    >>> names_in("ball, crate", "all"), names_in("all", "all")
+    (['ball', 'crate'], [])
+    """
+    return [] if text == every else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def json_option(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import echo_json, json_option, say, settings_options, workspace_from
+from pipeline.cli.common import echo_json, json_option, names_in, say, settings_options, workspace_from
 
 
 @click.command("map")
@@ -49,7 +49,7 @@ def command(
     """
     from pipeline.sheets import run_map
 
-    wanted = [] if classes == "auto" else [name.strip() for name in classes.split(",") if name.strip()]
+    wanted = names_in(classes, "auto")
     made = run_map(workspace_from(options), images, dataset, split, head, wanted, out, arrays, highest, say)
     if as_json:
         echo_json(made)

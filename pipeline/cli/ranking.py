@@ -11,6 +11,7 @@ from pipeline.cli.common import (
     dataset_option,
     echo_json,
     json_option,
+    names_in,
     say,
     settings_options,
     split_option,
@@ -52,7 +53,7 @@ def command(
     from pipeline.sheets import run_ranking
 
     ws = workspace_from(options)
-    wanted = [] if classes == "all" else [name.strip() for name in classes.split(",") if name.strip()]
+    wanted = names_in(classes, "all")
     paths = run_ranking(ws, dataset, split, head or ws.settings.head, wanted, top, out, say)
     if as_json:
         echo_json([path.as_posix() for path in paths])

@@ -166,21 +166,24 @@ def shown_of(picture: Ranked, name: str, right: bool) -> Shown:
     )
 
 
-def ranked_pictures(ranking: Ranking, classes: Sequence[str]) -> dict[str, tuple[list[Shown], list[Shown]]]:
-    """The highest right and wrong pictures of each class."""
-    found = {}
-    for name in track(classes, "pictures of the report", len(classes), "classes"):
-        right, wrong = ranking.of_class(name, PICTURES_A_CLASS)
-        found[name] = [shown_of(p, name, True) for p in right], [shown_of(p, name, False) for p in wrong]
-    return found
+RankedClasses = Mapping[str, tuple[list[Ranked], list[Ranked]]]
+"""The highest right and wrong pictures of each class."""
 
 
-def mapped_classes(ws: Workspace, ranking: Ranking, head: str, classes: Sequence[str], say: Say) -> list[MappedClass]:
+def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[Shown]]]:
+    """The highest right and wrong pictures of each class, for the page."""
+    return {
+        name: ([shown_of(p, name, True) for p in right], [shown_of(p, name, False) for p in wrong])
+        for name, (right, wrong) in ranked.items()
+    }
+
+
+def mapped_classes(ws: Workspace, ranking: Ranking, head: str, ranked: RankedClasses, say: Say) -> list[MappedClass]:
     """For each class its highest right picture and the map of the class over it."""
     fitted = load_head(ws.head_path(ranking.dataset, head))
     if fitted.scale == POOLED or fitted.facts["how"]["how.source"] != "grid":
         return []
-    best = {name: right[0] for name in classes if (right := ranking.of_class(name, 1)[0])}
+    best = {name: right[0] for name, (right, _) in ranked.items() if right}
     ids = list(dict.fromkeys(picture.id for picture in best.values()))
     looks = dict(zip(ids, SplitReader(ws, fitted, ranking.dataset, ranking.split, say).looks(ids), strict=True))
     return [_mapped(name, picture, looks[picture.id]) for name, picture in best.items()]
@@ -305,6 +308,10 @@ def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Co
     ranking = read_ranking(ws, dataset, result["split"], head, say) if result["mAP"] is not None else None
     rows = class_rows(result, ranking)
     shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
+    ranked = {}
+    if ranking is not None:
+        for name in track(shown, "pictures of the report", len(shown), "classes"):
+            ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
     comparison = read_comparison(ws.compare_path(dataset)) or read_comparison(ws.heads_path(dataset))
     drawn = charts(result)
     if comparison is not None:
@@ -318,8 +325,8 @@ def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Co
         shown_classes=shown,
         precision_recall=precision_recall_charts(ranking, shown) if ranking else {},
         charts=drawn,
-        ranked=ranked_pictures(ranking, shown) if ranking else {},
-        mapped=mapped_classes(ws, ranking, head, shown, say) if ranking else [],
+        ranked=ranked_pictures(ranked),
+        mapped=mapped_classes(ws, ranking, head, ranked, say) if ranking else [],
         color_bar=color_bar(),
         comparison=comparison,
         stages=stages_of(ws, dataset, splits, result),

@@ -16,6 +16,33 @@ from pipeline.settings import POOLED, Aggregation, check_aggregation
 HIGHEST_ODDS = 1 + 1e-6
 
 
+class WholePictures:
+    """Hands patch scores on picture by picture, however they come: those of the last one wait for what may follow.
+
+    Attributes
+    ----------
+    rest : scores (n, n_classes) and pictures (n,) of the last picture
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        self.rest: tuple[np.ndarray, np.ndarray] = np.zeros((0, n_classes), np.float32), np.zeros(0, np.int64)
+
+    def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and pictures of all pictures that are complete now.
+
+        Raises
+        ------
+        ValueError
+            Pictures do not rise.
+        """
+        scores, picture = np.concatenate([self.rest[0], patch_scores]), np.concatenate([self.rest[1], picture])
+        if (np.diff(picture) < 0).any():
+            raise ValueError("patches must come in the order of their pictures")
+        last = np.searchsorted(picture, picture[-1]) if len(picture) else 0
+        self.rest = scores[last:].copy(), picture[last:].copy()
+        return scores[:last], picture[:last]
+
+
 class PictureScores:
     """Accumulates patch scores picture by picture.
 
@@ -40,8 +67,7 @@ class PictureScores:
         if POOLED in self.aggregations:
             raise ValueError("pooled is no aggregation of patch scores")
         self._out = np.full((len(self.aggregations), n_pictures, n_classes), np.nan)
-        # Patches of the last picture seen, which may go on.
-        self._scores, self._picture = np.zeros((0, n_classes), np.float32), np.zeros(0, np.int64)
+        self._pictures = WholePictures(n_classes)
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
         """Add patches.
@@ -59,17 +85,12 @@ class PictureScores:
         if not len(picture):
             return
         self._check(patch_scores)
-        scores, picture = np.concatenate([self._scores, patch_scores]), np.concatenate([self._picture, picture])
-        if (np.diff(picture) < 0).any():
-            raise ValueError("patches must come in the order of their pictures")
-        last = np.searchsorted(picture, picture[-1])
-        self._aggregate_into(self._out, scores[:last], picture[:last])
-        self._scores, self._picture = scores[last:].copy(), picture[last:].copy()
+        self._aggregate_into(self._out, *self._pictures.add(patch_scores, picture))
 
     def result(self) -> np.ndarray:
         """float64 ndarray of shape (n_aggregations, n_pictures, n_classes); NaN for no patch at all."""
         out = self._out.copy()
-        self._aggregate_into(out, self._scores, self._picture)
+        self._aggregate_into(out, *self._pictures.rest)
         return out
 
     def _check(self, patch_scores: np.ndarray) -> None:

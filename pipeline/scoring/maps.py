@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.dataset.voc import Annotation
 from pipeline.patches.table import PatchTable
+from pipeline.scoring.aggregation import WholePictures
 
 
 class Cover:
@@ -64,12 +65,11 @@ class Cover:
 
     def steady_mean(self, scores: np.ndarray) -> np.ndarray:
         """`mean` drawn to the picture's own where few patches are; else as `mean`."""
-        covered = self.n_patches[self.n_patches > 0]
-        weight = float(np.median(covered)) if len(covered) else 0.0
-        overall = np.asarray(scores, float).mean(0)[:, None, None]
-        return (np.nan_to_num(self.mean(scores)) * self.n_patches + weight * overall) / np.where(
-            self.n_patches > 0, self.n_patches + weight, np.nan
-        )
+        scores = np.asarray(scores, float)
+        covered = self.n_patches > 0
+        weight = float(np.median(self.n_patches[covered]))
+        total = self._sum(scores) + weight * scores.mean(0)[:, None, None]
+        return np.where(covered, total / (self.n_patches + weight), np.nan)
 
     def pixels(self, cells: np.ndarray) -> np.ndarray:
         """Cells (k, n_rows, n_columns) as pixels: float32 ndarray (k, height, width), by the centre of each pixel."""
@@ -122,22 +122,16 @@ class Peaks:
     def __init__(self, table: PatchTable) -> None:
         self._table, self._first_row = table, table.first_row
         self._peak_xy = np.full((len(table.ids), len(table.classes), 2), np.nan, np.float32)
-        # Patches of the last picture seen, which may go on.
-        self._scores, self._picture = np.zeros((0, len(table.classes)), np.float32), np.zeros(0, np.int64)
+        self._pictures = WholePictures(len(table.classes))
         self._covers: dict[bytes, Cover] = {}
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
         """Add patches (n, n_classes) of pictures (n,), rising, also from call to call."""
-        if not len(picture):
-            return
-        scores, picture = np.concatenate([self._scores, patch_scores]), np.concatenate([self._picture, picture])
-        last = np.searchsorted(picture, picture[-1])
-        self._find(scores[:last], picture[:last])
-        self._scores, self._picture = scores[last:].copy(), picture[last:].copy()
+        self._find(*self._pictures.add(patch_scores, picture))
 
     def result(self) -> np.ndarray:
         """(x, y) in pixels: float32 ndarray of shape (n_pictures, n_classes, 2), NaN for classes not shown."""
-        self._find(self._scores, self._picture)
+        self._find(*self._pictures.rest)
         return self._peak_xy
 
     def _find(self, scores: np.ndarray, picture: np.ndarray) -> None:

@@ -27,7 +27,8 @@ from zarr.codecs.numcodecs import PCodec
 from zarr.storage import MemoryStore
 
 from pipeline.activations.layout import INNER_CHUNK_ROWS, quantise, restore
-from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.store import Store
+from pipeline.activations.writer import StoreWriter, create_store
 
 TRANSPOSE = {"filters": [TransposeCodec(order=(1, 0))]}
 ROWS_OF_F16: dict[str, dict[str, Any]] = {

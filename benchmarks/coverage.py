@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from pipeline.average_precision import mean_average_precision
-from pipeline.scoring.uncertainty import bootstrap_map, interval, paired_difference
+from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
 
 N_CLASSES = 20
 # Shares of pictures that show a class, and how well it is told apart, in deviations; one class is in 40 %.

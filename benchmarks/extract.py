@@ -28,17 +28,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.activations.extract import extract
-from pipeline.dataset.demo import draw_demo
+from pipeline.activations.extraction import extract
+from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable, make_table
-from pipeline.settings import GridSettings
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
-from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import Trunk
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CPU = torch.device("cpu")
 

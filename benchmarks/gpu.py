@@ -31,15 +31,16 @@ import torch
 from extract import load
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.activations.extract import Extraction
+from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import open_folder
-from pipeline.dataset.demo import draw_demo
+from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.voc import read_split
+from pipeline.dataset.read import read_split
 from pipeline.head.head import fit_head
+from pipeline.head.settings import HeadSettings
+from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.patches.table import make_table
 from pipeline.scoring.scores import score_split
-from pipeline.settings import GridSettings, HeadSettings, LabelSettings
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.runner import DTYPES, TrunkRunner, resolve_precision

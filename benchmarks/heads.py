@@ -29,21 +29,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.activations.extract import log_name
+from pipeline.activations.run_log import log_name
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head import strong, weak
+from pipeline.head.bags import Pictures
 from pipeline.head.fitting import fit_network, make_optimizer
 from pipeline.head.head import Head, fit_head, fit_heads
-from pipeline.head.pictures import Pictures
+from pipeline.head.settings import HeadSettings, WeakSettings
 from pipeline.head.task import FitTask, RowReader
+from pipeline.io.yaml import read_mapping
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.run import sealed_store, set_threads
 from pipeline.scoring.scores import make_accumulator, score_split
-from pipeline.settings import HeadSettings, LabelSettings, WeakSettings, parse_run_settings
-from pipeline.tables import current_table
-from pipeline.workspace import Workspace
-from pipeline.yaml_files import read_mapping
+from pipeline.stages.extract import sealed_store
+from pipeline.stages.patches import current_table
+from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.trunk import set_threads
+from pipeline.stages.workspace import Workspace
 
 STRONG = HeadSettings()
 WEAK = WeakSettings(kind="weak", top=20)

@@ -13,10 +13,11 @@ import argparse
 import numpy as np
 from sklearn.svm import LinearSVC
 
-from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
-from pipeline.dataset.voc import Split, read_split
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Split
+from pipeline.metrics.average_precision import mean_average_precision
 
 
 def histograms(split: Split) -> np.ndarray:

@@ -55,12 +55,14 @@ def main() -> None:
     from PIL import Image
     from safetensors.torch import save_file
 
+    from pipeline.activations.compute import compute_rows
     from pipeline.activations.cutting import cut_patches
-    from pipeline.activations.extract import StageClock, compute_rows, plan_rows
+    from pipeline.activations.row_plan import plan_rows
+    from pipeline.activations.run_log import StageClock
+    from pipeline.patches.settings import GridSettings
     from pipeline.patches.table import make_table
-    from pipeline.settings import GridSettings
     from pipeline.trunk.registry import load_trunk
-    from pipeline.trunk.torchvision_import import import_torchvision
+    from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, required=True, help="of thingsvision's environment")

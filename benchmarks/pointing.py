@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.voc import read_split
+from pipeline.dataset.read import read_split
 from pipeline.head.head import load_head
-from pipeline.run import sealed_store, set_threads
+from pipeline.io.yaml import read_mapping
 from pipeline.scoring.maps import Cover, point_at
-from pipeline.settings import parse_run_settings
-from pipeline.tables import current_table
-from pipeline.workspace import Workspace
-from pipeline.yaml_files import read_mapping
+from pipeline.stages.extract import sealed_store
+from pipeline.stages.patches import current_table
+from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.trunk import set_threads
+from pipeline.stages.workspace import Workspace
 
 MAPS = {
     "plain mean": lambda cover, scores: cover.mean(scores),

@@ -1,6 +1,6 @@
 """Time, memory, bytes and files of the stages at 1x, 3x and 10x pictures, and the unit costs of `pipeline plan`.
 
-    python benchmarks/scale.py --runs 3 --json docs/measured/scale.json --costs pipeline/costs.yaml
+    python benchmarks/scale.py --runs 3 --json docs/measured/scale.json --costs pipeline/preflight/costs.yaml
 
 Each stage is the real command in a process of its own, on drawn pictures, trunk alexnet64; seconds are
 from start to end, peak memory is what the kernel states of that process. Medians of the runs, which are
@@ -31,7 +31,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.dataset.demo import CLASSES, draw_demo
+from pipeline.dataset.demo.scenes import CLASSES, draw_demo
 
 # The kernel lets a process begin with the peak memory of the one that started it: torch stays out of
 # this one, and what needs it runs in processes of its own (`apart`).
@@ -148,7 +148,7 @@ def random_weights(trunk: str, path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from pipeline.trunk.torchvision_import import import_torchvision
+    from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     torch.manual_seed(0)
     model = import_torchvision().models.get_model(trunk.removeprefix("torchvision/"), weights=None)
@@ -187,8 +187,8 @@ def picture_costs(work: Path, name: str, runs: int) -> dict[str, float]:
     """Decoding of one picture on one core, and the memory of its entry in a split."""
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.picture import decode_picture
-    from pipeline.dataset.voc import read_split
-    from pipeline.files import sha256_bytes
+    from pipeline.dataset.read import read_split
+    from pipeline.io.digests import sha256_bytes
 
     manifest = load_manifest(name, work / "data_manifests")
     split, kept, _ = traced_bytes(lambda: read_split(manifest, "all"))
@@ -208,13 +208,13 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     import torch
 
     from pipeline.activations.cutting import cut_patches
-    from pipeline.activations.extract import identity_of
+    from pipeline.activations.extraction import identity_of
     from pipeline.activations.layout import encode_part, make_metadata, parts_of
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.picture import decode_picture
-    from pipeline.dataset.voc import read_split
+    from pipeline.dataset.read import read_split
+    from pipeline.patches.settings import GridSettings
     from pipeline.patches.table import make_table
-    from pipeline.settings import GridSettings
     from pipeline.trunk.registry import load_trunk
     from pipeline.trunk.runner import TrunkRunner, resolve_precision
 
@@ -338,8 +338,8 @@ def rounded(value: Any) -> Any:
 
 def compare_with_plan(costs: dict[str, Any], entry: dict[str, Any], cores: int) -> dict[str, float]:
     """Seconds of an extraction by the plan, which knows trunk, cutting and writing each alone, and as measured."""
-    from pipeline.costs import Costs
-    from pipeline.plan import Counts, Workers, make_plan, trunk_rate
+    from pipeline.preflight.costs import Costs
+    from pipeline.preflight.plan import Counts, Workers, make_plan, trunk_rate
 
     table, workers = Costs.model_validate(costs), Workers(1, cores)
     trunk = table.trunk("alexnet64", "fc7")

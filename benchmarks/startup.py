@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.settings import parse_run_settings
-from pipeline.tables import current_table
-from pipeline.workspace import Workspace
+from pipeline.stages.patches import current_table
+from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent.parent
 N_PICTURES = 10_000

@@ -14,7 +14,7 @@ from pydantic import BaseModel  # noqa: E402
 from pydantic_core import PydanticUndefined  # noqa: E402
 
 import pipeline  # noqa: E402
-from pipeline.settings import RunSettings  # noqa: E402
+from pipeline.stages.settings import RunSettings  # noqa: E402
 
 project = "pipeline"
 author = "the authors of pipeline"

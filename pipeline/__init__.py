@@ -18,24 +18,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pipeline.api import (
-        Features,
-        PatchDataset,
-        load_scores,
-        open_features,
-        open_photo_reader,
-        open_store,
-        open_workspace,
-    )
-    from pipeline.classifier import HeadClassifier
+from pipeline.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from pipeline.activations.features import Features, PatchDataset
+    from pipeline.api import load_scores, open_features, open_photo_reader, open_store, open_workspace
+    from pipeline.head.classifier import HeadClassifier
 
 _PLACES = {
-    "Features": "api",
-    "HeadClassifier": "classifier",
-    "PatchDataset": "api",
+    "Features": "activations.features",
+    "HeadClassifier": "head.classifier",
+    "PatchDataset": "activations.features",
     "load_scores": "api",
     "open_features": "api",
     "open_photo_reader": "api",

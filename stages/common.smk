@@ -6,10 +6,12 @@ from functools import cache
 import yaml
 from snakemake.exceptions import WorkflowError
 
+from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.dataset.manifest import known_datasets, load_manifest
-from pipeline.errors import MissingDataError, PipelineError
-from pipeline.files import digest_of, write_whole
-from pipeline.recipes import (
+from pipeline.io.errors import MissingDataError, PipelineError
+from pipeline.io.digests import digest_of
+from pipeline.io.atomic import write_whole
+from pipeline.recipes.catalogue import (
     compared_recipes,
     find_recipe,
     heads_run,
@@ -17,8 +19,8 @@ from pipeline.recipes import (
     needs_boxes,
     parts_of,
 )
-from pipeline.settings import parse_run_settings
-from pipeline.workspace import VERSIONS, Workspace
+from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.workspace import VERSIONS, Workspace
 
 
 def stop(error):
@@ -65,7 +67,7 @@ def parse_recipes():
 # What each digest in a file's name stands for: the main run, and the runs of every compared recipe.
 COMPARISONS = parse_recipes()
 RECIPES = {
-    (name, ws.recipe_digest(name)): ws
+    (name, recipe_digest(ws, name)): ws
     for ws, names in COMPARISONS.values()
     for name in (part for compared in names for part in parts_of(ws.settings, compared))
 }
@@ -74,7 +76,7 @@ RECIPES = {
 def recipe_runs(ws, name):
     """The runs of a recipe, one a seed; of a join, its members'."""
     return [
-        ws.with_recipe(member, seed)
+        recipe_workspace(ws, member, seed)
         for member in members_of(ws.settings, name)
         for seed in ws.settings.seeds
     ]

@@ -66,7 +66,7 @@ def recipe_inputs(wildcards):
     ws = RECIPES[wildcards.recipe, wildcards.digest]
     recipe = find_recipe(ws.settings, wildcards.recipe)
     if recipe.join:
-        return [ws.recipe_path(wildcards.dataset, member) for member in recipe.join]
+        return [recipe_path(ws, wildcards.dataset, member) for member in recipe.join]
     entry = manifest(wildcards)
     return [
         path(wildcards.dataset, split)
@@ -83,7 +83,7 @@ def compared_outcomes(comparison):
     def outcomes(wildcards):
         boxes = manifest(wildcards).has_boxes
         able = [name for name in names if boxes or not needs_boxes(ws.settings, name)]
-        return [ws.recipe_path(wildcards.dataset, name) for name in able]
+        return [recipe_path(ws, wildcards.dataset, name) for name in able]
 
     return outcomes
 

@@ -12,18 +12,20 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.activations.store import Store
-from pipeline.average_precision import mean_average_precision
 from pipeline.cli.main import cli
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.voc import read_split
-from pipeline.errors import DatasetError
-from pipeline.files import read_json
+from pipeline.dataset.read import read_split
 from pipeline.head.head import fit_head, load_head
+from pipeline.head.settings import HeadSettings
+from pipeline.io.atomic import read_json
+from pipeline.io.errors import DatasetError
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings
 from pipeline.patches.table import PatchTable, make_table, read_table
-from pipeline.recipes import apply_recipe
+from pipeline.recipes.catalogue import apply_recipe
 from pipeline.scoring.scores import score_split
-from pipeline.settings import BoxSettings, CropSettings, GridSettings, HeadSettings, LabelSettings, RunSettings
+from pipeline.stages.settings import RunSettings
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data_manifests"
 HEAD = {"hidden": [256], "max_epochs": [30, 10, 5], "batch": 32}

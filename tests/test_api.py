@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.dataset.demo import draw_demo
-from pipeline.errors import DatasetError, PipelineError, StoreError
-from pipeline.run import run_extract, run_fit, run_score
+from pipeline.dataset.demo.scenes import draw_demo
+from pipeline.io.errors import DatasetError, PipelineError, StoreError
+from pipeline.stages.extract import run_extract
+from pipeline.stages.fit_head import run_fit
+from pipeline.stages.score import run_score
 
 VALUES = {"trunk": "random", "precision": "fp32", "threads": 1, "grid": {"scales": [1.0, 2.0], "overlap": 0.5}}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.demo import draw_demo
+from pipeline.dataset.demo.scenes import draw_demo
 
 ROOT = Path(__file__).parent.parent
 STEPS = (

@@ -2,7 +2,7 @@
 
     python tools/make_synsets.py /usr/share/wordnet > all.tsv
     python tools/make_synsets.py /usr/share/wordnet --paper --classes tiny.txt --classes ilsvrc2012.txt \\
-        > pipeline/trunk/wordnet.tsv
+        > pipeline/trunk/pretrain/wordnet.tsv
 
 The folder holds ``data.noun`` (on Debian the package wordnet-base brings it). Without options the table
 has every noun, which takes 6 MB; with ``--classes`` (lists of wnids, one a line), ``--below`` and
@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.trunk.selection import read_class_list
-from pipeline.trunk.synsets import PAPER_NODES, Synsets
+from pipeline.trunk.pretrain.classes import read_class_list
+from pipeline.trunk.pretrain.synsets import PAPER_NODES, Synsets
 
 KIND_OF = ("@", "@i")  # hypernym, and hypernym of an instance
 

@@ -16,9 +16,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.activations.extract import Extraction, PartMaker, PartTask, Say, StageClock
+from pipeline.activations.extraction import Extraction, Say
 from pipeline.activations.identity import Identity
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.activations.parts import PartMaker, PartTask
+from pipeline.activations.run_log import StageClock
+from pipeline.io.errors import PipelineError, SettingsError
 
 RETRIES = 2
 CONNECT_S = 30.0

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import PipelineError, SettingsError
-from pipeline.files import create_whole, write_whole
-from pipeline.settings import refuse_credentials
+from pipeline.io.atomic import create_whole, write_whole
+from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.model import refuse_credentials
 
 
 class Folder(Protocol):

@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.activations import VERSION
 from pipeline.dataset.picture import DECODER
-from pipeline.errors import enumerate_problems
-from pipeline.files import digest_of, sha256_bytes
+from pipeline.io.digests import digest_of, sha256_bytes
+from pipeline.io.messages import enumerate_problems
 from pipeline.patches.table import PatchTable
 from pipeline.trunk import VERSION as TRUNK_VERSION
 from pipeline.trunk.runner import TrunkRunner

@@ -31,8 +31,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipeline.activations.identity import Identity, fingerprint
-from pipeline.files import sha256_bytes
-from pipeline.settings import Codec
+from pipeline.activations.settings import Codec
+from pipeline.io.digests import sha256_bytes
 
 # Of pcodec, once an array: that other implementations of zarr may not know it; docs/store-format.md says what to do.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")

@@ -8,10 +8,9 @@ were checked are the bytes that are used, on every kind of folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,70 +26,20 @@ from pipeline.activations.layout import (
     arrays_of,
     codec_of,
     decode_object,
-    encode_part,
-    make_metadata,
-    make_record,
     make_seal,
     metadata_names,
     parts_of,
     restore,
     stated,
 )
-from pipeline.errors import StoreError, enumerate_problems
-from pipeline.files import read_signed_json, signed_json
-from pipeline.settings import Codec
+from pipeline.io.checksummed import read_signed_json
+from pipeline.io.errors import StoreError
+from pipeline.io.messages import enumerate_problems
 
 PARTS_AHEAD = 2
 """Parts that are read at once, and wait in memory while another one is used."""
 FINITE_BLOCK_ROWS = 128
 MEND = "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
-
-
-def create_store(
-    place: str | Path | Folder,
-    identity: Identity,
-    picture_ids: tuple[str, ...],
-    made_from: Mapping[str, str],
-    codec: Codec = "small",
-) -> None:
-    """Create an empty store with its identity, or check that the one there has the same.
-
-    Parameters
-    ----------
-    made_from : names of dataset, split and trunk, for people; no part of the identity
-    codec : of a new store; one that is there keeps its own
-
-    Raises
-    ------
-    StoreError
-        Something else is there; the message names the fields that differ.
-    """
-    folder = open_folder(place)
-    names = metadata_names(arrays_of(identity))
-    there = folder.read_many(names)
-    if len(there) < len(names):
-        codec = _recorded_codec(folder, identity) or codec
-        for name, data in make_metadata(identity, picture_ids, made_from, codec).items():
-            # What is there stays: whether it is the same is seen below, and by the seal.
-            if name not in there:
-                folder.create(name, data)
-    stated_identity = read_identity(folder)
-    if stated_identity != identity:
-        raise StoreError(
-            f"{folder}: holds other activations than were asked for\n{explain_differences(stated_identity, identity)}\n"
-            f"remove it, or ask for what it holds"
-        )
-
-
-def _recorded_codec(folder: Folder, identity: Identity) -> Codec | None:
-    """The codec of the parts that are there, for a store that lost its metadata; None for a new store."""
-    # A new store has none, which one listing says: asking for each would be as many requests as it will have parts.
-    there = folder.sizes()
-    for part in parts_of(identity):
-        if part.record_name in there:
-            with contextlib.suppress(ValueError):
-                return read_signed_json(folder.read(part.record_name)).get("codec", "zstd")
-    return None
 
 
 def read_attributes(folder: Folder) -> dict[str, Any]:
@@ -135,80 +84,6 @@ def check_record(data: bytes, part: Part, store_fingerprint: str, codec: str | N
     if codec is not None and record.get("codec", "zstd") != codec:
         raise ValueError(f"is of another codec than the store's, {codec}")
     return record
-
-
-class StoreWriter:
-    """Writes parts of one store. Several writers, also in several processes, may share a store.
-
-    Parameters
-    ----------
-    place : of a store made by `create_store`
-
-    Raises
-    ------
-    StoreError
-        Not a store, or its metadata are damaged.
-    """
-
-    def __init__(self, place: str | Path | Folder) -> None:
-        self.folder = open_folder(place)
-        self.identity = read_identity(self.folder)
-        self.fingerprint = fingerprint(self.identity)
-        self.parts = parts_of(self.identity)
-        self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
-        try:
-            self.codec = codec_of(self._metadata)
-        except ValueError as error:
-            raise StoreError(f"{self.folder}: damaged: {error}; {MEND}") from error
-
-    def is_recorded(self, part: Part) -> bool:
-        """Whether a part is there, by a sound record."""
-        try:
-            check_record(self.folder.read(part.record_name), part, self.fingerprint, self.codec)
-        except (OSError, ValueError):
-            return False
-        return True
-
-    def missing(self) -> list[Part]:
-        """Parts without a sound record: what is left to do."""
-        found = self.folder.read_many(part.record_name for part in self.parts)
-        missing = []
-        for part in self.parts:
-            try:
-                check_record(found.get(part.record_name, b""), part, self.fingerprint, self.codec)
-            except ValueError:
-                missing.append(part)
-        return missing
-
-    @property
-    def sealed(self) -> bool:
-        return self.folder.exists(SEAL)
-
-    def write_part(self, part: Part, columns: Mapping[str, np.ndarray]) -> None:
-        """Write all objects of a part, then its record.
-
-        Parameters
-        ----------
-        columns : ``activations`` (n, width) float16, finite; ``picture``, ``box_xyxy``, ``scale``
-        """
-        objects = encode_part(self._metadata, part, columns)
-        for name, data in objects.items():
-            self.folder.write(name, data)
-        self.folder.write(part.record_name, signed_json(make_record(part, self.fingerprint, objects, self.codec)))
-
-    def seal(self) -> None:
-        """Write the seal; every part must have its record.
-
-        Raises
-        ------
-        StoreError
-        """
-        missing = self.missing()
-        if missing:
-            raise StoreError(f"{self.folder}: {len(missing)} parts have no record, it cannot be sealed")
-        records = self.folder.read_many(part.record_name for part in self.parts)
-        metadata = self.folder.read_many(self._metadata)
-        self.folder.write(SEAL, signed_json(make_seal(self.identity, records, metadata)))
 
 
 def all_finite(values: np.ndarray) -> bool:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations import SEAL
-from pipeline.activations.extract import StageClock, compute_rows, plan_rows
+from pipeline.activations.compute import compute_rows
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import FORMAT, Identity, fingerprint
 from pipeline.activations.layout import CODEC_AT, Part, arrays_of, codec_of, metadata_names, parts_of, stated
+from pipeline.activations.row_plan import plan_rows
+from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store, check_record, read_identity
-from pipeline.errors import StoreError
-from pipeline.files import read_signed_json
+from pipeline.io.checksummed import read_signed_json
+from pipeline.io.errors import StoreError
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 

@@ -17,7 +17,7 @@ from pipeline.cli.common import (
     workspace_from,
 )
 from pipeline.cli.show import print_table
-from pipeline.progress import format_bytes
+from pipeline.io.progress import format_bytes
 
 STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
 
@@ -64,7 +64,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
     """
     from rich.table import Table
 
-    from pipeline.cache import list_stores
+    from pipeline.cache.inventory import list_stores
 
     ws = workspace_from(options)
     stores = list_stores(ws)
@@ -122,9 +122,11 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
       pipeline cache verify
       pipeline cache verify demo-train-alexnet64-fc7-0123456789ab.zarr --recompute 200
     """
-    from pipeline.cache import count_findings, read_receipts, stale_reasons, verify_small_files, verify_stores
-    from pipeline.cache import recompute as recompute_store
-    from pipeline.errors import PipelineError, enumerate_problems
+    from pipeline.cache.inventory import read_receipts
+    from pipeline.cache.verify import count_findings, stale_reasons, verify_small_files, verify_stores
+    from pipeline.cache.verify import recompute as recompute_store
+    from pipeline.io.errors import PipelineError
+    from pipeline.io.messages import enumerate_problems
 
     ws = workspace_from(dict(options))
     receipts = {receipt.store: receipt for receipt in read_receipts(ws)[0]}
@@ -177,8 +179,10 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
       pipeline cache repair
       pipeline cache repair demo-train-alexnet64-fc7-0123456789ab.zarr
     """
-    from pipeline.cache import repair_small_file, repair_store, verify_small_files, verify_stores
-    from pipeline.errors import PipelineError, enumerate_problems
+    from pipeline.cache.repair import repair_small_file, repair_store
+    from pipeline.cache.verify import verify_small_files, verify_stores
+    from pipeline.io.errors import PipelineError
+    from pipeline.io.messages import enumerate_problems
 
     ws = workspace_from(options)
     if not names:
@@ -224,7 +228,7 @@ def collect(yes: bool, hours: float, **options: Any) -> None:
       pipeline cache gc
       pipeline cache gc --older-than 0 --yes
     """
-    from pipeline.cache import find_garbage, sweep
+    from pipeline.cache.gc import find_garbage, sweep
 
     ws = workspace_from(options)
     for path in sweep(ws):
@@ -254,7 +258,7 @@ def explain_settings(dataset: str, split: str, **options: Any) -> None:
     Example:
       pipeline cache explain --dataset demo --split train --trunk random
     """
-    from pipeline.cache import explain
+    from pipeline.cache.explain import explain
 
     found = explain(workspace_from(options), dataset, split)
     for stage, what, state in found.stages:

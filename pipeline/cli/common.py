@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import progress
+from pipeline.io import progress
 
 if TYPE_CHECKING:
-    from pipeline.workspace import Workspace
+    from pipeline.stages.workspace import Workspace
 
 Command = Callable[..., Any]
 
@@ -52,7 +52,7 @@ def complete_dataset(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_head(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of built-in heads, for the shell."""
-    from pipeline.settings import HEADS
+    from pipeline.head.settings import HEADS
 
     return [name for name in HEADS if name.startswith(incomplete)]
 
@@ -120,10 +120,11 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     ------
     SettingsError
     """
-    from pipeline.errors import SettingsError, brief
-    from pipeline.settings import parse_run_settings
-    from pipeline.workspace import Workspace
-    from pipeline.yaml_files import read_mapping
+    from pipeline.io.errors import SettingsError
+    from pipeline.io.messages import brief
+    from pipeline.io.yaml import read_mapping
+    from pipeline.stages.settings import parse_run_settings
+    from pipeline.stages.workspace import Workspace
 
     values: dict[str, Any] = {}
     config = options.pop("config", None)

@@ -35,9 +35,9 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
       pipeline compare --dataset demo --heads
     """
     from pipeline.cli.show import print_comparison
-    from pipeline.comparison import run_comparison
-    from pipeline.recipes import heads_run
-    from pipeline.workspace import Workspace
+    from pipeline.recipes.catalogue import heads_run
+    from pipeline.recipes.compare import run_comparison
+    from pipeline.stages.workspace import Workspace
 
     ws = workspace_from(options)
     path = ws.compare_path(dataset)

@@ -77,7 +77,8 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     from pipeline.dataset.fetch import check
     from pipeline.dataset.manifest import data_root as root_of
     from pipeline.dataset.manifest import load_manifest
-    from pipeline.errors import DatasetError, enumerate_problems
+    from pipeline.io.errors import DatasetError
+    from pipeline.io.messages import enumerate_problems
 
     report = check(load_manifest(name), root_of(data_root) if data_root else None, deep)
     click.echo(f"{name} in {report.folder}" if report.folder else f"{name}: not found")
@@ -122,8 +123,8 @@ def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, met
       pipeline data new --table ~/faces/attributes.csv --name faces
       snakemake --cores 2 results/mine_map.json
     """
-    from pipeline.dataset.new import new_manifest
-    from pipeline.dataset.new_labelled import has_class_folders, new_folders_manifest, new_table_manifest
+    from pipeline.dataset.describe.labelled import has_class_folders, new_folders_manifest, new_table_manifest
+    from pipeline.dataset.describe.voc import new_manifest
 
     rest: dict[str, Any] = {"seed": seed, "metric": metric, "overwrite": overwrite}
     manifests = Path("data_manifests")

@@ -23,9 +23,12 @@ def command(**options: Any) -> None:
     from pipeline.cli.show import print_result
     from pipeline.dataset.fetch import fetch
     from pipeline.dataset.manifest import data_root, load_manifest
-    from pipeline.files import write_json
-    from pipeline.report.page import run_report
-    from pipeline.run import run_evaluate, run_extract, run_fit, run_score
+    from pipeline.io.atomic import write_json
+    from pipeline.stages.evaluate import run_evaluate
+    from pipeline.stages.extract import run_extract
+    from pipeline.stages.fit_head import run_fit
+    from pipeline.stages.score import run_score
+    from pipeline.views.report.page import run_report
 
     ws = workspace_from(options)
     manifest, head = load_manifest("demo"), ws.settings.head

@@ -27,7 +27,7 @@ def command(dataset: str | None, as_json: bool, **options: Any) -> None:
       pipeline doctor
       pipeline doctor --dataset voc12 --data-root ~/VOCdevkit
     """
-    from pipeline.doctor import examine
+    from pipeline.preflight.doctor import examine
 
     findings = []
     for finding in examine(workspace_from(options), dataset):

@@ -37,8 +37,8 @@ def command(
       pipeline evaluate --dataset demo --k 5 --output results/demo_map.json
     """
     from pipeline.cli.show import print_result
-    from pipeline.files import write_json
-    from pipeline.run import run_evaluate
+    from pipeline.io.atomic import write_json
+    from pipeline.stages.evaluate import run_evaluate
 
     ws = workspace_from(options)
     results = []

@@ -40,8 +40,8 @@ def command(
       pipeline extract --dataset demo --split train --layers pool5,fc7
       pipeline extract --dataset demo --split val --scheduler local:2
     """
-    from pipeline.errors import SettingsError
-    from pipeline.run import run_extract, run_extract_layers, run_extract_share
+    from pipeline.io.errors import SettingsError
+    from pipeline.stages.extract import run_extract, run_extract_layers, run_extract_share
 
     wanted = _parse_layers(layers, options.get("layer"))
     if share is not None:
@@ -62,7 +62,7 @@ def command(
 
 
 def _parse_layers(text: str | None, layer: str | None) -> list[str]:
-    from pipeline.errors import SettingsError
+    from pipeline.io.errors import SettingsError
 
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if text is not None and layer is not None:
@@ -73,7 +73,7 @@ def _parse_layers(text: str | None, layer: str | None) -> list[str]:
 
 
 def _parse_share(text: str) -> tuple[int, int]:
-    from pipeline.errors import SettingsError
+    from pipeline.io.errors import SettingsError
 
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):

@@ -21,7 +21,7 @@ def command(dataset: str, heads: tuple[str, ...], **options: Any) -> None:
       pipeline fit-head --dataset demo
       pipeline fit-head --dataset demo --head fca --head fcb --head fca2
     """
-    from pipeline.run import run_fit
+    from pipeline.stages.fit_head import run_fit
 
     ws = workspace_from(options)
     for path in run_fit(ws, dataset, heads or (ws.settings.head,), say).values():

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline import __version__
+from pipeline.version import __version__
 
 # In the order of the flow: the help reads as the story of the six rooms.
 SECTIONS = {
@@ -64,7 +64,7 @@ COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) 
 
 
 def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    from pipeline import progress
+    from pipeline.io import progress
 
     progress.quiet = progress.quiet or value
 
@@ -124,8 +124,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: turn mendable errors into one message and exit code 2."""
-    from pipeline import progress
-    from pipeline.errors import PipelineError
+    from pipeline.io import progress
+    from pipeline.io.errors import PipelineError
 
     progress.quiet = False
     arguments = sys.argv[1:] if argv is None else argv

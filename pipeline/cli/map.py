@@ -47,7 +47,7 @@ def command(
       pipeline map photo.jpg
       pipeline map --dataset demo val_0004 --classes ball,crate --array
     """
-    from pipeline.sheets import run_map
+    from pipeline.views.maps import run_map
 
     wanted = names_in(classes, "auto")
     made = run_map(workspace_from(options), images, dataset, split, head, wanted, out, arrays, highest, say)

@@ -24,7 +24,7 @@ def command(dataset: str, split: str, rehash: bool, **options: Any) -> None:
       pipeline patches --dataset voc12 --split train --data-root ~/VOCdevkit
     """
     from pipeline.patches.labels import BACKGROUND, UNUSED
-    from pipeline.tables import current_table
+    from pipeline.stages.patches import current_table
 
     ws = workspace_from(options)
     table = current_table(ws, dataset, split, say, rehash)

@@ -14,8 +14,8 @@ from pipeline.cli.common import echo_json, json_option, settings_options, worksp
 from pipeline.cli.show import print_table
 
 if TYPE_CHECKING:
-    from pipeline.plan import Counts, Plan
-    from pipeline.workspace import Workspace
+    from pipeline.preflight.plan import Counts, Plan
+    from pipeline.stages.workspace import Workspace
 
 TYPICAL_WH = (500, 375)
 
@@ -59,9 +59,10 @@ def command(
       pipeline plan --images 1e9 --patches 1 --workers 100 --threads 16    # the source `whole`
       pipeline plan --images 1e9 --patches 50 --workers 1000 --threads 16
     """
-    from pipeline.costs import read_costs
-    from pipeline.errors import SettingsError, enumerate_problems
-    from pipeline.plan import Counts, Workers, make_plan, trunk_rate
+    from pipeline.io.errors import SettingsError
+    from pipeline.io.messages import enumerate_problems
+    from pipeline.preflight.costs import read_costs
+    from pipeline.preflight.plan import Counts, Workers, make_plan, trunk_rate
 
     problems: list[str] = []
 
@@ -143,10 +144,11 @@ def _typical_patches(ws: Workspace) -> int:
 def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: list[str]) -> dict[str, Counts]:
     """Counts of the splits: of the kept patch tables, else from sizes in XML files and headers."""
     from pipeline.dataset.manifest import load_manifest
-    from pipeline.dataset.voc import read_split
-    from pipeline.errors import DatasetError, enumerate_problems
+    from pipeline.dataset.read import read_split
+    from pipeline.io.errors import DatasetError
+    from pipeline.io.messages import enumerate_problems
     from pipeline.patches.table import read_table
-    from pipeline.plan import Counts, count_split
+    from pipeline.preflight.plan import Counts, count_split
 
     manifest = load_manifest(dataset)
     counted = {}

@@ -59,8 +59,10 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
     """
     from pydantic import ValidationError
 
-    from pipeline.errors import SettingsError, enumerate_problems
-    from pipeline.settings import ClassSelection, FromScratchSettings, PretrainSettings, explain_validation
+    from pipeline.io.errors import SettingsError
+    from pipeline.io.messages import enumerate_problems
+    from pipeline.io.model import explain_validation
+    from pipeline.trunk.settings import ClassSelection, FromScratchSettings, PretrainSettings
 
     given = {key: value for key, value in options.items() if value is not None and value != ()}
     dataset = given.get("dataset")
@@ -84,7 +86,7 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
     except ValidationError as error:
         raise SettingsError(f"pretrain:\n{enumerate_problems(explain_validation(error))}") from error
 
-    from pipeline.pretraining import pretrain_on_folders, pretrain_on_patches
+    from pipeline.stages.pretrain import pretrain_on_folders, pretrain_on_patches
 
     how = (this_command(), device, threads, say)
     if dataset:

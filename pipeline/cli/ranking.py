@@ -50,7 +50,7 @@ def command(
     Example:
       pipeline ranking --dataset demo --classes ball --top 5
     """
-    from pipeline.sheets import run_ranking
+    from pipeline.views.ranking import run_ranking
 
     ws = workspace_from(options)
     wanted = names_in(classes, "all")

@@ -15,6 +15,7 @@ from pipeline.cli.common import (
     this_command,
     workspace_from,
 )
+from pipeline.recipes.paths import recipe_path
 
 
 @click.group("recipe")
@@ -42,7 +43,7 @@ def list_recipes(as_json: bool, **options: Any) -> None:
     from rich.table import Table
 
     from pipeline.cli.show import print_table
-    from pipeline.recipes import compared_recipes, known_recipes
+    from pipeline.recipes.catalogue import compared_recipes, known_recipes
 
     settings = workspace_from(options).settings
     _, left_out = compared_recipes(settings.model_copy(update={"comparison": ()}))
@@ -75,7 +76,7 @@ def show_recipe(name: str, **options: Any) -> None:
     """
     import yaml
 
-    from pipeline.recipes import find_recipe
+    from pipeline.recipes.catalogue import find_recipe
 
     recipe = find_recipe(workspace_from(options).settings, name)
     block = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -96,7 +97,7 @@ def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
     Example:
       pipeline recipe run strong weak strong+weak --dataset demo
     """
-    from pipeline.recipe_runs import RecipeRuns
+    from pipeline.recipes.run import RecipeRuns
 
     ws = workspace_from(options)
     runs = RecipeRuns(ws, dataset, this_command(), say)
@@ -104,4 +105,4 @@ def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
         outcome = runs.run(name)
         std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"
         score = "no mAP" if outcome["mAP"] is None else f"{100 * outcome['mAP']:.1f} mAP{std}"
-        click.echo(f"{name}: {score}  {ws.recipe_path(dataset, name)}")
+        click.echo(f"{name}: {score}  {recipe_path(ws, dataset, name)}")

@@ -26,7 +26,7 @@ def command(dataset: str, head: str | None, output: Path | None, **options: Any)
     Example:
       pipeline report --dataset demo
     """
-    from pipeline.report.page import run_report
+    from pipeline.views.report.page import run_report
 
     ws = workspace_from(options)
     path = output or ws.report_path(dataset)

@@ -65,7 +65,7 @@ def command(
       pipeline retrieve --dataset demo --split val --query photo.jpg
       pipeline retrieve --dataset demo --evaluate
     """
-    from pipeline.retrieve import run_retrieval_evaluation, run_retrieve
+    from pipeline.stages.retrieve import run_retrieval_evaluation, run_retrieve
 
     if evaluate == bool(queries):
         raise click.UsageError("Give either --query, once or more often, or --evaluate.")

@@ -21,7 +21,7 @@ def command(dataset: str, split: str | None, heads: tuple[str, ...], **options: 
     Example:
       pipeline score --dataset demo --head fca --head fcb
     """
-    from pipeline.run import run_score
+    from pipeline.stages.score import run_score
 
     ws = workspace_from(options)
     for path in run_score(ws, dataset, heads or (ws.settings.head,), split, say).values():

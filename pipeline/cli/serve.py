@@ -26,8 +26,8 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     from waitress.server import create_server
 
     from pipeline.dataset.manifest import load_manifest
-    from pipeline.errors import PipelineError
-    from pipeline.serve.app import Desk, fitted_heads, make_app
+    from pipeline.io.errors import PipelineError
+    from pipeline.views.serve.app import Desk, fitted_heads, make_app
 
     ws = workspace_from(options)
     title = load_manifest(dataset).title

@@ -155,8 +155,8 @@ def command(files: tuple[Path, ...]) -> None:
     Example:
       pipeline show results/demo_map.json
     """
-    from pipeline.errors import PipelineError
-    from pipeline.files import read_json
+    from pipeline.io.atomic import read_json
+    from pipeline.io.errors import PipelineError
 
     for path in files:
         try:

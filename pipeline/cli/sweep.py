@@ -21,7 +21,7 @@ def command(dataset: str, as_json: bool, **options: Any) -> None:
       pipeline sweep --dataset demo
     """
     from pipeline.cli.show import print_sweep
-    from pipeline.run import run_sweep
+    from pipeline.stages.sweep import run_sweep
 
     swept = run_sweep(workspace_from(options), dataset, say)
     if as_json:

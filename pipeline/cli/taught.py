@@ -42,7 +42,7 @@ def command(
       pipeline taught --dataset demo train_0003
       pipeline taught --dataset voc12 photo.jpg --annotation photo.xml
     """
-    from pipeline.sheets import run_taught
+    from pipeline.views.taught import run_taught
 
     made = run_taught(workspace_from(options), images, dataset, split, annotation, out)
     if as_json:

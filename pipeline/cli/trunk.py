@@ -35,10 +35,10 @@ def list_trunks(part: str) -> None:
     Example:
       pipeline trunk ls resnet
     """
-    from pipeline.errors import MissingDataError
-    from pipeline.settings import TRUNKS
-    from pipeline.trunk.timm_models import import_timm
-    from pipeline.trunk.torchvision_import import import_torchvision
+    from pipeline.io.errors import MissingDataError
+    from pipeline.trunk.settings import TRUNKS
+    from pipeline.trunk.zoo.timm import import_timm
+    from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     models = import_torchvision().models
     names = [*TRUNKS, *(f"torchvision/{name}" for name in models.list_models(models))]
@@ -125,9 +125,10 @@ def import_trunk(
     """
     import re
 
-    from pipeline.errors import SettingsError, brief
+    from pipeline.io.errors import SettingsError
+    from pipeline.io.messages import brief
     from pipeline.trunk.card import save_trunk
-    from pipeline.trunk.forms.convert import convert, read_mean_bgr
+    from pipeline.trunk.formats.convert import convert, read_mean_bgr
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise SettingsError(f"--name: may have letters, digits, '.', '_' and '-', got {brief(name)}")
@@ -143,7 +144,8 @@ def import_trunk(
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:
-    from pipeline.errors import SettingsError, brief
+    from pipeline.io.errors import SettingsError
+    from pipeline.io.messages import brief
 
     try:
         blue, green, red = (float(part) for part in text.split(","))

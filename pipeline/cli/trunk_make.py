@@ -23,9 +23,9 @@ def make(dataset: str, **options: Any) -> None:
     Example:
       pipeline trunk make --dataset voc12 --trunk fisher --layer fisher --config whole.yaml
     """
-    from pipeline.errors import SettingsError
-    from pipeline.pretraining import make_dataset_trunk
-    from pipeline.settings import MADE_TRUNKS
+    from pipeline.io.errors import SettingsError
+    from pipeline.stages.pretrain import make_dataset_trunk
+    from pipeline.trunk.settings import MADE_TRUNKS
 
     ws = workspace_from(options)
     if not ws.makes_trunk:

@@ -20,9 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.dataset.manifest import Archive
-from pipeline.errors import DatasetError, MissingDataError, enumerate_problems
-from pipeline.files import fsync_path, read_json, write_json
-from pipeline.progress import Progress, track
+from pipeline.io.atomic import fsync_path, read_json, write_json
+from pipeline.io.errors import DatasetError, MissingDataError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Progress, track
 
 ATTEMPTS = 5
 PAUSE_S = 1.0

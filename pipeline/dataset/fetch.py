@@ -15,11 +15,13 @@ from pipeline.dataset.archive import download, merge_folder, unpack
 from pipeline.dataset.labelled import list_split
 from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
 from pipeline.dataset.picture import decode_annotated
-from pipeline.dataset.voc import find_pictures, id_list_path, labels_from_lists, parse_objects, read_ids
+from pipeline.dataset.split import find_pictures, id_list_path, read_ids
+from pipeline.dataset.voc import labels_from_lists, parse_objects
 from pipeline.dataset.voc_action import read_action_list, read_class_lists
-from pipeline.errors import BadPictureError, DatasetError, MissingDataError, enumerate_problems
-from pipeline.files import read_json
-from pipeline.progress import track
+from pipeline.io.atomic import read_json
+from pipeline.io.errors import BadPictureError, DatasetError, MissingDataError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import track
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,9 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
 
 def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], None]) -> None:
     if manifest.layout == "voc-action":  # their shapes are needed by no other dataset
-        from pipeline.dataset.demo_actions import DRAWING, draw_demo
+        from pipeline.dataset.demo.actions import DRAWING, draw_demo
     else:
-        from pipeline.dataset.demo import DRAWING, draw_demo
+        from pipeline.dataset.demo.scenes import DRAWING, draw_demo
 
     folder = root / manifest.folder
     recipe = folder / "drawn.json"

@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.dataset.voc import EMPTY_ANNOTATION, PICTURE_SUFFIXES, Split, read_ids
-from pipeline.errors import DatasetError, brief, enumerate_problems
-from pipeline.files import digest_of, sha256_bytes
+from pipeline.dataset.split import EMPTY_ANNOTATION, PICTURE_SUFFIXES, Split, read_ids
+from pipeline.io.digests import digest_of, sha256_bytes
+from pipeline.io.errors import DatasetError
+from pipeline.io.messages import brief, enumerate_problems
 
 MAX_ID = 200
 PICTURE, LABEL, SPLIT = "picture", "label", "split"

@@ -10,9 +10,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import MissingDataError, SettingsError, brief, enumerate_problems
-from pipeline.settings import MAX_SEED, Settings, explain_validation
-from pipeline.yaml_files import read_mapping
+from pipeline.io.errors import MissingDataError, SettingsError
+from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.model import MAX_SEED, Settings, explain_validation
+from pipeline.io.yaml import read_mapping
 
 # What becomes part of file names must not be a path, nor longer than a file system takes.
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")

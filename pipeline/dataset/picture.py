@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import BadPictureError
+from pipeline.io.errors import BadPictureError
 
 DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""

@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.voc import (
+from pipeline.dataset.split import (
     LABELS,
     PICTURE_ID,
     Annotation,
-    FoundObject,
     Split,
     find_pictures,
     id_list_path,
     lists_folder,
-    parse_objects,
     read_list,
     refuse_split,
 )
-from pipeline.errors import DatasetError, brief, enumerate_problems
-from pipeline.files import digest_of, sha256_bytes
+from pipeline.dataset.voc import FoundObject, parse_objects
+from pipeline.io.digests import digest_of, sha256_bytes
+from pipeline.io.errors import DatasetError
+from pipeline.io.messages import brief, enumerate_problems
 
 PERSON = "person"
 UNLISTED = -2

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from pipeline.errors import HeadError
 from pipeline.head.fitting import fit_network
 from pipeline.head.networks import Dropout, HeadNetwork, Output
+from pipeline.head.settings import AdaptedSettings
 from pipeline.head.strong import choose_labelled
 from pipeline.head.task import FitTask, Fitted, trunk_of_rows
-from pipeline.settings import AdaptedSettings
+from pipeline.io.errors import HeadError
 from pipeline.trunk.trunk import LayeredNetwork
 
 ROWS = "pool5"

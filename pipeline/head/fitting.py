@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.errors import HeadError
 from pipeline.head.networks import HeadNetwork, SharedDrops, draw_and_drop
-from pipeline.progress import Progress
-from pipeline.settings import NetworkSettings, SgdSettings
+from pipeline.head.settings import NetworkSettings, SgdSettings
+from pipeline.io.errors import HeadError
+from pipeline.io.progress import Progress
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -22,14 +22,17 @@ from safetensors.torch import load, save
 
 from pipeline.activations.identity import explain_differences, how_part, which_rows
 from pipeline.activations.store import Store
-from pipeline.errors import HeadError, StoreError
-from pipeline.files import sha256_bytes, write_whole
-from pipeline.head import adapted, own, strong, svm, weak
+from pipeline.head import adapted, strong, svm, weak
+from pipeline.head import native as own
 from pipeline.head.networks import SCORED_ROWS
+from pipeline.head.settings import AnyHead, HeadSettings
 from pipeline.head.task import FitTask, Fitted, RowReader
+from pipeline.io.atomic import write_whole
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import HeadError, StoreError
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.settings import AnyHead, HeadSettings, LabelSettings
 from pipeline.trunk.trunk import Trunk
 
 if TYPE_CHECKING:

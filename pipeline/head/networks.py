@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.settings import NetworkSettings
+from pipeline.head.settings import NetworkSettings
 from pipeline.trunk.runner import cpu_has_bf16
 
 Output = Literal["softmax", "logistic", "log-odds"]

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from torch.nn import functional
 
-from pipeline.errors import HeadError
 from pipeline.head.fitting import Loss, alike, fit_networks, logistic_loss
 from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import HeadSettings
 from pipeline.head.task import FitTask, Fitted
+from pipeline.io.errors import HeadError
 from pipeline.patches.labels import BACKGROUND, UNUSED, ClassTargets
 from pipeline.patches.sampling import choose_rows
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.settings import HeadSettings, LabelSettings
 
 
 @dataclass(frozen=True)

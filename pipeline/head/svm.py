@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.average_precision import mean_average_precision
-from pipeline.errors import HeadError
 from pipeline.head.pooling import PooledRows, join_pooled
+from pipeline.head.settings import SvmSettings
 from pipeline.head.task import FitTask, Fitted
-from pipeline.progress import Progress
-from pipeline.settings import SvmSettings
+from pipeline.io.errors import HeadError
+from pipeline.io.progress import Progress
+from pipeline.metrics.average_precision import mean_average_precision
 
 FOLDS = 3
 TOLERANCE = 1e-3

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pipeline.activations.store import Store
-from pipeline.errors import HeadError
-from pipeline.head.pictures import Pictures
+from pipeline.head.bags import Pictures
+from pipeline.io.errors import HeadError
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.settings import LabelSettings
 from pipeline.trunk.trunk import Trunk
 
 if TYPE_CHECKING:
+    from pipeline.head.native import OwnNetwork
     from pipeline.head.networks import HeadNetwork
-    from pipeline.head.own import OwnNetwork
     from pipeline.head.svm import Svm
 
     HeadModule: TypeAlias = HeadNetwork | OwnNetwork | Svm

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import HeadError
+from pipeline.head.bags import Picture
 from pipeline.head.fitting import logistic_loss, make_optimizer, run_rates
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.pictures import Picture
+from pipeline.head.settings import WeakSettings
 from pipeline.head.task import FitTask, Fitted
-from pipeline.progress import Progress
-from pipeline.settings import WeakSettings
+from pipeline.io.errors import HeadError
+from pipeline.io.progress import Progress
 
 
 def make_network(width: int, n_classes: int, settings: WeakSettings) -> HeadNetwork:

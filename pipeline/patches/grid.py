@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from pipeline.errors import BadPictureError
-from pipeline.settings import GridSettings
+from pipeline.io.errors import BadPictureError
+from pipeline.patches.settings import GridSettings
 
 
 def count_along(side: float, window: float, overlap: float) -> int:
@@ -49,7 +49,7 @@ def grid_windows(width: int, height: int, grid: GridSettings) -> tuple[np.ndarra
     >>> grid_windows(500, 50, GridSettings())
     Traceback (most recent call last):
     ...
-    pipeline.errors.BadPictureError: 500 x 50 pixels give 4102 patches, at most 2000 are allowed
+    pipeline.io.errors.BadPictureError: 500 x 50 pixels give 4102 patches, at most 2000 are allowed
     """
     short = min(width, height)
     smallest = short / grid.scales[-1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.settings import LabelSettings
+from pipeline.patches.settings import LabelSettings
 
 BACKGROUND = -1
 UNUSED = -2

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import BadPictureError
+from pipeline.io.errors import BadPictureError
 from pipeline.patches.grid import grid_windows
-from pipeline.settings import CropSettings, SourceSettings
+from pipeline.patches.settings import CropSettings, SourceSettings
 
 
 class Windows(NamedTuple):

@@ -20,21 +20,16 @@ import h5py
 import numpy as np
 
 from pipeline.dataset.picture import decode_annotated
-from pipeline.dataset.voc import Annotation, Split
-from pipeline.errors import BadPictureError, DatasetError, StoreError, enumerate_problems
-from pipeline.files import (
-    USER_BLOCK,
-    DigestMemory,
-    check_hdf5,
-    digest_of,
-    sha256_bytes,
-    sign_hdf5,
-    write_whole,
-)
+from pipeline.dataset.split import Annotation, Split
+from pipeline.io.atomic import write_whole
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
+from pipeline.io.digests import DigestMemory, digest_of, sha256_bytes
+from pipeline.io.errors import BadPictureError, DatasetError, StoreError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import track
 from pipeline.patches.labels import MOST_COUNTED, ClassTargets, Overlap, label_classes, label_patches, measure_overlap
+from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.patches.sources import plan_windows
-from pipeline.progress import track
-from pipeline.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 
 FORMAT = "patch-table-3"
 ROWS_FORMAT = "patch-table-2"

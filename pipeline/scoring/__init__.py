@@ -3,6 +3,6 @@
 VERSION = 4
 """Raised when the same head and rows would give other scores or another AP."""
 
-from pipeline.average_precision import average_precision  # noqa: E402
+from pipeline.metrics.average_precision import average_precision  # noqa: E402
 
 __all__ = ["VERSION", "average_precision"]

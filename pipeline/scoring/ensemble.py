@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from pipeline.average_precision import mean_average_precision
+from pipeline.metrics.average_precision import mean_average_precision
 
 FOLDS = 5
 COSTS = (0.001, 0.01, 0.1, 1.0, 10.0)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.dataset.voc import Annotation
+from pipeline.dataset.split import Annotation
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.aggregation import WholePictures
+from pipeline.scoring.picture_scores import WholePictures
 
 
 class Cover:

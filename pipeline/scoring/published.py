@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.dataset.manifest import manifest_folders
-from pipeline.errors import SettingsError, enumerate_problems
-from pipeline.settings import Settings, explain_validation
-from pipeline.yaml_files import read_mapping
+from pipeline.io.errors import SettingsError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.model import Settings, explain_validation
+from pipeline.io.yaml import read_mapping
 
 WHY_APART = (
     "published figures are of a whole official test split, by networks pre-trained on ImageNet and fitted on all "

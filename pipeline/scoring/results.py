@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.average_precision import mean_average_precision
 from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
-from pipeline.dataset.voc import Annotation, is_official
+from pipeline.dataset.read import is_official
+from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_action import split_sample_id
-from pipeline.errors import StoreError
-from pipeline.files import write_whole
+from pipeline.io.atomic import write_whole
+from pipeline.io.errors import StoreError
+from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
+from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.maps import point_at
 from pipeline.scoring.scores import SplitScores, format_aggregation
-from pipeline.settings import Aggregation, LabelSettings
 
 POINTING = (
     "of the pictures that show a class, the share whose map of it is highest inside of a box of it (pointing game); "

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.activations.store import Store
-from pipeline.average_precision import precision_recall
-from pipeline.errors import DatasetError
 from pipeline.head.head import check_joined
+from pipeline.io.errors import DatasetError
+from pipeline.io.progress import Progress
+from pipeline.metrics.average_precision import precision_recall
 from pipeline.patches.table import PatchTable
-from pipeline.progress import Progress
 
 BLOCK_VALUES = 2**25
 """Similarities (float32) that are in memory at once: 128 MiB, twice."""

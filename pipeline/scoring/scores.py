@@ -17,14 +17,15 @@ import h5py
 import numpy as np
 
 from pipeline.activations.store import Store
-from pipeline.errors import HeadError, StoreError
-from pipeline.files import USER_BLOCK, check_hdf5, sign_hdf5, write_whole
 from pipeline.head.head import Head, check_joined
+from pipeline.io.atomic import write_whole
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
+from pipeline.io.errors import HeadError, StoreError
+from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
-from pipeline.progress import Progress
-from pipeline.scoring.aggregation import PictureScores
+from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.scoring.maps import Peaks
-from pipeline.settings import POOLED, Aggregation
+from pipeline.scoring.picture_scores import PictureScores
 
 if TYPE_CHECKING:
     from pipeline.head.svm import Svm

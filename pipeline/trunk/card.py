@@ -10,8 +10,9 @@ from pydantic import Field, field_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.files import sha256_bytes, write_whole
-from pipeline.settings import Settings
+from pipeline.io.atomic import write_whole
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.model import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from pipeline.errors import SettingsError, TrunkError
+from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.nodes import NodesNetwork
 from pipeline.trunk.runner import Launched, TrunkRunner

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from pipeline.errors import SettingsError
+from pipeline.io.errors import SettingsError
 
 _leases: dict[Path, FileLock] = {}
 """Held until the process ends: the system frees a lock also when its process is killed."""

@@ -9,16 +9,17 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.errors import MissingDataError, TrunkError, brief, enumerate_problems
-from pipeline.files import sha256_bytes, sha256_file
-from pipeline.settings import MAX_FC_WIDTH, explain_validation
+from pipeline.io.digests import sha256_bytes, sha256_file
+from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.model import MAX_FC_WIDTH, explain_validation
+from pipeline.io.yaml import read_mapping
 from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
-from pipeline.trunk.fisher import ARCHITECTURE as FISHER
-from pipeline.trunk.fisher import fisher_trunk
-from pipeline.trunk.torchvision_import import import_torchvision
+from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
+from pipeline.trunk.fisher.trunk import fisher_trunk
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
-from pipeline.yaml_files import read_mapping
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
 

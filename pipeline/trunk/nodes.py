@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TrunkError
+from pipeline.io.errors import TrunkError
 
 POOLINGS = ("mean", "max", "flat", "class", "tokens")
 """Of a map: mean or max over places. Of tokens: the class token, or mean or max over patch tokens. Of any: flat."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.errors import TrunkError
-from pipeline.trunk.classifiers import load_classifier
+from pipeline.io.errors import TrunkError
 from pipeline.trunk.family import load_alexnet, load_card, load_krizhevsky, load_random
-from pipeline.trunk.timm_models import load_timm
 from pipeline.trunk.trunk import Trunk
+from pipeline.trunk.zoo.timm import load_timm
+from pipeline.trunk.zoo.torchvision import load_classifier
 
 EMBEDDED = ("alexnet64",)
 NAMES = ("alexnet64", "random", "alexnet", "krizhevsky", "torchvision/NAME@LAYER", "timm/NAME@LAYER", "PATH.yaml")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 SMALLER_BATCH = "use a smaller --batch (another batch size is another store)"

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pipeline.errors import MissingDataError, TrunkError, enumerate_problems
-from pipeline.files import sha256_bytes
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
 

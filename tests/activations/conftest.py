@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.activations.extract import extract
+from pipeline.activations.extraction import extract
 from pipeline.activations.identity import FORMAT, Identity
 from pipeline.activations.layout import parts_of
-from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.settings import Codec
+from pipeline.activations.store import Store
+from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable, make_table
-from pipeline.settings import Codec, GridSettings
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -100,7 +102,7 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     cache = split.folder / "cache"
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: 64)
+        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
         extract(make_table(split, GRID), dict(zip(split.ids, split.paths, strict=True)), runner, cache, 16)
     return cache
 

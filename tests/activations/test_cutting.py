@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.activations.cutting import cut_patches, cut_windows, mirror_index, mirror_windows, squash_windows
 from pipeline.patches.grid import grid_windows
-from pipeline.settings import GridSettings
+from pipeline.patches.settings import GridSettings
 
 
 def crop_one(pixels, box, side, px):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.activations.extract import Extraction, extract
+from pipeline.activations.extraction import Extraction, extract
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
@@ -19,7 +19,7 @@ BATCH = 16
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extract.rows_a_part", lambda width: 64)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
 
 
 def runner(layer: str = "fc7") -> DenseRunner:

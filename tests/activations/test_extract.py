@@ -22,15 +22,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import pipeline.progress
-from pipeline.activations.extract import Extraction, PartMaker, StageClock, extract, log_name
+import pipeline.io.progress
+from pipeline.activations.extraction import Extraction, extract
 from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.identity import differences
+from pipeline.activations.parts import PartMaker
+from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
-from pipeline.errors import PipelineError, StoreError
+from pipeline.io.errors import PipelineError, StoreError
+from pipeline.patches.settings import CropSettings, GridSettings
 from pipeline.patches.table import make_table
-from pipeline.settings import CropSettings, GridSettings
 from pipeline.trunk.runner import Launched, TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
@@ -39,7 +41,7 @@ BATCH = 16
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extract.rows_a_part", lambda width: PART_ROWS)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
 
 
 class CountingRunner(TrunkRunner):
@@ -245,7 +247,7 @@ def test_log_beside_the_store_says_what_ran(table, uninterrupted):
 
 
 def test_progress_goes_to_stderr(table, picture_paths, make_runner, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(pipeline.progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.io.progress, "PLAIN_EVERY_S", 0.0)
     extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
     out, err = capfd.readouterr()
     assert out == ""
@@ -373,7 +375,7 @@ SMALL_AND_SLOW = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extract, store
+    from pipeline.activations import extraction as extract, store
     extract.rows_a_part = lambda width: {PART_ROWS}
     write_part = store.StoreWriter.write_part
     def write_then_wait(writer, part, columns):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.files
+import pipeline.io.atomic
 from pipeline.activations.folder import Folder, LocalFolder, RemoteFolder, disk_trouble, open_folder
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.io.errors import PipelineError, SettingsError
 
 KINDS = ("local", "memory", "s3")
 
@@ -203,7 +203,7 @@ def test_files_grow_beside_the_folder_and_a_killed_writer_leaves_nothing_in_it(t
         raise KeyboardInterrupt
 
     for name, act in (("replace", folder.write), ("link", folder.create)):
-        monkeypatch.setattr(pipeline.files.os, name, killed)
+        monkeypatch.setattr(pipeline.io.atomic.os, name, killed)
         with pytest.raises(KeyboardInterrupt):
             act("a", b"new")
     assert {path.parent for path in grown} == {tmp_path / "stores/.partial"}

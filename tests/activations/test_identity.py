@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.activations import identity as module
 from pipeline.activations.identity import differences, fingerprint, how_part, make_identity
-from pipeline.settings import BoxSettings, CropSettings, GridSettings
+from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings
 
 CONSTANT = {"how.resize", "how.rounding", "how.colour_order", "how.method"}
 """Fields with one possible value so far; a change of the code changes them, or the version."""

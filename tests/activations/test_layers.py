@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.activations.extract import Extraction, PartMaker, StageClock, log_name
+from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
+from pipeline.activations.parts import PartMaker
+from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
-from pipeline.errors import PipelineError, SettingsError, TrunkError
+from pipeline.io.errors import PipelineError, SettingsError, TrunkError
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -26,7 +28,7 @@ LAYERS = ("pool5", "fc6", "fc7")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extract.rows_a_part", PART_ROWS.__getitem__)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", PART_ROWS.__getitem__)
 
 
 @functools.cache

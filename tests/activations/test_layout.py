@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as hypothesis_arrays
 
-from pipeline.activations.extract import share_of
+from pipeline.activations.extraction import share_of
 from pipeline.activations.layout import (
     ARRAYS,
     Part,
@@ -34,8 +34,9 @@ from pipeline.activations.layout import (
     rows_a_part,
     stated,
 )
-from pipeline.files import sha256_bytes, signed_json
-from pipeline.settings import Codec
+from pipeline.activations.settings import Codec
+from pipeline.io.checksummed import signed_json
+from pipeline.io.digests import sha256_bytes
 
 
 def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:

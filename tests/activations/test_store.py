@@ -20,11 +20,12 @@ import zarr
 
 from pipeline.activations.folder import LocalFolder, disk_trouble
 from pipeline.activations.layout import parts_of, stated
-from pipeline.activations.store import PARTS_AHEAD, Store, StoreWriter, create_store
+from pipeline.activations.settings import Codec
+from pipeline.activations.store import PARTS_AHEAD, Store
 from pipeline.activations.verify import verify_store
-from pipeline.errors import StoreError
-from pipeline.files import read_signed_json, signed_json
-from pipeline.settings import Codec
+from pipeline.activations.writer import StoreWriter, create_store
+from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.errors import StoreError
 
 # --- from identity to seal
 
@@ -540,7 +541,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.activations.store import StoreWriter, create_store
+from pipeline.activations.writer import StoreWriter, create_store
 identity = {"seen.n_rows": 160, "seen.skipped": [], "how.part_rows": 20, "how.width": 3, "how.layer": "fc7",
             "how.dtype": "float16"}
 path, mine = Path(sys.argv[1]), int(sys.argv[2])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.dataset.demo import draw_demo
+from pipeline.dataset.demo.scenes import draw_demo
 
 COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
 CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64]}}, "seeds": [0, 1]}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.activations import SEAL
-from pipeline.activations.store import Store, StoreWriter
+from pipeline.activations.store import Store
+from pipeline.activations.writer import StoreWriter
 
 
 def stores(work: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline.cli.main import COMMANDS, cli
-from pipeline.errors import PipelineError
+from pipeline.io.errors import PipelineError
 
 # --- step by step
 
@@ -259,7 +259,7 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_bug_is_not_dressed_up_as_a_message(run, monkeypatch):
-    monkeypatch.setattr("pipeline.run.run_extract", lambda *args: 1 / 0)
+    monkeypatch.setattr("pipeline.stages.extract.run_extract", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("extract --dataset tiny --split val --config config.yaml")
 
@@ -268,7 +268,7 @@ def test_interrupt_exits_130_and_says_how_to_go_on(run, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.run.run_extract", interrupted)
+    monkeypatch.setattr("pipeline.stages.extract.run_extract", interrupted)
     ended = run("extract --dataset tiny --split val --config config.yaml")
     assert ended.code == 130
     assert "start the same command again" in ended.err

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.settings import RunSettings
+from pipeline.stages.settings import RunSettings
+from pipeline.stages.workspace import Workspace
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.registry import load_trunk
-from pipeline.workspace import Workspace
 
 EXTRACT = "extract --dataset tiny --split train --config config.yaml"
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.recipes import compared_recipes
-from pipeline.settings import RunSettings
+from pipeline.recipes.catalogue import compared_recipes
+from pipeline.stages.settings import RunSettings
 
 CONFIG = {
     "trunk": "random",

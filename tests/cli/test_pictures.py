@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.activations.extract import Extraction
+from pipeline.activations.extraction import Extraction
 
 
 @pytest.fixture

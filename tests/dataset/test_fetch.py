@@ -18,8 +18,8 @@ from PIL import Image
 from pipeline.dataset import archive as archive_module
 from pipeline.dataset.fetch import check, fetch
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.dataset.voc import read_split
-from pipeline.errors import DatasetError, MissingDataError, PipelineError
+from pipeline.dataset.read import read_split
+from pipeline.io.errors import DatasetError, MissingDataError, PipelineError
 
 XML = """<annotation><size><width>16</width><height>12</height></size><object><name>cat</name>
 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"""
@@ -331,7 +331,7 @@ def test_a_second_fetch_at_the_same_time_is_refused(server, tmp_path):
 
 
 def test_rate_and_time_left_are_shown(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.progress.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     files = TRAIN | {"notes.bin": bytes(5_000_000)}
 
@@ -521,7 +521,7 @@ def test_hidden_test_pictures_are_said_until_they_are_there(server, tmp_path):
 
 
 def test_demo_scenes_are_drawn_once(tmp_path, monkeypatch):
-    demo = pytest.importorskip("pipeline.dataset.demo")
+    demo = pytest.importorskip("pipeline.dataset.demo.scenes")
     drawn = {"train": 2, "val": 2, "seed": 3}
     splits = {"train": {"pictures": 2}, "val": {"pictures": 2}}
     manifest = voc(folder="demo", classes=list(demo.CLASSES), splits=splits, eval="val", drawn=drawn)

@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.dataset.fetch import check
-from pipeline.dataset.labelled import id_of
-from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.new_labelled import (
+from pipeline.dataset.describe.labelled import (
     divide_by_class,
     has_class_folders,
     new_folders_manifest,
     new_table_manifest,
 )
-from pipeline.dataset.voc import PICTURE_ID, read_split, state_of_split
-from pipeline.errors import DatasetError, MissingDataError, SettingsError
+from pipeline.dataset.fetch import check
+from pipeline.dataset.labelled import id_of
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.read import read_split, state_of_split
+from pipeline.dataset.split import PICTURE_ID
+from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 
 QUIET = {"say": lambda message: None}
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.dataset.manifest import data_root, dataset_folder, known_datasets, load_manifest
-from pipeline.errors import MissingDataError, SettingsError
+from pipeline.io.errors import MissingDataError, SettingsError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 GOOD = {

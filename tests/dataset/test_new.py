@@ -6,10 +6,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.dataset.describe.voc import new_manifest, split_pictures
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.new import new_manifest, split_pictures
-from pipeline.dataset.voc import read_split
-from pipeline.errors import DatasetError, MissingDataError, SettingsError
+from pipeline.dataset.read import read_split
+from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.dataset import picture
 from pipeline.dataset.picture import decode_annotated, decode_picture, picture_size
-from pipeline.errors import BadPictureError
+from pipeline.io.errors import BadPictureError
 
 WIDTH, HEIGHT = 12, 8
 

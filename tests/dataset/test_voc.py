@@ -7,15 +7,10 @@ import pytest
 from PIL import Image
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.voc import (
-    is_official,
-    labels_from_objects,
-    parse_annotation,
-    read_ids,
-    read_split,
-    state_of_split,
-)
-from pipeline.errors import DatasetError, MissingDataError
+from pipeline.dataset.read import is_official, read_split, state_of_split
+from pipeline.dataset.split import read_ids
+from pipeline.dataset.voc import labels_from_objects, parse_annotation
+from pipeline.io.errors import DatasetError, MissingDataError
 
 CLASSES = ("cat", "dog")
 BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"

@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipeline.dataset.fetch import check
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.dataset.voc import read_split, state_of_split
+from pipeline.dataset.read import read_split, state_of_split
 from pipeline.dataset.voc_action import read_action_list, sample_id, split_sample_id
-from pipeline.errors import DatasetError
+from pipeline.io.errors import DatasetError
 
 CLASSES = ("reading", "running", "other")
 BOX = {1: (1, 1, 10, 30), 2: (11, 1, 30, 20), 3: (31, 1, 40, 40)}  # by object number; 1-based, inclusive

@@ -35,7 +35,7 @@ SMALL_PARTS = f"""
 import os, signal
 # A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import pipeline.activations.extract as e
+import pipeline.activations.extraction as e
 e.rows_a_part = lambda width: {PART_ROWS}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
@@ -53,11 +53,11 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
 FLAGS = """
 import os, pathlib, signal, time
-import pipeline.run
-from pipeline.activations import extract, folder, identity
+import pipeline.stages.extract
+from pipeline.activations import extraction as extract, folder, identity
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk, version = pipeline.run.make_runner, pipeline.run.load_trunk, identity.VERSION
+make_runner, load_trunk, version = pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk, identity.VERSION
 make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
 def flagged_runner(ws, dataset=None):
@@ -88,7 +88,7 @@ def held_make(self, task, *rest):
         time.sleep(0.02)
     make(self, task, *rest)
 
-pipeline.run.make_runner, pipeline.run.load_trunk = flagged_runner, counted_load
+pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk = flagged_runner, counted_load
 folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
 extract.PartMaker.make = held_make
 """
@@ -193,7 +193,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: PART_ROWS)
+        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
         yield
 
 

@@ -19,13 +19,13 @@ import torch
 
 from pipeline.activations import dask_engine
 from pipeline.activations.dask_engine import DaskEngine
-from pipeline.activations.extract import PartTask
 from pipeline.activations.layout import Part
-from pipeline.errors import PipelineError
-from pipeline.files import DigestMemory
-from pipeline.run import run_extract
-from pipeline.settings import RunSettings
-from pipeline.workspace import Workspace
+from pipeline.activations.parts import PartTask
+from pipeline.io.digests import DigestMemory
+from pipeline.io.errors import PipelineError
+from pipeline.stages.extract import run_extract
+from pipeline.stages.settings import RunSettings
+from pipeline.stages.workspace import Workspace
 
 EXTRACT = "extract --dataset tiny --split train --scheduler"
 

@@ -25,8 +25,8 @@ from s3fs import S3FileSystem
 from pipeline.activations.folder import RemoteFolder, open_folder
 from pipeline.activations.layout import metadata_names
 from pipeline.activations.store import Store
-from pipeline.errors import PipelineError, SettingsError, StoreError
-from pipeline.settings import parse_run_settings
+from pipeline.io.errors import PipelineError, SettingsError, StoreError
+from pipeline.stages.settings import parse_run_settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECRET = "wJalrMARKER7MDENG/bPxRfiCY"

@@ -18,12 +18,15 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.cache import repair_small_file, repair_store, verify_small_files, verify_stores
-from pipeline.errors import PipelineError
-from pipeline.run import run_extract, run_fit, run_score
-from pipeline.settings import RunSettings
+from pipeline.cache.repair import repair_small_file, repair_store
+from pipeline.cache.verify import verify_small_files, verify_stores
+from pipeline.io.errors import PipelineError
+from pipeline.stages.extract import run_extract
+from pipeline.stages.fit_head import run_fit
+from pipeline.stages.score import run_score
+from pipeline.stages.settings import RunSettings
+from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
-from pipeline.workspace import Workspace
 
 N_FAULTS = 10_000 if os.environ.get("PIPELINE_TORTURE") else 210
 BOXES = {"ball": (40, 10, 59, 29), "crate": (6, 20, 25, 39)}  # 1-based, inclusive, as in VOC files
@@ -87,10 +90,10 @@ def work(tmp_path_factory):
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("pipeline.activations.extract.rows_a_part", lambda width: 128)
-        patch.setattr("pipeline.progress.PLAIN_EVERY_S", 1e9)
+        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
+        patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
-        patch.setattr("pipeline.run.load_trunk", functools.cache(load_trunk))
+        patch.setattr("pipeline.stages.extract.load_trunk", functools.cache(load_trunk))
         make_everything()
         yield folder
     torch.set_num_threads(threads)

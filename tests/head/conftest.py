@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.store import Store
+from pipeline.activations.writer import StoreWriter, create_store
+from pipeline.head.settings import HeadSettings
+from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
-from pipeline.settings import GridSettings, HeadSettings
 
 CLASSES = ("cat", "dog", "fish")
 WIDTH = 8

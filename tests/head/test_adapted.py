@@ -10,18 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.activations.extract import Extraction
+from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.verify import TOLERANCES
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.voc import EMPTY_ANNOTATION, Split
-from pipeline.errors import HeadError
+from pipeline.dataset.split import EMPTY_ANNOTATION, Split
 from pipeline.head import adapted
 from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.settings import AdaptedSettings, HeadSettings
 from pipeline.head.strong import choose_labelled
 from pipeline.head.task import FitTask, RowReader
+from pipeline.io.errors import HeadError
+from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.patches.table import make_table
-from pipeline.settings import AdaptedSettings, GridSettings, HeadSettings, LabelSettings
 from pipeline.trunk.architectures import AlexNet, AlexNetForm, Conv
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.registry import load_trunk

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import HeadError
 from pipeline.head import fitting
 from pipeline.head.head import NO_DIGEST, fit_head, save_head
 from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import HEADS, HeadSettings
+from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import write_table
-from pipeline.settings import HEADS, HeadSettings, LabelSettings
 
 LABELS = LabelSettings()
 RNG = np.random.default_rng(0)
@@ -155,7 +156,8 @@ sys.meta_path.insert(0, Blocked())
 from pipeline.activations.store import Store
 from pipeline.head.head import fit_head, save_head
 from pipeline.patches.table import read_table
-from pipeline.settings import HeadSettings, LabelSettings
+from pipeline.head.settings import HeadSettings
+from pipeline.patches.settings import LabelSettings
 
 table, store, settings, out = sys.argv[1:]
 head = fit_head(

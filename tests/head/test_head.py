@@ -11,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.activations.identity import which_rows
-from pipeline.errors import HeadError, StoreError
 from pipeline.head.head import Head, fit_head, fit_heads, load_head, save_head
+from pipeline.head.settings import SvmSettings, WeakSettings
 from pipeline.head.strong import rows_to_learn
 from pipeline.head.task import RowReader
-from pipeline.settings import LabelSettings, SvmSettings, WeakSettings
+from pipeline.io.errors import HeadError, StoreError
+from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
 

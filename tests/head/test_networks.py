@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.head import fitting
 from pipeline.head.networks import Dropout, HeadNetwork
-from pipeline.settings import HEADS, HeadSettings
+from pipeline.head.settings import HEADS, HeadSettings
 
 FCB = HeadSettings(hidden=())
 

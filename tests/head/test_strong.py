@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.average_precision import average_precision
-from pipeline.errors import HeadError
 from pipeline.head.fitting import logistic_loss
 from pipeline.head.head import fit_head, load_head, save_head
-from pipeline.settings import HeadSettings, LabelSettings
+from pipeline.head.settings import HeadSettings
+from pipeline.io.errors import HeadError
+from pipeline.metrics.average_precision import average_precision
+from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
 SINGLE = HeadSettings(hidden=(16,), batch=16, max_epochs=(12, 3, 2), background_share=0.5, dropout=0.2, settled=0)

@@ -9,13 +9,14 @@ from pydantic import ValidationError
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
-from pipeline.average_precision import mean_average_precision
-from pipeline.errors import HeadError
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.head.pooling import join_pooled
+from pipeline.head.settings import SvmSettings
 from pipeline.head.svm import FOLDS, Svm, fold_of
+from pipeline.io.errors import HeadError
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.settings import LabelSettings, SvmSettings
+from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
 PLAIN = SvmSettings(kind="svm", pooling=("mean", "max"), standardise=False, costs=(1.0,))

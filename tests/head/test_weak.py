@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.average_precision import mean_average_precision
-from pipeline.errors import HeadError
-from pipeline.head import pictures, weak
+from pipeline.head import bags as pictures
+from pipeline.head import weak
 from pipeline.head.fitting import fit_network, logistic_loss, make_optimizer
 from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import WeakSettings
+from pipeline.io.errors import HeadError
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.settings import LabelSettings, WeakSettings
+from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
 WIDTH = 16

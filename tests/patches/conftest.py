@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.voc import Split, read_split
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Split
 
 
 class VocFolder:

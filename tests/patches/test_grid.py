@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.errors import BadPictureError
+from pipeline.io.errors import BadPictureError
 from pipeline.patches.grid import count_along, grid_windows
-from pipeline.settings import GridSettings
+from pipeline.patches.settings import GridSettings
 
 LOOSE = GridSettings(max_patches=10**6, min_side_px=0.5)
 

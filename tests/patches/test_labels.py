@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.patches.labels import BACKGROUND, UNUSED, label_classes, label_patches, measure_overlap
-from pipeline.settings import LabelSettings
+from pipeline.patches.settings import LabelSettings
 
 CAT, DOG = 0, 1
 FILLS = LabelSettings()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import BadPictureError
+from pipeline.io.errors import BadPictureError
 from pipeline.patches.grid import grid_windows
+from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, SourceSettings
 from pipeline.patches.sources import count_windows, crop_windows, plan_windows, square_window
 from pipeline.patches.table import PatchTable, make_table, read_table, write_table
-from pipeline.settings import BoxSettings, CropSettings, GridSettings, SourceSettings
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)
 

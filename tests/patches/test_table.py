@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import DatasetError, StoreError
-from pipeline.files import USER_BLOCK, DigestMemory, sha256_file, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
+from pipeline.io.digests import DigestMemory, sha256_file
+from pipeline.io.errors import DatasetError, StoreError
 from pipeline.patches.grid import grid_windows
+from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.patches.table import (
     FILL_COLUMNS,
     PICTURE_COLUMNS,
@@ -22,7 +24,6 @@ from pipeline.patches.table import (
     why_stale,
     write_table,
 )
-from pipeline.settings import GridSettings, LabelSettings
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)  # on 96 x 64: 2 windows of 64 px and 5 x 3 of 32 px
 FILLS, TOUCHES = LabelSettings(), LabelSettings(single_object="touches")

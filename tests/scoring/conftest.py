@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.activations.store import Store, StoreWriter, create_store
+from pipeline.activations.store import Store
+from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest
 from pipeline.head.head import Head, fit_head
+from pipeline.head.settings import HeadSettings
+from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.settings import GridSettings, HeadSettings, LabelSettings
 
 CLASSES = ("cat", "dog", "fish")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.average_precision import mean_average_precision
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.scoring.ensemble import COSTS, FOLDS, fit_stack, mean_rank
 
 N_CLASSES = 4

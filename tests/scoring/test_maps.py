@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.voc import Annotation
+from pipeline.dataset.split import Annotation
 from pipeline.patches.grid import grid_windows
+from pipeline.patches.settings import GridSettings
 from pipeline.scoring.maps import Cover, Peaks, point_at, score_maps
 from pipeline.scoring.results import evaluate_scores
 from pipeline.scoring.scores import load_scores, save_scores, score_split
-from pipeline.settings import GridSettings
 
 GRID = GridSettings(scales=(1.0, 1.6, 2.5))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.manifest import load_manifest
-from pipeline.errors import SettingsError
-from pipeline.recipes import builtin_recipes
+from pipeline.io.errors import SettingsError
+from pipeline.recipes.catalogue import builtin_recipes
 from pipeline.scoring.published import WHY_APART, load_published, published_rows
 
 # The VOC 2012 action task, as its development kit writes the classes.

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.average_precision import average_precision
-from pipeline.errors import StoreError
+from pipeline.io.errors import StoreError
+from pipeline.metrics.average_precision import average_precision
+from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.results import evaluate_scores, number, write_devkit_files
 from pipeline.scoring.scores import SplitScores, score_split
-from pipeline.settings import LabelSettings
 
 KS = (1.0, 5.0, "max")
 # What reports, comparisons and people look for in a result.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.scoring.retrieval as retrieval
-from pipeline.errors import DatasetError, StoreError
+from pipeline.io.errors import DatasetError, StoreError
 from pipeline.scoring.retrieval import (
     NearestPatches,
     distances,

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pipeline.average_precision import mean_average_precision
-from pipeline.errors import HeadError, StoreError
-from pipeline.files import USER_BLOCK, sign_hdf5
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import HeadSettings, SvmSettings, WeakSettings
+from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
+from pipeline.io.errors import HeadError, StoreError
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
-from pipeline.scoring.sweep import sweep_settings
-from pipeline.settings import HeadSettings, LabelSettings, SvmSettings, WeakSettings
+from pipeline.stages.sweep import sweep_settings
 
 KS = (1.0, 5.0, "max")
 

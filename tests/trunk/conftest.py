@@ -44,7 +44,7 @@ def save_card(tmp_path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def torchvision_weights(tmp_path_factory) -> Callable[[str], Path]:
     """A safetensors file with random weights of a torchvision model, by the model's name."""
-    from pipeline.trunk.torchvision_import import import_torchvision
+    from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     folder = tmp_path_factory.mktemp("torchvision")
 

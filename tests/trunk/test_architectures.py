@@ -8,7 +8,7 @@ import torch
 
 from pipeline.trunk.architectures import ALEXNET, ALEXNET64, KRIZHEVSKY, AlexNet, fold_batch_norm, krizhevsky
 from pipeline.trunk.family import from_torchvision_names
-from pipeline.trunk.torchvision_import import import_torchvision
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 
 def shapes(form, n=2):

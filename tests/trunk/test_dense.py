@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import SettingsError, TrunkError
+from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import FORMS, AlexNet
 from pipeline.trunk.dense import DenseRunner, cells_of
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
-from pipeline.trunk.torchvision_import import import_torchvision
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CPU = torch.device("cpu")
 

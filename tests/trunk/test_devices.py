@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from pipeline.errors import SettingsError
+from pipeline.io.errors import SettingsError
 from pipeline.trunk import devices
 from pipeline.trunk.devices import lease_device, resolve_device
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import TrunkError
+from pipeline.io.errors import TrunkError
 from pipeline.trunk.nodes import Node, Prefix, parse_nodes, pool, settle
 
 MAP = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)

@@ -15,11 +15,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.errors import MissingDataError, TrunkError
-from pipeline.files import sha256_file
+from pipeline.io.digests import sha256_file
+from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.trunk.registry import load_trunk
-from pipeline.trunk.torchvision_import import import_torchvision
 from pipeline.trunk.trunk import read_weights
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 # --- embedded
 
@@ -242,7 +242,7 @@ def test_card_that_is_no_card(tmp_path, text, message):
 
 
 def test_torchvision_imports_in_a_fresh_process():
-    code = "from pipeline.trunk.torchvision_import import import_torchvision as t; print(t().models.alexnet.__name__)"
+    code = "from pipeline.trunk.zoo.torchvision_import import import_torchvision as t; print(t().models.alexnet.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout.strip()) == (0, "alexnet"), done.stderr
 

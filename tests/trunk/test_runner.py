@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import SettingsError, TrunkError
+from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, gather_windows, resolve_precision

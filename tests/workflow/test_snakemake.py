@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.activations.store import Store
-from pipeline.average_precision import mean_average_precision
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.table import read_table
 from pipeline.scoring.scores import load_scores
 
@@ -341,7 +341,7 @@ SMALL_PARTS = """
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extract, store
+    from pipeline.activations import extraction as extract, store
     extract.rows_a_part = lambda width: 32
     if pathlib.Path("slow").exists():
         write_part = store.StoreWriter.write_part

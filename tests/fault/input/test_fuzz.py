@@ -31,14 +31,18 @@ from pipeline.dataset import picture
 from pipeline.dataset.archive import unpack
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_annotated, picture_size
-from pipeline.dataset.voc import id_list_path, parse_annotation, read_ids, read_split
-from pipeline.errors import PipelineError
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import id_list_path, read_ids
+from pipeline.dataset.voc import parse_annotation
+from pipeline.head.settings import HeadSettings
+from pipeline.io.errors import PipelineError
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import measure_overlap
-from pipeline.settings import GridSettings, HeadSettings, LabelSettings, RunSettings, parse_run_settings
+from pipeline.patches.settings import GridSettings, LabelSettings
+from pipeline.stages.settings import RunSettings, parse_run_settings
+from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.trunk import read_weights
-from pipeline.workspace import Workspace
 
 # As outside of pytest: Pillow's warnings of odd metadata are not errors, nor are those of odd codecs.
 pytestmark = [pytest.mark.filterwarnings(r"ignore:::PIL\."), pytest.mark.filterwarnings("ignore::DeprecationWarning")]

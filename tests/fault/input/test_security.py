@@ -28,14 +28,15 @@ from safetensors.torch import save_file
 from pipeline.dataset.archive import unpack
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import MAX_PIXELS, decode_picture
-from pipeline.dataset.voc import parse_annotation, read_ids
-from pipeline.errors import BadPictureError, DatasetError, PipelineError, SettingsError
-from pipeline.files import sha256_file
+from pipeline.dataset.split import read_ids
+from pipeline.dataset.voc import parse_annotation
 from pipeline.head.head import load_head
-from pipeline.pretraining import pretrain_on_folders
-from pipeline.settings import PretrainSettings
+from pipeline.io.digests import sha256_file
+from pipeline.io.errors import BadPictureError, DatasetError, PipelineError, SettingsError
+from pipeline.stages.pretrain import pretrain_on_folders
 from pipeline.trunk.architectures import ALEXNET64
 from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.settings import PretrainSettings
 
 SOURCES = sorted((Path(__file__).resolve().parents[3] / "pipeline").rglob("*.py"))
 

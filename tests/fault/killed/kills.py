@@ -35,7 +35,7 @@ import yaml
 from PIL import Image
 
 from pipeline.activations.store import Store
-from pipeline.errors import StoreError
+from pipeline.io.errors import StoreError
 
 HERE = Path(__file__).resolve().parent
 SERVER = "PIPELINE_KILLS_SERVER"
@@ -44,7 +44,7 @@ PRELOAD = (
     "numpy.ma",
     "torch._dynamo",
     "zarr",
-    "pipeline.run",
+    "pipeline.stages.extract",
     "pipeline.cli.main",
     "pipeline.cli.extract",
     "pipeline.cli.fit_head",
@@ -317,10 +317,10 @@ def _run_child(
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
-    import pipeline.activations.extract
+    import pipeline.activations.extraction
     from pipeline.cli.main import main
 
-    pipeline.activations.extract.rows_a_part = lambda width: part_rows
+    pipeline.activations.extraction.rows_a_part = lambda width: part_rows
     steps = Steps(Path(folder), at, signal_number, lose_power) if at is not None or trace is not None else None
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -389,8 +389,8 @@ class Steps:
         self._unsure.append((os.path.dirname(path), undo))
 
     def _install(self) -> None:
-        import pipeline.activations.extract
-        import pipeline.files
+        import pipeline.activations.extraction
+        import pipeline.io.atomic
 
         fsync, replace, link, unlink, mkdir = os.fsync, os.replace, os.link, os.unlink, os.mkdir
         tops = tuple(f"{self.folder / top}" for top in ("cache", "results"))
@@ -468,8 +468,8 @@ class Steps:
             counted_unlink,
             counted_mkdir,
         )
-        pipeline.files.open = counted_open
-        pipeline.activations.extract.open = counted_open
+        pipeline.io.atomic.open = counted_open
+        pipeline.activations.extraction.open = counted_open
 
 
 def _rename_back(path: str, source: Any, replace: Callable[[str, Any], None]) -> None:
@@ -663,18 +663,18 @@ def _prepare_server() -> None:
     """In the server, before any fork: what a child would otherwise do again each time."""
     import torch
 
-    import pipeline.run
+    import pipeline.stages.extract
 
     torch.set_num_threads(1)
     Image.preinit()
-    load_trunk = pipeline.run.load_trunk
+    load_trunk = pipeline.stages.extract.load_trunk
     drawn = {layer: load_trunk("random", layer, None, 0) for layer in ("fc7", "pool5")}
 
     def load(name: str, layer: str, weights: Path | None, seed: int) -> Any:
         plain = name == "random" and weights is None and seed == 0
         return drawn[layer] if plain and layer in drawn else load_trunk(name, layer, weights, seed)
 
-    pipeline.run.load_trunk = load
+    pipeline.stages.extract.load_trunk = load
 
 
 if os.environ.get(SERVER):

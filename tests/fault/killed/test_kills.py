@@ -21,8 +21,8 @@ import kills
 import pytest
 from kills import EXTRACT, EXTRACT_VAL, FIT, SCORE, VAL_ONLY, Child, Snapshot, Work, differences, without
 
-from pipeline.errors import StoreError
 from pipeline.head.head import load_head
+from pipeline.io.errors import StoreError
 from pipeline.scoring.scores import load_scores
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -155,7 +155,7 @@ def processes_in(folder: Path) -> list[str]:
 SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
-    from pipeline.activations import extract
+    from pipeline.activations import extraction as extract
     extract.rows_a_part = lambda width: {kills.PART_ROWS}
 """
 

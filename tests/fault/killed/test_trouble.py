@@ -15,8 +15,9 @@ import pytest
 from kills import EXTRACT, VAL_ONLY, Work, differences, without
 
 from pipeline.activations.layout import parts_of
-from pipeline.activations.store import StoreWriter, check_record
-from pipeline.files import sha256_bytes
+from pipeline.activations.store import check_record
+from pipeline.activations.writer import StoreWriter
+from pipeline.io.digests import sha256_bytes
 
 
 def expected_of(finished) -> dict[str, bytes]:

@@ -1,0 +1,65 @@
+"""All that is needed to compute some rows, independent of table and dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.patches.table import PatchTable
+
+
+@dataclass(frozen=True)
+class PlannedPicture:
+    """A picture of a plan: where it is, and what its bytes must be."""
+
+    index: int
+    id: str
+    path: Path
+    sha256: str
+    apply_exif: bool
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """All that is needed to compute some rows: small, and independent of table and dataset.
+
+    Attributes
+    ----------
+    picture : int32 ndarray (n,), rising; index of each row's picture in the id list
+    box_xyxy : float32 ndarray (n, 4)
+    scale : uint8 ndarray (n,)
+    source : where the windows come from
+    flip : bool ndarray (n,), rows of mirrored patches; None for none
+    pictures : those that hold the rows, in rising order of their index
+    """
+
+    picture: np.ndarray
+    box_xyxy: np.ndarray
+    scale: np.ndarray
+    source: str
+    flip: np.ndarray | None
+    pictures: tuple[PlannedPicture, ...]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.picture)
+
+
+def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice | np.ndarray) -> RowPlan:
+    """The plan of a range of rows, or of chosen ones in rising order."""
+    picture = table.picture[rows]
+    pictures = tuple(
+        PlannedPicture(
+            index,
+            table.ids[index],
+            picture_paths[table.ids[index]].absolute(),
+            table.picture_sha256[index],
+            bool(table.apply_exif[index]),
+        )
+        for index in np.unique(picture).tolist()
+    )
+    flip = None if table.flip is None else table.flip[rows]
+    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, flip, pictures)

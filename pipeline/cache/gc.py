@@ -1,0 +1,89 @@
+"""Free what nothing uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.activations import SEAL
+from pipeline.activations.run_log import log_name
+from pipeline.cache.inventory import CachedStore, list_stores, read_receipts, table_of
+from pipeline.io.atomic import sweep_partials
+from pipeline.stages.workspace import Workspace
+
+YOUNG_S = 24 * 3600.0
+"""What changed more recently may still be at work, and is not offered for removal."""
+
+
+# Freeing
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that nothing uses.
+
+    Attributes
+    ----------
+    what : path or URL
+    remove : does it
+    """
+
+    what: str
+    why: str
+    bytes: int
+    remove: Callable[[], Any]
+
+
+def find_garbage(ws: Workspace, young_s: float = YOUNG_S) -> list[Garbage]:
+    """Stores that no head and no result names, receipts and tables of gone stores, what killed writers left.
+
+    Nothing that changed less than `young_s` seconds ago is in the list: it may be at work.
+    """
+    now = time.time()
+    stores = list_stores(ws)
+    receipts, _ = read_receipts(ws)
+    garbage = []
+    kept = set()
+    for store in stores:
+        if store.used or now - store.changed < young_s:
+            kept.add(store.folder.name)
+            continue
+        if store.sealed:
+            why = "no head and no result was made from it"
+        else:
+            why = f"incomplete ({store.state})"
+        garbage.append(Garbage(str(store.folder), why, store.bytes, _remover(ws, store)))
+    kept_receipts = [receipt for receipt in receipts if receipt.store in kept]
+    there = {store.folder.name for store in stores}
+    for receipt in receipts:
+        if receipt.store not in there:
+            size = receipt.path.stat().st_size
+            garbage.append(Garbage(str(receipt.path), "its store is gone", size, receipt.path.unlink))
+    needed = {table_of(ws, receipt) for receipt in kept_receipts}
+    for path in sorted((ws.cache / "patches").glob("*.h5")):
+        if path not in needed and now - path.stat().st_mtime >= young_s:
+            garbage.append(Garbage(str(path), "no kept store was made from it", path.stat().st_size, path.unlink))
+    return garbage
+
+
+def _remover(ws: Workspace, store: CachedStore) -> Callable[[], None]:
+    def remove() -> None:
+        # Receipts first: stopped in between, this leaves a store without a receipt, not the reverse.
+        for receipt in store.receipts:
+            receipt.path.unlink(missing_ok=True)
+        # The seal before the rest: a half-removed store is an incomplete one.
+        store.folder.remove(SEAL)
+        store.folder.remove_all()
+        (ws.cache / log_name(store.folder.name)).unlink(missing_ok=True)
+
+    return remove
+
+
+def sweep(ws: Workspace) -> list[Path]:
+    """Remove temporary files of writers of this machine that are no more."""
+    places = [ws.cache / ".partial", ws.cache, ws.cache / "receipts", ws.cache / "patches"]
+    places += [ws.results, ws.results / "heads", ws.results / "scores"]
+    return [path for place in places for path in sweep_partials(place)]

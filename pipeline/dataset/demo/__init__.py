@@ -1,0 +1,1 @@
+"""Drawn datasets: scenes with objects, and people in action."""

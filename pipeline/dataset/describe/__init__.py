@@ -1,0 +1,1 @@
+"""Manifests for folders that a user has."""

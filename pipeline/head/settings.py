@@ -1,0 +1,163 @@
+"""Settings of heads, one class per kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.io.messages import brief
+from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH, Settings
+
+
+class SgdSettings(Settings):
+    """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
+
+    rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")
+    max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="at most so many epochs a rate")
+    settled: float = Field(
+        0.01, ge=0, description="a rate ends when an epoch lowers the mean loss by less than this share"
+    )
+    batch: int = Field(256, ge=1, le=MAX_BATCH)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _rates_and_epochs_pair(self) -> Self:
+        if len(self.rates) != len(self.max_epochs):
+            got = f"{brief(self.rates)} and {brief(self.max_epochs)}"
+            raise ValueError(f"rates and max_epochs must be equally long, got {got}")
+        if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs):
+            raise ValueError("rates must be positive, max_epochs at least 0")
+        if not any(self.max_epochs):
+            raise ValueError("max_epochs must allow one epoch at least")
+        if any(e > MAX_EPOCHS for e in self.max_epochs):
+            raise ValueError(f"max_epochs must be at most {MAX_EPOCHS:,}")
+        return self
+
+
+class NetworkSettings(SgdSettings):
+    """Layers of a head on standardised rows."""
+
+    hidden: tuple[int, ...] = Field((2048,), max_length=8, description="widths of the layers before FCb: FCa, ...")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
+    input_dropout: float | None = Field(
+        None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
+    )
+    standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of hidden layers, the last one is fp32 always; auto: bf16 where the CPU computes in it"
+    )
+
+    @field_validator("hidden")
+    @classmethod
+    def _widths_are_sane(cls, hidden: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= h <= MAX_WIDTH for h in hidden):
+            raise ValueError(f"hidden must be positive and at most {MAX_WIDTH:,}")
+        return hidden
+
+
+class HeadSettings(NetworkSettings):
+    """A strongly supervised head: fitted on patches with labels (Oquab et al. 2014, section 3.3)."""
+
+    kind: Literal["strong"] = "strong"
+    targets: Literal["single", "several"] = Field(
+        "single",
+        description="single: one softmax over patches that one object fills; several: one logistic loss a class, "
+        "and patches that several objects fill train several outputs",
+    )
+    background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
+
+
+class WeakSettings(NetworkSettings):
+    """A head fitted on picture labels alone, through the best patches of each picture and class."""
+
+    kind: Literal["weak"]
+    hidden: tuple[int, ...] = Field((1024,), max_length=8, description="widths of the layers before FCb")
+    top: int = Field(1, ge=1, le=1000, description="patches whose mean score is a picture's; 1 is the maximum")
+    # A fifth of the others': few pictures a step, and their best patches are alike; at 0.01 the loss rises.
+    rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
+    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="at most so many epochs a rate")
+    batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures a step")
+
+
+class SvmSettings(Settings):
+    """A linear SVM a class on one vector a picture (Razavian et al. 2014)."""
+
+    kind: Literal["svm"]
+    pooling: tuple[Literal["mean", "max"], ...] = Field(
+        ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
+    )
+    normalise: bool = Field(True, description="each pooled vector to length 1")
+    standardise: bool = Field(
+        True, description="columns to mean 0 and equal deviation over the fit pictures, after that; lengths stay near 1"
+    )
+    costs: tuple[float, ...] = Field(
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        min_length=1,
+        max_length=100,
+        description="values of C; one for all classes is chosen by cross-validation over the fit pictures",
+    )
+
+    @field_validator("pooling", "costs")
+    @classmethod
+    def _each_once(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each once, got {brief(list(values))}")
+        return values
+
+    @field_validator("costs")
+    @classmethod
+    def _costs_are_positive(cls, costs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 1e-6 <= c <= 1e6 for c in costs):
+            raise ValueError("costs must lie in 1e-6..1e6")
+        return costs
+
+
+class AdaptedSettings(HeadSettings):
+    """FC6 (and FC7) trained again from the trunk's own weights, with FCa and FCb, on pool5 rows (PRE-1512U)."""
+
+    # All that is said of a strong head holds but for its kind, by which `AnyHead` tells them apart.
+    kind: Literal["adapted"]  # type: ignore[assignment]
+    retrain: tuple[Literal["fc6", "fc7"], ...] = Field(
+        ("fc6",), min_length=1, description="layers that are trained again"
+    )
+    trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
+    fc7_dropout: float = Field(0.5, ge=0, lt=1, description="on the input of FC7")
+
+
+class OwnSettings(Settings):
+    """The outputs of the trunk's own last layer, where it was trained on the dataset's classes; nothing is fitted."""
+
+    kind: Literal["own"]
+
+
+def _kind_of(value: object) -> str:
+    kind = value.get("kind", "strong") if isinstance(value, dict) else getattr(value, "kind", "strong")
+    return kind if isinstance(kind, str) else "strong"
+
+
+AnyHead = Annotated[
+    Annotated[HeadSettings, Tag("strong")]
+    | Annotated[WeakSettings, Tag("weak")]
+    | Annotated[SvmSettings, Tag("svm")]
+    | Annotated[AdaptedSettings, Tag("adapted")]
+    | Annotated[OwnSettings, Tag("own")],
+    Discriminator(_kind_of),
+]
+"""Settings of a head of any kind; without ``kind`` it is a strong one."""
+HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own")
+
+
+HEADS: dict[str, AnyHead] = {
+    "fca": HeadSettings(),
+    "fcb": HeadSettings(hidden=()),
+    "fca2": HeadSettings(hidden=(2048, 2048)),
+}
+"""Built-in heads: FCa + FCb, FCb alone, two hidden layers."""

@@ -1,0 +1,39 @@
+"""The errors that a user can fix.
+
+``PipelineError`` means: the input, the settings or the machine is at fault, not the code. The CLI
+prints its message and exits with 2. Anything else that escapes is a bug: traceback, exit 1.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Something that the user can mend; the message says what, where, and what to do next."""
+
+
+class SettingsError(PipelineError, ValueError):
+    """A setting or a manifest is out of its range, unknown or malformed."""
+
+
+class DatasetError(PipelineError, ValueError):
+    """A dataset's folder, lists or annotations are not what the manifest says."""
+
+
+class MissingDataError(PipelineError, FileNotFoundError):
+    """Pictures, annotations or weights that a run needs are not on this machine."""
+
+
+class BadPictureError(PipelineError, ValueError):
+    """A picture cannot be decoded in full, or yields no sensible grid."""
+
+
+class TrunkError(PipelineError, ValueError):
+    """A trunk's name, card or weights file is wrong."""
+
+
+class StoreError(PipelineError, ValueError):
+    """A store is incomplete, damaged, or not the one that was asked for."""
+
+
+class HeadError(PipelineError, ValueError):
+    """A head cannot be fitted, loaded, or used with these activations."""

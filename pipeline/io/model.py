@@ -1,0 +1,85 @@
+"""Base of all settings: closed pydantic models, where an unknown key or a value out of range is an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from pipeline.io.errors import SettingsError
+from pipeline.io.messages import brief, shorten
+
+# Bounds far above any use, and below what makes a machine stop without a word.
+MAX_BATCH = 65_536
+MAX_WIDTH = 65_536
+MAX_FC_WIDTH = 16_384
+MAX_EPOCHS = 10_000
+MAX_UPDATES = 100_000_000
+MAX_SEED = 2**32 - 1
+MAX_THREADS = 1024
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and closed against unknown keys."""
+
+    # Inputs are said by `explain_validation`, which leaves out refused URLs; pydantic's own message would not.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_values(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what pydantic lets pass: ``true`` as the number 1, and text that no file name can hold."""
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        assert info.field_name is not None  # it is None in validators of types alone
+        if any(isinstance(item, bool) for item in items) and _is_numeric(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"must be a number, got {brief(value)}")
+        if any(isinstance(item, str) and re.search("[\0\ud800-\udfff]", item) for item in items):
+            raise ValueError(f"must not hold NUL or half a character, got {brief(value)}")
+        return value
+
+
+def _is_numeric(annotation: object) -> bool:
+    return annotation in (int, float) or any(_is_numeric(part) for part in get_args(annotation))
+
+
+def explain_validation(error: ValidationError, hide: Collection[str] = ()) -> list[str]:
+    """One line per mistake: where, what, and what was got.
+
+    Parameters
+    ----------
+    hide : parts of a place that nobody wrote: tags by which pydantic tells the members of a union apart
+    """
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        # The first two parts are keys always: a head may be called as a kind is.
+        keys = [part for index, part in enumerate(item["loc"]) if index < 2 or part not in hide]
+        where = ".".join(shorten(str(part)) for part in keys) or "settings"
+        # A URL may carry a password, also under a key that is mistyped.
+        got = "" if item["type"] in ("missing", "value_error") else f", got {brief(item['input'])}"
+        got = "" if "://" in got else got
+        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
+    return lines
+
+
+def refuse_credentials(url: str) -> None:
+    """Refuse a URL with a user, a password or a query: URLs end in logs and receipts.
+
+    Raises
+    ------
+    SettingsError
+        Without the URL's secret part.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and ("@" in rest or "?" in rest):
+        raise SettingsError(
+            f"stores {scheme}://...: credentials and options do not belong into a URL; give them through the "
+            "environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        )

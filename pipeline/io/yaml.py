@@ -1,0 +1,58 @@
+"""YAML files that a person wrote: read within bounds, so that no text costs more than its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.io.errors import PipelineError, SettingsError
+
+MAX_BYTES = 500_000
+MAX_ALIASES = 100
+MAX_MERGED_KEYS = 10_000
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Aliases and merge keys of aliases, where a few lines can stand for billions of entries, are counted."""
+
+    n_aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.n_aliases += 1
+            if self.n_aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_MERGED_KEYS:
+            raise yaml.YAMLError(f"more than {MAX_MERGED_KEYS:,} merged keys")
+
+
+def read_mapping(path: Path, error: type[PipelineError] = SettingsError) -> dict[Any, Any]:
+    """The mapping in a YAML file; an empty file is an empty one.
+
+    Parameters
+    ----------
+    error : what is raised where the file is not such a file
+    """
+    try:
+        with open(path, "rb") as stream:  # a pipe or a device too: bounded by what is read, not by a size
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as reason:
+        raise error(f"{path}: cannot be read as YAML: {reason.strerror}") from reason
+    if len(data) > MAX_BYTES:
+        raise error(f"{path}: cannot be read as YAML: larger than {MAX_BYTES:,} bytes, which no settings are")
+    try:
+        content = yaml.load(data.decode("utf-8-sig"), _BoundedLoader)
+    except Exception as reason:  # constructors of numbers, dates and tags raise nearly anything on odd values
+        why = "nested too deeply" if isinstance(reason, RecursionError) else reason
+        raise error(f"{path}: cannot be read as YAML, not valid YAML: {why}") from reason
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected a mapping of keys to values, got {type(content).__name__}")
+    return content

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: average precision and bootstrap intervals."""

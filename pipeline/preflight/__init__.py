@@ -1,0 +1,1 @@
+"""Before a run: is everything available, and how long will it take."""

@@ -1,0 +1,227 @@
+"""Is all here that a run needs? Each finding with its mend, and what the run will take before it begins."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from pipeline.dataset.manifest import Manifest, dataset_folder, load_manifest
+from pipeline.dataset.read import read_split
+from pipeline.io.errors import PipelineError
+from pipeline.io.progress import format_bytes, format_seconds
+from pipeline.preflight.costs import read_costs
+from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
+from pipeline.stages.workspace import Workspace
+
+LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
+MEMORY_NEEDED = 2 * 2**30
+"""Of a small run: torch, a trunk and some parts."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor.
+
+    Attributes
+    ----------
+    state : ``ok``; ``note``, which a run does not mind; ``bad``, which it does
+    mend : what to do about it; empty where there is nothing to do
+    """
+
+    what: str
+    state: Literal["ok", "note", "bad"]
+    found: str
+    mend: str = ""
+
+
+def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
+    """All findings: machine, libraries, device, weights; with a dataset also its pictures, and what a run takes."""
+    yield _python()
+    yield from _libraries()
+    yield _cores(ws)
+    yield _memory()
+    yield from _device(ws)
+    yield _compiler(ws)
+    yield _weights(ws)
+    yield from _folders(ws)
+    if dataset is not None:
+        yield from _dataset(ws, dataset)
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def _libraries() -> Iterator[Finding]:
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    yield Finding("libraries", "ok", ", ".join(found))
+    if missing:
+        yield Finding("libraries", "bad", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    if shutil.which("snakemake") is None and importlib.util.find_spec("snakemake"):
+        yield Finding(
+            "snakemake",
+            "note",
+            "not on the path of this shell",
+            f"activate the environment: . {sys.prefix}/bin/activate",
+        )
+
+
+def _cores(ws: Workspace) -> Finding:
+    from pipeline.trunk.runner import cpu_has_bf16
+
+    usable = len(os.sched_getaffinity(0))
+    arithmetic = (
+        "computes in bfloat16" if cpu_has_bf16() else "has no bfloat16: trunks run in fp32, at about half the rate"
+    )
+    asked = ws.settings.threads
+    found = f"{usable} usable cores, {platform.machine()}; {arithmetic}"
+    if asked > usable:
+        return Finding("CPU", "note", f"{found}; threads: {asked}", f"give threads: {usable} or fewer")
+    return Finding("CPU", "ok", found)
+
+
+def available_memory() -> int:
+    """Bytes that programs may still take."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _memory() -> Finding:
+    free = available_memory()
+    if free < MEMORY_NEEDED:
+        return Finding(
+            "memory",
+            "bad",
+            f"{format_bytes(free)} available",
+            f"close other programs: {format_bytes(MEMORY_NEEDED)} are needed",
+        )
+    return Finding("memory", "ok", f"{format_bytes(free)} available")
+
+
+def _device(ws: Workspace) -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}")
+        return
+    asked = ws.settings.device.startswith("cuda")
+    if torch.version.cuda is None:
+        why, mend = f"torch {torch.__version__} is a build without CUDA", "for a GPU install torch's CUDA build"
+    elif shutil.which("nvidia-smi") is None:
+        why, mend = "no NVIDIA driver (nvidia-smi is not there)", "for a GPU install its driver"
+    else:
+        why, mend = "torch sees none; see what nvidia-smi says", "check the driver, and CUDA_VISIBLE_DEVICES"
+    yield Finding("GPU", "bad" if asked else "note", f"none: {why}", f"{mend}; without one all runs on the CPU")
+
+
+def _compiler(ws: Workspace) -> Finding:
+    found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+    if found:
+        return Finding("C++ compiler", "ok", f"{found}; --compiled can be used")
+    state: Literal["note", "bad"] = "bad" if ws.settings.compiled else "note"
+    return Finding("C++ compiler", state, "none: --compiled cannot be used", "Debian: apt-get install g++")
+
+
+def _weights(ws: Workspace) -> Finding:
+    s = ws.settings
+    try:
+        ws.check_weights()
+    except PipelineError as error:
+        what, _, mend = str(error).partition("; ")
+        return Finding("trunk", "bad", what, mend)
+    return Finding(
+        "trunk", "ok", f"{s.trunk}, layer {s.layer or 'of its name'}" + (f", weights {s.weights}" if s.weights else "")
+    )
+
+
+def _folders(ws: Workspace) -> Iterator[Finding]:
+    for name, path in (("cache", ws.cache), ("results", ws.results)):
+        there = path
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not os.access(there, os.W_OK):
+            yield Finding(name, "bad", f"{path}: cannot be written", f"choose another folder with --{name}")
+            continue
+        yield Finding(name, "ok", f"{path.absolute()}: {format_bytes(shutil.disk_usage(there).free)} free")
+
+
+def _dataset(ws: Workspace, dataset: str) -> Iterator[Finding]:
+    manifest = load_manifest(dataset)
+    counted: list[Counts] = []
+    for split in dict.fromkeys((manifest.fit, manifest.eval)):
+        finding, counts = _split(ws, manifest, split)
+        yield finding
+        counted += [counts] if counts else []
+    if counted:
+        yield from _run(ws, counted)
+
+
+def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Counts | None]:
+    what = f"{manifest.name} {split}"
+    try:
+        content = read_split(manifest, split, ws.settings.data_root)
+        counts, problems = count_split(content, ws.settings.sources)
+    except PipelineError as error:
+        first = str(error).splitlines()[0]
+        mend = (
+            f"pipeline data fetch {manifest.name}, or name the folder that holds {manifest.folder}/: --data-root DIR; "
+            f"pipeline data check {manifest.name} says more"
+        )
+        return Finding(what, "bad", first, mend), None
+    found = (
+        f"{counts.pictures:,} pictures, {counts.rows:,} patches, in {dataset_folder(manifest, ws.settings.data_root)}"
+    )
+    if problems:
+        mend = f"pipeline data check {manifest.name}, or leave them out with --on-error skip"
+        return Finding(what, "bad", f"{found}; {len(problems)} will be refused ({problems[0]})", mend), counts
+    return Finding(what, "ok", found), counts
+
+
+def _run(ws: Workspace, counted: list[Counts]) -> Iterator[Finding]:
+    """Disk, memory and time of the whole run, by measured unit costs."""
+    s = ws.settings
+    costs = read_costs(None)
+    workers = Workers(1, s.threads or len(os.sched_getaffinity(0)), s.device.startswith("cuda"))
+    try:
+        trunk = costs.trunk(s.trunk, s.layer)
+        _, rate = trunk_rate(trunk, workers, s.precision)
+    except PipelineError as error:
+        yield Finding(
+            "the run", "note", f"not estimated: {str(error).splitlines()[0]}", "pipeline plan --rate N says more"
+        )
+        return
+    plan = make_plan(counted, trunk, rate, workers, costs)
+    yield _disk(ws, plan)
+    needed = max(stage.memory_bytes for stage in plan.stages.values())
+    if needed > available_memory():
+        yield Finding("the run's memory", "bad", f"about {format_bytes(needed)} are needed", "see: pipeline plan")
+    hours = ", ".join(f"{name} {format_seconds(3600 * stage.hours)}" for name, stage in plan.stages.items())
+    yield Finding("the run's time", "ok", f"about {hours}, on {workers.cores} cores like those it was measured on")
+
+
+def _disk(ws: Workspace, plan: Plan) -> Finding:
+    stage, free = plan.stages["extract"], ws.stores.free_bytes()
+    found = f"about {format_bytes(stage.bytes_expected)}, at most {format_bytes(stage.bytes_at_most)}"
+    if free is not None and stage.bytes_at_most > free:
+        mend = "choose another --cache or --stores folder: extract refuses to begin like that"
+        return Finding("the run's disk", "bad", f"{found}; {format_bytes(free)} are free", mend)
+    return Finding("the run's disk", "ok", found)

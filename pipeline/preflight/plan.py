@@ -1,0 +1,198 @@
+"""What an extraction, and all after it, will take: a small model over measured unit costs.
+
+Parts are tasks that equal workers take in order; everything else is a straight line in pictures or
+rows. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from pipeline.dataset.picture import picture_size
+from pipeline.dataset.split import Split
+from pipeline.io.errors import BadPictureError, SettingsError
+from pipeline.patches.settings import SourceSettings
+from pipeline.patches.sources import count_windows
+from pipeline.preflight.costs import MEASURE, Costs, Stage, TrunkCost
+
+OBJECTS_A_PART = 5  # four arrays and the record
+STORE_FILES = 9  # six zarr.json and the seal; receipt and run log beside the store
+GEOMETRY_BYTES = 4 + 16 + 1  # picture, box and scale of a row
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A split by its numbers."""
+
+    pictures: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who makes the parts: `n` alike, each with so many cores and, if `gpu`, one GPU."""
+
+    n: int = 1
+    cores: int = 1
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Patches a second of one worker: of the trunk alone, of decoding and cutting alone, of all together."""
+
+    trunk: float
+    feed: float
+    together: float
+    bound_by: str
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. Bytes are on disk, memory is that of its largest process."""
+
+    hours: float
+    dollars: float | None
+    bytes_expected: float
+    bytes_at_most: float
+    files: int
+    memory_bytes: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages, and how the workers of the extraction spend their time.
+
+    Attributes
+    ----------
+    busy : share of the workers' time that goes into parts; start-up and the last wave are the rest
+    """
+
+    stages: dict[str, StagePlan]
+    speed: Speed
+    parts: int
+    part_seconds: float
+    busy: float
+
+
+def count_split(split: Split, sources: SourceSettings) -> tuple[Counts, list[str]]:
+    """Pictures and patches from sizes alone (XML, else the header of the file), and what is wrong with the others."""
+
+    @cache
+    def n_windows(size_wh: tuple[int, int]) -> int:
+        return count_windows(*size_wh, sources)
+
+    rows, problems = [], []
+    for name, path, annotation in zip(split.ids, split.paths, split.annotations, strict=True):
+        try:
+            size_wh = annotation.size_wh
+            if size_wh is None:
+                size_wh = picture_size(path, path.name)
+            rows.append(n_windows(size_wh))
+        except (BadPictureError, OSError) as error:
+            problems.append(f"{name}: {error}")
+    return Counts(len(rows), sum(rows)), problems
+
+
+def makespan(parts: int, part_s: float, last_s: float, workers: int, startup_s: float) -> float:
+    """Seconds until all parts are made; the last one may be shorter, never longer.
+
+    >>> makespan(5, 10.0, 4.0, workers=2, startup_s=1.0)  # 10 + 10 + 4 beside 10 + 10
+    25.0
+    """
+    waves, beside = divmod(parts - 1, workers)
+    return startup_s + waves * part_s + (part_s if beside else last_s)
+
+
+def trunk_rate(trunk: TrunkCost, workers: Workers, precision: str) -> tuple[str, float]:
+    """Arithmetic, and patches a second of the trunk alone on one worker, from the table.
+
+    Raises
+    ------
+    SettingsError
+        Not measured.
+    """
+    usual = ("cuda-fp16",) if workers.gpu else ("cpu-bf16", "cpu-fp32")
+    keys = usual if precision == "auto" else (f"{usual[0].partition('-')[0]}-{precision}",)
+    for key in keys:
+        rate = trunk.rates.get(key)
+        if rate is not None:
+            return key, rate if workers.gpu else rate * workers.cores / trunk.cores
+    names = " and ".join(keys)
+    raise SettingsError(
+        f"{names}: not measured; give --rate, patches a second of the trunk on one worker, or {MEASURE}"
+    )
+
+
+def worker_speed(trunk: TrunkCost, rate: float, decode_s: float, workers: Workers) -> Speed:
+    """How fast one worker makes parts.
+
+    Parameters
+    ----------
+    rate : of the trunk alone
+    decode_s : of one core, a patch
+    """
+    feed_s = decode_s + trunk.cut_s
+    feed = workers.cores / feed_s
+    # On a CPU trunk and decoding threads share the cores; a GPU works beside them.
+    look_s = 1 / rate if workers.gpu else 1 / rate + feed_s / workers.cores
+    bound_by = "decoding and cutting" if feed < rate else "the trunk"
+    return Speed(rate, feed, 1 / (max(look_s, 1 / feed) + trunk.write_s), bound_by)
+
+
+def make_plan(
+    splits: Sequence[Counts],
+    trunk: TrunkCost,
+    rate: float,
+    workers: Workers,
+    costs: Costs,
+    price: float | None = None,
+) -> Plan:
+    """Plan all four stages; a head is fitted on the first split, and the last one is scored.
+
+    Parameters
+    ----------
+    rate : patches a second of the trunk alone on one worker
+    price : dollars a worker and hour; all workers are paid until the last part is made
+    """
+    n_rows, n_pictures = sum(s.rows for s in splits), sum(s.pictures for s in splits)
+    speed = worker_speed(trunk, rate, costs.picture.decode_s * n_pictures / n_rows, workers)
+    part_s = trunk.part_rows / speed.together
+    parts = [math.ceil(s.rows / trunk.part_rows) for s in splits]
+    stages: dict[str, StagePlan] = {}
+    its_splits: dict[Stage, Sequence[Counts]] = {
+        "patches": splits,
+        "extract": splits,
+        "fit-head": splits[:1],
+        "score": splits[-1:],
+    }
+    for name, some in its_splits.items():
+        cost = costs.stages[name]
+        wider = trunk.width / cost.width if cost.width else 1.0
+        units = sum(s.pictures if cost.unit == "picture" else s.rows for s in some)
+        memory_mib = cost.memory_mib
+        if name == "extract":
+            seconds = 0.0
+            for split, n in zip(splits, parts, strict=True):
+                last_s = (split.rows - (n - 1) * trunk.part_rows) / speed.together
+                seconds += makespan(n, part_s, last_s, workers.n, cost.startup_s)
+            paid_s = seconds * workers.n
+            busy = n_rows / speed.together / paid_s
+            expected, at_most = n_rows * trunk.bytes_a_row, float(n_rows * (2 * trunk.width + GEOMETRY_BYTES))
+            n_files = sum(n * OBJECTS_A_PART + STORE_FILES for n in parts)
+            memory_mib += max(0.0, trunk.extra_mib)
+        else:
+            seconds = len(some) * cost.startup_s + units * cost.unit_s * wider * cost.cores / workers.cores
+            paid_s = seconds
+            expected = at_most = len(some) * cost.disk_bytes + units * cost.disk_bytes_a_unit
+            # Tables, and the one memory of digests; head or scores, and their log.
+            n_files = len(some) + 1
+        # A fit holds its rows, the other stages hold the patch table, which is as wide for all trunks.
+        row_bytes = cost.memory_bytes_a_row * (wider if name == "fit-head" else 1)
+        grown = max(s.rows * row_bytes + s.pictures * costs.picture.memory_bytes for s in some)
+        dollars = None if price is None else price * paid_s / 3600
+        stages[name] = StagePlan(seconds / 3600, dollars, expected, at_most, n_files, memory_mib * 2**20 + grown)
+    return Plan(stages, speed, sum(parts), part_s, busy)

@@ -1,0 +1,1 @@
+"""Recipes: named systems, run with several seeds, joined and compared."""

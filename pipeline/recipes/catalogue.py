@@ -1,0 +1,165 @@
+"""Recipes by name: what each changes of a run's settings.
+
+A recipe is found among the configured ones, then the built-in ones (``recipes.yaml`` beside this file),
+then the heads: a head's name is the recipe of that head, all else as configured.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.head.settings import HEAD_KINDS, HEADS
+from pipeline.io.errors import SettingsError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.model import explain_validation
+from pipeline.io.yaml import read_mapping
+from pipeline.stages.settings import RecipeSettings, RunSettings
+from pipeline.trunk.settings import LAYERS
+
+
+@cache
+def builtin_recipes() -> dict[str, RecipeSettings]:
+    """The recipes that the package ships, in the order in which a comparison shows them."""
+    content = read_mapping(Path(str(files("pipeline.recipes") / "recipes.yaml")))
+    return {name: RecipeSettings.model_validate(block) for name, block in content.items()}
+
+
+def known_recipes(settings: RunSettings) -> dict[str, RecipeSettings]:
+    """All recipes of a run, built-in ones first; configured ones replace those of the same name."""
+    heads = {name: RecipeSettings(head=head) for name, head in {**HEADS, **settings.heads}.items()}
+    return {**builtin_recipes(), **heads, **settings.recipes}
+
+
+def find_recipe(settings: RunSettings, name: str) -> RecipeSettings:
+    """A recipe by name.
+
+    Raises
+    ------
+    SettingsError
+        Unknown; those that are known are named.
+    """
+    known = known_recipes(settings)
+    if name not in known:
+        raise SettingsError(
+            f"unknown recipe {name!r}; known: {', '.join(known)}; add it under 'recipes:' in a --config file"
+        )
+    return known[name]
+
+
+def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
+    """The settings of a run of one recipe with one seed; its head has the recipe's name.
+
+    Raises
+    ------
+    SettingsError
+        Unknown, joined from others, or it cannot run with these settings.
+    """
+    recipe = find_recipe(settings, name)
+    if recipe.join:
+        raise SettingsError(f"recipe {name!r} joins {', '.join(recipe.join)}: it has no run of its own")
+    trunk = recipe.trunk or settings.trunk
+    if recipe.layer in LAYERS and trunk.partition("/")[0] in ("torchvision", "timm"):
+        raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
+    values = settings.model_dump(mode="json")
+    if trunk != settings.trunk:
+        values.update(weights=None, layer="fc7", layers=())
+    values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
+    if recipe.stated_aggregation is not None:
+        values["aggregation"] = recipe.stated_aggregation
+    values.update(seed=seed, head=name, heads={**values["heads"], name: values["head"]}, recipes={})
+    if recipe.reseed_trunk:
+        values["trunk_seed"] = seed
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(
+            f"recipe {name!r} cannot run with these settings\n{enumerate_problems(explain_validation(error, HEAD_KINDS))}"
+        ) from error
+
+
+def members_of(settings: RunSettings, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The recipes with a head of their own that a recipe is made of, joins of joins included.
+
+    Raises
+    ------
+    SettingsError
+        Unknown recipes, or a join that contains itself.
+    """
+    if name in above:
+        raise SettingsError(f"recipe {name!r} joins itself: {' -> '.join((*above, name))}")
+    recipe = find_recipe(settings, name)
+    found: dict[str, None] = {}
+    for member in recipe.join or (name,):
+        inner = members_of(settings, member, (*above, name)) if recipe.join else (member,)
+        found.update(dict.fromkeys(inner))
+    return tuple(found)
+
+
+def parts_of(settings: RunSettings, name: str) -> tuple[str, ...]:
+    """A recipe and all that it joins, directly or not, each after what it joins."""
+    inner = [part for member in find_recipe(settings, name).join for part in parts_of(settings, member)]
+    return tuple(dict.fromkeys((*inner, name)))
+
+
+def needs_boxes(settings: RunSettings, name: str) -> bool:
+    """Whether a recipe, or one that it joins, learns from patches whose labels follow from boxes."""
+    runs = ((apply_recipe(settings, member, settings.seeds[0]), member) for member in members_of(settings, name))
+    return any(
+        run.trunk == "no-pretrain" or run.head_settings(member).kind in ("strong", "adapted") for run, member in runs
+    )
+
+
+def compared_recipes(settings: RunSettings, has_boxes: bool = True) -> tuple[list[str], dict[str, str]]:
+    """Recipes of a comparison that can run with these settings, and why the others cannot.
+
+    Parameters
+    ----------
+    has_boxes : whether the dataset's objects have boxes
+
+    Raises
+    ------
+    SettingsError
+        A recipe that was asked for by name cannot run.
+    """
+    names, left_out = [], {}
+    for name in settings.comparison or builtin_recipes():
+        try:
+            for member in members_of(settings, name):
+                apply_recipe(settings, member, settings.seeds[0])
+            if not has_boxes and needs_boxes(settings, name):
+                raise SettingsError(f"recipe {name!r} needs boxes, and the dataset has none, only labels of pictures")
+        except SettingsError as error:
+            if settings.comparison:
+                raise
+            left_out[name] = str(error)
+        else:
+            names.append(name)
+    return names, left_out
+
+
+def heads_run(settings: RunSettings) -> RunSettings:
+    """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
+
+    def stated(recipe: RecipeSettings) -> RecipeSettings:
+        k = recipe.stated_aggregation or settings.aggregation
+        return recipe.model_copy(update={"aggregation": k})
+
+    known = known_recipes(settings)
+    recipes = {name: stated(known[name]) for name in settings.compare}
+    main = settings.head_settings(settings.head)
+    for trunk in settings.baselines:
+        slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
+        title = f"{settings.head} on {trunk}"
+        recipes[f"{settings.head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
+    return settings.model_copy(
+        update={
+            "recipes": {**settings.recipes, **recipes},
+            "comparison": tuple(recipes),
+            "seeds": (settings.seed,),
+            "reference": settings.compare[0],
+        }
+    )

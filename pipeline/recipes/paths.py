@@ -1,0 +1,32 @@
+"""Where recipes keep what: names from settings alone, as in `pipeline.stages.workspace`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.io.digests import digest_of
+from pipeline.recipes.catalogue import apply_recipe, find_recipe, members_of
+from pipeline.stages.workspace import DIGITS, Workspace
+
+
+def recipe_workspace(ws: Workspace, name: str, seed: int) -> Workspace:
+    """Return the workspace of one recipe with one seed; its head has the recipe's name."""
+    return Workspace(apply_recipe(ws.settings, name, seed))
+
+
+def recipe_digest(ws: Workspace, name: str) -> str:
+    """Return the digest of a recipe's runs with all seeds; of a join, of its members' too."""
+    members_of(ws.settings, name)  # refuses circles
+    recipe = find_recipe(ws.settings, name)
+    if recipe.join:
+        parts: list[Any] = [recipe.by, *(recipe_digest(ws, member) for member in recipe.join)]
+    else:
+        runs = [recipe_workspace(ws, name, seed) for seed in ws.settings.seeds]
+        parts = [*(run.run_digest(name) for run in runs), recipe.aggregation is None]
+    return digest_of([name, recipe.title, recipe.published, ws.settings.held_out, *parts])[:DIGITS]
+
+
+def recipe_path(ws: Workspace, dataset: str, name: str) -> Path:
+    """Return the path of a recipe's outcome, all seeds together."""
+    return ws.results / "recipes" / f"{dataset}-{name}-{recipe_digest(ws, name)}.json"

@@ -1,0 +1,164 @@
+"""Retrieval from files to files: queries that may be in no dataset, against a split's store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.activations.compute import compute_rows
+from pipeline.activations.extraction import identity_of
+from pipeline.activations.identity import explain_differences, how_part
+from pipeline.activations.row_plan import plan_rows
+from pipeline.activations.run_log import StageClock
+from pipeline.activations.store import Store
+from pipeline.dataset.manifest import Manifest, load_manifest
+from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.io.errors import StoreError
+from pipeline.patches.table import PatchTable, make_table
+from pipeline.scoring.results import number, versions
+from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
+from pipeline.stages.extract import sealed_store
+from pipeline.stages.patches import Say, current_table
+from pipeline.stages.trunk import make_runner, set_threads
+from pipeline.stages.workspace import Workspace
+from pipeline.trunk.runner import TrunkRunner
+
+DEFINITION = (
+    "AP of a query: mean over the relevant pictures of the precision at their rank; relevant: shares a class with "
+    "the query; left out: the query itself, and pictures that share one only if a difficult or unknown label counts"
+)
+
+
+def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> PatchTable:
+    """The patch table of pictures that may be in no dataset, planned as those of the datasets are.
+
+    Without an annotation that says otherwise, stored pixels are taken as they are, whatever EXIF says.
+
+    Raises
+    ------
+    DatasetError
+        Pictures that are not there or cannot be decoded; all are named.
+    """
+    ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
+    nothing = (EMPTY_ANNOTATION,) * len(ids)
+    split = Split(manifest, "query", Path(), ids, tuple(map(Path, pictures)), nothing, None, "")
+    s = ws.settings
+    return make_table(split, s.grid, s.source, crops=s.crops, boxes=s.boxes)
+
+
+def extract_queries(
+    table: PatchTable, pictures: Sequence[Path], runner: TrunkRunner, store: Store, rows: np.ndarray
+) -> np.ndarray:
+    """Activations of some rows of a query table, made in the same way as those of a store.
+
+    Returns
+    -------
+    float16 ndarray of shape (len(rows), width)
+
+    Raises
+    ------
+    StoreError
+        The settings would make other rows than the store's; the fields that differ are named.
+    """
+    got = how_part(identity_of(table, runner, store.identity["how.batch"], dtype=store.identity["how.dtype"]))
+    expected = how_part(store.identity)
+    if got != expected:
+        raise StoreError(
+            f"{store.folder}: its rows were made in another way than the query's would be\n"
+            f"{explain_differences(got, expected)}\ngive the settings with which it was extracted"
+        )
+    paths = dict(zip(table.ids, map(Path, pictures), strict=True))
+    return compute_rows(plan_rows(table, paths, rows), runner, store.identity["how.batch"], StageClock())
+
+
+def run_retrieve(
+    ws: Workspace,
+    dataset: str,
+    split: str | None,
+    pictures: Sequence[Path],
+    top: int,
+    query_scales: int,
+    reference_scales: int,
+    say: Say,
+) -> dict[str, Any]:
+    """The pictures of a split that are nearest to each query.
+
+    Returns
+    -------
+    JSON object: ``queries``, each with its ``results`` (rank, id, path where known, distance)
+    """
+    manifest = load_manifest(dataset)
+    split = split or manifest.eval
+    table = current_table(ws, dataset, split, say)
+    store = sealed_store(ws, dataset, split)
+    set_threads(ws.settings.threads)
+    queries = query_table(ws, manifest, pictures)
+    rows = rows_of_scales(queries, query_scales)
+    runner = make_runner(ws, dataset)
+    found = distances(
+        store, table, extract_queries(queries, pictures, runner, store, rows), queries.picture[rows], reference_scales
+    )
+    order = np.argsort(found, axis=1, kind="stable")[:, :top]
+    return {
+        "dataset": dataset,
+        "split": split,
+        "query_scales": query_scales,
+        "reference_scales": reference_scales,
+        "queries": [
+            {
+                "query": str(picture),
+                "results": [
+                    {"rank": rank, "id": table.ids[i], "distance": round(float(row[i]), 6)}
+                    for rank, i in enumerate(nearest, start=1)
+                ],
+            }
+            for picture, row, nearest in zip(pictures, found, order, strict=True)
+        ],
+    }
+
+
+def run_retrieval_evaluation(
+    ws: Workspace, dataset: str, split: str | None, query_scales: int, reference_scales: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Every picture of a split as a query against the others; mAP, and AP over the queries of each class.
+
+    Returns
+    -------
+    JSON object; ``chance`` is what a random order comes to, but for a small excess with few pictures
+    """
+    manifest = load_manifest(dataset)
+    split = split or manifest.eval
+    table = current_table(ws, dataset, split, say)
+    store = sealed_store(ws, dataset, split)
+    set_threads(ws.settings.threads)
+    found = evaluate_retrieval(store, table, query_scales, reference_scales)
+    counted = ~np.isnan(found.ap)
+    if not counted.all():
+        say(f"{dataset} {split}: {int((~counted).sum())} pictures share a class with no other one and are no queries")
+
+    def mean_over(queries: np.ndarray) -> float | None:
+        return number(float(found.ap[queries].mean())) if queries.any() else None
+
+    return {
+        "dataset": dataset,
+        "split": split,
+        "metric": "retrieval",
+        "definition": DEFINITION,
+        "trunk": ws.settings.trunk,
+        "layer": store.identity["how.layer"],
+        "source": table.source,
+        "query_scales": query_scales,
+        "reference_scales": reference_scales,
+        "queries": int(counted.sum()),
+        "mAP": mean_over(counted),
+        "chance": number(float(found.chance[counted].mean())) if counted.any() else None,
+        "AP": {
+            name: mean_over(counted & (table.picture_labels[:, column] == 1))
+            for column, name in enumerate(table.classes)
+        },
+        "fingerprint": store.fingerprint,
+        "versions": versions(),
+    }

@@ -1,0 +1,267 @@
+"""All settings of a run, and of a recipe: the keys of ``--config`` and of the Snakefile's config."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.activations.settings import Codec, StoredDtype
+from pipeline.head.settings import HEAD_KINDS, HEADS, AnyHead
+from pipeline.io.errors import SettingsError
+from pipeline.io.messages import brief, enumerate_problems, shorten
+from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
+from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
+from pipeline.scoring.picture_scores import POOLED, Aggregation, check_aggregation
+from pipeline.trunk.settings import LAYERS, MADE_TRUNKS, TRUNKS, FisherSettings, FromScratchSettings
+
+RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
+
+
+class RecipeSettings(Settings):
+    """A named system: what it changes of a run's settings, and its head; or other recipes, joined."""
+
+    title: str = Field("", max_length=200)
+    published: str = Field("", max_length=100, description="name of the published row that it stands for")
+    trunk: str | None = None
+    layer: str | None = None
+    weights: str | None = None
+    source: Source | None = None
+    grid: GridSettings | None = None
+    crops: CropSettings | None = None
+    boxes: BoxSettings | None = None
+    labels: LabelSettings | None = None
+    head: AnyHead | None = None
+    aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
+    reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
+    join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
+    by: Literal["rank", "stack"] = Field(
+        "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
+    )
+
+    @field_validator("aggregation")
+    @classmethod
+    def _aggregation_is_known(cls, value: object) -> object:
+        return None if value is None else check_aggregation(value)
+
+    @model_validator(mode="after")
+    def _is_a_head_or_a_join(self) -> Self:
+        if self.join and self.changes:
+            raise ValueError(f"a recipe that joins others has nothing of its own, got {', '.join(self.changes)}")
+        if not self.join and self.head is None:
+            raise ValueError("needs a head, or recipes to join")
+        if len(self.join) == 1:
+            raise ValueError("join needs two recipes at least")
+        return self
+
+    @property
+    def stated_aggregation(self) -> Aggregation | None:
+        """The aggregation where there is nothing to choose: it is named, or the head has one vector a picture."""
+        pooled = self.head is not None and self.head.kind == "svm"
+        return POOLED if pooled and self.aggregation is None else self.aggregation
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it sets of the run's settings, by name."""
+        names = ("trunk", "layer", "weights", "source", "grid", "crops", "boxes", "labels", "head")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+class RunSettings(Settings):
+    """Everything that a run can be told; the keys of ``--config`` and of the Snakefile's config."""
+
+    data_root: str | None = Field(None, description="folder that holds VOC2012/ or VOCdevkit/VOC2012/; default data")
+    cache: str = Field("cache", description="folder of patch tables and stores")
+    stores: str | None = Field(
+        None, description="where stores are kept, if not in the cache folder: a folder, or a URL such as s3://bucket/x"
+    )
+    results: str = Field("results", description="folder of heads, scores and results")
+    trunk: str = Field("alexnet64", description="name or path of the frozen network")
+    layer: str = Field("fc7", description="layer whose activations are kept")
+    layers: tuple[str, ...] = Field(
+        (), description="further layers that the workflow keeps from the same pass, for recipes on them"
+    )
+    weights: str | None = Field(None, description="safetensors file with the trunk's weights")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    method: Literal["patches", "dense"] = Field(
+        "patches",
+        description="how a grid is looked at: patch by patch, or convolutions over each rescaled picture and rows at "
+        "the places of its windows; other sources are patches always",
+    )
+    compiled: bool = Field(
+        False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"
+    )
+    dtype: StoredDtype = Field(
+        "float16", description="what a store keeps: rows as they are, or codes of 8 bits over each column's range"
+    )
+    codec: Codec = Field(
+        "small",
+        description="how new stores compress, without loss: near the entropy, quickly, or so that "
+        "readers need nothing but zarr",
+    )
+    batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
+    source: Source = Field(
+        "grid",
+        description="where the patches of a picture come from: windows of the grid, the whole picture, jittered crops "
+        "of it, or the box of the person that a sample is",
+    )
+    grid: GridSettings = GridSettings()
+    crops: CropSettings = CropSettings()
+    boxes: BoxSettings = BoxSettings()
+    labels: LabelSettings = LabelSettings()
+    rows: Literal["all", "labelled"] = Field(
+        "all",
+        description="rows of the fit split that are made: all, or those alone that the main head, a strong one, "
+        "learns from with any of the seeds",
+    )
+    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
+    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
+    head: str = Field("fca", description="the head of results/{dataset}_map.json")
+    heads: dict[str, AnyHead] = Field({}, description="further heads by name, or changes of built-in ones")
+    compare: tuple[str, ...] = Field(
+        ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
+    )
+    baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
+    recipes: dict[str, RecipeSettings] = Field({}, description="further recipes by name, or changes of built-in ones")
+    comparison: tuple[str, ...] = Field(
+        (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
+    reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")
+    # Not named k: Snakemake's --config takes no key of one letter.
+    aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
+    aggregations: tuple[Aggregation, ...] = Field(
+        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
+    )
+    held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
+    readings: tuple[Literal["fills", "touches"], ...] = Field(
+        ("fills", "touches"), min_length=1, description="readings of a sweep"
+    )
+    no_pretrain: FromScratchSettings = Field(
+        FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
+    )
+    fisher: FisherSettings = Field(
+        FisherSettings(), description="how the trunk `fisher` of hand-made features is made from a dataset"
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
+    scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
+
+    @field_validator("stores")
+    @classmethod
+    def _stores_carry_no_secret(cls, stores: str | None) -> str | None:
+        refuse_credentials(stores or "")
+        return stores
+
+    @field_validator("aggregation", "aggregations")
+    @classmethod
+    def _aggregations_are_known(cls, value: object) -> object:
+        return tuple(map(check_aggregation, value)) if isinstance(value, tuple) else check_aggregation(value)
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines_are_trunks(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._trunk_is_a_name_or_a_card(trunk) for trunk in baselines)
+
+    @field_validator("trunk")
+    @classmethod
+    def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
+        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"(torchvision|timm)/\w+(\.\w+)?(@.+)?", trunk)
+        if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
+            raise ValueError(
+                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, "
+                f"torchvision/NAME@LAYER, timm/NAME@LAYER or the path of a card (YAML), got {brief(trunk)}"
+            )
+        return trunk
+
+    @model_validator(mode="after")
+    def _layer_belongs_to_the_family(self) -> RunSettings:
+        for layer in (self.layer, *self.layers):
+            if self.trunk in TRUNKS and layer not in LAYERS:
+                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(layer)}")
+        return self
+
+    @field_validator("heads")
+    @classmethod
+    def _head_names_are_plain(cls, heads: dict[str, AnyHead]) -> dict[str, AnyHead]:
+        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", name)]
+        if bad:
+            raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
+        return heads
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
+        bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
+        if bad:
+            raise ValueError(f"names may have letters, digits, '.', '+' and '-', got {', '.join(map(brief, bad[:10]))}")
+        return recipes
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or any(not 0 <= seed <= MAX_SEED for seed in seeds):
+            raise ValueError(f"must differ and lie in 0..{MAX_SEED}, got {brief(list(seeds))}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _heads_are_known(self) -> RunSettings:
+        known = {**HEADS, **self.heads}
+        unknown = sorted({self.head, *self.compare} - set(known))
+        if unknown:
+            raise ValueError(f"unknown head {', '.join(map(shorten, unknown[:10]))}; known: {', '.join(known)}")
+        return self
+
+    def head_settings(self, name: str) -> AnyHead:
+        """Settings of a head by name, configured ones before built-in ones."""
+        if name in self.heads:
+            return self.heads[name]
+        if name in HEADS:
+            return HEADS[name]
+        known = ", ".join({**HEADS, **self.heads})
+        raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Seeds of the main run and of comparisons, rising."""
+        return sorted({self.seed, *self.seeds})
+
+    @property
+    def sources(self) -> SourceSettings:
+        """Where patches come from."""
+        return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
+
+    @property
+    def all_aggregations(self) -> tuple[Aggregation, ...]:
+        """All that scores are kept for: `aggregations`, and `aggregation` if it is none of them."""
+        others = self.aggregations
+        return others if self.aggregation in others else (*others, self.aggregation)
+
+
+def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSettings:
+    """Check settings; all mistakes are reported at once.
+
+    Raises
+    ------
+    SettingsError
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        problems = explain_validation(error, HEAD_KINDS)
+        known = ", ".join(RunSettings.model_fields)
+        raise SettingsError(
+            f"{where}: {len(problems)} mistake(s)\n{enumerate_problems(problems)}\nsettings are: {known}"
+        ) from error

@@ -1,0 +1,292 @@
+"""Where a run keeps what: file names from settings alone, the same for CLI and Snakefile.
+
+Each name holds a digest of exactly the settings that the file depends on, so that runs with other
+settings stand side by side, and a changed setting never meets a file of the old one. Nothing here
+imports torch or opens a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.activations import SEAL
+from pipeline.activations import VERSION as ACTIVATIONS_VERSION
+from pipeline.activations.folder import Folder, open_folder
+from pipeline.dataset import VERSION as DATASET_VERSION
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.read import state_of_split
+from pipeline.head import VERSION as HEAD_VERSION
+from pipeline.io.atomic import read_json
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import MissingDataError
+from pipeline.io.messages import enumerate_problems
+from pipeline.patches import VERSION as PATCHES_VERSION
+from pipeline.scoring import VERSION as SCORING_VERSION
+from pipeline.stages.settings import RunSettings
+from pipeline.trunk import VERSION as TRUNK_VERSION
+from pipeline.trunk.settings import MADE_TRUNKS, SEEDED_TRUNKS
+
+VERSIONS = {
+    "dataset": DATASET_VERSION,
+    "patches": PATCHES_VERSION,
+    "trunk": TRUNK_VERSION,
+    "activations": ACTIVATIONS_VERSION,
+    "head": HEAD_VERSION,
+    "scoring": SCORING_VERSION,
+}
+DIGITS = 10
+
+
+def versions_to(room: str) -> list[int]:
+    """Versions of a room and of all before it."""
+    rooms = list(VERSIONS)
+    return [VERSIONS[name] for name in rooms[: rooms.index(room) + 1]]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Files of runs with one set of settings.
+
+    >>> ws = Workspace(RunSettings())
+    >>> ws.heads_path("demo").as_posix()
+    'results/demo_heads.json'
+    """
+
+    settings: RunSettings
+
+    def with_layer(self, layer: str) -> Workspace:
+        """The same settings with another layer of the trunk."""
+        return Workspace(self.settings.model_copy(update={"layer": layer}))
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.settings.cache)
+
+    @property
+    def stores(self) -> Folder:
+        """Where the zarr stores are: beside tables and receipts, or elsewhere."""
+        return open_folder(self.settings.stores or self.settings.cache)
+
+    @property
+    def results(self) -> Path:
+        return Path(self.settings.results)
+
+    @property
+    def digest_memory(self) -> Path:
+        return self.cache / "file-digests.sqlite"
+
+    # What each file depends on. A key that is missing here is a stale file waiting to happen, so
+    # each takes all of the one before, and the versions of the rooms that made it.
+
+    def _table_key(self) -> dict[str, Any]:
+        s = self.settings
+        return {
+            "versions": versions_to("patches"),
+            "data_root": s.data_root,
+            "source": s.source,
+            **s.sources.own(),
+            "grid": s.grid.model_dump(mode="json"),
+            "on_error": s.on_error,
+            "max_skipped": s.max_skipped,
+        }
+
+    @property
+    def dense(self) -> bool:
+        """Whether rows are read off the maps of whole pictures: a way to look at a grid, other windows are patches."""
+        return self.settings.method == "dense" and self.settings.source == "grid"
+
+    def _store_key(self) -> dict[str, Any]:
+        s = self.settings
+        how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
+        # Which of several like devices is used decides nothing.
+        how["device"] = s.device.partition(":")[0]
+        # Left out where they are the usual ones, so that receipts from before these settings go on to be found.
+        if s.compiled:
+            how["compiled"] = True
+        if self.dense:
+            how["method"] = s.method
+        if s.dtype != "float16":
+            how["dtype"] = s.dtype
+        if s.rows != "all":
+            how["rows"] = {
+                "head": s.head_settings(s.head).model_dump(mode="json"),
+                "labels": s.labels.model_dump(mode="json"),
+                "seeds": s.all_seeds,
+            }
+        key = {**self._table_key(), **how, "versions": versions_to("activations")}
+        if self.makes_trunk:
+            return {**key, "made": self.trunk_digest}
+        return {**key, "trunk_seed": s.trunk_seed} if s.trunk in SEEDED_TRUNKS else key
+
+    def _head_key(self, head: str, held_out: bool = False) -> dict[str, Any]:
+        s = self.settings
+        key = {
+            **self._store_key(),
+            "versions": versions_to("head"),
+            "head": s.head_settings(head).model_dump(mode="json"),
+            "labels": s.labels.model_dump(mode="json"),
+            "seed": s.seed,
+        }
+        return {**key, "held_out": s.held_out} if held_out else key
+
+    def _scores_key(self, head: str, held_out: bool = False) -> dict[str, Any]:
+        return {
+            **self._head_key(head, held_out),
+            "versions": versions_to("scoring"),
+            "aggregations": list(self.settings.all_aggregations),
+        }
+
+    @property
+    def table_digest(self) -> str:
+        return digest_of(self._table_key())[:DIGITS]
+
+    @property
+    def store_digest(self) -> str:
+        return digest_of(self._store_key())[:DIGITS]
+
+    def head_digest(self, head: str, held_out: bool = False) -> str:
+        return digest_of(self._head_key(head, held_out))[:DIGITS]
+
+    def scores_digest(self, head: str, held_out: bool = False) -> str:
+        return digest_of(self._scores_key(head, held_out))[:DIGITS]
+
+    def run_digest(self, head: str) -> str:
+        return digest_of({**self._scores_key(head), "name": head, "aggregation": self.settings.aggregation})[:DIGITS]
+
+    def table_path(self, dataset: str, split: str) -> Path:
+        return self.cache / "patches" / f"{dataset}-{split}-{self.table_digest}.h5"
+
+    @property
+    def makes_trunk(self) -> bool:
+        """Whether the trunk is made from the fit split of each dataset."""
+        return self.settings.trunk in MADE_TRUNKS
+
+    @property
+    def trunk_digest(self) -> str:
+        """Of a trunk that is made from a dataset: what decides its weights, beside the dataset itself."""
+        s = self.settings
+        making = getattr(s, s.trunk.replace("-", "_")) if self.makes_trunk else None
+        key = {
+            **self._table_key(),
+            "versions": versions_to("trunk"),
+            "trunk": s.trunk,
+            "making": making.model_dump(mode="json") if making is not None else None,
+            "labels": s.labels.model_dump(mode="json"),
+            "seed": s.trunk_seed,
+        }
+        return digest_of(key)[:DIGITS]
+
+    def trunk_path(self, dataset: str) -> Path:
+        """The card of a trunk that is made from the fit split of `dataset`."""
+        return self.cache / "trunks" / f"{dataset}-{self.settings.trunk}-{self.trunk_digest}.yaml"
+
+    def receipt_path(self, dataset: str, split: str) -> Path:
+        """The small file that says which store holds a split's activations."""
+        return self.cache / "receipts" / f"{dataset}-{split}-{self.store_digest}.json"
+
+    def share_path(self, dataset: str, split: str, index: int, count: int) -> Path:
+        """What a job that makes the `index`-th of `count` shares of a store leaves for the one that seals it."""
+        return self.cache / "shares" / f"{dataset}-{split}-{self.store_digest}-{index}of{count}.json"
+
+    def head_path(self, dataset: str, head: str, held_out: bool = False) -> Path:
+        """A head; with `held_out`, the one that was fitted without the held-out pictures."""
+        return self.results / "heads" / f"{dataset}-{head}-{self.head_digest(head, held_out)}.safetensors"
+
+    def scores_path(self, dataset: str, head: str, split: str, held_out: bool = False) -> Path:
+        """Scores of a split; with `held_out`, of the fit split's held-out pictures alone."""
+        return self.results / "scores" / f"{dataset}-{split}-{head}-{self.scores_digest(head, held_out)}.h5"
+
+    def run_dir(self, dataset: str, head: str | None = None) -> Path:
+        """Folder of one run, named by everything that its result depends on."""
+        head = head or self.settings.head
+        return self.results / "runs" / f"{dataset}-{head}-{self.run_digest(head)}"
+
+    def heads_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_heads.json"
+
+    def compare_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_compare.json"
+
+    def report_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_report.html"
+
+    def sweep_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_sweep.json"
+
+    def split_of_rows(self, manifest: Manifest, head: str, held_out: bool = False) -> str:
+        """The split whose rows a head is made from: one that is not fitted needs none of the fit split."""
+        fitted = self.settings.head_settings(head).kind != "own"
+        return manifest.fit if fitted or held_out else manifest.eval
+
+    # What a workflow engine cannot see by itself.
+
+    def dataset_state(self, manifest: Manifest, split: str) -> str:
+        """Changes when a picture, an XML or a list file changes size or time.
+
+        Raises
+        ------
+        MissingDataError, DatasetError
+        """
+        return state_of_split(manifest, split, self.settings.data_root)
+
+    def weights_state(self, dataset: str | None = None) -> str:
+        """Changes when a local weights file or card changes size or time; of `dataset` where it is made from one."""
+        parts = []
+        made = str(self.trunk_path(dataset)) if dataset and self.makes_trunk else None
+        for name in filter(None, (self.settings.weights, self.settings.trunk, made)):
+            path = Path(name)
+            # A card without its weights is no trunk, nor are weights without their card.
+            for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):
+                if candidate.is_file():
+                    stat = candidate.stat()
+                    parts.append([str(candidate), stat.st_size, stat.st_mtime_ns])
+        return digest_of(parts)[:DIGITS]
+
+    def has_weights(self) -> bool:
+        """Whether every local file that the trunk needs is there."""
+        try:
+            self.check_weights()
+        except MissingDataError:
+            return False
+        return True
+
+    def check_weights(self) -> None:
+        """Stop early where the trunk's weights are not at hand.
+
+        Raises
+        ------
+        MissingDataError
+            A file that the settings name is not there, or none is named and none is shipped.
+        """
+        s = self.settings
+        named = [s.weights] if s.weights else []
+        named += [s.trunk] if s.trunk.endswith((".yaml", ".yml", ".safetensors")) else []
+        missing = [name for name in named if not Path(name).is_file()]
+        if missing:
+            problem = f"no such file: {', '.join(missing)}"
+        elif s.trunk == "krizhevsky" and not s.weights:
+            problem = "no weights are shipped for it"
+        else:
+            return
+        ways = [
+            "weights=FILE (or --weights FILE): a safetensors file that fits the trunk",
+            "pipeline pretrain: a card with weights of your own, given as trunk=OUT/NAME.yaml",
+            "trunk=alexnet64: the embedded trunk; make demo shows it",
+        ]
+        raise MissingDataError(f"trunk {s.trunk!r}: {problem}\nways on:\n{enumerate_problems(ways)}")
+
+    def store_making(self, dataset: str, split: str) -> int:
+        """Which making of the store is due: the receipt's number, or one more if its store is gone.
+
+        As a rule's parameter this reruns the extraction when a store was deleted behind its receipt,
+        and stays the same afterwards.
+        """
+        path = self.receipt_path(dataset, split)
+        try:
+            receipt = read_json(path)
+            made, store = int(receipt["made"]), str(receipt["store"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 1
+        return made if self.stores.child(store).exists(SEAL) else made + 1

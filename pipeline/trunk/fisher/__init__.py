@@ -1,0 +1,1 @@
+"""A trunk of hand-made features: Fisher vectors over local descriptors."""

@@ -1,0 +1,1 @@
+"""Trunks of other libraries."""

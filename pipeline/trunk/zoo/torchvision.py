@@ -1,0 +1,139 @@
+"""Any torchvision classifier as a trunk: ``torchvision/NAME@LAYER``, through its feature extraction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.io.errors import TrunkError
+from pipeline.trunk.card import Preprocessing, TrunkCard
+from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
+from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, load_state, read_weights
+from pipeline.trunk.zoo.torchvision_import import import_torchvision
+
+FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
+USUAL_LAYERS = {
+    "squeezenet": "features.12+classifier.2",
+    "alexnet": "classifier.5",
+    "vgg": "classifier.4",
+    "mobilenet_v3": "classifier.1",
+    "convnext": "classifier.1",
+    "maxvit": "classifier.4",
+    "mnasnet": "mean",
+    "shufflenet": "mean",
+    "vit": "encoder.ln:class",
+}
+"""What "the features" are when no @LAYER is given, by name: the input of the last linear layer.
+
+The rest has it at ``flatten``; SqueezeNet has no linear layer.
+"""
+
+
+def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]]:
+    """``torchvision/NAME.WEIGHTS@a:max+b`` -> NAME, WEIGHTS (may be empty), nodes.
+
+    >>> parse_name("torchvision/vit_b_16.IMAGENET1K_SWAG_LINEAR_V1", None)
+    ('vit_b_16', 'IMAGENET1K_SWAG_LINEAR_V1', (Node(name='encoder.ln', pooling='class'),))
+    """
+    stem, separator, spec = name.removeprefix("torchvision/").partition("@")
+    model, _, variant = stem.partition(".")
+    if not separator and layer not in (None, FAMILY_LAYER):
+        spec = layer
+    elif not separator:
+        spec = next((v for k, v in USUAL_LAYERS.items() if model.startswith(k)), "flatten")
+    return model, variant, parse_nodes(spec, f"trunk {name!r}")
+
+
+def find_weights(name: str, model_name: str, variant: str) -> Any:
+    """Torchvision's entry of a model's weights (a member of its enum), by name or the default one.
+
+    Raises
+    ------
+    TrunkError
+        No such classifier, or no such weights of it.
+    """
+    models = import_torchvision().models
+    known = models.list_models(models)
+    if model_name not in known:
+        close = [k for k in known if k[:4] == model_name[:4]] or known
+        raise TrunkError(
+            f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
+        )
+    entries = models.get_model_weights(model_name)
+    if variant and variant not in entries.__members__:
+        raise TrunkError(f"trunk {name!r}: no weights {variant!r}; {model_name} has {', '.join(entries.__members__)}")
+    return entries[variant] if variant else entries.DEFAULT
+
+
+def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
+    """Input size in pixels and preprocessing that weights were evaluated with."""
+    transforms = entry.transforms()
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if model_name in ("googlenet", "inception_v3"):
+        # Their weights were trained on -1..1, and torchvision's own models turn their input into that.
+        mean = std = (0.5, 0.5, 0.5)
+    return transforms.crop_size[0], Preprocessing(mean=mean, std=std, interpolation=transforms.interpolation.value)
+
+
+def make_model(model_name: str, entry: Any) -> nn.Module:
+    """The classifier with the shapes that fit a set of weights, and no weights yet."""
+    sizes = {"num_classes": len(entry.meta["categories"])}
+    if model_name.startswith("vit"):
+        sizes["image_size"] = entry.transforms().crop_size[0]
+    if model_name in ("googlenet", "inception_v3"):
+        sizes |= {"transform_input": False, "init_weights": False}
+    return import_torchvision().models.get_model(model_name, weights=None, **sizes).eval()
+
+
+def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
+    """The network that ends at the nodes, its layer's name, and its columns.
+
+    Raises
+    ------
+    TrunkError
+        A node that the model does not have, or whose values cannot be made rows.
+    """
+    import_torchvision()
+    from torchvision.models import feature_extraction
+
+    names = list(dict.fromkeys(node.name for node in nodes))
+    try:
+        extractor = feature_extraction.create_feature_extractor(model, names, suppress_diff_warning=True)
+    except ValueError:
+        available = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)[1]
+        # A module's name stands for its last node.
+        missing = [n for n in names if n not in available and not any(a.startswith(f"{n}.") for a in available)]
+        if not missing:
+            raise
+        model_kind = name.removeprefix("torchvision/").partition("@")[0]
+        raise TrunkError(
+            f"trunk {name!r}: no node {', '.join(missing)} in {model_kind}; it has {', '.join(available)}"
+        ) from None
+    try:
+        return settle(extractor, nodes, Prefix(1, True) if hasattr(model, "class_token") else Prefix(), px)
+    except TrunkError as error:
+        raise TrunkError(f"trunk {name!r}: {error}") from error
+
+
+def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk:
+    model_name, variant, nodes = parse_name(name, layer)
+    entry = find_weights(name, model_name, variant)
+    px, preprocessing = preprocessing_of(model_name, entry)
+    model = make_model(model_name, entry)
+    if weights is not None:
+        state = read_weights(weights)
+    else:
+        state = download_weights(name, lambda: entry.get_state_dict(progress=False, check_hash=True))
+    load_state(model, state, f"{name} from {weights or 'torchvision'}")
+    network, layer_name, width = attach(name, model, nodes, px)
+    card = TrunkCard(
+        name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
+        architecture=f"torchvision/{model_name}",
+        input_px=px,
+        layers={layer_name: width},
+        preprocessing=preprocessing,
+        trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
+    )
+    return Trunk(card, layer_name, width, digest_weights(state), network)

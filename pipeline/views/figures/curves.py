@@ -1,0 +1,87 @@
+"""Charts of a result, as small as they can be read, in colours that hold on white and on black."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.views.figures.style import INK, LINE, QUIET, SECOND, new_figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.grid(color=QUIET, alpha=0.25, linewidth=0.6)
+
+
+def precision_recall_chart(recall: np.ndarray, precision: np.ndarray, chance: float) -> Figure:
+    """Precision over recall of one class, with the share of positives as the level of chance; small."""
+    figure = new_figure(2.1, 1.6)
+    axes = figure.subplots()
+    _plain(axes)
+    axes.plot(recall, precision, color=LINE, linewidth=1.5)
+    axes.axhline(chance, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    return figure
+
+
+def loss_chart(epochs: Sequence[Mapping[str, float]]) -> Figure:
+    """Mean training loss an epoch, with the learning rates below it."""
+    figure = new_figure(4.6, 2.6)
+    axes = figure.subplots()
+    _plain(axes)
+    losses = [epoch["loss"] for epoch in epochs]
+    axes.plot(np.arange(1, len(losses) + 1), losses, color=LINE, marker="o", markersize=3.5, linewidth=1.4)
+    rates = [epoch["rate"] for epoch in epochs]
+    for index in range(1, len(rates)):
+        if rates[index] != rates[index - 1]:
+            axes.axvline(index + 0.5, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
+    axes.set_xlabel("epoch; dashed: a lower learning rate", fontsize=9, color=INK)
+    axes.set_ylabel("mean loss", fontsize=9, color=INK)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)  # of all linear axes
+    locator.set_params(integer=True)
+    return figure
+
+
+def sweep_chart(values: Mapping[str, float | None], chosen: str) -> Figure:
+    """mAP by aggregation; the one that was used is dark."""
+    known = {k: v for k, v in values.items() if v is not None}
+    figure = new_figure(4.6, 0.32 * len(known) + 0.8)
+    axes = figure.subplots()
+    _plain(axes)
+    axes.grid(visible=False, axis="y")
+    places = np.arange(len(known))[::-1]
+    numbers = [100 * v for v in known.values()]
+    for place, (k, number) in zip(places, zip(known, numbers, strict=True), strict=True):
+        axes.barh(place, number, color=LINE if k == chosen else SECOND, height=0.62)
+        axes.text(number, place, f" {number:.1f}", va="center", fontsize=8, color=INK)
+    axes.set_yticks(places, [f"k = {k}" if k[0].isdigit() else k for k in known])
+    axes.set_xlim(0, max(numbers, default=1) * 1.15)
+    axes.set_xlabel("mAP %", fontsize=9, color=INK)
+    return figure
+
+
+def comparison_chart(recipes: Sequence[Mapping[str, Any]]) -> Figure:
+    """mAP of each recipe with its interval over pictures, and a mark for each seed; the highest first."""
+    ranked = sorted((r for r in recipes if r["mAP"] is not None), key=lambda r: r["mAP"])
+    figure = new_figure(8.4, 0.3 * len(ranked) + 0.8)
+    axes = figure.subplots()
+    _plain(axes)
+    for place, recipe in enumerate(ranked):
+        interval = recipe["interval"]
+        if interval["low"] is not None:
+            axes.plot([100 * interval["low"], 100 * interval["high"]], [place, place], color=SECOND, linewidth=4)
+        seeds = [100 * run["mAP"] for run in recipe.get("runs", ()) if run.get("mAP") is not None]
+        axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=9)
+        axes.plot(100 * recipe["mAP"], place, "o", color=LINE, markersize=5.5)
+    axes.set_yticks(range(len(ranked)), [recipe["name"] for recipe in ranked])
+    axes.set_ylim(-0.7, len(ranked) - 0.3)
+    axes.set_xlabel("mAP %; bar: 95 % interval over pictures, strokes: seeds", fontsize=9, color=INK)
+    return figure

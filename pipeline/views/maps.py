@@ -1,0 +1,179 @@
+"""Maps of pictures, from files to files: where in a picture each class is seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Split
+from pipeline.head.head import Head, check_joined
+from pipeline.io.atomic import write_whole
+from pipeline.io.errors import DatasetError, SettingsError
+from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.progress import track
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.scores import applicable
+from pipeline.stages.extract import sealed_store
+from pipeline.stages.fit_head import find_head
+from pipeline.stages.patches import Say, current_table
+from pipeline.stages.workspace import Workspace
+from pipeline.views.figures import style
+from pipeline.views.figures.maps import map_sheet
+from pipeline.views.photos import Look, PhotoReader, check_makes_maps
+
+N_AUTO = 6
+"""Classes that are drawn where none are named: those with the highest scores."""
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """Looks at pictures of a split through its store: the trunk does not run.
+
+    Parameters
+    ----------
+    split : None for the dataset's evaluation split
+    """
+
+    ws: Workspace
+    head: Head
+    dataset: str
+    split: str | None
+    say: Say
+
+    def looks(self, ids: Sequence[str]) -> list[Look]:
+        """
+        Raises
+        ------
+        DatasetError
+            Pictures that the split does not have; all are named.
+        """
+        manifest = load_manifest(self.dataset)
+        name = self.split or manifest.eval
+        check_makes_maps(self.head)
+        table = current_table(self.ws, self.dataset, name, self.say)
+        unknown = sorted(set(ids) - set(table.ids))
+        if unknown:
+            raise DatasetError(
+                f"{self.dataset} {name}: neither a file nor a picture of this split\n{enumerate_problems(unknown)}\n"
+                f"give the path of a photo, or an id such as {table.ids[0]} (of another split: --split)"
+            )
+        store = sealed_store(self.ws, self.dataset, name)
+        check_joined(store, table)
+        self.head.check_rows(store)
+        paths = paths_by_id(read_split(manifest, name, self.ws.settings.data_root))
+        looks = []
+        for i in track(ids, "pictures from the store", len(ids), "pictures"):
+            index = table.ids.index(i)
+            rows = np.arange(*table.first_row[index : index + 2])
+            pixels = decode_picture(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
+            scores = self.head.patch_scores(store.read_rows(rows))
+            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.scale))
+        return looks
+
+
+def paths_by_id(split: Split) -> dict[str, Path]:
+    return dict(zip(split.ids, split.paths, strict=True))
+
+
+def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.ndarray) -> np.ndarray:
+    """Columns of the named classes, in their order; of the highest scores where none are named.
+
+    Raises
+    ------
+    SettingsError
+        Names that are no classes.
+    """
+    unknown = [name for name in wanted if name not in classes]
+    if unknown:
+        raise SettingsError(f"--classes: no class {', '.join(map(brief, unknown))}; there are {', '.join(classes)}")
+    if wanted:
+        return np.array([classes.index(name) for name in dict.fromkeys(wanted)])
+    return np.argsort(-scores, kind="stable")[:N_AUTO]
+
+
+def aggregation_of(ws: Workspace, scale: str) -> Aggregation:
+    """The configured one, or the maximum where these scores have no powers."""
+    return ws.settings.aggregation if applicable(scale, [ws.settings.aggregation]) else "max"
+
+
+def run_map(
+    ws: Workspace,
+    images: Sequence[str],
+    dataset: str | None,
+    split: str | None,
+    head: str | None,
+    classes: Sequence[str],
+    out: Path,
+    arrays: bool,
+    highest: float | None,
+    say: Say,
+) -> list[dict[str, Any]]:
+    """A sheet of maps a picture: of files, or of pictures of a split by their id.
+
+    Parameters
+    ----------
+    arrays : also write the maps of all classes as ``.npz``
+    highest : upper end of the scale; None for the highest value of each sheet
+
+    Returns
+    -------
+    JSON objects: ``picture``, ``sheet`` (its path), ``scores`` of all classes, the highest first
+    """
+    fitted = find_head(ws, dataset, head)
+    files = [image for image in images if Path(image).is_file()]
+    ids = [image for image in images if image not in files]
+    if ids and dataset is None:
+        raise DatasetError(
+            f"no such file: {', '.join(ids)}; give the path of a photo, or --dataset and an id of its split"
+        )
+    looks = (
+        dict(zip(ids, SplitReader(ws, fitted, dataset, split, say).looks(ids), strict=True)) if dataset and ids else {}
+    )
+    reader = PhotoReader(ws, fitted) if files else None
+    made, taken = [], set()
+    for image in track(images, "maps", len(images), "pictures"):
+        if image in looks:
+            look = looks[image]
+        else:
+            assert reader is not None  # what is no id is a file
+            look = reader.look(Path(image))
+        name = look.name
+        while name in taken:  # photos of one name from several folders
+            name += "_"
+        taken.add(name)
+        k = aggregation_of(ws, look.scale)
+        scores = look.picture_scores(k)
+        columns = choose_classes(look.classes, classes, scores)
+        sheet = map_sheet(
+            look.pixels,
+            look.name,
+            [look.classes[c] for c in columns],
+            [f"{scores[c]:.3g}" for c in columns],
+            look.maps(columns),
+            highest,
+        )
+        path = out / f"{name}_map.png"
+        style.save(sheet, path)
+        if arrays:
+            buffer = io.BytesIO()
+            maps = look.maps(np.arange(len(look.classes)))
+            np.savez_compressed(buffer, maps=maps, classes=np.array(look.classes), scores=scores)
+            write_whole(path.with_suffix(".npz"), buffer.getvalue())
+        order = np.argsort(-scores, kind="stable")
+        made.append(
+            {
+                "picture": image,
+                "sheet": path.as_posix(),
+                "k": k,
+                "scores": {look.classes[c]: round(float(scores[c]), 6) for c in order},
+            }
+        )
+    return made

@@ -1,0 +1,169 @@
+"""A fitted head looks at photos that are in no dataset: patches, trunk, scores, maps, at once and with nothing kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.activations.compute import compute_rows
+from pipeline.activations.identity import explain_differences, trunk_fields
+from pipeline.activations.row_plan import PlannedPicture, RowPlan
+from pipeline.activations.run_log import StageClock
+from pipeline.dataset.picture import decode_picture
+from pipeline.head.head import Head
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import DatasetError, HeadError
+from pipeline.patches.grid import grid_windows
+from pipeline.patches.settings import GridSettings
+from pipeline.scoring.aggregation import POOLED, Aggregation
+from pipeline.scoring.maps import score_maps
+from pipeline.scoring.picture_scores import aggregate
+from pipeline.scoring.scores import applicable
+from pipeline.stages.trunk import make_runner
+from pipeline.stages.workspace import Workspace
+from pipeline.trunk.runner import TrunkRunner
+
+LAST_BITS = ("how.precision", "how.batch", "how.part_rows", "how.dtype")
+"""What decides no more than the last bits of a row: other values may differ from those of the head's store."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture and what a head says of each of its patches.
+
+    Attributes
+    ----------
+    name : of the picture, for people
+    pixels : uint8 ndarray of shape (height, width, 3), RGB
+    box_xyxy : float ndarray of shape (n, 4), patches in pixels
+    classes : of the head
+    patch_scores : float32 ndarray of shape (n, n_classes)
+    scale : what the scores are, such as ``softmax``
+    """
+
+    name: str
+    pixels: np.ndarray
+    box_xyxy: np.ndarray
+    classes: tuple[str, ...]
+    patch_scores: np.ndarray
+    scale: str
+
+    def picture_scores(self, k: Aggregation) -> np.ndarray:
+        """Score of each class for the whole picture: float64 ndarray (n_classes,).
+
+        Raises
+        ------
+        HeadError
+            These scores have no such aggregation.
+        """
+        if not applicable(self.scale, [k]):
+            raise HeadError(f"{self.scale} scores have no aggregation k={k}; expected max, top:T or lme:R")
+        return aggregate(self.patch_scores[None].astype(np.float64), k)[0]
+
+    def maps(self, columns: np.ndarray) -> np.ndarray:
+        """Mean score of the patches over each pixel, steadied: float32 ndarray (len(columns), height, width)."""
+        size_wh = (self.pixels.shape[1], self.pixels.shape[0])
+        return score_maps(self.box_xyxy, self.patch_scores[:, columns], size_wh)
+
+
+def check_makes_maps(head: Head) -> None:
+    """Refuse heads that say nothing of single patches of a grid.
+
+    Raises
+    ------
+    HeadError
+    """
+    name = head.facts["name"]
+    if head.scale == POOLED:
+        raise HeadError(
+            f"head {name!r} scores whole pictures, not patches, and so has no maps; "
+            "give one of kind strong or weak, such as --head fca"
+        )
+    if head.facts["how"]["how.source"] != "grid":
+        raise HeadError(f"head {name!r} was fitted on patches of source {head.facts['how']['how.source']!r}, not grid")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo that the trunk has looked at.
+
+    Attributes
+    ----------
+    name : of the file, without suffix
+    pixels : uint8 ndarray of shape (height, width, 3), RGB, turned as its EXIF says
+    box_xyxy : float64 ndarray of shape (n, 4), its patches
+    rows : float16 ndarray of shape (n, width), their activations
+    """
+
+    name: str
+    pixels: np.ndarray
+    box_xyxy: np.ndarray
+    rows: np.ndarray
+
+
+class PhotoReader:
+    """A head and the trunk under it, loaded once, for any number of photos.
+
+    Parameters
+    ----------
+    ws : the settings under which the head was fitted: they say which trunk
+    head : fitted on patches of a grid
+    runner : of a reader with the same settings, if there is one already
+
+    Raises
+    ------
+    HeadError
+        The head has no scores of patches, or the settings' trunk makes other rows than it was fitted on; the fields
+        that differ are named.
+    """
+
+    def __init__(self, ws: Workspace, head: Head, runner: TrunkRunner | None = None) -> None:
+        check_makes_maps(head)
+        self.head = head
+        how = head.facts["how"]
+        settings = ws.settings.model_copy(update={"method": how["how.method"]})
+        self.runner = runner or make_runner(Workspace(settings), head.facts["dataset"])
+        self.grid = GridSettings(scales=tuple(how["how.scales"]), overlap=how["how.overlap"])
+        trunk = self.runner.trunk
+        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.places)
+        got = {field: value for field, value in got.items() if field not in LAST_BITS}
+        expected = {field: how.get(field) for field in got}
+        if got != expected:
+            raise HeadError(
+                f"head {head.facts['name']!r} was fitted on rows made in another way than trunk {trunk.card.name!r} "
+                f"would make them\n{explain_differences(got, expected)}\n"
+                "give the settings with which its rows were extracted (--config, --trunk, --layer, --weights)"
+            )
+
+    def read(self, path: Path) -> Photo:
+        """Send a photo's patches through the trunk.
+
+        Raises
+        ------
+        DatasetError
+            There is no such file.
+        BadPictureError
+            It cannot be decoded, or is too small for patches.
+        """
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DatasetError(f"{path}: {error.strerror}; expected a photo") from error
+        pixels = decode_picture(data, apply_exif=True, name=str(path))
+        box_xyxy, scale = grid_windows(pixels.shape[1], pixels.shape[0], self.grid)
+        picture = np.zeros(len(scale), np.int32)
+        of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
+        plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
+        return Photo(path.stem, pixels, box_xyxy, compute_rows(plan, self.runner, self.runner.batch_rows, StageClock()))
+
+    def judge(self, photo: Photo) -> Look:
+        """What the head says of a photo that the trunk has looked at."""
+        scores = self.head.patch_scores(photo.rows)
+        return Look(photo.name, photo.pixels, photo.box_xyxy, self.head.classes, scores, self.head.scale)
+
+    def look(self, path: Path) -> Look:
+        """`read` and `judge` a photo."""
+        return self.judge(self.read(path))

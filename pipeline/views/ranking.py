@@ -1,0 +1,125 @@
+"""The highest right and wrong pictures of a class, from files to files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Annotation
+from pipeline.io.errors import DatasetError
+from pipeline.io.progress import track
+from pipeline.metrics.average_precision import average_precision
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.results import check_scores, number
+from pipeline.scoring.scores import SplitScores, effective, load_scores
+from pipeline.stages.patches import Say, current_table
+from pipeline.stages.workspace import Workspace
+from pipeline.views.figures import style
+from pipeline.views.figures.ranking import Ranked, ranking_sheet
+from pipeline.views.maps import choose_classes, paths_by_id
+
+THUMBNAIL_PX = 320
+
+
+def read_thumbnail(path: Path, apply_exif: bool, name: str) -> tuple[np.ndarray, float]:
+    """A picture made small: its pixels, and by how much its sides were multiplied."""
+    pixels = decode_picture(path.read_bytes(), apply_exif, name)
+    factor = min(1.0, THUMBNAIL_PX / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), factor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of a labelled split and what its pictures show: for the highest right and wrong ones of each class."""
+
+    ws: Workspace
+    dataset: str
+    split: str
+    scores: SplitScores
+    k: Aggregation
+    labels: np.ndarray
+    apply_exif: np.ndarray
+    paths: dict[str, Path]
+    annotations: dict[str, Annotation]
+
+    def ap(self, name: str, metric: Literal["voc07", "voc12"]) -> float | None:
+        """Average precision of a class; None where no picture shows it."""
+        column = self.scores.classes.index(name)
+        return number(average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], metric))
+
+    def of_class(self, name: str, n: int) -> tuple[list[Ranked], list[Ranked]]:
+        """The `n` highest pictures that show a class, and the `n` highest that do not."""
+        column = self.scores.classes.index(name)
+        values, labels = self.scores.by(self.k)[:, column], self.labels[:, column]
+        counted = np.flatnonzero((labels != 0) & ~np.isnan(values))
+        order = counted[np.argsort(-values[counted], kind="stable")]
+        found: dict[int, list[Ranked]] = {1: [], -1: []}
+        for rank, index in enumerate(order.tolist(), start=1):
+            same = found[int(labels[index])]
+            if len(same) < n:
+                i = self.scores.ids[index]
+                pixels, factor = read_thumbnail(self.paths[i], bool(self.apply_exif[index]), i)
+                annotation = self.annotations[i]
+                box_xyxy = annotation.box_xyxy[annotation.class_index == column] * factor
+                shows = tuple(self.scores.classes[c] for c in np.flatnonzero(self.labels[index] == 1))
+                same.append(Ranked(rank, i, float(values[index]), shows, pixels, box_xyxy))
+            if min(map(len, found.values())) == n:
+                break
+        return found[1], found[-1]
+
+
+def read_ranking(ws: Workspace, dataset: str, split: str | None, head: str, say: Say) -> Ranking:
+    """Scores and labels of a split, for `Ranking`.
+
+    Raises
+    ------
+    StoreError
+        Not scored yet.
+    DatasetError
+        The split has no labels.
+    """
+    manifest = load_manifest(dataset)
+    split = split or manifest.eval
+    table = current_table(ws, dataset, split, say)
+    if not table.labelled:
+        raise DatasetError(f"{dataset} {split}: has no labels, so that no picture is right or wrong")
+    scores = load_scores(ws.scores_path(dataset, head, split))
+    check_scores(scores, table)
+    k = effective(ws.settings.aggregation, scores.aggregations)
+    of_split = read_split(manifest, split, ws.settings.data_root)
+    annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
+    return Ranking(
+        ws, dataset, split, scores, k, table.scored_labels, table.apply_exif, paths_by_id(of_split), annotations
+    )
+
+
+def run_ranking(
+    ws: Workspace,
+    dataset: str,
+    split: str | None,
+    head: str,
+    classes: Sequence[str],
+    n: int,
+    out: Path,
+    say: Say,
+) -> list[Path]:
+    """A sheet a class: the highest right pictures and the highest wrong ones."""
+    ranking = read_ranking(ws, dataset, split, head, say)
+    metric = load_manifest(dataset).metric
+    columns = choose_classes(ranking.scores.classes, classes or ranking.scores.classes, np.zeros(0))
+    paths = []
+    names = [ranking.scores.classes[c] for c in columns]
+    for name in track(names, "sheets", len(names), "classes"):
+        right, wrong = ranking.of_class(name, n)
+        paths.append(out / f"{dataset}_{ranking.split}_{head}_{name}.png")
+        style.save(ranking_sheet(name, ranking.ap(name, metric), right, wrong), paths[-1])
+    return paths

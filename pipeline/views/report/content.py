@@ -1,0 +1,338 @@
+"""What a report says, gathered from the files of a run: values for the page, nothing of its look."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.activations.run_log import log_name
+from pipeline.cache.inventory import list_stores
+from pipeline.dataset.manifest import load_manifest
+from pipeline.head.head import load_head
+from pipeline.io.atomic import read_json
+from pipeline.io.errors import PipelineError, StoreError
+from pipeline.io.progress import track
+from pipeline.metrics.average_precision import precision_recall
+from pipeline.scoring.aggregation import POOLED
+from pipeline.stages.patches import Say
+from pipeline.stages.receipt import read_receipt
+from pipeline.stages.workspace import Workspace
+from pipeline.views.figures import curves
+from pipeline.views.figures.maps import blend, common_scale
+from pipeline.views.figures.ranking import Ranked
+from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
+from pipeline.views.maps import SplitReader
+from pipeline.views.photos import Look
+from pipeline.views.ranking import Ranking, read_ranking
+from pipeline.views.report.protocol import protocol
+
+MOST_CLASSES = 40
+"""Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
+PICTURES_A_CLASS = 5
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on the page: what it is, in words, and its bytes as a data URI."""
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+    note: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class in the table of results; shares are 0..1, None where they are not defined."""
+
+    name: str
+    ap: float | None
+    pointing: float | None
+    positives: int
+    patches: int | None
+
+
+@dataclass(frozen=True)
+class MappedClass:
+    """The highest right picture of a class, beside its map."""
+
+    name: str
+    picture: Shown
+    map: Shown
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a stage, from its log."""
+
+    name: str
+    when: str
+    rows: int
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class StoreLine:
+    """A store that the result stands on."""
+
+    name: str
+    fingerprint: str
+    role: str
+    rows: int
+    bytes: int
+    raw_bytes: int
+    users: tuple[str, ...]
+
+
+def result_of(ws: Workspace, dataset: str, head: str) -> dict[str, Any]:
+    """The result of a run.
+
+    Raises
+    ------
+    PipelineError
+        It was not evaluated yet, or its file is damaged.
+    """
+    path = ws.run_dir(dataset, head) / "map.json"
+    if not path.is_file():
+        raise PipelineError(
+            f"{dataset}: no result of head {head!r} with these settings yet (no {path}); "
+            f"make it with: snakemake --cores 2 {ws.results}/{dataset}_map.json, or pipeline evaluate"
+        )
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path}: cannot be read as a result: {error}; make it again: pipeline evaluate") from error
+
+
+def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[ClassRow]:
+    """One row a class that is measured."""
+    pointing = (result.get("pointing") or {}).get("share", {})
+    patches = (result.get("patches") or {}).get("per_class", {})
+    rows = []
+    for name, ap in result["AP"].items():
+        positives = 0
+        if ranking is not None:
+            positives = int((ranking.labels[:, ranking.scores.classes.index(name)] == 1).sum())
+        rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name)))
+    return rows
+
+
+def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[str, str]:
+    """An SVG element a class: of those that some picture shows."""
+    found = {}
+    for number, name in enumerate(classes):
+        column = ranking.scores.classes.index(name)
+        labels = ranking.labels[:, column]
+        precision, recall = precision_recall(ranking.scores.by(ranking.k)[:, column], labels)
+        chance = float((labels == 1).sum() / (labels != 0).sum())
+        found[name] = svg(
+            curves.precision_recall_chart(recall, precision, chance), f"pr{number}", f"precision over recall of {name}"
+        )
+    return found
+
+
+def charts(result: Mapping[str, Any]) -> dict[str, str]:
+    """Further SVG elements by name: empty where this result has no such chart."""
+    found = dict.fromkeys(("loss", "k_sweep", "comparison"), "")
+    if result["loss"]:
+        found["loss"] = svg(curves.loss_chart(result["loss"]), "loss", "mean loss by epoch")
+    if len([v for v in result["k_sweep"].values() if v is not None]) > 1:
+        k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
+        found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep", "mAP by aggregation")
+    return found
+
+
+def shown_of(picture: Ranked, name: str, right: bool) -> Shown:
+    """A ranked picture for the page."""
+    shows = ", ".join(picture.shows) or "none of the classes"
+    what = "right" if right else "wrong"
+    height, width = picture.pixels.shape[:2]
+    return Shown(
+        jpeg_uri(picture.pixels),
+        width,
+        height,
+        f"{picture.id}, ranked {picture.rank} for {name}, {what}; it shows {shows}",
+        f"{picture.rank}. {picture.score:.3g}",
+        shows,
+    )
+
+
+RankedClasses = Mapping[str, tuple[list[Ranked], list[Ranked]]]
+"""The highest right and wrong pictures of each class."""
+
+
+def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[Shown]]]:
+    """The highest right and wrong pictures of each class, for the page."""
+    return {
+        name: ([shown_of(p, name, True) for p in right], [shown_of(p, name, False) for p in wrong])
+        for name, (right, wrong) in ranked.items()
+    }
+
+
+def mapped_classes(ws: Workspace, ranking: Ranking, head: str, ranked: RankedClasses, say: Say) -> list[MappedClass]:
+    """For each class its highest right picture and the map of the class over it."""
+    fitted = load_head(ws.head_path(ranking.dataset, head))
+    if fitted.scale == POOLED or fitted.facts["how"]["how.source"] != "grid":
+        return []
+    best = {name: right[0] for name, (right, _) in ranked.items() if right}
+    ids = list(dict.fromkeys(picture.id for picture in best.values()))
+    looks = dict(zip(ids, SplitReader(ws, fitted, ranking.dataset, ranking.split, say).looks(ids), strict=True))
+    return [_mapped(name, picture, looks[picture.id]) for name, picture in best.items()]
+
+
+def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
+    column = np.array([look.classes.index(name)])
+    values = look.maps(column)[0]
+    over = (255 * blend(look.pixels, values, common_scale(values))).astype(np.uint8)
+    height, width = picture.pixels.shape[:2]
+    small = np.asarray(Image.fromarray(over).resize((width, height), Image.Resampling.LANCZOS))
+    highest = float(np.nanmax(values))
+    alt = f"map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
+    return MappedClass(
+        name,
+        Shown(jpeg_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
+        Shown(jpeg_uri(small), width, height, alt, name, f"0 to {highest:.2g}"),
+    )
+
+
+def color_bar() -> str:
+    """The colours of maps from low to high, as a data URI."""
+    return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
+
+
+def stages_of(ws: Workspace, dataset: str, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:
+    """What ran, from the logs beside what it made."""
+    stages = []
+    for role, split in splits.items():
+        path = ws.receipt_path(dataset, split)
+        if not path.is_file():
+            continue
+        log = ws.cache / log_name(read_receipt(path)["store"])
+        if not log.is_file():
+            continue
+        for line in log.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
+                entry = json.loads(line)
+                shares = sum(entry["stages"].values()) or 1
+                note = ", ".join(f"{name} {100 * s / shares:.0f} %" for name, s in entry["stages"].items())
+                stages.append(
+                    Stage(f"extract {split} ({role})", entry["finished"], entry["rows"], entry["seconds"], note)
+                )
+    for name, label in (("fit_head", "fit the head"), ("score", "score")):
+        if name in result["seconds"]:
+            stages.append(Stage(label, "", 0, result["seconds"][name], ""))
+    return stages
+
+
+def stores_of(ws: Workspace, dataset: str, splits: Mapping[str, str]) -> list[StoreLine]:
+    """The stores that a result stands on, and what else was made from them."""
+    cached = {store.folder.name: store for store in list_stores(ws)}
+    lines = []
+    for role, split in splits.items():
+        path = ws.receipt_path(dataset, split)
+        try:
+            receipt = read_receipt(path)
+        except StoreError:
+            continue
+        store = cached.get(receipt["store"])
+        users = tuple(sorted({*store.heads, *store.results})) if store else ()
+        raw = receipt["rows"] * receipt["width"] * 2
+        lines.append(
+            StoreLine(
+                receipt["store"],
+                receipt["fingerprint"],
+                f"{split} ({role})",
+                receipt["rows"],
+                receipt["bytes"],
+                raw,
+                users,
+            )
+        )
+    return lines
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything on the page."""
+
+    title: str
+    result: dict[str, Any]
+    classes: list[ClassRow]
+    shown_classes: list[str]
+    precision_recall: dict[str, str]
+    charts: dict[str, str]
+    ranked: dict[str, tuple[list[Shown], list[Shown]]]
+    mapped: list[MappedClass]
+    color_bar: str
+    comparison: dict[str, Any] | None
+    stages: list[Stage]
+    stores: list[StoreLine]
+    protocol: list[str]
+    command: str
+    paths: dict[str, str]
+
+
+def read_comparison(path: Path) -> dict[str, Any] | None:
+    """A comparison of recipes, if there is one."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        return found if found["recipes"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"{path}: cannot be read as a comparison: {error}; make it again: pipeline compare"
+        ) from error
+
+
+def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Content:
+    """Read everything that a report of a run says.
+
+    Raises
+    ------
+    PipelineError
+        There is no result yet, or something that it stands on is damaged.
+    """
+    manifest = load_manifest(dataset)
+    result = result_of(ws, dataset, head)
+    splits = {"fit": result["fit_split"], "measured": result["split"]}
+    ranking = read_ranking(ws, dataset, result["split"], head, say) if result["mAP"] is not None else None
+    rows = class_rows(result, ranking)
+    shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
+    ranked = {}
+    if ranking is not None:
+        for name in track(shown, "pictures of the report", len(shown), "classes"):
+            ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
+    comparison = read_comparison(ws.compare_path(dataset)) or read_comparison(ws.heads_path(dataset))
+    drawn = charts(result)
+    if comparison is not None:
+        drawn["comparison"] = svg(
+            curves.comparison_chart(comparison["recipes"]), "recipes", "mAP of each recipe with its interval"
+        )
+    return Content(
+        title=manifest.title,
+        result=result,
+        classes=rows,
+        shown_classes=shown,
+        precision_recall=precision_recall_charts(ranking, shown) if ranking else {},
+        charts=drawn,
+        ranked=ranked_pictures(ranked),
+        mapped=mapped_classes(ws, ranking, head, ranked, say) if ranking else [],
+        color_bar=color_bar(),
+        comparison=comparison,
+        stages=stages_of(ws, dataset, splits, result),
+        stores=stores_of(ws, dataset, splits),
+        protocol=protocol(result, ws.settings.grid),
+        command=command,
+        paths=result["paths"],
+    )

@@ -1,0 +1,199 @@
+"""The page's server: photos in, scores and maps out. It listens on this machine alone and keeps nothing on disk."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from flask import Flask, Response, abort, jsonify, render_template, request
+
+from pipeline.head.head import Head
+from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.scores import applicable, format_aggregation
+from pipeline.stages.workspace import Workspace
+from pipeline.views.figures.maps import blend, common_scale
+from pipeline.views.figures.style import jpeg_uri
+from pipeline.views.photos import Photo, PhotoReader
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+PHOTOS_KEPT = 8
+"""In memory, with their activations: another head or k needs no second look."""
+MOST_BYTES = 64 * 2**20
+MAP_PX = 640
+N_MAPS = 6
+
+
+class Desk:
+    """Readers by the name of their head, and the photos that were looked at last.
+
+    Parameters
+    ----------
+    heads : fitted, of one dataset and one trunk, by name
+    aggregations : that can be chosen
+    """
+
+    def __init__(self, ws: Workspace, heads: dict[str, Head], aggregations: Sequence[Aggregation]) -> None:
+        self.readers: dict[str, PhotoReader] = {}
+        runner = None
+        for name, head in heads.items():
+            self.readers[name] = PhotoReader(ws, head, runner)
+            runner = self.readers[name].runner
+        self.aggregations = tuple(aggregations)
+        self._photos: OrderedDict[str, Photo] = OrderedDict()
+        # One photo at a time: each uses all cores.
+        self._lock = threading.Lock()
+
+    def take(self, data: bytes, name: str) -> str:
+        """Look at a photo; the key under which it is kept.
+
+        Raises
+        ------
+        BadPictureError
+        """
+        reader = next(iter(self.readers.values()))
+        with self._lock, tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / (Path(name).stem or "photo")
+            path.write_bytes(data)
+            photo = reader.read(path)
+        key = secrets.token_urlsafe(12)
+        self._photos[key] = photo
+        while len(self._photos) > PHOTOS_KEPT:
+            self._photos.popitem(last=False)
+        return key
+
+    def judge(self, key: str, head: str, k: str | None, wanted: str | None) -> dict[str, Any]:
+        """Scores and maps of a kept photo.
+
+        Parameters
+        ----------
+        k : as formatted; None for the first that the head has
+        wanted : a class whose map alone is asked for; None for those of the highest scores
+
+        Raises
+        ------
+        KeyError
+            The photo is no longer kept, or there is no such head or class.
+        """
+        photo, reader = self._photos[key], self.readers[head]
+        self._photos.move_to_end(key)
+        look = reader.judge(photo)
+        known = applicable(look.scale, self.aggregations) or ("max",)
+        chosen = next((each for each in known if format_aggregation(each) == k), known[0])
+        scores = look.picture_scores(chosen)
+        order = np.argsort(-scores, kind="stable")
+        if wanted is not None and wanted not in look.classes:
+            raise KeyError(wanted)
+        columns = order[:N_MAPS] if wanted is None else np.array([look.classes.index(wanted)])
+        maps = look.maps(columns)
+        # One scale for all maps of the photo, so that they compare.
+        scale = common_scale(look.maps(order[:N_MAPS])) if wanted is not None else common_scale(maps)
+        assert scale.vmax is not None
+        return {
+            "photo": key,
+            "name": photo.name,
+            "head": head,
+            "k": format_aggregation(chosen),
+            "ks": [format_aggregation(each) for each in known],
+            "patches": len(photo.rows),
+            "picture": jpeg_uri(photo.pixels, MAP_PX),
+            "highest": float(scale.vmax),
+            "scores": [{"class": look.classes[c], "score": float(scores[c])} for c in order],
+            "maps": [
+                {
+                    "class": look.classes[c],
+                    "map": jpeg_uri((255 * blend(photo.pixels, values, scale)).astype(np.uint8), MAP_PX),
+                }
+                for c, values in zip(columns, maps, strict=True)
+            ],
+        }
+
+
+def make_app(desk: Desk, title: str) -> Flask:
+    """The page and its two questions: look at a photo, and judge one that was looked at."""
+    app = Flask(__name__, template_folder=".", static_folder="static")
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+
+    @app.before_request
+    def only_from_here() -> None:
+        # Another site's page may reach this port through a name of its own that leads here, or post to it.
+        if request.host.rpartition(":")[0].strip("[]") not in LOCAL:
+            abort(403)
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            abort(403)
+
+    @app.after_request
+    def nothing_from_elsewhere(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.get("/")
+    def page() -> str:
+        return render_template("page.html", title=title, heads=list(desk.readers))
+
+    @app.post("/photos")
+    def look() -> tuple[Response, int] | Response:
+        given = request.files.get("photo")
+        if given is None:
+            return jsonify(error="no photo in the request"), 400
+        try:
+            key = desk.take(given.read(), given.filename or "photo")
+        except PipelineError as error:
+            return jsonify(error=str(error)), 422
+        return answer(key)
+
+    @app.get("/photos/<key>")
+    def judge(key: str) -> tuple[Response, int] | Response:
+        return answer(key)
+
+    def answer(key: str) -> tuple[Response, int] | Response:
+        head = request.values.get("head") or next(iter(desk.readers))
+        try:
+            return jsonify(desk.judge(key, head, request.values.get("k"), request.values.get("class")))
+        except KeyError as error:
+            return jsonify(error=f"not known (any more): {error.args[0]}; drop the photo again"), 404
+
+    @app.errorhandler(413)
+    def too_large(error: Exception) -> tuple[Response, int]:
+        return jsonify(error=f"the file has more than {MOST_BYTES // 2**20} MiB"), 413
+
+    return app
+
+
+def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
+    """Fitted heads of a dataset that have scores of patches, the configured one first.
+
+    Raises
+    ------
+    SettingsError
+        There is none.
+    """
+    from pipeline.head.head import load_head
+    from pipeline.views.photos import check_makes_maps
+
+    found = {}
+    names = dict.fromkeys([ws.settings.head, *ws.settings.compare, *ws.settings.heads])
+    for name in names:
+        path = ws.head_path(dataset, name)
+        if path.is_file():
+            head = load_head(path)
+            try:
+                check_makes_maps(head)
+            except PipelineError:
+                continue
+            found[name] = head
+    if not found:
+        raise SettingsError(
+            f"{dataset}: no fitted head with scores of patches under these settings; "
+            f"fit one with: pipeline fit-head --dataset {dataset}"
+        )
+    return found

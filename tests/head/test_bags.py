@@ -1,0 +1,145 @@
+"""Whole pictures of a store, also those that straddle parts: each once an epoch, with all of its rows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.activations.store import Store
+from pipeline.head.bags import Pictures
+
+WIDTH = 3
+BYTES_A_ROW = 2 * WIDTH
+
+
+def make_pictures(make, path: Path, sizes: list[int], part_rows: int) -> tuple[Store, np.ndarray]:
+    """A store in which row r of all is ``[r, picture, 0]``, and the first row of each picture."""
+    table = make.table(len(sizes))
+    n = sum(sizes)
+    picture = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    table = replace(table, picture=picture, box_xyxy=np.zeros((n, 4), np.float32), scale=np.zeros(n, np.uint8))
+    rows = np.stack([np.arange(n), picture, np.zeros(n)], axis=1).astype(np.float16)
+    return make.store(path, table, rows, part_rows), table.first_row
+
+
+def check(pictures: list[tuple[int, np.ndarray]], first_row: np.ndarray, wanted: np.ndarray) -> None:
+    """Each wanted picture once, its rows whole and in order."""
+    assert sorted(i for i, _ in pictures) == [i for i in np.flatnonzero(wanted) if first_row[i] < first_row[i + 1]]
+    for i, rows in pictures:
+        assert rows[:, 0].tolist() == list(range(first_row[i], first_row[i + 1])), i
+        assert (rows[:, 1] == i).all()
+
+
+# Sizes up to several parts, so that a picture straddles two or five of them; pictures without a row; parts whose
+# edges are those of pictures.
+SHAPES = [
+    pytest.param(([7, 3, 12, 1, 1, 9, 20, 2, 5, 6, 11], 10), id="pictures and parts about alike"),
+    pytest.param(([24, 31, 2, 40, 1, 1, 17], 6), id="pictures of several parts"),
+    pytest.param(([3, 0, 1, 2, 0, 4, 1, 1, 2, 3, 5, 1, 0], 12), id="parts of several pictures"),
+    pytest.param(([5] * 6, 15), id="parts that end with a picture"),
+    pytest.param(([9], 100), id="one picture"),
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def shape(request, make, tmp_path_factory):
+    sizes, part_rows = request.param
+    return make_pictures(make, tmp_path_factory.mktemp("pictures") / "s.zarr", sizes, part_rows)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(held_rows=st.sampled_from([0, 10, 30, 1000]), size=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
+def test_each_picture_once_and_whole(shape, held_rows, size, seed, data):
+    store, first_row = shape
+    n = len(first_row) - 1
+    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    generator = torch.Generator().manual_seed(seed)
+    pictures = Pictures(store, first_row, wanted, held_rows * BYTES_A_ROW)
+
+    for epoch in range(2):
+        batches = list(pictures.in_batches(size, generator))
+        check([item for batch in batches for item in batch], first_row, wanted)
+        # Full batches, but for the last one.
+        assert all(len(batch) == size for batch in batches[:-1]), epoch
+    in_order = list(pictures.in_order())
+    check(in_order, first_row, wanted)
+    assert pictures.n_rows == sum(len(rows) for _, rows in in_order)
+    assert len(pictures) == len(in_order)
+
+
+@pytest.fixture
+def counted(make, tmp_path, monkeypatch):
+    """Twenty pictures of ten rows in parts of 25, and the numbers of the parts in the order in which they are read."""
+    store, first_row = make_pictures(make, tmp_path / "s.zarr", [10] * 20, 25)
+    read = []
+    read_part = store.read_part
+    monkeypatch.setattr(store, "read_part", lambda part: read.append(part.index) or read_part(part))
+    return store, first_row, read
+
+
+ALL = np.ones(20, bool)
+
+
+def test_pictures_that_fit_are_read_once(counted):
+    store, first_row, read = counted
+    pictures = Pictures(store, first_row, ALL, held_bytes=200 * BYTES_A_ROW)
+    generator = torch.Generator().manual_seed(0)
+
+    list(pictures.in_order())
+    for _ in range(3):
+        list(pictures.in_batches(4, generator))
+
+    assert read == list(range(8))
+
+
+def test_others_are_read_once_an_epoch_in_another_order(counted):
+    store, first_row, read = counted
+    pictures = Pictures(store, first_row, ALL, held_bytes=60 * BYTES_A_ROW)
+    generator = torch.Generator().manual_seed(0)
+    orders = [[i for batch in pictures.in_batches(4, generator) for i, _ in batch] for _ in range(3)]
+
+    assert [sorted(read[at : at + 8]) for at in (0, 8, 16)] == [list(range(8))] * 3
+    assert len({tuple(order) for order in orders}) == 3
+    assert sorted(orders[0]) == list(range(20)) != orders[0]
+
+
+def test_batches_begin_before_all_is_read(counted):
+    store, first_row, read = counted
+    pictures = Pictures(store, first_row, ALL, held_bytes=60 * BYTES_A_ROW)
+
+    next(pictures.in_batches(4, torch.Generator().manual_seed(0)))
+
+    # Seven pictures are more than is held: three or four parts, as pictures lie on the parts' edges.
+    assert 3 <= len(read) <= 5
+
+
+def test_parts_without_a_wanted_picture_are_not_read(counted):
+    store, first_row, read = counted
+    wanted = np.arange(20) >= 15
+
+    list(Pictures(store, first_row, wanted, held_bytes=0).in_order())
+
+    assert read == [6, 7]
+
+
+def test_what_is_held_is_no_view_of_a_part(counted):
+    store, first_row, _ = counted
+
+    pictures = list(Pictures(store, first_row, ALL).in_order())
+
+    assert all(rows.base is None for _, rows in pictures)
+
+
+def test_one_generator_gives_one_order(counted):
+    store, first_row, _ = counted
+    for held in (0, 60, 200):
+        orders = []
+        for seed in (1, 1, 2):
+            pictures = Pictures(store, first_row, ALL, held * BYTES_A_ROW)
+            batches = pictures.in_batches(4, torch.Generator().manual_seed(seed))
+            orders.append([i for batch in batches for i, _ in batch])
+        assert orders[0] == orders[1] != orders[2]

@@ -42,6 +42,7 @@ from pipeline.io.yaml import read_mapping
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.scores import make_accumulator, score_split
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
@@ -65,8 +66,9 @@ class Data:
     """A split: its table, its sealed store, and all of its rows in memory."""
 
     def __init__(self, ws: Workspace, dataset: str, split: str) -> None:
-        self.table: PatchTable = current_table(ws, dataset, split, lambda text: None)
-        self.store: Store = sealed_store(ws, dataset, split)
+        run = RunContext(ws, dataset)
+        self.table: PatchTable = current_table(run, split)
+        self.store: Store = sealed_store(run, split)
         log = ws.cache / log_name(self.store.folder.name)
         self.extraction_s = sum(json.loads(line)["seconds"] for line in log.read_text().splitlines())
         self.rows = np.concatenate([rows for _, rows in self.store.iter_parts()])

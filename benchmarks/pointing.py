@@ -20,6 +20,7 @@ from pipeline.dataset.read import read_split
 from pipeline.head.head import load_head
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.maps import Cover, point_at
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
@@ -41,8 +42,8 @@ def main() -> None:
     ws = Workspace(parse_run_settings(read_mapping(options.config) if options.config else {}))
     set_threads(0)
     manifest = load_manifest(options.dataset)
-    table = current_table(ws, options.dataset, manifest.eval, lambda text: None)
-    store = sealed_store(ws, options.dataset, manifest.eval)
+    run = RunContext(ws, options.dataset)
+    table, store = current_table(run, manifest.eval), sealed_store(run, manifest.eval)
     head = load_head(ws.head_path(options.dataset, ws.settings.head))
     scores = np.concatenate([head.patch_scores(rows) for _, rows in store.iter_parts()])
     split = read_split(manifest, manifest.eval, ws.settings.data_root)

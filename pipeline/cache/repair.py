@@ -12,16 +12,17 @@ from pipeline.activations.identity import differences
 from pipeline.activations.layout import Part, make_record, parts_of, stated
 from pipeline.activations.settings import Codec
 from pipeline.activations.verify import Report
-from pipeline.cache.inventory import Receipt, extraction_for
+from pipeline.cache.inventory import CachedReceipt
+from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
+from pipeline.cache.verify import BadFile
 from pipeline.io.atomic import read_json
 from pipeline.io.checksummed import read_signed_json, signed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
-from pipeline.stages.extract import run_extract
-from pipeline.stages.patches import Say
+from pipeline.stages import extract
+from pipeline.stages.context import Say
+from pipeline.stages.receipt import Receipt
 from pipeline.stages.workspace import Workspace
-
-# Mending
 
 
 @dataclass
@@ -34,15 +35,13 @@ class Repair:
     differing: list[int] = field(default_factory=list)
 
 
-def repair_store(
-    ws: Workspace, report: Report, say: Say, dataset: str | None = None, split: str | None = None
-) -> Repair:
-    """Make the bad parts and files of a store again, and nothing else, and seal it anew.
+def repair_store(ws: Workspace, report: Report, say: Say, origin: Origin = FROM_RECEIPT) -> Repair:
+    """Extract the bad parts and files of a store again, and nothing else, and seal it anew.
 
     Parameters
     ----------
     report : what `verify_store` found
-    dataset, split : what it was made from, where no receipt says so
+    origin : what it was made from, where no receipt says so
 
     Raises
     ------
@@ -50,7 +49,7 @@ def repair_store(
         The sources would give another store than this one; nothing was touched.
     """
     folder = report.folder
-    extraction = extraction_for(ws, folder.name, dataset, split, say)
+    extraction = extraction_for(ws, folder.name, origin, say)
     if extraction.folder.name != folder.name:
         there = report.identity or {}
         lines = differences(there, extraction.identity) if there else [f"they give {extraction.folder.name}"]
@@ -107,22 +106,26 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
     return rebuilt
 
 
-def repair_small_file(ws: Workspace, path: Path, say: Say) -> str:
-    """Make a bad receipt again from its own settings, or remove what the next run makes anew; what was done."""
-    if path.parent.name == "receipts":
-        try:
-            content = read_json(path)
-            made = Receipt(path, content).workspace(ws)
-            dataset, split = content["dataset"], content["split"]
-            # The file's name holds a digest of the settings: so it is known whether they are still sound.
-            if made.receipt_path(dataset, split) == path:
-                path.unlink()
-                run_extract(made, dataset, split, say)
-                return "written again"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-    missing = not path.exists()
-    path.unlink(missing_ok=True)
-    makers = {"receipts": "extract", "patches": "patches", "heads": "fit-head", "scores": "score"}
+def repair_small_file(ws: Workspace, bad: BadFile, say: Say) -> str:
+    """Write a bad receipt again from its own settings, or remove what the next run makes; return what was done."""
+    if bad.stage == "extract" and _receipt_rewritten(ws, bad.path, say):
+        return "written again"
+    missing = not bad.path.exists()
+    bad.path.unlink(missing_ok=True)
     what = "missing" if missing else "removed"
-    return f"{what}; the next run makes it again (pipeline {makers[path.parent.name]})"
+    return f"{what}; the next run makes it again (pipeline {bad.stage})"
+
+
+def _receipt_rewritten(ws: Workspace, path: Path, say: Say) -> bool:
+    """Extract again with the settings in a damaged receipt, if they are still sound; return whether they are."""
+    try:
+        cached = CachedReceipt(path, Receipt.from_dict(read_json(path)))
+        run, split = cached.context(ws, say), cached.receipt.split
+        # The file's name holds a digest of the settings: so it is known whether they are still sound.
+        sound = extract.path(run, split) == path
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    if sound:
+        path.unlink()
+        extract.make(run, split)
+    return sound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -24,11 +25,9 @@ def command(**options: Any) -> None:
     from pipeline.dataset.fetch import fetch
     from pipeline.dataset.manifest import data_root, load_manifest
     from pipeline.io.atomic import write_json
-    from pipeline.stages.evaluate import run_evaluate
-    from pipeline.stages.extract import run_extract
-    from pipeline.stages.fit_head import run_fit
-    from pipeline.stages.score import run_score
-    from pipeline.views.report.page import run_report
+    from pipeline.stages import evaluate, extract, fit_head, score
+    from pipeline.stages.context import RunContext
+    from pipeline.views.report.page import write_report
 
     ws = workspace_from(options)
     manifest, head = load_manifest("demo"), ws.settings.head
@@ -38,18 +37,19 @@ def command(**options: Any) -> None:
 
     step("data fetch demo")
     fetch(manifest, data_root(ws.settings.data_root), say)
+    run = RunContext(ws, "demo", say, "pipeline demo")
     for split in (manifest.fit, manifest.eval):
         step(f"extract --dataset demo --split {split}")
-        run_extract(ws, "demo", split, say)
+        extract.make(run, split)
     step("fit-head --dataset demo")
-    run_fit(ws, "demo", [head], say)
+    fit_head.ensure(run, [head])
     step("score --dataset demo")
-    run_score(ws, "demo", [head], None, say)
+    score.make(run, [head])
     step("evaluate --dataset demo --output results/demo_map.json")
-    result = run_evaluate(ws, "demo", head, None, "pipeline demo", say)
+    result = evaluate.make(run, head)
     write_json(ws.results / "demo_map.json", result)
     step("report --dataset demo")
-    run_report(ws, "demo", head, ws.report_path("demo"), "pipeline report --dataset demo", say)
+    write_report(replace(run, command="pipeline report --dataset demo"), head, ws.report_path("demo"))
     print_result(result)
     click.echo(f"report:  {ws.report_path('demo')}")
     say("next: pipeline serve --dataset demo --open, or pipeline map --dataset demo photo.jpg")

@@ -76,9 +76,8 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
     try:
         return RunSettings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(
-            f"recipe {name!r} cannot run with these settings\n{enumerate_problems(explain_validation(error, HEAD_KINDS))}"
-        ) from error
+        problems = enumerate_problems(explain_validation(error, HEAD_KINDS))
+        raise SettingsError(f"recipe {name!r} cannot run with these settings\n{problems}") from error
 
 
 def members_of(settings: RunSettings, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pipeline.io.errors import SettingsError
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
-from pipeline.scoring.picture_scores import POOLED, Aggregation, check_aggregation
+from pipeline.scoring.aggregation import POOLED, Aggregation, check_aggregation
 from pipeline.trunk.settings import LAYERS, MADE_TRUNKS, TRUNKS, FisherSettings, FromScratchSettings
 
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"

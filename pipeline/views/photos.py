@@ -21,7 +21,7 @@ from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.scoring.maps import score_maps
 from pipeline.scoring.picture_scores import aggregate
 from pipeline.scoring.scores import applicable
-from pipeline.stages.trunk import make_runner
+from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.runner import TrunkRunner
 

@@ -259,16 +259,16 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_bug_is_not_dressed_up_as_a_message(run, monkeypatch):
-    monkeypatch.setattr("pipeline.stages.extract.run_extract", lambda *args: 1 / 0)
+    monkeypatch.setattr("pipeline.stages.extract.make", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("extract --dataset tiny --split val --config config.yaml")
 
 
 def test_interrupt_exits_130_and_says_how_to_go_on(run, monkeypatch):
-    def interrupted(*args):
+    def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.stages.extract.run_extract", interrupted)
+    monkeypatch.setattr("pipeline.stages.extract.make", interrupted)
     ended = run("extract --dataset tiny --split val --config config.yaml")
     assert ended.code == 130
     assert "start the same command again" in ended.err

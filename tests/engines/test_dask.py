@@ -23,7 +23,8 @@ from pipeline.activations.layout import Part
 from pipeline.activations.parts import PartTask
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import PipelineError
-from pipeline.stages.extract import run_extract
+from pipeline.stages import extract
+from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
@@ -163,7 +164,7 @@ def test_lost_scheduler_ends_in_one_message(work, tmp_path, wait, monkeypatch):
         monkeypatch.setattr(dask_engine, "CONNECT_S", 2)
         settings = RunSettings(trunk="random", precision="fp32", threads=1, batch=16)
         with pytest.raises(PipelineError, match=r"scheduler tcp://.*: the connection was lost; what is recorded is"):
-            run_extract(Workspace(settings), "tiny", "train", say, scheduler=address)
+            extract.make(RunContext(Workspace(settings), "tiny", say), "train", scheduler=address)
     finally:
         process.kill()
         process.wait()

@@ -21,9 +21,8 @@ from PIL import Image, ImageDraw
 from pipeline.cache.repair import repair_small_file, repair_store
 from pipeline.cache.verify import verify_small_files, verify_stores
 from pipeline.io.errors import PipelineError
-from pipeline.stages.extract import run_extract
-from pipeline.stages.fit_head import run_fit
-from pipeline.stages.score import run_score
+from pipeline.stages import extract, fit_head, score
+from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
@@ -76,8 +75,8 @@ def quiet(text: str) -> None:
 
 def make_everything() -> None:
     for split in ("train", "val"):
-        run_extract(WS, "tiny", split, quiet)
-    run_fit(WS, "tiny", ["fca"], quiet)
+        extract.make(RunContext(WS, "tiny"), split)
+    fit_head.ensure(RunContext(WS, "tiny"), ["fca"])
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +144,9 @@ def read_like_a_user(fault: Fault) -> None:
     os.rename("data", "away")
     try:
         if fault.kind == "head" or "tiny-val" in str(fault.path):
-            run_score(WS, "tiny", ["fca"], "val", quiet)
+            score.make(RunContext(WS, "tiny"), ["fca"], "val")
         else:
-            run_fit(WS, "tiny", ["fcb"], quiet)
+            fit_head.ensure(RunContext(WS, "tiny"), ["fcb"])
     finally:
         os.rename("away", "data")
         for path in Path("results").rglob("*fcb*"):

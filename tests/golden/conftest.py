@@ -32,6 +32,7 @@ TOLERANCE = 0.02
 MEASURED = ("loss", "mAP", "AP", "std", "k_sweep", "pointing", "interval", "difference", "held_out_mAP", "stack")
 """Keys below which floats are compared within the tolerance; all others are exact."""
 EXACT = ("rate",)
+"""But for these, which are settings."""
 CONFIG = {
     "trunk": "alexnet64",
     "device": "cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,7 @@ def test_a_patch_table_keeps_its_digests_and_content(golden, table_path, setting
     golden.check_json("table.json", {"digests": digests, "content": content_of(table_path)})
 
 
+@pytest.mark.skipif("ng" in zlib.ZLIB_RUNTIME_VERSION, reason="HDF5 packs by the system's zlib, and zlib-ng differs")
 def test_a_patch_table_keeps_its_bytes(golden, table_path):
     """If this alone fails, the libraries pack in another way; what is in the table is the same."""
     golden.check_json("table_bytes.json", {"bytes": sha256(table_path)})

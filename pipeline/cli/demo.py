@@ -23,21 +23,21 @@ def command(**options: Any) -> None:
     """
     from pipeline.cli.show import print_result
     from pipeline.dataset.fetch import fetch
-    from pipeline.dataset.manifest import data_root, load_manifest
+    from pipeline.dataset.manifest import data_root
     from pipeline.io.atomic import write_json
     from pipeline.stages import evaluate, extract, fit_head, score
     from pipeline.stages.context import RunContext
     from pipeline.views.report.page import write_report
 
     ws = workspace_from(options)
-    manifest, head = load_manifest("demo"), ws.settings.head
+    run = RunContext(ws, "demo", say, "pipeline demo")
+    manifest, head = run.manifest, ws.settings.head
 
     def step(line: str) -> None:
         say(click.style(f"$ pipeline {line}", bold=True))
 
     step("data fetch demo")
     fetch(manifest, data_root(ws.settings.data_root), say)
-    run = RunContext(ws, "demo", say, "pipeline demo")
     for split in (manifest.fit, manifest.eval):
         step(f"extract --dataset demo --split {split}")
         extract.make(run, split)

@@ -74,13 +74,14 @@ class Flow:
             for layer in self.run.settings.layers
             if layer != self.run.settings.layer
         }
+        self._manifest = cache(load_manifest)
         self._split_state = cache(self._find_split_state)
         self._state_of_weights = cache(self._find_state_of_weights)
 
     # ---- inputs
 
     def trunk_inputs(self, wildcards: Wildcards) -> Path:
-        split = load_manifest(wildcards.dataset).fit
+        split = self._manifest(wildcards.dataset).fit
         return self._trunks[wildcards.digest].table_path(wildcards.dataset, split)
 
     def store_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
@@ -101,11 +102,11 @@ class Flow:
         return [ws.share_path(wildcards.dataset, wildcards.split, index, count) for index in shares]
 
     def fit_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
-        split = self.run.split_of_rows(load_manifest(wildcards.dataset), wildcards.head)
+        split = self.run.split_of_rows(self._manifest(wildcards.dataset), wildcards.head)
         return self._table_and_receipt(wildcards.dataset, split)
 
     def score_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
-        split = load_manifest(wildcards.dataset).eval
+        split = self._manifest(wildcards.dataset).eval
         head = self.run.head_path(wildcards.dataset, wildcards.head)
         return {**self._table_and_receipt(wildcards.dataset, split), "head": head}
 
@@ -113,7 +114,7 @@ class Flow:
         return {"table": self.run.table_path(dataset, split), "receipt": self.run.receipt_path(dataset, split)}
 
     def evaluate_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
-        split = load_manifest(wildcards.dataset).eval
+        split = self._manifest(wildcards.dataset).eval
         return {
             "table": self.run.table_path(wildcards.dataset, split),
             "scores": self.run.scores_path(wildcards.dataset, wildcards.head, split),
@@ -128,7 +129,7 @@ class Flow:
         recipe = find_recipe(ws.settings, wildcards.recipe)
         if recipe.join:
             return [recipe_path(ws, wildcards.dataset, member) for member in recipe.join]
-        manifest = load_manifest(wildcards.dataset)
+        manifest = self._manifest(wildcards.dataset)
         return [
             path(wildcards.dataset, split)
             for run in _runs_of(ws, wildcards.recipe)
@@ -145,12 +146,12 @@ class Flow:
     def _outcomes(self, comparison: str, dataset: str) -> list[Path]:
         """Return the outcomes of those recipes of a comparison that can run on a dataset."""
         ws, names = self._comparisons[comparison]
-        has_boxes = load_manifest(dataset).has_boxes
+        has_boxes = self._manifest(dataset).has_boxes
         able = [name for name in names if has_boxes or not needs_boxes(ws.settings, name)]
         return [recipe_path(ws, dataset, name) for name in able]
 
     def sweep_inputs(self, wildcards: Wildcards) -> list[Path]:
-        manifest = load_manifest(wildcards.dataset)
+        manifest = self._manifest(wildcards.dataset)
         return [
             path(wildcards.dataset, split)
             for path in (self.run.table_path, self.run.receipt_path)
@@ -212,7 +213,7 @@ class Flow:
 
     def fit_state(self, wildcards: Wildcards) -> list[str]:
         """Return the state of all that a head depends on."""
-        split = load_manifest(wildcards.dataset).fit
+        split = self._manifest(wildcards.dataset).fit
         return [self._split_state(wildcards.dataset, split), self._state_of_weights(self.run.store_digest)]
 
     def result_state(self, wildcards: Wildcards) -> list[Any]:
@@ -239,7 +240,7 @@ class Flow:
 
     def _evaluation_state(self, dataset: str) -> list[Any]:
         """Return the state of the splits, and what the manifest says of them."""
-        manifest = load_manifest(dataset)
+        manifest = self._manifest(dataset)
         roles = (manifest.fit, manifest.eval)
         return [*(self._split_state(dataset, split) for split in roles), _facts_of_roles(manifest)]
 
@@ -251,7 +252,7 @@ class Flow:
         """
         seen = self.run.cache / "states" / f"{dataset}-{split}-{self.run.table_digest}.txt"
         try:
-            state = self.run.dataset_state(load_manifest(dataset), split)
+            state = self.run.dataset_state(self._manifest(dataset), split)
         except MissingDataError:
             if not self.run.table_path(dataset, split).is_file():
                 raise

@@ -46,7 +46,7 @@ def why_due(run: RunContext, split: str) -> str | None:
         return str(error)
     reason = patches.why_due(run, split)
     if reason is not None:
-        return f"patch table: {reason}"
+        return f"{run.dataset} {split}: {reason}"
     table = current_table(run, split)
     stored = (store.identity["seen.rows"], store.identity["seen.pictures"])
     if stored != (table.rows_digest, table.pictures_digest()):

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
 from pipeline.activations.identity import Identity, fingerprint, make_identity
-from pipeline.activations.layout import ROW_DTYPE, Part, parts_within, range_of, rows_a_part
+from pipeline.activations.layout import ROW_DTYPE, Part, parts_within, range_of, rows_per_part
 from pipeline.activations.parts import PartMaker, PartTask
 from pipeline.activations.row_plan import RowPlan, plan_rows
 from pipeline.activations.run_log import StageClock, log_name
@@ -51,7 +51,7 @@ def identity_of(
         trunk,
         runner.precision_name,
         batch or runner.batch_rows,
-        rows_a_part(trunk.width),
+        rows_per_part(trunk.width),
         runner.places,
         dtype,
         rows,

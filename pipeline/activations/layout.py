@@ -67,13 +67,13 @@ def arrays_of(identity: Identity) -> tuple[str, ...]:
     return (*ARRAYS, "column_range") if identity["how.dtype"] == "8bit" else ARRAYS
 
 
-def rows_a_part(width: int) -> int:
+def rows_per_part(width: int) -> int:
     """Rows of one shard: a power of two, near 64 MiB of float16.
 
     Small enough that an interruption costs seconds, large enough that a picture which straddles two
     parts, and is decoded for both, is rare.
 
-    >>> rows_a_part(1024), rows_a_part(4096), rows_a_part(1512)
+    >>> rows_per_part(1024), rows_per_part(4096), rows_per_part(1512)
     (32768, 8192, 16384)
     """
     rows = 1024

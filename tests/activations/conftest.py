@@ -102,7 +102,7 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     cache = split.folder / "cache"
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
+        patch.setattr("pipeline.activations.extraction.rows_per_part", lambda width: 64)
         extract(make_table(split, GRID), dict(zip(split.ids, split.paths, strict=True)), runner, cache, 16)
     return cache
 

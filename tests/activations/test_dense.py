@@ -19,7 +19,7 @@ BATCH = 16
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_per_part", lambda width: 64)
 
 
 def runner(layer: str = "fc7") -> DenseRunner:

@@ -41,7 +41,7 @@ BATCH = 16
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_per_part", lambda width: PART_ROWS)
 
 
 class CountingRunner(TrunkRunner):
@@ -376,7 +376,7 @@ import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
     from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: {PART_ROWS}
+    extract.rows_per_part = lambda width: {PART_ROWS}
     write_part = store.StoreWriter.write_part
     def write_then_wait(writer, part, columns):
         write_part(writer, part, columns)

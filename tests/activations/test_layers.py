@@ -28,7 +28,7 @@ LAYERS = ("pool5", "fc6", "fc7")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", PART_ROWS.__getitem__)
+    monkeypatch.setattr("pipeline.activations.extraction.rows_per_part", PART_ROWS.__getitem__)
 
 
 @functools.cache
@@ -257,11 +257,11 @@ def test_batches_that_would_not_be_those_of_one_layer_are_refused(make, batch):
 
 
 def test_usual_batches_and_parts_always_fit_together():
-    from pipeline.activations.layout import rows_a_part
+    from pipeline.activations.layout import rows_per_part
     from pipeline.trunk.architectures import FORMS, krizhevsky
 
     for form in [*FORMS.values(), krizhevsky(224, 6144)]:
-        rows = [rows_a_part(width) for width in form.widths.values()]
+        rows = [rows_per_part(width) for width in form.widths.values()]
         # 512 of small or dense patches, 64 of others.
         assert all(max(rows) % n == 0 and n % 512 == 0 for n in rows)
 

@@ -31,7 +31,7 @@ from pipeline.activations.layout import (
     parts_of,
     quantise,
     restore,
-    rows_a_part,
+    rows_per_part,
     stated,
 )
 from pipeline.activations.settings import Codec
@@ -263,7 +263,7 @@ def test_shares_cover_all_parts_once_and_are_equal_up_to_one(n_parts, count):
 
 @given(st.integers(1, 10**5))
 def test_a_part_is_a_power_of_two_near_64_mib(width):
-    rows = rows_a_part(width)
+    rows = rows_per_part(width)
     assert rows >= 1024 and rows.bit_count() == 1
     assert rows * width * 2 <= 64 * 2**20 or rows == 1024
     assert rows * 2 * width * 2 > 64 * 2**20

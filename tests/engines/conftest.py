@@ -36,7 +36,7 @@ import os, signal
 # A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import pipeline.activations.extraction as e
-e.rows_a_part = lambda width: {PART_ROWS}
+e.rows_per_part = lambda width: {PART_ROWS}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
 from pipeline.cli.main import main
@@ -193,7 +193,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+        patch.setattr("pipeline.activations.extraction.rows_per_part", lambda width: PART_ROWS)
         yield
 
 

@@ -90,7 +90,7 @@ def work(tmp_path_factory):
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
+        patch.setattr("pipeline.activations.extraction.rows_per_part", lambda width: 128)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
         patch.setattr("pipeline.stages.extract.load_trunk", functools.cache(load_trunk))

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.activations.layout import metadata_names, rows_a_part
+from pipeline.activations.layout import metadata_names, rows_per_part
 from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.preflight.costs import Costs, read_costs
@@ -162,7 +162,7 @@ def test_the_shipped_table_says_of_every_entry_what_it_was_measured_on():
     assert all("python benchmarks/scale.py" in entry.measured and "cores" in entry.measured for entry in entries)
     assert list(costs.trunks) == ["alexnet64", "alexnet", "torchvision/squeezenet1_0"]
     for trunk in costs.trunks.values():
-        assert trunk.part_rows == rows_a_part(trunk.width)
+        assert trunk.part_rows == rows_per_part(trunk.width)
         assert trunk.bytes_a_row < 2 * trunk.width + 21
     assert len(metadata_names()) + 1 + 2 == STORE_FILES
 

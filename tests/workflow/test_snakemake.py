@@ -342,7 +342,7 @@ import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
     from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: 32
+    extract.rows_per_part = lambda width: 32
     if pathlib.Path("slow").exists():
         write_part = store.StoreWriter.write_part
         def write_then_wait(writer, part, columns):

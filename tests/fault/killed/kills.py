@@ -320,7 +320,7 @@ def _run_child(
     import pipeline.activations.extraction
     from pipeline.cli.main import main
 
-    pipeline.activations.extraction.rows_a_part = lambda width: part_rows
+    pipeline.activations.extraction.rows_per_part = lambda width: part_rows
     steps = Steps(Path(folder), at, signal_number, lose_power) if at is not None or trace is not None else None
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

@@ -156,7 +156,7 @@ SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
     from pipeline.activations import extraction as extract
-    extract.rows_a_part = lambda width: {kills.PART_ROWS}
+    extract.rows_per_part = lambda width: {kills.PART_ROWS}
 """
 
 

@@ -14,7 +14,7 @@ from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.runner import Launched, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, TrunkRunner
 
 
 def compute_rows(
@@ -72,7 +72,7 @@ def compute_layers(
     return out
 
 
-def one_behind(launched: Iterator[Launched]) -> Iterator[Launched]:
+def one_behind(launched: Iterator[PendingBatch]) -> Iterator[PendingBatch]:
     """The same batches, each when the next one has been launched: a device that works by itself never waits."""
     before = None
     for batch in launched:
@@ -85,7 +85,7 @@ def one_behind(launched: Iterator[Launched]) -> Iterator[Launched]:
 
 def patch_batches(
     plan: RowPlan, runner: TrunkRunner, layers: Sequence[str], batch: int, clock: StageClock
-) -> Iterator[Launched]:
+) -> Iterator[PendingBatch]:
     """Rows of the plan, a batch of patches after the other."""
     pending = runner.new_batch(batch)
     filled = 0
@@ -112,7 +112,7 @@ def patch_batches(
 
 def dense_batches(
     plan: RowPlan, runner: DenseRunner, layers: Sequence[str], batch: int, clock: StageClock
-) -> Iterator[Launched]:
+) -> Iterator[PendingBatch]:
     """Rows of the plan: the maps of a picture's scales, and of all windows a batch after the other."""
     pending: list[torch.Tensor] = []
     waiting = 0

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.nodes import NodesNetwork
-from pipeline.trunk.runner import Launched, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, TrunkRunner
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 LOCAL_MODULES = (
@@ -203,7 +203,7 @@ class DenseRunner(TrunkRunner):
             return self.maps.at_places(self._inputs(scaled[None]), x, y)
 
     @torch.inference_mode()
-    def finish(self, vectors: Tensor, layers: Sequence[str]) -> Launched:
+    def finish(self, vectors: Tensor, layers: Sequence[str]) -> PendingBatch:
         """Rows of each layer: float16 of shape (n, width)."""
         with self.explain_memory(f"a batch of {len(vectors)} windows"):
             return self._bring(self.maps.finish(vectors, layers))

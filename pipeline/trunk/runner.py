@@ -81,7 +81,7 @@ class CompiledNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Launched:
+class PendingBatch:
     """Rows of a batch that the device may still be at work on.
 
     Attributes
@@ -192,7 +192,7 @@ class TrunkRunner:
         return self.launch(patches, layers).result()
 
     @torch.inference_mode()
-    def launch(self, patches: np.ndarray | Tensor, layers: Sequence[str]) -> Launched:
+    def launch(self, patches: np.ndarray | Tensor, layers: Sequence[str]) -> PendingBatch:
         """Begin what `layers_of` does: a GPU works on while the caller prepares the next batch."""
         # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
         own = tuple(layers) == (self.trunk.layer,)
@@ -205,17 +205,17 @@ class TrunkRunner:
             assert isinstance(self._network, LayeredNetwork)  # others have but their own layer
             return self._bring(self._network.network(inputs, layers))
 
-    def _bring(self, found: Mapping[str, Tensor]) -> Launched:
+    def _bring(self, found: Mapping[str, Tensor]) -> PendingBatch:
         """Rows on their way to the CPU."""
         if self.device.type != "cuda":
-            return Launched({layer: rows.to(torch.float16) for layer, rows in found.items()})
+            return PendingBatch({layer: rows.to(torch.float16) for layer, rows in found.items()})
         brought = {}
         for layer, rows in found.items():
             brought[layer] = torch.empty(rows.shape, dtype=torch.float16, pin_memory=True)
             brought[layer].copy_(rows.to(torch.float16), non_blocking=True)
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(self.device))
-        return Launched(brought, done)
+        return PendingBatch(brought, done)
 
     def to_device(self, pixels: np.ndarray) -> Tensor:
         """Pixels in the device's memory."""

@@ -33,7 +33,7 @@ from pipeline.activations.verify import recompute_rows
 from pipeline.io.errors import PipelineError, StoreError
 from pipeline.patches.settings import CropSettings, GridSettings
 from pipeline.patches.table import make_table
-from pipeline.trunk.runner import Launched, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
 BATCH = 16
@@ -58,7 +58,7 @@ class CountingRunner(TrunkRunner):
         self.trials.append(n_rows)
         return self.runner.measure_rate(n_rows)
 
-    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> PendingBatch:
         if len(self.batches) == self.stop_at:
             raise KeyboardInterrupt
         self.batches.append(len(patches))
@@ -70,7 +70,7 @@ class BrokenRunner(TrunkRunner):
 
     value = np.nan
 
-    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> PendingBatch:
         launched = super().launch(patches, layers)
         (rows,) = launched.result().values()
         rows[np.asarray(patches).mean(axis=(1, 2, 3)) > 250, 5] = self.value

@@ -362,7 +362,7 @@ def decode_with_zarr(name: str, metadata: bytes, part: Part, data: bytes) -> np.
     return array[_place(name, part)]
 
 
-def stated(data: bytes) -> dict[str, Any]:
+def describe_bytes(data: bytes) -> dict[str, Any]:
     """What a record or the seal says of a file."""
     return {"bytes": len(data), "sha256": sha256_bytes(data)}
 
@@ -375,7 +375,7 @@ def make_record(part: Part, store_fingerprint: str, objects: Mapping[str, bytes]
         "rows": [part.start, part.stop],
         # Objects are read by the metadata: where these were lost and made with another codec, the part is not there.
         **({"codec": codec} if codec != "zstd" else {}),
-        "objects": {name: stated(data) for name, data in objects.items()},
+        "objects": {name: describe_bytes(data) for name, data in objects.items()},
     }
 
 
@@ -386,6 +386,6 @@ def make_seal(identity: Identity, records: Mapping[str, bytes], metadata: Mappin
         "rows": identity["seen.n_rows"],
         "parts": len(records),
         "skipped": identity["seen.skipped"],
-        "records": {name: stated(data) for name, data in sorted(records.items())},
-        "metadata": {name: stated(data) for name, data in sorted(metadata.items())},
+        "records": {name: describe_bytes(data) for name, data in sorted(records.items())},
+        "metadata": {name: describe_bytes(data) for name, data in sorted(metadata.items())},
     }

@@ -30,7 +30,7 @@ from pipeline.activations.layout import (
     metadata_names,
     parts_of,
     restore,
-    stated,
+    describe_bytes,
 )
 from pipeline.io.checksummed import read_signed_json
 from pipeline.io.errors import StoreError
@@ -164,7 +164,7 @@ class Store:
             data = self._metadata.get(name, records.get(name))
             if data is None:
                 problems.append(f"{name}: missing")
-            elif stated(data) != sealed.get(name):
+            elif describe_bytes(data) != sealed.get(name):
                 problems.append(f"{name}: changed since it was sealed")
         if not problems and seal != make_seal(self.identity, records, self._metadata):
             problems.append(f"{SEAL}: is the seal of another store")
@@ -184,7 +184,7 @@ class Store:
         except OSError as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
             raise StoreError(f"{self.folder}: {object_name} {reason}; {MEND}") from error
-        if stated(data) != self._records[part.index]["objects"][object_name]:
+        if describe_bytes(data) != self._records[part.index]["objects"][object_name]:
             raise StoreError(f"{self.folder}: {object_name} changed since it was written; {MEND}")
         return decode_object(name, self._metadata[f"{name}/zarr.json"], part, data)
 

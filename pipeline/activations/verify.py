@@ -14,7 +14,7 @@ from pipeline.activations import SEAL
 from pipeline.activations.compute import compute_rows
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import FORMAT, Identity, fingerprint
-from pipeline.activations.layout import CODEC_AT, Part, arrays_of, codec_of, metadata_names, parts_of, stated
+from pipeline.activations.layout import CODEC_AT, Part, arrays_of, codec_of, metadata_names, parts_of, describe_bytes
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store, check_record, read_identity
@@ -152,7 +152,7 @@ def _verify_part(
         if "another" in str(error):  # part, store or codec
             report.findings[-1] = Finding(part.record_name, "stale", part.index, str(error))
         return
-    if sealed and sealed.get(part.record_name) != stated(data):
+    if sealed and sealed.get(part.record_name) != describe_bytes(data):
         detail = "a sound record, but not the one that was sealed"
         report.findings.append(Finding(part.record_name, "stale", part.index, detail))
     report.recorded += 1
@@ -177,7 +177,7 @@ def _compare(
         except ValueError:
             return [Finding(name, _how_bad(data), part)]
         return []
-    if stated(data) == expected:
+    if describe_bytes(data) == expected:
         return []
     if len(data) != expected["bytes"]:
         return [Finding(name, "torn", part, f"{len(data):,} bytes, {expected['bytes']:,} were written")]

@@ -9,7 +9,7 @@ from typing import get_args
 
 from pipeline.activations import SEAL
 from pipeline.activations.identity import differences
-from pipeline.activations.layout import Part, make_record, parts_of, stated
+from pipeline.activations.layout import Part, make_record, parts_of, describe_bytes
 from pipeline.activations.settings import Codec
 from pipeline.activations.verify import Report
 from pipeline.cache.inventory import Receipt, extraction_for
@@ -102,7 +102,7 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
             objects = {name: objects[name] for name in part.object_names if name in objects}
             for codec in get_args(Codec):
                 data = signed_json(make_record(part, seal["fingerprint"], objects, codec))
-                if stated(data) == seal["records"].get(part.record_name):
+                if describe_bytes(data) == seal["records"].get(part.record_name):
                     rebuilt[part.record_name] = data
     return rebuilt
 

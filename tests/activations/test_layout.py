@@ -32,7 +32,7 @@ from pipeline.activations.layout import (
     quantise,
     restore,
     rows_per_part,
-    stated,
+    describe_bytes,
 )
 from pipeline.activations.settings import Codec
 from pipeline.io.checksummed import signed_json
@@ -313,7 +313,7 @@ def test_the_seal_follows_every_byte_of_records_and_metadata(made):
     assert (seal["rows"], seal["parts"], seal["skipped"]) == (10, 3, ["c: truncated"])
     for kind in ("records", "metadata"):
         content = getattr(made, kind)
-        assert seal[kind] == {name: stated(data) for name, data in content.items()}
+        assert seal[kind] == {name: describe_bytes(data) for name, data in content.items()}
         for name, data in content.items():
             changed = {**content, name: data + b" "}
             assert (

@@ -19,7 +19,7 @@ import pytest
 import zarr
 
 from pipeline.activations.folder import LocalFolder, disk_trouble
-from pipeline.activations.layout import parts_of, stated
+from pipeline.activations.layout import parts_of, describe_bytes
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import PARTS_AHEAD, Store
 from pipeline.activations.verify import verify_store
@@ -413,7 +413,7 @@ def seal_again(damage):
 
         def change(seal):
             for kind in ("records", "metadata"):
-                seal[kind] = {name: stated((path / name).read_bytes()) for name in seal[kind]}
+                seal[kind] = {name: describe_bytes((path / name).read_bytes()) for name in seal[kind]}
 
         sign_again(path, SEAL, change)
 

@@ -69,7 +69,7 @@ Engine = Callable[[Sequence[PartTask], Callable[[PartTask, Mapping[str, float]],
 
 
 @dataclass(frozen=True)
-class AskedStore:
+class RequestedStore:
     """A store that an extraction makes: of one layer, in one folder."""
 
     layer: str
@@ -124,7 +124,7 @@ class Extraction:
             identity = identity_of(
                 self.table, self.runner, self.batch, self.runner.trunk.at(layer), self.dtype, self.rows
             )
-            asked.append(AskedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
+            asked.append(RequestedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
         self.asked = tuple(asked)
         self.identity, self.folder = asked[0].identity, asked[0].folder
         self._check_batches_coincide()

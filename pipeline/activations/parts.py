@@ -45,7 +45,7 @@ class PartMaker:
         for part in self.compute(task, clock, advance):
             part.write(clock)
 
-    def compute(self, task: PartTask, clock: StageClock, advance: Callable[[int], None]) -> list[MadePart]:
+    def compute(self, task: PartTask, clock: StageClock, advance: Callable[[int], None]) -> list[ComputedPart]:
         """The rows of what no writer has recorded by now, not written yet; `advance` hears of all rows of the task."""
         due = {}
         for writer in self.writers:
@@ -67,12 +67,12 @@ class PartMaker:
                     "box_xyxy": task.plan.box_xyxy[rows],
                     "scale": task.plan.scale[rows],
                 }
-                made.append(MadePart(writer, part, columns))
+                made.append(ComputedPart(writer, part, columns))
         return made
 
 
 @dataclass(frozen=True)
-class MadePart:
+class ComputedPart:
     """A part whose rows are there and which is still to be written."""
 
     writer: StoreWriter

@@ -39,7 +39,7 @@ def scales_ahead(
                 found = [(patch, corner, corner) for patch in patches]
             return [(runner.to_device(scaled), x, y) for scaled, x, y in found]
 
-    return pictures_ahead(plan, make, clock)
+    return prefetch_pictures(plan, make, clock)
 
 
 def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
@@ -50,13 +50,13 @@ def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str 
             flip = None if plan.flip is None else plan.flip[rows]
             return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
 
-    return pictures_ahead(plan, make, clock)
+    return prefetch_pictures(plan, make, clock)
 
 
 Made = TypeVar("Made")
 
 
-def pictures_ahead(plan: RowPlan, make: Callable[[np.ndarray, slice], Made], clock: StageClock) -> Iterator[Made]:
+def prefetch_pictures(plan: RowPlan, make: Callable[[np.ndarray, slice], Made], clock: StageClock) -> Iterator[Made]:
     """What `make` makes of each picture's pixels and rows of the plan, in threads a few pictures ahead."""
 
     def decode_and_make(picture: PlannedPicture) -> Made:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.activations.layout import ROW_DTYPE
-from pipeline.activations.prefetch import scales_ahead
+from pipeline.activations.prefetch import prefetch_scales
 from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
@@ -89,7 +89,7 @@ def patch_batches(
     """Rows of the plan, a batch of patches after the other."""
     pending = runner.new_batch(batch)
     filled = 0
-    for scales in scales_ahead(plan, runner, clock):
+    for scales in prefetch_scales(plan, runner, clock):
         for scaled, x, y in scales:
             position = 0
             while position < len(x):
@@ -116,7 +116,7 @@ def dense_batches(
     """Rows of the plan: the maps of a picture's scales, and of all windows a batch after the other."""
     pending: list[torch.Tensor] = []
     waiting = 0
-    for scales in scales_ahead(plan, runner, clock):
+    for scales in prefetch_scales(plan, runner, clock):
         for scaled, x, y in scales:
             with clock.measure("maps"):
                 pending.append(runner.look(scaled, x, y))

@@ -20,7 +20,7 @@ from pipeline.trunk.runner import TrunkRunner
 MIN_DECODING_THREADS = 2
 
 
-def scales_ahead(
+def prefetch_scales(
     plan: RowPlan, runner: TrunkRunner, clock: StageClock
 ) -> Iterator[list[tuple[torch.Tensor, np.ndarray, np.ndarray]]]:
     """Of each picture of the plan its rescaled forms on the device, and the windows' upper left corners in each."""

@@ -42,7 +42,7 @@ def prefetch_scales(
     return prefetch_pictures(plan, make, clock)
 
 
-def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
+def prefetch_patches(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
     """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
 
     def make(pixels: np.ndarray, rows: slice) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.activations.prefetch import patches_ahead
+from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
@@ -54,7 +54,7 @@ def cut_labelled(
     pixels = np.empty((len(rows), px, px, 3), np.uint8)
     filled = 0
     with Progress("cut", len(rows), "patches") as progress:
-        for patches in patches_ahead(plan_rows(table, picture_paths, rows), px, StageClock()):
+        for patches in prefetch_patches(plan_rows(table, picture_paths, rows), px, StageClock()):
             pixels[filled : filled + len(patches)] = patches
             filled += len(patches)
             progress.advance(len(patches))

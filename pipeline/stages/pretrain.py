@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations.prefetch import patches_ahead
+from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.training_patches import cut_labelled
@@ -155,7 +155,7 @@ def fit_fisher(
     table = current_table(ws, dataset, manifest.fit, say)
     paths = picture_paths(read_split(manifest, manifest.fit, ws.settings.data_root))
     rows = choose_windows(table.n_rows, settings)
-    ahead = patches_ahead(plan_rows(table, paths, rows), settings.input_px, StageClock())
+    ahead = prefetch_patches(plan_rows(table, paths, rows), settings.input_px, StageClock())
 
     def windows() -> Iterator[np.ndarray]:
         with Progress(f"describe {dataset} {manifest.fit}", len(rows), "windows") as progress:

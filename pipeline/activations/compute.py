@@ -52,7 +52,7 @@ def compute_layers(
         batches = dense_batches(plan, runner, layers, batch, clock)
     else:
         batches = patch_batches(plan, runner, layers, batch, clock)
-    for launched in one_behind(batches):
+    for launched in delay_by_one(batches):
         with clock.measure("wait for the device") if launched.done else nullcontext():
             found = launched.result()
         for layer, rows in found.items():
@@ -72,7 +72,7 @@ def compute_layers(
     return out
 
 
-def one_behind(launched: Iterator[PendingBatch]) -> Iterator[PendingBatch]:
+def delay_by_one(launched: Iterator[PendingBatch]) -> Iterator[PendingBatch]:
     """The same batches, each when the next one has been launched: a device that works by itself never waits."""
     before = None
     for batch in launched:

@@ -152,7 +152,7 @@ class TrunkRunner:
         self._network: nn.Module = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device)
-        self._gain = 1 / (255 * torch.tensor(preprocessing.std, device=device))
+        self._inv_std = 1 / (255 * torch.tensor(preprocessing.std, device=device))
 
     @property
     def batch_rows(self) -> int:
@@ -264,7 +264,7 @@ class TrunkRunner:
         # On a CPU a block at a time, that fp32 of it stays in the cache: else this is a third of all time at 224 px.
         n = max(1, CACHED_VALUES // lines[0].numel()) if lines.device.type == "cpu" else len(lines)
         for given, block in zip(lines.split(n), inputs.split(n), strict=True):
-            block.copy_(given.float().sub_(self._mean).mul_(self._gain))
+            block.copy_(given.float().sub_(self._mean).mul_(self._inv_std))
         # Seen as (n, 3, height, width) this is channels-last already: nothing is moved.
         return inputs.view(patches.shape).permute(0, 3, 1, 2)
 

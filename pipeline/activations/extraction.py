@@ -52,7 +52,7 @@ def identity_of(
         runner.precision_name,
         batch or runner.batch_rows,
         rows_per_part(trunk.width),
-        runner.places,
+        runner.window_fields,
         dtype,
         rows,
     )

@@ -31,7 +31,7 @@ def make_identity(
     precision: str,
     batch: int,
     part_rows: int,
-    places: Mapping[str, str] = TrunkRunner.places,
+    window_fields: Mapping[str, str] = TrunkRunner.window_fields,
     dtype: str = "float16",
     rows: np.ndarray | None = None,
 ) -> Identity:
@@ -42,7 +42,7 @@ def make_identity(
     precision : arithmetic and backend, such as ``cpu-bf16``
     batch : rows that go through the trunk at once; the last bits can depend on it
     part_rows : rows a part; batches start at a part's first row
-    places : `places` of the runner, how windows are looked at
+    window_fields : `window_fields` of the runner, how windows are looked at
     dtype : ``float16``, or ``8bit`` for codes over each column's range
     rows : int64 ndarray, rising: rows of the table that are looked at; None for all
     """
@@ -58,7 +58,7 @@ def make_identity(
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
         "how.source": table.source,
         **{f"how.{name}": value for name, value in source.items()},
-        **trunk_fields(trunk, precision, batch, part_rows, places),
+        **trunk_fields(trunk, precision, batch, part_rows, window_fields),
         "how.dtype": dtype,
     }
 
@@ -69,7 +69,7 @@ def which_rows(rows: np.ndarray | None) -> str:
 
 
 def trunk_fields(
-    trunk: Trunk, precision: str, batch: int, part_rows: int, places: Mapping[str, str] = TrunkRunner.places
+    trunk: Trunk, precision: str, batch: int, part_rows: int, window_fields: Mapping[str, str] = TrunkRunner.window_fields
 ) -> Identity:
     """Those fields that follow from the code and the trunk: what a worker can check by itself."""
     preprocessing = trunk.card.preprocessing
@@ -86,7 +86,7 @@ def trunk_fields(
         "how.colour_order": preprocessing.colour_order,
         "how.mean": list(preprocessing.mean),
         "how.std": list(preprocessing.std),
-        **{f"how.{name}": value for name, value in places.items()},
+        **{f"how.{name}": value for name, value in window_fields.items()},
         "how.precision": precision,
         "how.batch": batch,
         "how.part_rows": part_rows,

@@ -172,7 +172,7 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
     for expected in stores.values():
         batch, part_rows = expected["how.batch"], expected["how.part_rows"]
         trunk = runner.trunk.at(expected["how.layer"])
-        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.places)}
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.window_fields)}
         if own != expected:
             raise StoreError(
                 f"worker {platform.node()}: would make other activations than were asked for\n"

@@ -175,7 +175,7 @@ class DenseRunner(TrunkRunner):
             raise TrunkError(f"trunk {trunk.card.name!r}: method dense: it has no maps; use method patches")
 
         strides = " and ".join(map(str, dict.fromkeys(self.maps.strides)))
-        self.places = {
+        self.window_fields = {
             "method": "dense",
             "rounding": f"window corners to the nearest multiple of {strides} pixels of the rescaled picture",
         }

@@ -126,7 +126,7 @@ class TrunkRunner:
         filled up to one size, since another shape would be compiled anew.
     """
 
-    places: Mapping[str, str] = {
+    window_fields: Mapping[str, str] = {
         "method": "patches",
         "rounding": "window corners to the nearest pixel of the rescaled picture",
     }

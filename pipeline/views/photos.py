@@ -127,7 +127,7 @@ class PhotoReader:
         self.runner = runner or make_runner(Workspace(settings), head.facts["dataset"])
         self.grid = GridSettings(scales=tuple(how["how.scales"]), overlap=how["how.overlap"])
         trunk = self.runner.trunk
-        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.places)
+        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.window_fields)
         got = {field: value for field, value in got.items() if field not in LAST_BITS}
         expected = {field: how.get(field) for field in got}
         if got != expected:

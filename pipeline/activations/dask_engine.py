@@ -102,7 +102,7 @@ class DaskEngine:
 
         on_gpu = self._extraction.runner.device.type == "cuda"
         resources = {"GPU": 1} if on_gpu else None
-        stores = {item.folder.name: item.identity for item in self._extraction.asked}
+        stores = {item.folder.name: item.identity for item in self._extraction.requested}
         store, run = next(iter(stores)), uuid.uuid4().hex
         with self._connect(len(tasks), resources) as client:
             self._check_workers(client, resources)

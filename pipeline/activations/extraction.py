@@ -125,16 +125,16 @@ class Extraction:
                 self.table, self.runner, self.batch, self.runner.trunk.at(layer), self.dtype, self.rows
             )
             asked.append(RequestedStore(layer, identity, self.stores.child(store_name(self.table, self.runner, identity))))
-        self.asked = tuple(asked)
+        self.requested = tuple(asked)
         self.identity, self.folder = asked[0].identity, asked[0].folder
         self._check_batches_coincide()
 
     def _check_batches_coincide(self) -> None:
         """Batches begin at a part's first row: over parts of several sizes they must be the same ones."""
-        part_rows = {item.identity["how.part_rows"] for item in self.asked}
+        part_rows = {item.identity["how.part_rows"] for item in self.requested}
         smallest, batch = min(part_rows), self.identity["how.batch"]
         if len(part_rows) > 1 and (smallest % batch or max(part_rows) % smallest):
-            sizes = ", ".join(f"{item.layer} {item.identity['how.part_rows']:,}" for item in self.asked)
+            sizes = ", ".join(f"{item.layer} {item.identity['how.part_rows']:,}" for item in self.requested)
             raise SettingsError(
                 f"batch {batch}: these layers cannot come from one pass: it must divide {smallest:,}, since batches "
                 f"begin at a part's first row and parts are of different size (rows: {sizes}); give another --batch, "
@@ -190,24 +190,24 @@ class Extraction:
             except OSError as error:
                 raise disk_trouble(error, writer.folder) from error
             self.say(f"{writer.folder}: sealed")
-        return [Store(item.folder, item.identity) for item in self.asked]
+        return [Store(item.folder, item.identity) for item in self.requested]
 
     def _open(self) -> tuple[list[StoreWriter], bool]:
         """A writer a store, and whether all of them are new."""
         folder = self.folder
         try:
-            new = [item for item in self.asked if not item.folder.exists("zarr.json")]
+            new = [item for item in self.requested if not item.folder.exists("zarr.json")]
             self._check_room(sum(_raw_bytes(item.identity, item.identity["seen.n_rows"]) for item in new))
             trunk = self.runner.trunk.card.name
             made_from = {"dataset": self.table.dataset, "split": self.table.split, "trunk": trunk}
             writers = []
-            for item in self.asked:
+            for item in self.requested:
                 folder = item.folder
                 create_store(folder, item.identity, self.table.ids, made_from, self.codec)
                 writers.append(StoreWriter(folder))
         except OSError as error:
             raise disk_trouble(error, folder) from error
-        return writers, len(new) == len(self.asked)
+        return writers, len(new) == len(self.requested)
 
     def _check_room(self, needed: int) -> None:
         """Stop before the trunk runs if the disk will not hold what is to come."""

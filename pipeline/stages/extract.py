@@ -136,7 +136,7 @@ def run_extract_share(
     extraction = plan_extraction(ws, dataset, split, say, layers=layers)
     extraction.run_layers(share)
     paths = []
-    for each, asked in zip([ws.with_layer(layer) for layer in layers] or [ws], extraction.asked, strict=True):
+    for each, asked in zip([ws.with_layer(layer) for layer in layers] or [ws], extraction.requested, strict=True):
         paths.append(each.share_path(dataset, split, index, count))
         write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
     return paths

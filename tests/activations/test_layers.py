@@ -197,7 +197,7 @@ def test_an_engine_may_make_the_parts_in_any_order(make, alone):
     def engine(tasks, done):
         for task in pickle.loads(pickle.dumps(list(reversed(tasks)))):
             clock = StageClock()
-            PartMaker(WatchedRunner("pool5"), *(item.folder for item in extraction.asked)).make(task, clock)
+            PartMaker(WatchedRunner("pool5"), *(item.folder for item in extraction.requested)).make(task, clock)
             done(task, dict(clock.seconds))
 
     for store in extraction.run_layers(engine=engine):
@@ -211,7 +211,7 @@ def test_what_another_writer_recorded_meanwhile_is_not_made_again(make, alone):
     def other_writer_is_first(tasks, done):
         make(WatchedRunner(), layers=("fc7",)).run()
         for task in tasks:
-            PartMaker(runner, *(item.folder for item in extraction.asked)).make(task, StageClock())
+            PartMaker(runner, *(item.folder for item in extraction.requested)).make(task, StageClock())
 
     stores = extraction.run_layers(engine=other_writer_is_first)
 
@@ -272,7 +272,7 @@ def test_layers_that_the_trunk_does_not_have(make):
 
 
 def test_a_layer_named_twice_is_one_store(make):
-    assert len(make(WatchedRunner(), layers=("fc7", "fc7")).asked) == 1
+    assert len(make(WatchedRunner(), layers=("fc7", "fc7")).requested) == 1
 
 
 def test_activations_that_are_not_finite_are_found_in_any_layer(make, table):

@@ -27,7 +27,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Damage:
     """One file that is not as it should be.
 
     Attributes
@@ -48,7 +48,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class VerifyReport:
     """What `verify_store` found.
 
     Attributes
@@ -63,7 +63,7 @@ class Report:
     parts: int = 0
     recorded: int = 0
     bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Damage] = field(default_factory=list)
 
     @property
     def bad_parts(self) -> list[int]:
@@ -76,7 +76,7 @@ class Report:
         return "sealed" if self.sealed else f"incomplete, {self.recorded} of {self.parts} parts"
 
 
-def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
+def verify_store(folder: Folder, advance: Advance = lambda n: None) -> VerifyReport:
     """Read every byte of a store and compare it with what record and seal say.
 
     Parameters
@@ -91,7 +91,7 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
     sizes = folder.sizes()
     if not sizes:
         raise StoreError(f"{folder}: no such store; what there is: pipeline cache ls")
-    report = Report(folder, sealed=SEAL in sizes, bytes=sum(sizes.values()))
+    report = VerifyReport(folder, sealed=SEAL in sizes, bytes=sum(sizes.values()))
     found = report.findings
     sealed: dict[str, Any] = {}
     if report.sealed:
@@ -101,7 +101,7 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
             seal = read_signed_json(data)
             sealed = {**seal["metadata"], **seal["records"]}
         except (ValueError, KeyError, TypeError):
-            found.append(Finding(SEAL, _how_bad(data)))
+            found.append(Damage(SEAL, _how_bad(data)))
     identity, parts, metadata = None, [], metadata_names()
     try:
         identity = read_identity(folder)
@@ -112,49 +112,49 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
         found.extend(_compare(folder, name, sealed.get(name), None, advance))
     if identity is None:
         if not any(finding.name == "zarr.json" for finding in found):
-            found.append(Finding("zarr.json", "flipped", None, "its identity disagrees with its fingerprint"))
+            found.append(Damage("zarr.json", "flipped", None, "its identity disagrees with its fingerprint"))
         return report
     report.identity, report.parts = identity, len(parts)
     if report.sealed and not any(f.name == SEAL for f in found) and seal["fingerprint"] != fingerprint(identity):
-        found.append(Finding(SEAL, "stale", None, "the seal of another store"))
+        found.append(Damage(SEAL, "stale", None, "the seal of another store"))
     if identity.get("how.format") != FORMAT:
         format_there = identity.get("how.format")
-        found.append(Finding("zarr.json", "stale", None, f"format {format_there}, this version makes {FORMAT}"))
+        found.append(Damage("zarr.json", "stale", None, f"format {format_there}, this version makes {FORMAT}"))
     expected = {SEAL, *metadata}
     try:
         codec = codec_of(folder.read_many([CODEC_AT]))
     except ValueError as error:
         codec = None
         if not any(finding.name == CODEC_AT for finding in found):
-            found.append(Finding(CODEC_AT, "flipped", None, str(error)))
+            found.append(Damage(CODEC_AT, "flipped", None, str(error)))
     for part in parts:
         expected |= {part.record_name, *part.object_names}
         _verify_part(report, part, codec, sealed, sizes, advance)
-    found.extend(Finding(name, "unexpected") for name in sizes if name not in expected)
+    found.extend(Damage(name, "unexpected") for name in sizes if name not in expected)
     return report
 
 
 def _verify_part(
-    report: Report, part: Part, codec: str | None, sealed: Mapping[str, Any], sizes: Mapping[str, int], advance: Advance
+    report: VerifyReport, part: Part, codec: str | None, sealed: Mapping[str, Any], sizes: Mapping[str, int], advance: Advance
 ) -> None:
     folder, identity = report.folder, report.identity
     assert identity is not None  # without one there are no parts
     if part.record_name not in sizes:
         if report.sealed:
-            report.findings.append(Finding(part.record_name, "missing", part.index))
+            report.findings.append(Damage(part.record_name, "missing", part.index))
         return
     data = folder.read(part.record_name)
     try:
         record = check_record(data, part, fingerprint(identity), codec)
     except ValueError as error:
-        report.findings.append(Finding(part.record_name, _how_bad(data, sealed.get(part.record_name)), part.index))
+        report.findings.append(Damage(part.record_name, _how_bad(data, sealed.get(part.record_name)), part.index))
         # A sound record of something else is neither torn nor flipped.
         if "another" in str(error):  # part, store or codec
-            report.findings[-1] = Finding(part.record_name, "stale", part.index, str(error))
+            report.findings[-1] = Damage(part.record_name, "stale", part.index, str(error))
         return
     if sealed and sealed.get(part.record_name) != describe_bytes(data):
         detail = "a sound record, but not the one that was sealed"
-        report.findings.append(Finding(part.record_name, "stale", part.index, detail))
+        report.findings.append(Damage(part.record_name, "stale", part.index, detail))
     report.recorded += 1
     for name in part.object_names:
         report.findings.extend(_compare(folder, name, record["objects"][name], part.index, advance))
@@ -162,26 +162,26 @@ def _verify_part(
 
 def _compare(
     folder: Folder, name: str, expected: Mapping[str, Any] | None, part: int | None, advance: Advance
-) -> list[Finding]:
+) -> list[Damage]:
     """What is wrong with one file; nothing is known of it where `expected` is None."""
     try:
         data = folder.read(name)
     except FileNotFoundError:
-        return [Finding(name, "missing", part)]
+        return [Damage(name, "missing", part)]
     except OSError as error:
-        return [Finding(name, "torn", part, f"cannot be read: {error}")]
+        return [Damage(name, "torn", part, f"cannot be read: {error}")]
     advance(len(data))
     if expected is None:
         try:
             json.loads(data)
         except ValueError:
-            return [Finding(name, _how_bad(data), part)]
+            return [Damage(name, _how_bad(data), part)]
         return []
     if describe_bytes(data) == expected:
         return []
     if len(data) != expected["bytes"]:
-        return [Finding(name, "torn", part, f"{len(data):,} bytes, {expected['bytes']:,} were written")]
-    return [Finding(name, "flipped", part, "as long as it was, with other content")]
+        return [Damage(name, "torn", part, f"{len(data):,} bytes, {expected['bytes']:,} were written")]
+    return [Damage(name, "flipped", part, "as long as it was, with other content")]
 
 
 def _how_bad(data: bytes, expected: Mapping[str, Any] | None = None) -> str:

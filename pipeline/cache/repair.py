@@ -11,7 +11,7 @@ from pipeline.activations import SEAL
 from pipeline.activations.identity import differences
 from pipeline.activations.layout import Part, make_record, parts_of, describe_bytes
 from pipeline.activations.settings import Codec
-from pipeline.activations.verify import Report
+from pipeline.activations.verify import VerifyReport
 from pipeline.cache.inventory import Receipt, extraction_for
 from pipeline.io.atomic import read_json
 from pipeline.io.checksummed import read_signed_json, signed_json
@@ -35,7 +35,7 @@ class Repair:
 
 
 def repair_store(
-    ws: Workspace, report: Report, say: Say, dataset: str | None = None, split: str | None = None
+    ws: Workspace, report: VerifyReport, say: Say, dataset: str | None = None, split: str | None = None
 ) -> Repair:
     """Make the bad parts and files of a store again, and nothing else, and seal it anew.
 
@@ -86,7 +86,7 @@ def repair_store(
     return Repair(folder.name, made, unexpected, differing)
 
 
-def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
+def _rebuilt_records(report: VerifyReport, parts: Sequence[Part]) -> dict[str, bytes]:
     """Lost or damaged records that follow from their objects: they come out as the seal says they were."""
     folder = report.folder
     try:

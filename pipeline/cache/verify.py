@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.activations import SEAL
 from pipeline.activations.identity import differences
 from pipeline.activations.store import Store
-from pipeline.activations.verify import Recomputed, Report, recompute_rows, verify_store
+from pipeline.activations.verify import Recomputed, VerifyReport, recompute_rows, verify_store
 from pipeline.cache.inventory import Receipt, extraction_for, find_stores, read_receipts, table_of
 from pipeline.head.head import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
@@ -24,7 +24,7 @@ from pipeline.stages.workspace import Workspace
 # Is it sound?
 
 
-def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[Report]:
+def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[VerifyReport]:
     """Every byte of the named stores against records and seals, and against their sources if at hand."""
     receipts, _ = read_receipts(ws)
     for folder in find_stores(ws, names):
@@ -130,7 +130,7 @@ def recompute(
         )
 
 
-def count_findings(reports: Iterable[Report]) -> str:
+def count_findings(reports: Iterable[VerifyReport]) -> str:
     """``2 flipped, 1 missing``."""
     counts = Counter(finding.kind for report in reports for finding in report.findings)
     return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""Pixels of chosen patches with their labels: what a network is trained on that is not frozen yet."""
+"""Training patches: pixels of chosen patches with their labels, for networks that are not frozen yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKGROUND_CLASS = "background"
 def cut_labelled(
     table: PatchTable, picture_paths: Mapping[str, Path], labels: np.ndarray, rows: np.ndarray, px: int
 ) -> LabelledPictures:
-    """Cut chosen patches of a table, just as extraction would cut them.
+    """Cut chosen patches of a table as extraction would cut them.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def cut_labelled(
     if n_bytes > MEMORY_SHARE * memory:
         raise PipelineError(
             f"{len(rows):,} patches of {px} px take {n_bytes / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB; "
-            "take fewer with --background-share, or an architecture with smaller patches"
+            "use fewer with --background-share, or an architecture with smaller patches"
         )
     pixels = np.empty((len(rows), px, px, 3), np.uint8)
     filled = 0

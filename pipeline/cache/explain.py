@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.activations import SEAL
-from pipeline.activations.identity import Identity, differences
+from pipeline.activations.identity import FieldDifference, Identity, differences
 from pipeline.activations.writer import StoreWriter
 from pipeline.cache.inventory import list_stores
 from pipeline.dataset.manifest import load_manifest
@@ -30,7 +30,7 @@ class Explanation:
 
     stages: list[tuple[str, str, str]]
     identity: Identity | None
-    others: dict[str, list[str]]
+    others: dict[str, list[FieldDifference]]
 
 
 def explain(ws: Workspace, dataset: str, split: str) -> Explanation:

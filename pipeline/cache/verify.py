@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.activations import SEAL
-from pipeline.activations.identity import differences
+from pipeline.activations.identity import explain_differences
 from pipeline.activations.store import Store
 from pipeline.activations.verify import Recomputed, VerifyReport, recompute_rows, verify_store
 from pipeline.cache.inventory import Receipt, extraction_for, find_stores, read_receipts, table_of
 from pipeline.head.head import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
-from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Progress
 from pipeline.patches.table import read_table
 from pipeline.scoring.scores import load_scores
@@ -114,8 +113,7 @@ def recompute(
     wanted["how.batch"] = opened.identity["how.batch"]
     if wanted != opened.identity:
         raise StoreError(
-            f"{store}: its sources are not what it was made from\n"
-            f"{enumerate_problems(differences(opened.identity, wanted), shown=30)}"
+            f"{store}: its sources are not what it was made from\n{explain_differences(opened.identity, wanted)}"
         )
     with Progress(f"recompute {store}", min(n_rows, opened.n_rows), "rows") as progress:
         return recompute_rows(

@@ -246,7 +246,7 @@ class RecipeRuns:
         for split in splits:
             table = self.table(run, split)
             try:
-                identity = sealed_store(run, self.dataset, split).identity
+                identity = sealed_store(run, self.dataset, split).identity.to_dict()
             except StoreError:
                 identity = {}
             seen = (identity.get("seen.rows"), identity.get("seen.pictures"))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 
-from pipeline.activations.run_log import log_name
+from pipeline.activations.run_log import RunLog
 from pipeline.dataset.manifest import Manifest
 from pipeline.io.atomic import read_json, write_json
 from pipeline.stages.receipt import read_receipt
@@ -29,11 +27,7 @@ def stage_seconds(ws: Workspace, dataset: str, head: str, manifest: Manifest, sp
         receipt = ws.receipt_path(dataset, role)
         if not receipt.is_file():
             continue
-        log = ws.cache / log_name(read_receipt(receipt)["store"])
-        if log.is_file():
-            total = 0.0
-            for line in log.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
-                    total += json.loads(line)["seconds"]
-            seconds[f"extract_{role}"] = round(total, 2)
+        total = RunLog.of_store(ws.cache, read_receipt(receipt)["store"]).total_seconds()
+        if total is not None:
+            seconds[f"extract_{role}"] = total
     return seconds

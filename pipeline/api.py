@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.activations.features import Features
 from pipeline.activations.folder import Folder
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
-from pipeline.head.head import check_joined
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores import load_scores as _load_scores

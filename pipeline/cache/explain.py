@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.activations import SEAL
-from pipeline.activations.identity import Identity, differences
+from pipeline.activations.identity import FieldDifference, Identity, differences
 from pipeline.activations.writer import StoreWriter
 from pipeline.cache.inventory import list_stores
 from pipeline.io.errors import PipelineError
@@ -36,14 +36,14 @@ class Explanation:
     """
 
     stages: list[StageState]
-    others: dict[str, list[str]]
+    others: dict[str, list[FieldDifference]]
 
 
 def explain(run: RunContext, split: str) -> Explanation:
     """Say which files the settings ask for, which are current, and what would be made."""
     reason = patches.why_due(run, split)
     table = StageState("patches", str(patches.path(run, split)), reason is None, _words(reason))
-    others: dict[str, list[str]] = {}
+    others: dict[str, list[FieldDifference]] = {}
     if reason is not None:
         store = StageState("extract", "a store", False, "would be made, after the patch table")
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.activations import SEAL
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import Identity, fingerprint
-from pipeline.activations.layout import parts_of
+from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
 from pipeline.head.head import read_facts
 from pipeline.io.atomic import read_json
@@ -135,7 +135,7 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
         identity, made_from, parts = None, {}, []
         try:
             attributes = read_attributes(folder)
-            identity, made_from = attributes["identity"], attributes["made_from"]
+            identity, made_from = attributes.identity, dict(attributes.made_from)
             parts = parts_of(identity)
         except (StoreError, KeyError, TypeError):
             pass

@@ -9,14 +9,14 @@ from typing import get_args
 
 from pipeline.activations import SEAL
 from pipeline.activations.identity import differences
-from pipeline.activations.layout import Part, make_record, parts_of, stated
+from pipeline.activations.partition import Part, parts_of
+from pipeline.activations.records import Seal, describe_bytes, make_record
 from pipeline.activations.settings import Codec
-from pipeline.activations.verify import Report
+from pipeline.activations.verify import VerifyReport
 from pipeline.cache.inventory import CachedReceipt
 from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
 from pipeline.cache.verify import BadFile
 from pipeline.io.atomic import read_json
-from pipeline.io.checksummed import read_signed_json, signed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.stages import extract
@@ -35,7 +35,7 @@ class Repair:
     differing: list[int] = field(default_factory=list)
 
 
-def repair_store(ws: Workspace, report: Report, say: Say, origin: Origin = FROM_RECEIPT) -> Repair:
+def repair_store(ws: Workspace, report: VerifyReport, say: Say, origin: Origin = FROM_RECEIPT) -> Repair:
     """Extract the bad parts and files of a store again, and nothing else, and seal it anew.
 
     Parameters
@@ -51,8 +51,9 @@ def repair_store(ws: Workspace, report: Report, say: Say, origin: Origin = FROM_
     folder = report.folder
     extraction = extraction_for(ws, folder.name, origin, say)
     if extraction.folder.name != folder.name:
-        there = report.identity or {}
-        lines = differences(there, extraction.identity) if there else [f"they give {extraction.folder.name}"]
+        lines = [f"they give {extraction.folder.name}"]
+        if report.identity is not None:
+            lines = [str(difference) for difference in differences(report.identity, extraction.identity)]
         raise StoreError(
             f"{folder}: cannot be repaired: its sources (pictures, weights, settings, this version) give another store "
             f"now\n{enumerate_problems(lines, shown=30)}\nnothing was touched; make that one with: pipeline extract"
@@ -70,7 +71,7 @@ def repair_store(ws: Workspace, report: Report, say: Say, origin: Origin = FROM_
         folder.write(name, data)
     there = folder.read_many(part.record_name for part in parts)
     made = [part.index for part in parts if part.record_name not in there]
-    extraction.run()
+    extraction.run_layers()
     after = folder.read_many(part.record_name for part in bad)
     # Only of a record that was sound and sealed is it known what the part's bytes were.
     untrusted = {finding.name for finding in report.findings}
@@ -85,11 +86,11 @@ def repair_store(ws: Workspace, report: Report, say: Say, origin: Origin = FROM_
     return Repair(folder.name, made, unexpected, differing)
 
 
-def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
+def _rebuilt_records(report: VerifyReport, parts: Sequence[Part]) -> dict[str, bytes]:
     """Lost or damaged records that follow from their objects: they come out as the seal says they were."""
     folder = report.folder
     try:
-        seal = read_signed_json(folder.read(SEAL))
+        seal = Seal.from_bytes(folder.read(SEAL))
     except (OSError, ValueError):
         return {}
     damaged = {finding.name for finding in report.findings}
@@ -100,8 +101,8 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
             # In the order in which the writer lists them: the record's bytes depend on it.
             objects = {name: objects[name] for name in part.object_names if name in objects}
             for codec in get_args(Codec):
-                data = signed_json(make_record(part, seal["fingerprint"], objects, codec))
-                if stated(data) == seal["records"].get(part.record_name):
+                data = make_record(part, seal.fingerprint, objects, codec).to_bytes()
+                if describe_bytes(data) == seal.records.get(part.record_name):
                     rebuilt[part.record_name] = data
     return rebuilt
 

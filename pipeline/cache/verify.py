@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.activations import SEAL
-from pipeline.activations.identity import differences
+from pipeline.activations.identity import explain_differences
 from pipeline.activations.store import Store
-from pipeline.activations.verify import Recomputed, Report, recompute_rows, verify_store
+from pipeline.activations.verify import Recomputed, VerifyReport, recompute_rows, verify_store
 from pipeline.cache.inventory import find_stores, read_receipts
 from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
 from pipeline.head.head import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
-from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Progress
 from pipeline.patches.table import read_table
 from pipeline.scoring.scores import load_scores
@@ -40,7 +39,7 @@ class BadFile:
     problem: str
 
 
-def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[Report]:
+def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[VerifyReport]:
     """Check every byte of the named stores against records and seals."""
     for folder in find_stores(ws, names):
         total = sum(folder.sizes().values())
@@ -123,8 +122,7 @@ def recompute(
     wanted["how.batch"] = opened.identity["how.batch"]
     if wanted != opened.identity:
         raise StoreError(
-            f"{store}: its sources are not what it was made from\n"
-            f"{enumerate_problems(differences(opened.identity, wanted), shown=30)}"
+            f"{store}: its sources are not what it was made from\n{explain_differences(opened.identity, wanted)}"
         )
     with Progress(f"recompute {store}", min(n_rows, opened.n_rows), "rows") as progress:
         return recompute_rows(
@@ -139,7 +137,7 @@ def recompute(
         )
 
 
-def count_findings(reports: Iterable[Report]) -> str:
+def count_findings(reports: Iterable[VerifyReport]) -> str:
     """Count findings by kind: ``2 flipped, 1 missing``."""
     counts = Counter(finding.kind for report in reports for finding in report.findings)
     return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))

@@ -76,7 +76,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
                 "rows": store.identity and store.identity["seen.n_rows"],
                 "bytes": store.bytes,
                 "made_from": store.made_from,
-                "identity": store.identity,
+                "identity": store.identity and store.identity.to_dict(),
                 "heads": store.heads,
                 "results": store.results,
             }
@@ -269,7 +269,7 @@ def explain_settings(dataset: str, split: str, **options: Any) -> None:
     for item in explanation.stages:
         click.echo(f"{item.stage:9} {item.what}")
         click.secho(f"          {item.words}", fg="green" if item.current else "yellow")
-    for name, lines in explanation.others.items():
+    for name, differing in explanation.others.items():
         click.echo(f"\n{name} is another store:")
-        for line in lines:
-            click.echo(f"  - {line.replace('got', 'holds').replace('expected', 'asked for')}")
+        for field in differing:
+            click.echo(f"  - {field.name}: holds {field.stored!r}, asked for {field.wanted!r}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from pipeline.activations.layout import Part
+from pipeline.activations.partition import Part
 from pipeline.activations.store import Store
 
 HELD_BYTES = 2 * 2**30

@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from pipeline.activations.identity import explain_differences, how_part, which_rows
+from pipeline.activations.identity import explain_differences, how_part
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
 from pipeline.head import adapted, strong, svm, weak
 from pipeline.head import native as own
@@ -29,7 +30,7 @@ from pipeline.head.settings import AnyHead, HeadSettings
 from pipeline.head.task import FitTask, Fitted, RowReader
 from pipeline.io.atomic import write_whole
 from pipeline.io.digests import sha256_bytes
-from pipeline.io.errors import HeadError, StoreError
+from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
@@ -98,41 +99,6 @@ class Head:
 
 def _no_trunk() -> Trunk:
     raise HeadError("this kind of head begins with the trunk's weights, and none were given")
-
-
-def check_joined(store: Store, table: PatchTable, rows: np.ndarray | None = None) -> None:
-    """Refuse a store that is not of this table's rows and pictures.
-
-    Parameters
-    ----------
-    rows : int64 ndarray, rising: rows of the table that the store holds; None for all
-
-    Raises
-    ------
-    StoreError
-        By the identity, or by the geometry that the store keeps of each row.
-    """
-    again = f"extract again: pipeline extract --dataset {table.dataset} --split {table.split}"
-    for field, value in (("seen.rows", table.rows_digest), ("seen.pictures", table.pictures_digest())):
-        if store.identity[field] != value:
-            raise StoreError(
-                f"{store.folder}: made from other {field.removeprefix('seen.')} than the patch table of "
-                f"{table.dataset} {table.split}\n  - {field}: got {store.identity[field][:16]}..., "
-                f"expected {value[:16]}...\n{again}"
-            )
-    if store.identity["seen.which"] != which_rows(rows):
-        raise StoreError(
-            f"{store.folder}: holds {store.n_rows:,} of the {table.n_rows:,} rows of {table.dataset} {table.split}, "
-            f"those that a strong head learns from; what is asked needs others\n"
-            f"make them with: pipeline extract --dataset {table.dataset} --split {table.split} --rows all"
-        )
-    held = slice(None) if rows is None else rows
-    for name in ("picture", "box_xyxy", "scale"):
-        if not np.array_equal(store.read_geometry(name), getattr(table, name)[held]):
-            raise StoreError(
-                f"{store.folder}: {name} of its rows disagrees with the patch table of {table.dataset} {table.split}; "
-                f"{again}"
-            )
 
 
 KINDS: dict[str, ModuleType] = {"strong": strong, "weak": weak, "svm": svm, "adapted": adapted, "own": own}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
-from pipeline.head.head import check_joined
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import precision_recall

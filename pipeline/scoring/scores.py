@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import h5py
 import numpy as np
 
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
-from pipeline.head.head import Head, check_joined
+from pipeline.head.head import Head
 from pipeline.io.atomic import write_whole
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
 from pipeline.io.errors import HeadError, StoreError

@@ -107,7 +107,7 @@ def make_share(
     extraction = plan_extraction(run, split, layers, rehash)
     extraction.run_layers(share)
     files = []
-    for of_layer, asked in zip(_of_each_layer(run, layers), extraction.asked, strict=True):
+    for of_layer, asked in zip(_of_each_layer(run, layers), extraction.requested, strict=True):
         files.append(of_layer.ws.share_path(run.dataset, split, index, count))
         write_json(files[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
     return files
@@ -204,7 +204,7 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
     for expected in stores.values():
         batch, part_rows = expected["how.batch"], expected["how.part_rows"]
         trunk = runner.trunk.at(expected["how.layer"])
-        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.places)}
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.window_fields)}
         if own != expected:
             raise StoreError(
                 f"worker {platform.node()}: would make other activations than were asked for\n"

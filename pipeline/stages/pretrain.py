@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations.prefetch import patches_ahead
+from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.training_patches import cut_labelled
@@ -141,7 +141,7 @@ def fit_fisher(run: RunContext, out: Path, name: str, settings: FisherSettings) 
     table = current_table(run, split)
     paths = picture_paths(run.split(split))
     rows = choose_windows(table.n_rows, settings)
-    ahead = patches_ahead(plan_rows(table, paths, rows), settings.input_px, StageClock())
+    ahead = prefetch_patches(plan_rows(table, paths, rows), settings.input_px, StageClock())
 
     def windows() -> Iterator[np.ndarray]:
         with Progress(f"describe {run.dataset} {split}", len(rows), "windows") as progress:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations.compute import compute_rows
+from pipeline.activations.compute import compute_layers
 from pipeline.activations.extraction import identity_of
 from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.row_plan import plan_rows
@@ -70,7 +70,9 @@ def extract_queries(
             f"{explain_differences(got, expected)}\ngive the settings with which it was extracted"
         )
     paths = dict(zip(table.ids, map(Path, pictures), strict=True))
-    return compute_rows(plan_rows(table, paths, rows), runner, store.identity["how.batch"], StageClock())
+    plan = plan_rows(table, paths, rows)
+    (activations,) = compute_layers(plan, runner, store.identity.batch, StageClock()).values()
+    return activations
 
 
 def find_nearest(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 
-from pipeline.activations.run_log import log_name
+from pipeline.activations.run_log import RunLog
 from pipeline.io.atomic import read_json, write_json
 from pipeline.stages.context import RunContext
 from pipeline.stages.receipt import read_receipt
@@ -25,15 +23,11 @@ def stage_seconds(run: RunContext, head: str, split: str) -> dict[str, float]:
         log = path.with_suffix(".log.json")
         if log.is_file():
             seconds |= read_json(log)["seconds"]
-    for role in {run.manifest.fit, split}:
+    for role in dict.fromkeys((run.manifest.fit, split)):
         receipt = ws.receipt_path(dataset, role)
         if not receipt.is_file():
             continue
-        log = ws.cache / log_name(read_receipt(receipt).store)
-        if log.is_file():
-            total = 0.0
-            for line in log.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
-                    total += json.loads(line)["seconds"]
-            seconds[f"extract_{role}"] = round(total, 2)
+        total = RunLog.of_store(ws.cache, read_receipt(receipt).store).total_seconds()
+        if total is not None:
+            seconds[f"extract_{role}"] = total
     return seconds

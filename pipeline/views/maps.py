@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.activations.match import check_joined
 from pipeline.dataset.picture import decode_picture
-from pipeline.head.head import Head, check_joined
+from pipeline.head.head import Head
 from pipeline.io.atomic import write_whole
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.activations.compute import compute_rows
+from pipeline.activations.compute import compute_layers
 from pipeline.activations.identity import explain_differences, trunk_fields
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
@@ -127,7 +127,7 @@ class PhotoReader:
         self.runner = runner or make_runner(Workspace(settings), head.facts["dataset"])
         self.grid = GridSettings(scales=tuple(how["how.scales"]), overlap=how["how.overlap"])
         trunk = self.runner.trunk
-        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.places)
+        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.window_fields)
         got = {field: value for field, value in got.items() if field not in LAST_BITS}
         expected = {field: how.get(field) for field in got}
         if got != expected:
@@ -157,7 +157,8 @@ class PhotoReader:
         picture = np.zeros(len(scale), np.int32)
         of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
         plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
-        return Photo(path.stem, pixels, box_xyxy, compute_rows(plan, self.runner, self.runner.batch_rows, StageClock()))
+        (rows,) = compute_layers(plan, self.runner, self.runner.batch_rows, StageClock()).values()
+        return Photo(path.stem, pixels, box_xyxy, rows)
 
     def judge(self, photo: Photo) -> Look:
         """What the head says of a photo that the trunk has looked at."""

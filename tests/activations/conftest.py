@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.activations.extraction import extract
 from pipeline.activations.identity import FORMAT, Identity
-from pipeline.activations.layout import parts_of
+from pipeline.activations.partition import parts_of
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
@@ -101,9 +101,8 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     split = make_split(tmp_path_factory.mktemp("whole") / "data/tiny")
     cache = split.folder / "cache"
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
-        extract(make_table(split, GRID), dict(zip(split.ids, split.paths, strict=True)), runner, cache, 16)
+    paths = dict(zip(split.ids, split.paths, strict=True))
+    extract(make_table(split, GRID), paths, runner, cache, 16, part_rows=lambda width: 64)
     return cache
 
 
@@ -122,7 +121,7 @@ def small_identity() -> Callable[..., Identity]:
             "how.dtype": "float16",
             "how.precision": "cpu-fp32",
         }
-        return {**fields, **changes}
+        return Identity.from_dict({**fields, **changes})
 
     return make
 

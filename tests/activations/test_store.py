@@ -19,7 +19,8 @@ import pytest
 import zarr
 
 from pipeline.activations.folder import LocalFolder, disk_trouble
-from pipeline.activations.layout import parts_of, stated
+from pipeline.activations.partition import parts_of
+from pipeline.activations.records import describe_bytes
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import PARTS_AHEAD, Store
 from pipeline.activations.verify import verify_store
@@ -413,7 +414,7 @@ def seal_again(damage):
 
         def change(seal):
             for kind in ("records", "metadata"):
-                seal[kind] = {name: stated((path / name).read_bytes()) for name in seal[kind]}
+                seal[kind] = {name: describe_bytes((path / name).read_bytes()).to_dict() for name in seal[kind]}
 
         sign_again(path, SEAL, change)
 
@@ -484,7 +485,10 @@ DAMAGE = {
         forge(SEAL, "records", "integrity/part-00003.json", value={"bytes": 0, "sha256": ""}),
         r"seal.json: is the seal of another store",
     ),
-    "record in place of the seal": (copy("integrity/part-00000.json", SEAL), r"part-00000.json: changed since"),
+    "record in place of the seal": (
+        copy("integrity/part-00000.json", SEAL),
+        r"damaged: integrity/seal.json is no seal",
+    ),
     "seal is no JSON": (lambda path: (path / SEAL).write_text("{}x"), r"damaged: integrity/seal.json Extra data"),
     "seal is a list": (lambda path: (path / SEAL).write_text("[]"), r"damaged: .* carries no digest of its own"),
     "seal without a digest": (lambda path: (path / SEAL).write_text("{}"), r"damaged: .* carries no digest of its own"),
@@ -501,10 +505,10 @@ def test_damage_is_refused_on_reading(sealed, read_all, kind):
         read_all(sealed)
     assert "small.zarr" in str(error.value)
     if kind == "seal deleted":
-        assert "go on with the same: pipeline extract" in str(error.value)
+        assert "resume with the same: pipeline extract" in str(error.value)
     else:
         assert str(error.value).endswith(
-            "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
+            "list the damage with: pipeline cache verify, and repair it with: pipeline cache repair"
         )
 
 

@@ -26,7 +26,7 @@ def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
         int, re.search(r"tiny train: (\d+) of (\d+) rows, those that head 'fca' learns from", started.err).groups()
     )
     assert 0 < some < every / 2
-    assert f"{some} rows to make" in started.err
+    assert f"{some} rows to extract" in started.err
     for line in (f"fit-head {ROWS}", f"score {ROWS}", f"evaluate {ROWS} --output results/few.json"):
         ended = run_new(line)
         assert ended.code == 0, ended.err

@@ -19,6 +19,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageDraw
+from support.small_parts import code_to_bind
+from support.small_parts import small_parts as bound_parts
 
 from pipeline.cli.main import main
 
@@ -35,8 +37,7 @@ SMALL_PARTS = f"""
 import os, signal
 # A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import pipeline.activations.extraction as e
-e.rows_a_part = lambda width: {PART_ROWS}
+{code_to_bind(PART_ROWS)}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
 from pipeline.cli.main import main
@@ -53,12 +54,11 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
 FLAGS = """
 import os, pathlib, signal, time
-import pipeline.stages.extract, pipeline.stages.runner
+import pipeline.stages.extract as stage, pipeline.stages.runner as runner_stage
 from pipeline.activations import folder, identity, parts
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk = pipeline.stages.extract.make_runner, pipeline.stages.runner.load_trunk
-version = identity.VERSION
+make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, identity.VERSION
 make, writes = parts.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
 def flagged_runner(ws, dataset=None):
@@ -89,7 +89,7 @@ def held_make(self, task, *rest):
         time.sleep(0.02)
     make(self, task, *rest)
 
-pipeline.stages.extract.make_runner, pipeline.stages.runner.load_trunk = flagged_runner, counted_load
+stage.make_runner, runner_stage.load_trunk = flagged_runner, counted_load
 folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
 parts.PartMaker.make = held_make
 """
@@ -193,8 +193,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+    with bound_parts(PART_ROWS):
         yield
 
 

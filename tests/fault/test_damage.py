@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageDraw
+from support.small_parts import small_parts
 
 from pipeline.cache.repair import repair_small_file, repair_store
 from pipeline.cache.verify import verify_small_files, verify_stores
@@ -87,12 +88,11 @@ def work(tmp_path_factory):
     (folder / "data_manifests").mkdir()
     (folder / "data_manifests/tiny.yaml").write_text(yaml.safe_dump(MANIFEST))
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, small_parts(128):
         patch.chdir(folder)
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
-        patch.setattr("pipeline.stages.extract.load_trunk", functools.cache(load_trunk))
+        patch.setattr("pipeline.stages.trunk.load_trunk", functools.cache(load_trunk))
         make_everything()
         yield folder
     torch.set_num_threads(threads)

@@ -9,8 +9,8 @@ import pipeline
 from pipeline.activations import SEAL
 from pipeline.activations import VERSION as ACTIVATIONS_VERSION
 from pipeline.activations.identity import FORMAT as STORE_FORMAT
-from pipeline.activations.identity import fingerprint
-from pipeline.activations.layout import parts_of
+from pipeline.activations.identity import Identity, fingerprint
+from pipeline.activations.partition import parts_of
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.cli.main import cli
 from pipeline.dataset import VERSION as DATASET_VERSION
@@ -43,6 +43,7 @@ __all__ = [
     "SEAL",
     "USER_BLOCK",
     "Head",
+    "Identity",
     "PipelineError",
     "RunContext",
     "SplitScores",

@@ -10,6 +10,7 @@ import torch
 from contents import content_of, digests_below, sha256
 from surface import (
     FORMATS,
+    Identity,
     SplitScores,
     StoreWriter,
     create_store,
@@ -87,7 +88,7 @@ def test_a_store_of_codes_keeps_its_bytes(golden, tmp_path):
 
 def make_store(place: Path, dtype: str, codec: str) -> Path:
     """A sealed store of ten rows of three columns, in parts of four, four and two."""
-    identity = {
+    fields = {
         "seen.n_rows": 10,
         "seen.skipped": ["c: truncated"],
         "how.format": FORMATS["store"],
@@ -96,6 +97,7 @@ def make_store(place: Path, dtype: str, codec: str) -> Path:
         "how.layer": "fc7",
         "how.dtype": dtype,
     }
+    identity = Identity.from_dict(fields)
     create_store(place, identity, ("a", "b"), {"dataset": "tiny", "split": "train", "trunk": "made"}, codec)
     writer = StoreWriter(place)
     for part in parts_of(identity):

@@ -52,8 +52,8 @@ def stores_of(ws, table) -> list[dict[str, Any]]:
     found = []
     for asked in extraction_of(
         RunContext(ws, table.dataset), table, {}, layers=(ws.settings.layer, *ws.settings.layers)
-    ).asked:
-        identity, name = dict(asked.identity), asked.folder.name
+    ).requested:
+        identity, name = asked.identity.to_dict(), asked.folder.name
         if ws.settings.trunk == "random":
             name = name.replace(fingerprint(identity)[:12], MASK)
             identity["how.weights"] = MASK

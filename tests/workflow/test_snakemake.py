@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.small_parts import code_to_bind
 
 from pipeline.activations.store import Store
 from pipeline.metrics.average_precision import mean_average_precision
@@ -337,18 +338,18 @@ def test_output_that_a_failed_stage_lost_is_due_again(finished_work, lost, room,
 
 # --- killed in the middle
 
-SMALL_PARTS = """
+SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: 32
+    from pipeline.activations import writer
+    {code_to_bind(32)}
     if pathlib.Path("slow").exists():
-        write_part = store.StoreWriter.write_part
-        def write_then_wait(writer, part, columns):
-            write_part(writer, part, columns)
+        write_part = writer.StoreWriter.write_part
+        def write_then_wait(self, part, columns):
+            write_part(self, part, columns)
             time.sleep(60)
-        store.StoreWriter.write_part = write_then_wait
+        writer.StoreWriter.write_part = write_then_wait
 """
 
 
@@ -379,7 +380,7 @@ def test_a_run_killed_in_the_middle_of_extraction_goes_on(finished_work):
 
     assert finished.code == 0, finished.output
     assert finished.jobs == ["extract val"]
-    assert f"{store.name}: going on, 1 of 3 parts are there" in finished.output
+    assert f"{store.name}: resuming, 1 of 3 parts are recorded" in finished.output
     assert written.items() <= finished_work.touched(store).items()
     complete = Store(store)
     (table,) = (finished_work.path / "cache/patches").glob("tiny-val-*.h5")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.activations.run_log import log_name
+from pipeline.activations.run_log import RunLog, describe_shares
 from pipeline.cache.inventory import list_stores
 from pipeline.head.head import load_head
 from pipeline.io.atomic import read_json
@@ -196,17 +194,9 @@ def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, A
         path = extract.path(run, split)
         if not path.is_file():
             continue
-        log = run.ws.cache / log_name(read_receipt(path).store)
-        if not log.is_file():
-            continue
-        for line in log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
-                entry = json.loads(line)
-                shares = sum(entry["stages"].values()) or 1
-                note = ", ".join(f"{name} {100 * s / shares:.0f} %" for name, s in entry["stages"].items())
-                stages.append(
-                    Stage(f"extract {split} ({role})", entry["finished"], entry["rows"], entry["seconds"], note)
-                )
+        for entry in RunLog.of_store(run.ws.cache, read_receipt(path).store).read():
+            note = describe_shares(entry.stages)
+            stages.append(Stage(f"extract {split} ({role})", entry.finished, entry.rows, entry.seconds, note))
     for name, label in (("fit_head", "fit the head"), ("score", "score")):
         if name in result["seconds"]:
             stages.append(Stage(label, "", 0, result["seconds"][name], ""))

@@ -243,7 +243,7 @@ def server() -> Iterator[None]:
     context = multiprocessing.get_context("forkserver")
     changes = {
         SERVER: "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH")])),
         # Threads do not come along in a fork.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
@@ -317,10 +317,11 @@ def _run_child(
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
-    import pipeline.activations.extraction
+    from support.small_parts import bind_part_rows
+
     from pipeline.cli.main import main
 
-    pipeline.activations.extraction.rows_a_part = lambda width: part_rows
+    bind_part_rows(part_rows)
     steps = Steps(Path(folder), at, signal_number, lose_power) if at is not None or trace is not None else None
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.maps import Cover, point_at
 from pipeline.stages.extract import sealed_store

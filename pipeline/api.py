@@ -12,7 +12,7 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.head.head import check_joined
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
-from pipeline.scoring.scores import load_scores as _load_scores
+from pipeline.scoring.scores_file import load_scores as _load_scores
 from pipeline.stages.extract import rows_to_make, sealed_store
 from pipeline.stages.fit_head import find_head
 from pipeline.stages.patches import current_table

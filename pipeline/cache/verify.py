@@ -12,12 +12,12 @@ from pipeline.activations.identity import differences
 from pipeline.activations.store import Store
 from pipeline.activations.verify import Recomputed, Report, recompute_rows, verify_store
 from pipeline.cache.inventory import Receipt, extraction_for, find_stores, read_receipts, table_of
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Progress
 from pipeline.patches.table import read_table
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.patches import Say, why_table_is_due
 from pipeline.stages.workspace import Workspace
 

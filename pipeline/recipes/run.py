@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.head.head import read_facts
+from pipeline.head.file import read_facts
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError, StoreError
@@ -27,10 +27,11 @@ from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.recipes.catalogue import find_recipe, members_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
-from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.aggregation import JOINED, Aggregation
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
-from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores, save_scores
 from pipeline.stages.evaluate import run_evaluate
 from pipeline.stages.extract import run_extract, sealed_store
 from pipeline.stages.fit_head import run_fit
@@ -41,8 +42,6 @@ from pipeline.stages.score import run_score
 from pipeline.stages.settings import RecipeSettings
 from pipeline.stages.workspace import Workspace
 
-JOINED = "joined"
-"""The one aggregation of joined scores."""
 Outcome = dict[str, Any]
 """What a recipe came to, as JSON: mAP (mean over seeds), std, AP, the aggregation and how it was chosen, seconds,
 digest of what it was made from, and for each seed its mAP, AP and file of scores."""
@@ -160,7 +159,7 @@ class RecipeRuns:
         results = []
         for seed in self.ws.settings.seeds:
             run = recipe_workspace(self.ws, name, seed)
-            run = Workspace(run.settings.model_copy(update={"aggregation": chosen}))
+            run = Workspace(run.settings.model_copy(update={"aggregation": chosen.to_json()}))
             self._scored(run, name)
             results.append(run_evaluate(run, self.dataset, name, None, self.command, self.say))
         first, seconds = results[0], [result["seconds"] for result in results]
@@ -207,10 +206,10 @@ class RecipeRuns:
             )
         chosen = max(measured, key=lambda a: measured[a])
         self.say(
-            f"{name}: aggregation {format_aggregation(chosen)} chosen on {len(labels)} held-out fit pictures "
+            f"{name}: aggregation {chosen} chosen on {len(labels)} held-out fit pictures "
             f"({100 * measured[chosen]:.1f} mAP)"
         )
-        held_out = {format_aggregation(a): value for a, value in maps.items()}
+        held_out = {str(a): value for a, value in maps.items()}
         return chosen, {"chosen": "held-out", "seed": seed, "pictures": len(labels), "mAP": held_out}
 
     def _held_out_labels(self, run: Workspace) -> tuple[np.ndarray, np.ndarray]:
@@ -232,9 +231,8 @@ class RecipeRuns:
             pass
         else:
             fingerprint = read_receipt(run.receipt_path(self.dataset, split))["fingerprint"]
-            facts = {key: value for key, value in read_facts(head).items() if key != "sha256"}
-            of = (scores.facts["head"], scores.facts["fingerprint"], scores.facts["rows"], scores.ids)
-            if of == (facts, fingerprint, table.rows_digest, table.ids):
+            of = (scores.facts.head, scores.facts.fingerprint, scores.facts.rows_digest, scores.ids)
+            if of == (read_facts(head), fingerprint, table.rows_digest, table.ids):
                 return scores
         run_score(run, self.dataset, [name], split, self.say, held_out)
         return load_scores(path)
@@ -273,7 +271,8 @@ class RecipeRuns:
             mean, each = mean_average_precision(joined, table.scored_labels, self.manifest.metric)
             file = f"{self.dataset}-{self.manifest.eval}-{name}-{recipe_digest(self.ws, name)}-{seed}.h5"
             path = self.ws.results / "scores" / file
-            about = {**load_scores(Path(members[0]["runs"][index]["scores"])).facts, "recipe": name, **facts}
+            of_first = load_scores(Path(members[0]["runs"][index]["scores"])).facts
+            about = replace(of_first, joined={**of_first.joined, "recipe": name, **facts})
             save_scores(SplitScores(joined[None], (JOINED,), table.ids, table.classes, about), path)
             by_class = {c: number(ap) for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
             runs.append({"seed": seed, "mAP": number(mean), "AP": by_class, "scores": path.as_posix()})
@@ -283,7 +282,7 @@ class RecipeRuns:
             **facts,
             "trunk": " + ".join(dict.fromkeys(member["trunk"] for member in members)),
             "layer": " + ".join(dict.fromkeys(member["layer"] for member in members)),
-            "k": JOINED,
+            "k": JOINED.to_json(),
             "choice": {"chosen": "by its members"},
             "k_sweep": {},
             "seconds": {"join": round(time.perf_counter() - started, 2)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.dataset.manifest import Manifest, load_manifest
@@ -9,8 +10,8 @@ from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import write_json
 from pipeline.io.errors import MissingDataError
-from pipeline.scoring.results import evaluate_scores, unlabelled_result, write_devkit_files
-from pipeline.scoring.scores import effective, load_scores
+from pipeline.scoring.results import Evaluation, write_devkit_files
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.patches import Say, current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
@@ -26,27 +27,35 @@ def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, comm
     scores_path = ws.scores_path(dataset, head, split)
     scores = load_scores(scores_path)
     folder = ws.run_dir(dataset, head)
-    seconds = stage_seconds(ws, dataset, head, manifest, split)
-    k = effective(ws.settings.aggregation, scores.aggregations)
-    about = (scores, table, manifest, k, ws.settings.trunk, seconds, command)
+    evaluation = Evaluation(
+        scores=scores,
+        table=table,
+        manifest=manifest,
+        k=scores.resolve(ws.settings.aggregation),
+        trunk=ws.settings.trunk,
+        seconds=stage_seconds(ws, dataset, head, manifest, split),
+        command=command,
+    )
     if not table.labelled:
-        result = unlabelled_result(*about)
+        result = evaluation.unlabelled()
         competition = manifest.competition_with(outside_data=ws.settings.trunk not in SEEDED_TRUNKS)
-        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
-        result["devkit_files"] = [path.as_posix() for path in files]
+        files = write_devkit_files(scores, evaluation.k, folder / "devkit", competition, manifest.unscored)
+        result = replace(result, devkit_files=[path.as_posix() for path in files])
         say(f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
     else:
-        result = evaluate_scores(*about, _annotations(ws, manifest, split, say) if scores.peak_xy is not None else None)
-        for note in result["notes"]:
+        measures_maps = scores.peak_xy is not None
+        result = evaluation.result(_annotations(ws, manifest, split, say) if measures_maps else None)
+        for note in result.notes:
             say(f"NOTE: {note}")
-    result["paths"] = {
+    paths = {
         "head": ws.head_path(dataset, head).as_posix(),
         "scores": scores_path.as_posix(),
         "store": str(ws.stores.child(read_receipt(ws.receipt_path(dataset, split))["store"])),
         "result": (folder / "map.json").as_posix(),
     }
-    write_json(folder / "map.json", result)
-    return result
+    entries = replace(result, paths=paths).to_dict()
+    write_json(folder / "map.json", entries)
+    return entries
 
 
 def _annotations(ws: Workspace, manifest: Manifest, split: str, say: Say) -> dict[str, Annotation] | None:

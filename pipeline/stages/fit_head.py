@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import Head, fit_heads, load_head, save_head
+from pipeline.head.file import load_head, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
-from pipeline.head.task import RowReader
 from pipeline.io.errors import HeadError
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
@@ -48,7 +50,8 @@ def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_ou
     for split, of_split in missing.items():
         table, store, read = joined(split)
         started = time.perf_counter()
-        for name, head in fit_heads(store, table, of_split, labels, seed, share, trunk, read):
+        fitted = fit_heads(store, table, of_split, labels, seed, held_out_share=share, load_trunk=trunk, reader=read)
+        for name, head in fitted:
             digest = save_head(head, paths[name])
             say(f"{paths[name]}: {_describe(head)} sha256 {digest[:12]}")
         # Heads may be fitted side by side: each gets its share.
@@ -68,7 +71,7 @@ def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettin
     except HeadError as error:
         say(f"{error}; fitting it anew")
         return False
-    current = (facts["fingerprint"], facts["labels_digest"]) == (store.fingerprint, table.labels_digest(labels))
+    current = (facts.fingerprint, facts.labels_digest) == (store.fingerprint, table.labels_digest(labels))
     if current:
         say(f"{path}: there already, for this store and these labels")
     return current
@@ -77,16 +80,16 @@ def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettin
 def _describe(head: Head) -> str:
     """What a head was fitted on, and how it went."""
     facts = head.facts
-    if facts["settings"]["kind"] == "own":
+    if facts.settings["kind"] == "own":
         return "the trunk's own last layer, nothing was fitted;"
-    used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
+    used, total = facts.pictures["used"], sum(facts.pictures.values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    counts = [f"{n:,} {what}" for what, n in (facts.patches or {}).items() if what in ("positive", "background")]
     text += f", {' and '.join(counts)} patches" if counts else ""
-    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}" if facts["epochs"] else "") + ";"
+    return text + (f", loss {facts.epochs[-1]['loss']:.4f}" if facts.epochs else "") + ";"
 
 
-from pipeline.head.head import read_facts
+from pipeline.head.file import read_facts
 
 
 def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
@@ -111,7 +114,7 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
             )
         return load_head(path)
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))
-    datasets = sorted({read_facts(path)["dataset"] for path in files})
+    datasets = sorted({read_facts(path).dataset for path in files})
     fitted = [each for each in datasets if ws.head_path(each, name).is_file()]
     if len(fitted) != 1:
         what = f"of {', '.join(fitted)}: say which with --dataset" if fitted else "with these settings"

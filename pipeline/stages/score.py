@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.scores import save_scores, score_split
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores_file import save_scores
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import Say, current_table
 from pipeline.stages.seconds import write_seconds

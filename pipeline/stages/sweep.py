@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import Head, fit_heads
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import write_json
 from pipeline.io.errors import HeadError, PipelineError
@@ -15,7 +16,7 @@ from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import versions
-from pipeline.scoring.scores import score_split
+from pipeline.scoring.score import score_split
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import Say, current_table
 from pipeline.stages.trunk import set_threads
@@ -63,9 +64,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.aggregation import AggregationLike
 from pipeline.scoring.results import number
-from pipeline.scoring.scores import format_aggregation
 
 
 def sweep_settings(
@@ -76,7 +76,7 @@ def sweep_settings(
     metric: Literal["voc07", "voc12"],
     heads: dict[str, AnyHead],
     readings: Sequence[LabelSettings],
-    aggregations: Sequence[Aggregation],
+    aggregations: Sequence[AggregationLike],
     held_out: float,
     seed: int,
     say: Callable[[str], None],
@@ -93,7 +93,7 @@ def sweep_settings(
     pairs = [(name, reading) for reading in readings for name in heads]
 
     def fit(held_out: float) -> list[Head]:
-        of_reading = (dict(fit_heads(fit_store, fit_table, heads, r, seed, held_out)) for r in readings)
+        of_reading = (dict(fit_heads(fit_store, fit_table, heads, r, seed, held_out_share=held_out)) for r in readings)
         return [fitted[name] for fitted in of_reading for name in heads]
 
     out = hold_out_pictures(fit_table.group_ids, held_out)
@@ -101,7 +101,7 @@ def sweep_settings(
     held = score_split(fit_store, fit_table, on_part, aggregations, out)
     on_all = fit(0.0)
     shown = score_split(eval_store, eval_table, on_all, aggregations)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
         for k in eval_scores.aggregations:
             held_map, _ = mean_average_precision(held_scores.by(k)[out], fit_table.scored_labels[out], metric)
@@ -110,10 +110,10 @@ def sweep_settings(
                 {
                     "head": name,
                     "single_object": reading.single_object,
-                    "k": format_aggregation(k),
+                    "k": str(k),
                     "held_out_mAP": number(held_map),
                     "mAP": number(eval_map),
-                    "positive": head.facts.get("patches", {}).get("positive"),  # of strong heads
+                    "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
                 }
             )
     measured = [row for row in rows if row["held_out_mAP"] is not None]

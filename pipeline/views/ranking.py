@@ -19,7 +19,8 @@ from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import check_scores, number
-from pipeline.scoring.scores import SplitScores, effective, load_scores
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.patches import Say, current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
@@ -94,7 +95,7 @@ def read_ranking(ws: Workspace, dataset: str, split: str | None, head: str, say:
         raise DatasetError(f"{dataset} {split}: has no labels, so that no picture is right or wrong")
     scores = load_scores(ws.scores_path(dataset, head, split))
     check_scores(scores, table)
-    k = effective(ws.settings.aggregation, scores.aggregations)
+    k = scores.resolve(ws.settings.aggregation)
     of_split = read_split(manifest, split, ws.settings.data_root)
     annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
     return Ranking(

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from pipeline.dataset.split import Annotation
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
+from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.maps import Cover, Peaks, point_at, score_maps
-from pipeline.scoring.results import evaluate_scores
-from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.results import Evaluation
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores_file import load_scores, save_scores
 
 GRID = GridSettings(scales=(1.0, 1.6, 2.5))
 
@@ -147,11 +149,12 @@ def test_scores_keep_peaks_and_results_say_where_maps_point(val, heads, manifest
         i: Annotation(None, np.array([boxes[c]], float), np.array([c]), np.array([False]))
         for i, c in zip(val.table.ids, columns.tolist(), strict=True)
     }
-    result = evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "", annotations)
-    assert result["pointing"]["share"] == {"cat": 1.0, "dog": 0.0, "fish": 1.0}
-    assert result["pointing"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
-    assert result["pointing"]["middle"] == pytest.approx(1 / 3, abs=1e-6)  # (50, 50), in the boxes of fish alone
-    assert evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "")["pointing"] is None
+    evaluation = Evaluation(scores, val.table, manifest, Aggregation("power", 5.0), "made", {}, "")
+    pointing = evaluation.result(annotations).pointing
+    assert pointing["share"] == {"cat": 1.0, "dog": 0.0, "fish": 1.0}
+    assert pointing["mean"] == pytest.approx(2 / 3, abs=1e-6)
+    assert pointing["middle"] == pytest.approx(1 / 3, abs=1e-6)  # (50, 50), in the boxes of fish alone
+    assert evaluation.result().pointing is None
 
 
 def test_splits_without_boxes_or_labels_have_no_peaks(val, heads, make, tmp_path):

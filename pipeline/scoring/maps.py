@@ -16,7 +16,7 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.picture_scores import WholePictures
 
 
-class Cover:
+class CoverageGrid:
     """A picture cut along all edges of its patches: every point of a cell is covered by the same patches.
 
     So means are exact, and cost what the patches cost, however large the picture is.
@@ -63,7 +63,7 @@ class Cover:
         total = self._sum(np.asarray(scores, float))
         return np.divide(total, self.n_patches, out=np.full(total.shape, np.nan), where=self.n_patches > 0)
 
-    def steady_mean(self, scores: np.ndarray) -> np.ndarray:
+    def smoothed_mean(self, scores: np.ndarray) -> np.ndarray:
         """`mean` drawn to the picture's own where few patches are; else as `mean`."""
         scores = np.asarray(scores, float)
         covered = self.n_patches > 0
@@ -85,7 +85,7 @@ class Cover:
         return np.stack([x[column], y[row]], axis=1)
 
 
-def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], steady: bool = True) -> np.ndarray:
+def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], smoothed: bool = True) -> np.ndarray:
     """Mean score of the patches over each pixel.
 
     Parameters
@@ -93,7 +93,7 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int],
     box_xyxy : float ndarray of shape (n, 4), in pixels
     scores : float ndarray of shape (n, n_classes)
     size_wh : (width, height) of the picture
-    steady : drawn to the picture's mean where few patches are; False for the plain mean
+    smoothed : drawn to the picture's mean where few patches are; False for the plain mean
 
     Returns
     -------
@@ -102,13 +102,13 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int],
     Examples
     --------
     >>> boxes, scores = np.array([[0, 0, 2, 1], [1, 0, 3, 1]]), np.array([[0.25], [0.75]])
-    >>> score_maps(boxes, scores, (4, 1), steady=False).tolist()
+    >>> score_maps(boxes, scores, (4, 1), smoothed=False).tolist()
     [[[0.25, 0.5, 0.75, nan]]]
     >>> score_maps(boxes, scores, (4, 1)).tolist()
     [[[0.375, 0.5, 0.625, nan]]]
     """
-    cover = Cover(box_xyxy, size_wh)
-    return cover.pixels(cover.steady_mean(scores) if steady else cover.mean(scores))
+    cover = CoverageGrid(box_xyxy, size_wh)
+    return cover.pixels(cover.smoothed_mean(scores) if smoothed else cover.mean(scores))
 
 
 class Peaks:
@@ -123,7 +123,7 @@ class Peaks:
         self._table, self._first_row = table, table.first_row
         self._peak_xy = np.full((len(table.ids), len(table.classes), 2), np.nan, np.float32)
         self._pictures = WholePictures(len(table.classes))
-        self._covers: dict[bytes, Cover] = {}
+        self._covers: dict[bytes, CoverageGrid] = {}
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
         """Add patches (n, n_classes) of pictures (n,), rising, also from call to call."""
@@ -140,16 +140,16 @@ class Peaks:
             if len(shown):
                 rows = slice(*np.searchsorted(picture, [index, index + 1]))
                 cover = self._cover(index)
-                self._peak_xy[index, shown] = cover.peak(cover.steady_mean(scores[rows][:, shown]))
+                self._peak_xy[index, shown] = cover.peak(cover.smoothed_mean(scores[rows][:, shown]))
 
-    def _cover(self, index: int) -> Cover:
+    def _cover(self, index: int) -> CoverageGrid:
         # Pictures of one size have the same patches, and a dataset has few sizes.
         boxes = self._table.box_xyxy[slice(*self._first_row[index : index + 2])]
         key = boxes.tobytes()
         if key not in self._covers:
             if len(self._covers) >= 100:
                 self._covers.clear()
-            self._covers[key] = Cover(boxes, self._table.size_wh[index])
+            self._covers[key] = CoverageGrid(boxes, self._table.size_wh[index])
         return self._covers[key]
 
 

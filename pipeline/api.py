@@ -11,7 +11,7 @@ from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
-from pipeline.scoring.scores import load_scores as _load_scores
+from pipeline.scoring.scores_file import load_scores as _load_scores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import rows_to_extract, sealed_store

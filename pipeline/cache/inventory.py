@@ -15,7 +15,7 @@ from pipeline.activations.folder import Folder
 from pipeline.activations.identity import Identity, fingerprint
 from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
-from pipeline.head.head import read_facts
+from pipeline.head.file import read_fingerprint
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import HeadError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
@@ -110,8 +110,8 @@ def _uses(ws: Workspace) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     results: dict[str, list[str]] = {}
     for path in sorted((ws.results / "heads").glob("*.safetensors")):
         try:
-            heads.setdefault(read_facts(path)["fingerprint"], []).append(path.name)
-        except (HeadError, KeyError):
+            heads.setdefault(read_fingerprint(path), []).append(path.name)
+        except HeadError:
             continue  # `verify` names it; it uses nothing
     for path in sorted((ws.results / "runs").glob("*/map.json")):
         try:

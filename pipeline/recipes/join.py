@@ -11,16 +11,15 @@ import numpy as np
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.table import PatchTable
 from pipeline.recipes.outcome import Outcome
+from pipeline.scoring.aggregation import JOINED
 from pipeline.scoring.ensemble import Stack, mean_rank
 from pipeline.scoring.results import number
-from pipeline.scoring.scores import SplitScores, load_scores, save_scores
-
-JOINED = "joined"
-"""The one aggregation of joined scores."""
+from pipeline.scoring.scores import ScoreFacts, SplitScores
+from pipeline.scoring.scores_file import load_scores, save_scores
 
 
 def join_seed(
-    scores: Sequence[np.ndarray], stack: Stack | None, table: PatchTable, metric: Any, path: Path, facts: dict[str, Any]
+    scores: Sequence[np.ndarray], stack: Stack | None, table: PatchTable, metric: Any, path: Path, facts: ScoreFacts
 ) -> dict[str, Any]:
     """Join the scores of all members with one seed, write them, and measure them.
 
@@ -41,7 +40,7 @@ def join_seed(
     return {"mAP": number(mean), "AP": by_class, "scores": path.as_posix()}
 
 
-def facts_of_member(outcome: Outcome, index: int) -> dict[str, Any]:
+def facts_of_member(outcome: Outcome, index: int) -> ScoreFacts:
     """Return the facts of a member's scores with the `index`-th seed."""
     return load_scores(Path(outcome["runs"][index]["scores"])).facts
 
@@ -52,7 +51,7 @@ def describe_members(members: Sequence[Outcome], seconds: dict[str, float]) -> d
     return {
         "trunk": " + ".join(dict.fromkeys(member["trunk"] for member in members)),
         "layer": " + ".join(dict.fromkeys(member["layer"] for member in members)),
-        "k": JOINED,
+        "k": JOINED.to_json(),
         "choice": {"chosen": "by its members"},
         "k_sweep": {},
         "seconds": seconds,

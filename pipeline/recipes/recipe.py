@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
-from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import evaluate, extract, fit_head, score, trunk
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
@@ -141,7 +143,7 @@ def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
     results = []
     for seed in run.settings.seeds:
         settings = recipe_workspace(run.ws, name, seed).settings
-        with_seed = run.on(Workspace(settings.model_copy(update={"aggregation": aggregation})))
+        with_seed = run.on(Workspace(settings.model_copy(update={"aggregation": aggregation.to_json()})))
         _current_scores(with_seed, name)
         results.append(evaluate.make(with_seed, name))
     first, seconds = results[0], [result["seconds"] for result in results]
@@ -188,10 +190,9 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
         )
     best = max(measured, key=lambda a: measured[a])
     run.say(
-        f"{name}: aggregation {format_aggregation(best)} chosen on {len(labels)} held-out fit pictures "
-        f"({100 * measured[best]:.1f} mAP)"
+        f"{name}: aggregation {best} chosen on {len(labels)} held-out fit pictures ({100 * measured[best]:.1f} mAP)"
     )
-    by_name = {format_aggregation(a): value for a, value in maps.items()}
+    by_name = {str(a): value for a, value in maps.items()}
     return best, {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
 
 
@@ -235,7 +236,8 @@ def _run_join(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
     runs = []
     for index, seed in enumerate(run.settings.seeds):
         file = f"{run.dataset}-{run.manifest.eval}-{name}-{recipe_digest(run.ws, name)}-{seed}.h5"
-        about = {**facts_of_member(members[0], index), "recipe": name, **facts}
+        first = facts_of_member(members[0], index)
+        about = replace(first, joined={**first.joined, "recipe": name, **facts})
         of_seed = [of_member[index] for of_member in scores]
         joined = join_seed(of_seed, stack, table, metric, run.ws.results / "scores" / file, about)
         runs.append({"seed": seed, **joined})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.patches.settings import LabelSettings
-from pipeline.scoring.results import evaluate_scores, unlabelled_result, write_devkit_files
-from pipeline.scoring.scores import effective, load_scores
+from pipeline.scoring.results import Evaluation, write_devkit_files
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
@@ -48,19 +49,19 @@ def _decided_by(run: RunContext, head: str, split: str | None) -> dict[str, Any]
     """Return those fields of a result that follow from its inputs, as the inputs are now."""
     manifest, split = run.manifest, split or run.manifest.eval
     scores, table = load_scores(score.path(run, head, split)), current_table(run, split)
-    fitted = scores.facts["head"]
+    fitted = scores.facts.head
     return {
         "dataset": run.dataset,
         "split": split,
-        "fit_split": fitted["split"],
+        "fit_split": fitted.split,
         "metric": manifest.metric,
-        "k": effective(run.settings.aggregation, scores.aggregations),
-        "head": fitted["name"],
+        "k": scores.resolve(run.settings.aggregation).to_json(),
+        "head": fitted.name,
         "fingerprints": {
-            "fit": fitted["fingerprint"],
-            "eval": scores.facts["fingerprint"],
-            "labels_fit": fitted["labels_digest"],
-            "labels_eval": table.labels_digest(LabelSettings.model_validate(fitted["reading"])),
+            "fit": fitted.fingerprint,
+            "eval": scores.facts.fingerprint,
+            "labels_fit": fitted.labels_digest,
+            "labels_eval": table.labels_digest(LabelSettings.model_validate(fitted.reading)),
         },
     }
 
@@ -83,29 +84,36 @@ def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     table = current_table(run, split)
     scores_file = score.path(run, head, split)
     scores = load_scores(scores_file)
-    folder = path(run, head).parent
-    k = effective(run.settings.aggregation, scores.aggregations)
-    trunk = run.settings.trunk
-    about = (scores, table, manifest, k, trunk, stage_seconds(run, head, split), run.command)
+    folder, trunk = path(run, head).parent, run.settings.trunk
+    evaluation = Evaluation(
+        scores=scores,
+        table=table,
+        manifest=manifest,
+        k=scores.resolve(run.settings.aggregation),
+        trunk=trunk,
+        seconds=stage_seconds(run, head, split),
+        command=run.command,
+    )
     if not table.labelled:
-        result = unlabelled_result(*about)
+        result = evaluation.unlabelled()
         competition = manifest.competition_with(outside_data=trunk not in SEEDED_TRUNKS)
-        files = write_devkit_files(scores, k, folder / "devkit", competition, manifest.unscored)
-        result["devkit_files"] = [file.as_posix() for file in files]
+        files = write_devkit_files(scores, evaluation.k, folder / "devkit", competition, manifest.unscored)
+        result = replace(result, devkit_files=[file.as_posix() for file in files])
         where = f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition})"
         run.say(f"{where}; {split} has no labels")
     else:
-        result = evaluate_scores(*about, _annotations(run, split) if scores.peak_xy is not None else None)
-        for note in result["notes"]:
+        result = evaluation.result(_annotations(run, split) if scores.peak_xy is not None else None)
+        for note in result.notes:
             run.say(f"NOTE: {note}")
-    result["paths"] = {
+    paths = {
         "head": ws.head_path(run.dataset, head).as_posix(),
         "scores": scores_file.as_posix(),
         "store": str(ws.stores.child(read_receipt(ws.receipt_path(run.dataset, split)).store)),
         "result": path(run, head).as_posix(),
     }
-    write_json(path(run, head), result)
-    return result
+    entries = replace(result, paths=paths).to_dict()
+    write_json(path(run, head), entries)
+    return entries
 
 
 def read_result(run: RunContext, head: str) -> dict[str, Any]:

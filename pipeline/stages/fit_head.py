@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.activations.store import Store
-from pipeline.head.head import Head, fit_heads, load_head, read_facts, save_head
+from pipeline.head.file import load_head, read_facts, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
-from pipeline.head.task import RowReader
 from pipeline.io.errors import HeadError
 from pipeline.patches.table import PatchTable
 from pipeline.stages.context import RunContext
@@ -43,9 +45,9 @@ def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str |
         return str(error)
     split = run.ws.split_of_rows(run.manifest, head, without_held_out)
     store, table = sealed_store(run, split), current_table(run, split)
-    if facts["fingerprint"] != store.fingerprint:
+    if facts.fingerprint != store.fingerprint:
         return "it was fitted on another store"
-    if facts["labels_digest"] != table.labels_digest(run.settings.labels):
+    if facts.labels_digest != table.labels_digest(run.settings.labels):
         return "it was fitted on other labels"
     return None
 
@@ -69,7 +71,10 @@ def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) 
     for split, of_split in by_split.items():
         table, store, rows = _open_rows(run, split)
         started = time.perf_counter()
-        for name, head in fit_heads(store, table, of_split, s.labels, s.seed, share, trunk, rows):
+        fitted = fit_heads(
+            store, table, of_split, s.labels, s.seed, held_out_share=share, load_trunk=trunk, reader=rows
+        )
+        for name, head in fitted:
             digest = save_head(head, paths[name])
             run.say(f"{paths[name]}: {_describe(head)} sha256 {digest[:12]}")
         # Heads may be fitted side by side: each gets its share.
@@ -103,13 +108,13 @@ def _open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store, RowReade
 def _describe(head: Head) -> str:
     """Say what a head was fitted on, and how it went."""
     facts = head.facts
-    if facts["settings"]["kind"] == "own":
+    if facts.settings["kind"] == "own":
         return "the trunk's own last layer, nothing was fitted;"
-    used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
+    used, total = facts.pictures["used"], sum(facts.pictures.values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    counts = [f"{n:,} {what}" for what, n in (facts.patches or {}).items() if what in ("positive", "background")]
     text += f", {' and '.join(counts)} patches" if counts else ""
-    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}" if facts["epochs"] else "") + ";"
+    return text + (f", loss {facts.epochs[-1]['loss']:.4f}" if facts.epochs else "") + ";"
 
 
 def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
@@ -134,7 +139,7 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
             )
         return load_head(file)
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))
-    datasets = sorted({read_facts(file)["dataset"] for file in files})
+    datasets = sorted({read_facts(file).dataset for file in files})
     fitted = [each for each in datasets if ws.head_path(each, name).is_file()]
     if len(fitted) != 1:
         what = f"of {', '.join(fitted)}: say which with --dataset" if fitted else "with these settings"

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.head.head import load_head, read_facts
+from pipeline.head.file import load_head, read_facts
 from pipeline.io.errors import StoreError
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.scores import SplitScores, load_scores, save_scores, score_split
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores, save_scores
 from pipeline.stages import fit_head
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
@@ -46,12 +48,11 @@ def why_due(run: RunContext, head: str, split: str | None = None, held_out: bool
 def _why_other(run: RunContext, scores: SplitScores, head: str, split: str | None, held_out: bool) -> str | None:
     name = scored_split(run, split, held_out)
     table = current_table(run, name)
-    facts = {key: value for key, value in read_facts(fit_head.path(run, head, held_out)).items() if key != "sha256"}
-    if scores.facts["head"] != facts:
+    if scores.facts.head != read_facts(fit_head.path(run, head, held_out)):
         return "they are of another head"
-    if scores.facts["fingerprint"] != sealed_store(run, name).fingerprint:
+    if scores.facts.fingerprint != sealed_store(run, name).fingerprint:
         return "they are of another store"
-    if (scores.facts["rows"], scores.ids) != (table.rows_digest, table.ids):
+    if (scores.facts.rows_digest, scores.ids) != (table.rows_digest, table.ids):
         return "they are of other pictures or patches"
     return None
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations.store import Store
-from pipeline.head.head import Head, fit_heads
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import HeadError, PipelineError
@@ -22,7 +23,8 @@ from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
-from pipeline.scoring.scores import SplitScores, format_aggregation, score_split
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -112,7 +114,7 @@ def _measure(
     pairs = [(rule, name) for rule in rules for name in heads]
 
     def fitted(share: float) -> list[Head]:
-        of_rule = [dict(fit_heads(fit.store, fit.table, heads, rule, s.seed, share)) for rule in rules]
+        of_rule = [dict(fit_heads(fit.store, fit.table, heads, rule, s.seed, held_out_share=share)) for rule in rules]
         return [by_name[name] for by_name in of_rule for name in heads]
 
     def mean_ap(scores: SplitScores, k: Aggregation, labels: np.ndarray, pictures: Any = slice(None)) -> float | None:
@@ -125,10 +127,10 @@ def _measure(
         {
             "head": name,
             "single_object": rule.single_object,
-            "k": format_aggregation(k),
+            "k": str(k),
             "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, held_out),
             "mAP": mean_ap(of_all, k, shown.table.scored_labels),
-            "positive": head.facts.get("patches", {}).get("positive"),  # of strong heads
+            "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
         }
         for (rule, name), head, of_part, of_all in zip(pairs, on_all, held_out_scores, shown_scores, strict=True)
         for k in of_all.aggregations

@@ -17,8 +17,7 @@ from pipeline.io.atomic import write_whole
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import track
-from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.scores import applicable
+from pipeline.scoring.aggregation import MAXIMUM
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table, picture_paths
@@ -70,7 +69,7 @@ class SplitReader:
             rows = np.arange(*table.first_row[index : index + 2])
             pixels = decode_picture(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
             scores = self.head.patch_scores(store.read_rows(rows))
-            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.scale))
+            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.score_kind))
         return looks
 
 
@@ -88,11 +87,6 @@ def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.nda
     if wanted:
         return np.array([classes.index(name) for name in dict.fromkeys(wanted)])
     return np.argsort(-scores, kind="stable")[:N_AUTO]
-
-
-def aggregation_of(ws: Workspace, scale: str) -> Aggregation:
-    """The configured one, or the maximum where these scores have no powers."""
-    return ws.settings.aggregation if applicable(scale, [ws.settings.aggregation]) else "max"
 
 
 @dataclass(frozen=True)
@@ -135,6 +129,7 @@ def draw_maps(
         )
     looks = dict(zip(ids, pictures.looks(ids), strict=True)) if pictures is not None and ids else {}
     reader = PhotoReader(ws, head) if files else None
+    configured = ws.settings.main_aggregation
     made, taken = [], set()
     for image in track(images, "maps", len(images), "pictures"):
         if image in looks:
@@ -146,7 +141,7 @@ def draw_maps(
         while name in taken:  # photos of one name from several folders
             name += "_"
         taken.add(name)
-        k = aggregation_of(ws, look.scale)
+        k = configured if configured.applies_to(look.score_kind) else MAXIMUM
         scores = look.picture_scores(k)
         columns = choose_classes(look.classes, options.classes, scores)
         sheet = map_sheet(
@@ -169,7 +164,7 @@ def draw_maps(
             {
                 "picture": image,
                 "sheet": path.as_posix(),
-                "k": k,
+                "k": k.to_json(),
                 "scores": {look.classes[c]: round(float(scores[c]), 6) for c in order},
             }
         )

@@ -16,7 +16,8 @@ from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import check_scores, number
-from pipeline.scoring.scores import SplitScores, effective, load_scores
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table, picture_paths
@@ -92,7 +93,7 @@ def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
         raise DatasetError(f"{run.dataset} {split}: has no labels, so that no picture is right or wrong")
     scores = load_scores(score.path(run, head, split))
     check_scores(scores, table)
-    k = effective(run.settings.aggregation, scores.aggregations)
+    k = scores.resolve(run.settings.aggregation)
     of_split = run.split(split)
     annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
     paths = picture_paths(of_split)

@@ -16,8 +16,11 @@ from pipeline.cli.main import cli
 from pipeline.dataset import VERSION as DATASET_VERSION
 from pipeline.dataset.picture import DECODER
 from pipeline.head import VERSION as HEAD_VERSION
-from pipeline.head.head import FORMAT as HEAD_FORMAT
-from pipeline.head.head import KINDS, Head, read_facts, save_head
+from pipeline.head.facts import FORMAT as HEAD_FORMAT
+from pipeline.head.facts import HeadFacts
+from pipeline.head.file import STORED_NAMES, read_facts, save_head
+from pipeline.head.head import Head
+from pipeline.head.kinds import KINDS
 from pipeline.io.checksummed import USER_BLOCK, signed_json
 from pipeline.io.digests import canonical_json
 from pipeline.io.errors import PipelineError
@@ -27,8 +30,10 @@ from pipeline.patches.table import ROWS_FORMAT, read_table
 from pipeline.recipes.catalogue import builtin_recipes
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.scoring import VERSION as SCORING_VERSION
-from pipeline.scoring.scores import FORMAT as SCORES_FORMAT
-from pipeline.scoring.scores import SplitScores, save_scores
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.scores import ScoreFacts, SplitScores
+from pipeline.scoring.scores_file import FORMAT as SCORES_FORMAT
+from pipeline.scoring.scores_file import save_scores
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import extraction_of
 from pipeline.stages.settings import RunSettings
@@ -42,10 +47,12 @@ __all__ = [
     "KINDS",
     "SEAL",
     "USER_BLOCK",
+    "Aggregation",
     "Head",
     "Identity",
     "PipelineError",
     "RunContext",
+    "ScoreFacts",
     "SplitScores",
     "StoreWriter",
     "Workspace",
@@ -102,6 +109,8 @@ def make_head(width: int, classes: list[str], settings: dict, facts: dict, fill)
     """A head that was not fitted: `fill` gives each tensor its values, by name and shape."""
     checked = workspace(heads={"made": settings}).settings.head_settings("made")
     network = KINDS[checked.kind].make_network(width, len(classes), checked, **facts.get("network", {}))
-    network.load_state_dict({name: fill(name, tensor.shape) for name, tensor in network.state_dict().items()})
+    network.load_state_dict(
+        {name: fill(STORED_NAMES.get(name, name), tensor.shape) for name, tensor in network.state_dict().items()}
+    )
     stated = {"format": HEAD_FORMAT, "classes": classes, "width": width, "settings": checked.model_dump(mode="json")}
-    return Head(network.eval(), {**stated, **facts})
+    return Head(network.eval(), HeadFacts.from_dict({**stated, **facts}))

@@ -44,8 +44,7 @@ def test_what_a_recipe_came_to_keeps_its_keys_and_values(name, golden, tiny, set
 
 @pytest.mark.parametrize("name", ["fca", "fcb"])
 def test_a_fitted_head_says_the_same_of_itself(name, golden, tiny, settings):
-    facts = read_facts(tiny / workspace(**settings).head_path("tiny", name))
-    assert len(facts.pop("sha256")) == 64
+    facts = dict(sorted(read_facts(tiny / workspace(**settings).head_path("tiny", name)).to_dict().items()))
 
     golden.check_json(f"facts_{name}.json", facts)
 

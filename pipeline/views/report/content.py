@@ -12,12 +12,12 @@ from PIL import Image
 
 from pipeline.activations.run_log import RunLog, describe_shares
 from pipeline.cache.inventory import list_stores
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError, StoreError
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import precision_recall
-from pipeline.scoring.aggregation import POOLED
+from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages import evaluate, extract, fit_head
 from pipeline.stages.context import RunContext
 from pipeline.stages.receipt import read_receipt
@@ -124,7 +124,7 @@ def charts(result: Mapping[str, Any]) -> dict[str, str]:
     if result["loss"]:
         found["loss"] = svg(curves.loss_chart(result["loss"]), "loss", "mean loss by epoch")
     if len([v for v in result["k_sweep"].values() if v is not None]) > 1:
-        k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
+        k = str(Aggregation.from_json(result["k"]))
         found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep", "mAP by aggregation")
     return found
 
@@ -159,7 +159,7 @@ def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[
 def mapped_classes(ranking: Ranking, head: str, ranked: RankedClasses) -> list[MappedClass]:
     """For each class its highest right picture and the map of the class over it."""
     fitted = load_head(fit_head.path(ranking.run, head))
-    if fitted.scale == POOLED or fitted.facts["how"]["how.source"] != "grid":
+    if not fitted.scores_patches or fitted.facts.how["how.source"] != "grid":
         return []
     best = {name: right[0] for name, (right, _) in ranked.items() if right}
     ids = list(dict.fromkeys(picture.id for picture in best.values()))

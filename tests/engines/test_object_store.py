@@ -21,6 +21,7 @@ import yaml
 import zarr
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
+from support.store_tests import StoreTests
 
 from pipeline.activations.arrays import metadata_names
 from pipeline.activations.folder import RemoteFolder, open_folder
@@ -226,11 +227,10 @@ def test_workers_of_dask_write_the_same_bytes(bucket, work, on_disk):
     assert bucket.bytes("dask") == on_disk.bytes()
 
 
-def test_of_two_writers_of_metadata_the_first_stays(bucket):
-    folder = open_folder("s3://bucket/first")
-    folder.create("zarr.json", b"one")
-    folder.create("zarr.json", b"two")
-    assert bucket.get("first/zarr.json") == b"one"
+class TestOnS3(StoreTests):
+    @pytest.fixture
+    def place(self, bucket, tmp_path) -> str:
+        return f"s3://bucket/{tmp_path.name}/small.zarr"
 
 
 # --- damage

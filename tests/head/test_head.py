@@ -290,7 +290,7 @@ def test_a_store_of_chosen_rows_is_not_taken_for_one_of_all(made, small, some_ro
     rows, store = some_rows
     with pytest.raises(StoreError, match=r"holds [0-9]+ of the 192 rows of made train.*\n.*extract --dataset made"):
         fit_head(store, made.table, "small", small, LABELS, 0)
-    with pytest.raises(StoreError, match="what is asked needs others"):
+    with pytest.raises(StoreError, match="other rows are needed"):
         fit_head(store, made.table, "small", small, LABELS, 0, reader=RowReader(store, rows[:-1]))
 
 

@@ -25,7 +25,7 @@ from pipeline.recipes.compare import run_comparison
 from pipeline.recipes.paths import recipe_path
 from pipeline.recipes.run import RecipeRuns
 from pipeline.scoring.ensemble import mean_rank
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace

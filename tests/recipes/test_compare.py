@@ -25,7 +25,7 @@ from pipeline.recipes.catalogue import builtin_recipes
 from pipeline.recipes.compare import run_comparison
 from pipeline.recipes.paths import recipe_path
 from pipeline.scoring.ensemble import mean_rank
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings

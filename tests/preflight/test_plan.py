@@ -182,7 +182,10 @@ def test_a_bad_table_is_named(tmp_path, text, fragment):
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, pipeline.preflight.plan, pipeline.cli.plan; print([m for m in ('torch', 'zarr') if m in sys.modules])"
+    code = (
+        "import sys, pipeline.preflight.plan, pipeline.cli.plan\n"
+        "print([m for m in ('torch', 'zarr') if m in sys.modules])"
+    )
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

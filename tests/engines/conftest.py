@@ -44,11 +44,11 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
 FLAGS = """
 import os, pathlib, signal, time
-import pipeline.stages.extract
+import pipeline.stages.extract, pipeline.stages.trunk
 from pipeline.activations import extraction as extract, folder, identity
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk = pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk
+make_runner, load_trunk = pipeline.stages.extract.make_runner, pipeline.stages.trunk.load_trunk
 version = identity.VERSION
 make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
@@ -80,7 +80,7 @@ def held_make(self, task, *rest):
         time.sleep(0.02)
     make(self, task, *rest)
 
-pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk = flagged_runner, counted_load
+pipeline.stages.extract.make_runner, pipeline.stages.trunk.load_trunk = flagged_runner, counted_load
 folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
 extract.PartMaker.make = held_make
 """

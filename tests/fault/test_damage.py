@@ -62,7 +62,7 @@ def work(tmp_path_factory):
         patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
-        patch.setattr("pipeline.stages.extract.load_trunk", functools.cache(load_trunk))
+        patch.setattr("pipeline.stages.trunk.load_trunk", functools.cache(load_trunk))
         make_everything()
         yield folder
     torch.set_num_threads(threads)

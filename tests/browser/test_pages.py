@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.processes import end
 
 from pipeline.dataset.demo.scenes import draw_demo
 
@@ -117,9 +118,10 @@ def server(folder):
     address = re.search(r"http://127\.0\.0\.1:\d+/", said)
     assert address, said
     yield address[0]
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0 and "Traceback" not in err, err
+    # Not SIGINT: where the tests run in the background, it is ignored.
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    assert code == 143 and "Traceback" not in err, err
 
 
 def wait(browser, script: str, seconds: float = 30.0) -> object:

@@ -17,21 +17,18 @@ import yaml
 from support.cli import Ended, run_command, run_to_success
 from support.dataset import CONFIG as TINY_CONFIG
 from support.dataset import make_dataset, make_movable
+from support.processes import start_command
 from support.threads import same_threads_after  # noqa: F401
 from support.waiting import wait_for
 
 PART_ROWS = 16  # of 102 rows: seven parts
 CONFIG = {**TINY_CONFIG, "batch": 16}
 SMALL_PARTS = f"""
-import os, signal
-# A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import os
 import pipeline.activations.extraction as e
 e.rows_a_part = lambda width: {PART_ROWS}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
-from pipeline.cli.main import main
-main()
 """
 """A command with small parts; its workers are told, by the identity, how large parts are."""
 
@@ -99,16 +96,7 @@ class Work:
 
     def start(self, line: str, **environment: str) -> subprocess.Popen[str]:
         """The same as a process of its own, in a group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-c", SMALL_PARTS, *line.split(), "--config", "config.yaml"],
-            cwd=self.path,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return start_command(self.path, f"{line} --config config.yaml", before=SMALL_PARTS, **environment)
 
     def store(self, stores: str = "cache", split: str = "train") -> Path:
         """The one store of a split in a folder."""

@@ -18,6 +18,8 @@ from support.cli import Ended, run_command, run_to_success
 from support.dataset import CONFIG as TINY_CONFIG
 from support.dataset import make_dataset, make_movable
 from support.processes import start_command
+from support.small_parts import code_to_bind
+from support.small_parts import small_parts as bound_parts
 from support.threads import same_threads_after  # noqa: F401
 from support.waiting import wait_for
 
@@ -25,8 +27,7 @@ PART_ROWS = 16  # of 102 rows: seven parts
 CONFIG = {**TINY_CONFIG, "batch": 16}
 SMALL_PARTS = f"""
 import os
-import pipeline.activations.extraction as e
-e.rows_a_part = lambda width: {PART_ROWS}
+{code_to_bind(PART_ROWS)}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
 """
@@ -116,8 +117,7 @@ class Work:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+    with bound_parts(PART_ROWS):
         yield
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.dataset import make_dataset, write_manifest
+from support.small_parts import small_parts
 
 from pipeline.cache.repair import repair_small_file, repair_store
 from pipeline.cache.verify import verify_small_files, verify_stores
@@ -57,9 +58,8 @@ def work(tmp_path_factory):
     make_dataset(folder / "data/tiny")
     write_manifest(folder)
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, small_parts(128):
         patch.chdir(folder)
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
         patch.setattr("pipeline.stages.trunk.load_trunk", functools.cache(load_trunk))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.dataset import draw_scene, write_annotation
+from support.small_parts import code_to_bind
 
 from pipeline.activations.store import Store
 from pipeline.metrics.average_precision import mean_average_precision
@@ -338,18 +339,18 @@ def test_output_that_a_failed_stage_lost_is_due_again(finished_work, lost, room,
 
 # --- killed in the middle
 
-SMALL_PARTS = """
+SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: 32
+    {code_to_bind(32)}
+    from pipeline.activations import writer as writing
     if pathlib.Path("slow").exists():
-        write_part = store.StoreWriter.write_part
+        write_part = writing.StoreWriter.write_part
         def write_then_wait(writer, part, columns):
             write_part(writer, part, columns)
             time.sleep(60)
-        store.StoreWriter.write_part = write_then_wait
+        writing.StoreWriter.write_part = write_then_wait
 """
 
 

@@ -43,6 +43,7 @@ HERE = Path(__file__).resolve().parent
 SERVER = "PIPELINE_KILLS_SERVER"
 PRELOAD = (
     "kills",
+    "support.small_parts",
     "numpy.ma",
     "torch._dynamo",
     "zarr",
@@ -281,10 +282,11 @@ def _run_child(
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
-    import pipeline.activations.extraction
+    from support.small_parts import bind_part_rows
+
     from pipeline.cli.main import main
 
-    pipeline.activations.extraction.rows_a_part = lambda width: part_rows
+    bind_part_rows(part_rows)
     steps = Steps(Path(folder), at, signal_number, lose_power) if at is not None or trace is not None else None
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

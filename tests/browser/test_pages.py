@@ -21,7 +21,9 @@ from support.processes import end
 from support.threads import same_threads_after  # noqa: F401
 
 COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
-CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64]}}, "seeds": [0, 1]}
+SHORT = {"max_epochs": [6, 2, 1]}
+CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64], **SHORT}, "fcb": SHORT}, "seeds": [0, 1]}
+"""How good the heads are is no matter of these tests."""
 STEPS = (
     "fit-head --dataset demo --head fca --head fcb",
     "score --dataset demo --head fca",

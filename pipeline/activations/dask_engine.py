@@ -203,26 +203,32 @@ class DaskEngine:
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C counts when this is left: a cluster that is half there could not be ended.
+    """Delay SIGINT and SIGTERM until the cluster is complete: a half-started cluster cannot be closed.
 
-    Threads and processes started within do not hear of it at all. A terminal sends it to every
-    process; the client alone answers, and ends its workers.
+    SIGINT is blocked in threads and processes that are started within. A terminal sends it to every
+    process; the client alone answers, and ends its workers. SIGTERM is not blocked there: it is how
+    the workers are ended. A signal that is ignored stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # It would allow interrupts again, in the thread in which the first process is started.
     multiprocessing.resource_tracker.ensure_running()
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    pending: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, frame: pending.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    if pending:
+        # The handler that is now back raises, as it would have.
+        signal.raise_signal(pending[0])
 
 
 def _close_quietly(cluster: Any) -> None:

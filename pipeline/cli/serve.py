@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli import signals
 from pipeline.cli.common import dataset_option, say, settings_options, workspace_from
 
 
@@ -42,6 +43,8 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     if open_page:
         click.launch(address)
     try:
+        # Returns on Ctrl-C, the usual end of this command, and on SIGTERM.
         server.run()
     finally:
         server.close()
+    signals.raise_if_terminated()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import HeadError, PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
@@ -32,11 +33,28 @@ from pipeline.stages.runner import set_threads
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """The patch table of a split and the store of its rows."""
 
     table: PatchTable
     store: Store
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep compares: every head under every label rule and every aggregation.
+
+    Attributes
+    ----------
+    held_out_share : of the fit pictures, on which the choice is made
+    """
+
+    heads: Mapping[str, AnyHead]
+    rules: Sequence[LabelSettings]
+    aggregations: Sequence[Aggregation]
+    held_out_share: float
+    seed: int
+    metric: Literal["voc07", "voc12"]
 
 
 def path(run: RunContext) -> Path:
@@ -83,18 +101,23 @@ def make(run: RunContext) -> dict[str, Any]:
     """
     manifest, s = run.manifest, run.settings
     set_threads(s.threads)
-    fit, shown = (Rows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval))
+    fit, shown = (
+        LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)
+    )
     if not shown.table.labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
     heads = {name: s.head_settings(name) for name in s.compare}
-    held_out = hold_out_pictures(fit.table.group_ids, s.held_out)
-    rows = _measure(run, heads, fit, shown, held_out)
-    chosen = _choose(run, rows, int(held_out.sum()))
+    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
+    grid = Grid(heads, rules, s.all_aggregations, s.held_out, s.seed, manifest.metric)
+    swept = sweep_grid(fit, shown, grid)
+    chosen = swept["chosen"]
+    run.say(
+        f"chosen on {swept['held_out_pictures']} held-out fit pictures: head {chosen['head']}, "
+        f"single_object {chosen['single_object']}, k {chosen['k']}"
+    )
     result = {
         **_decided_by(run),
-        "held_out_pictures": int(held_out.sum()),
-        "rows": rows,
-        "chosen": chosen,
+        **swept,
         "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
         "versions": versions(),
     }
@@ -102,58 +125,64 @@ def make(run: RunContext) -> dict[str, Any]:
     return result
 
 
-def _measure(
-    run: RunContext, heads: Mapping[str, AnyHead], fit: Rows, shown: Rows, held_out: np.ndarray
-) -> list[dict[str, Any]]:
-    """Return one row per label rule, head and k: mAP on held-out fit pictures, and on the evaluation split.
+def sweep_grid(fit: LabelledRows, shown: LabelledRows, grid: Grid) -> dict[str, Any]:
+    """Measure every point of a grid, and choose by the mAP on held-out fit pictures.
 
-    For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
-    """
-    s, metric = run.settings, run.manifest.metric
-    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
-    pairs = [(rule, name) for rule in rules for name in heads]
+    Parameters
+    ----------
+    fit, shown : the fit split, and the split that is shown and not chosen on
 
-    def fitted(share: float) -> list[Head]:
-        of_rule = [dict(fit_heads(fit.store, fit.table, heads, rule, s.seed, held_out_share=share)) for rule in rules]
-        return [by_name[name] for by_name in of_rule for name in heads]
-
-    def mean_ap(scores: SplitScores, k: Aggregation, labels: np.ndarray, pictures: Any = slice(None)) -> float | None:
-        return number(mean_average_precision(scores.by(k)[pictures], labels[pictures], metric)[0])
-
-    on_part, on_all = fitted(s.held_out), fitted(0.0)
-    held_out_scores = score_split(fit.store, fit.table, on_part, s.all_aggregations, held_out)
-    shown_scores = score_split(shown.store, shown.table, on_all, s.all_aggregations)
-    return [
-        {
-            "head": name,
-            "single_object": rule.single_object,
-            "k": str(k),
-            "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, held_out),
-            "mAP": mean_ap(of_all, k, shown.table.scored_labels),
-            "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
-        }
-        for (rule, name), head, of_part, of_all in zip(pairs, on_all, held_out_scores, shown_scores, strict=True)
-        for k in of_all.aggregations
-    ]
-
-
-def _choose(run: RunContext, rows: Sequence[dict[str, Any]], n_held_out: int) -> dict[str, Any]:
-    """Return the row with the highest held-out mAP.
+    Returns
+    -------
+    JSON object: ``held_out_pictures`` (how many), ``rows`` (one per point), ``chosen`` (a row)
 
     Raises
     ------
     HeadError
         No held-out picture shows any class.
     """
+    is_held_out = hold_out_pictures(fit.table.group_ids, grid.held_out_share)
+    rows = _measure(fit, shown, grid, is_held_out)
+    n_held_out = int(is_held_out.sum())
     measured = [row for row in rows if row["held_out_mAP"] is not None]
     if not measured:
         raise HeadError(
-            f"{run.dataset} {run.manifest.fit}: no positive picture among the {n_held_out} held out, "
+            f"{fit.table.dataset} {fit.table.split}: no positive picture among the {n_held_out} held out, "
             "so nothing can be chosen; raise held_out"
         )
     chosen = max(measured, key=lambda row: row["held_out_mAP"])
-    run.say(
-        f"chosen on {n_held_out} held-out fit pictures: head {chosen['head']}, "
-        f"single_object {chosen['single_object']}, k {chosen['k']}"
-    )
-    return chosen
+    return {"held_out_pictures": n_held_out, "rows": rows, "chosen": chosen}
+
+
+def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np.ndarray) -> list[dict[str, Any]]:
+    """Return one row per point: mAP on held-out fit pictures, and on the split that is shown.
+
+    For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
+    """
+    points = [(rule, name) for rule in grid.rules for name in grid.heads]
+
+    def fit_all(share: float) -> list[Head]:
+        of_rules = [
+            dict(fit_heads(fit.store, fit.table, grid.heads, rule, grid.seed, held_out_share=share))
+            for rule in grid.rules
+        ]
+        return [by_name[name] for by_name in of_rules for name in grid.heads]
+
+    def mean_ap(scores: SplitScores, k: Aggregation, labels: np.ndarray, pictures: Any = slice(None)) -> float | None:
+        return number(mean_average_precision(scores.by(k)[pictures], labels[pictures], grid.metric)[0])
+
+    on_part, on_all = fit_all(grid.held_out_share), fit_all(0.0)
+    held_out_scores = score_split(fit.store, fit.table, on_part, grid.aggregations, is_held_out)
+    shown_scores = score_split(shown.store, shown.table, on_all, grid.aggregations)
+    return [
+        {
+            "head": name,
+            "single_object": rule.single_object,
+            "k": str(k),
+            "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, is_held_out),
+            "mAP": mean_ap(of_all, k, shown.table.scored_labels),
+            "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
+        }
+        for (rule, name), head, of_part, of_all in zip(points, on_all, held_out_scores, shown_scores, strict=True)
+        for k in of_all.aggregations
+    ]

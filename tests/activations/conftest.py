@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.store_tests import make_columns, make_small_identity, read_columns, write_small_parts
+from support.threads import one_thread  # noqa: F401
 
 from pipeline.activations.extraction import extract
 from pipeline.activations.identity import Identity
@@ -50,15 +51,6 @@ def make_split(folder: Path) -> Split:
         splits={"train": SplitEntry()},
     )
     return Split(manifest, "train", folder, ids, paths, (EMPTY_ANNOTATION,) * 6, None, "none")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Rows of these stores are too few to share among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

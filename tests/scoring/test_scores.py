@@ -18,13 +18,11 @@ from pipeline.head.settings import HeadSettings, SvmSettings, WeakSettings
 from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import ScoreFacts, SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
-from pipeline.stages.sweep import sweep_settings
 
 KS = (1.0, 5.0, "max")
 
@@ -335,9 +333,6 @@ def test_another_file_is_refused(tmp_path):
         load_scores(path)
 
 
-# ---- choosing on held-out pictures -----------------------------------------------------------------
-
-
 def test_scores_of_some_pictures_are_those_of_all(scored, heads, val):
     wanted = np.arange(21) % 3 == 0
 
@@ -353,81 +348,3 @@ def test_no_picture_wanted(heads, val):
     (scores,) = score_split(val.store, val.table, [heads["fca"]], KS, np.zeros(21, bool))
 
     assert scores.scores.shape == (3, 21, 3) and np.isnan(scores.scores).all()
-
-
-def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
-    heads = {"fcb": HeadSettings(hidden=(), batch=8, max_epochs=(4, 1, 1))}
-    said = []
-
-    result = sweep_settings(
-        train.store,
-        train.table,
-        val.store,
-        val.table,
-        "voc12",
-        heads,
-        [LabelSettings(), LabelSettings(single_object="touches")],
-        (1.0, "max"),
-        held_out=0.3,
-        seed=0,
-        say=said.append,
-    )
-
-    assert [(r["head"], r["single_object"], r["k"]) for r in result["rows"]] == [
-        ("fcb", "fills", "1"),
-        ("fcb", "fills", "max"),
-        ("fcb", "touches", "1"),
-        ("fcb", "touches", "max"),
-    ]
-    assert result["chosen"]["held_out_mAP"] == max(r["held_out_mAP"] for r in result["rows"])
-    assert 0 < result["held_out_pictures"] < 36
-    assert all(0 < r["mAP"] <= 1 and r["positive"] == 36 for r in result["rows"])
-    assert f"chosen on {result['held_out_pictures']} held-out fit pictures: head fcb" in said[0]
-
-
-def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
-    # Patches of held-out pictures, here most of all, carry the name of the next class. A head that
-    # learnt from them would rank the classes wrongly.
-    out = hold_out_pictures(train.table.ids, 0.6)
-    assert 19 <= out.sum() <= 30
-    named = train.table.filling_class
-    lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)
-
-    result = sweep_settings(
-        train.store,
-        replace(train.table, filling_class=lies),
-        val.store,
-        val.table,
-        "voc12",
-        {"fcb": HeadSettings(hidden=(), batch=4, max_epochs=(30, 1, 1))},
-        [LabelSettings()],
-        (1.0,),
-        held_out=0.6,
-        seed=0,
-        say=lambda text: None,
-    )
-
-    assert result["held_out_pictures"] == out.sum()
-    assert result["chosen"]["held_out_mAP"] > 0.9
-    assert result["chosen"]["mAP"] < 0.7  # fitted on all pictures, lies included
-
-
-def test_a_sweep_gives_the_same_choice_whatever_the_evaluation_split_says(train, val):
-    chosen = []
-    for labels in (val.table.picture_labels, -val.table.picture_labels):
-        result = sweep_settings(
-            train.store,
-            train.table,
-            val.store,
-            replace(val.table, picture_labels=labels),
-            "voc12",
-            {"a": HeadSettings(hidden=(), batch=8, max_epochs=(1, 0, 0)), "b": HeadSettings(hidden=(4,), batch=8)},
-            [LabelSettings()],
-            (1.0, 5.0),
-            held_out=0.3,
-            seed=0,
-            say=lambda text: None,
-        )
-        chosen.append({k: v for k, v in result["chosen"].items() if k != "mAP"})
-
-    assert chosen[0] == chosen[1]

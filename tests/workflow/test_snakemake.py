@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.dataset import draw_scene, write_annotation
 from support.small_parts import code_to_bind
 
 from pipeline.activations.store import Store
@@ -89,9 +90,9 @@ def test_second_run_does_nothing(finished_work):
 # --- one change, the rules that must follow
 
 
-def test_changed_picture_is_looked_at_again(finished_work, scene):
+def test_changed_picture_is_looked_at_again(finished_work):
     before, old_store = scores_of(finished_work), finished_work.stores("val")
-    scene(finished_work.pictures / "q2.png", ["ball", "crate"], 255)
+    draw_scene(finished_work.pictures / "q2.png", ["ball", "crate"], 255)
 
     again = finished_work.snakemake()
 
@@ -105,11 +106,11 @@ def test_changed_picture_is_looked_at_again(finished_work, scene):
     assert read_result(finished_work)["fingerprints"]["eval"] == Store(new_store).fingerprint
 
 
-def test_changed_annotation_does_not_run_the_trunk(finished_work, annotate):
+def test_changed_annotation_does_not_run_the_trunk(finished_work):
     store = finished_work.stores("val")[0]
     stored = finished_work.touched(store)
     old = read_result(finished_work)
-    annotate(finished_work.annotations / "q1.xml", ["ball"])  # it was a crate
+    write_annotation(finished_work.annotations / "q1.xml", ["ball"])  # it was a crate
 
     again = finished_work.snakemake()
 
@@ -126,8 +127,8 @@ def test_changed_annotation_does_not_run_the_trunk(finished_work, annotate):
     assert new["fingerprints"]["labels_eval"] != old["fingerprints"]["labels_eval"]
 
 
-def test_changed_annotation_of_the_fit_split_fits_again(finished_work, annotate):
-    annotate(finished_work.annotations / "p0.xml", ["crate"])
+def test_changed_annotation_of_the_fit_split_fits_again(finished_work):
+    write_annotation(finished_work.annotations / "p0.xml", ["crate"])
     due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
     assert sorted(due.jobs) == sorted(
         ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]

@@ -629,7 +629,6 @@ def _prepare_server() -> None:
     """In the server, before any fork: what a child would otherwise do again each time."""
     import torch
 
-    import pipeline.stages.extract
     import pipeline.stages.runner
 
     torch.set_num_threads(1)

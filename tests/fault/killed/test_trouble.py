@@ -15,7 +15,7 @@ import pytest
 from kills import EXTRACT, VAL_ONLY, Work, differences, without
 
 from pipeline.activations.partition import parts_of
-from pipeline.activations.store import check_record
+from pipeline.activations.records import check_record
 from pipeline.activations.writer import StoreWriter
 from pipeline.io.digests import sha256_bytes
 
@@ -46,8 +46,8 @@ def check_recorded_parts(work: Work) -> int:
     recorded = [part for part in parts_of(writer.identity) if (store / part.record_name).exists()]
     for part in recorded:
         record = check_record((store / part.record_name).read_bytes(), part, writer.fingerprint)
-        for name, entry in record["objects"].items():
-            assert sha256_bytes((store / name).read_bytes()) == entry["sha256"], name
+        for name, entry in record.objects.items():
+            assert sha256_bytes((store / name).read_bytes()) == entry.sha256, name
     return len(recorded)
 
 

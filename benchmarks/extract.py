@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from pipeline.activations.extraction import extract
 from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.trunk.dense import DenseRunner
@@ -137,8 +137,7 @@ def pictures(folder: Path | None, n: int, scratch: Path) -> Split:
         eval="all",
         splits={"all": SplitEntry()},
     )
-    ids = tuple(path.stem for path in paths)
-    return Split(manifest, "all", folder, ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
+    return Split.of_files(manifest, paths, name="all")
 
 
 def compare(rates: dict[str, list[float]], form: str, stages: dict[str, float]) -> dict[str, Any]:
@@ -169,7 +168,7 @@ def main() -> None:
         px = trunk.card.input_px
         split = pictures(options.pictures_dir, options.pictures or (10 if px > 100 else 40), scratch)
         table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        paths = split.paths_by_id
         batch = 64 if px > 100 else 256
         one = make_table(pictures(options.pictures_dir, 1, scratch), GridSettings())
         trial = {workers: plain_loop(one, paths, trunk, workers, batch) for workers in (0, 1, 2)}

@@ -120,7 +120,7 @@ def main() -> None:
         print(f"{options.pictures} pictures drawn in {time.perf_counter() - began:.0f} s", flush=True)
         split = read_split(load_manifest("demo"), "train", str(scratch))
         table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        paths = split.paths_by_id
 
         trunk = load(options.trunk, None, scratch)
         precision = resolve_precision("auto", device, trunk.precision)

@@ -81,7 +81,7 @@ def main() -> None:
 
         split = pictures(options.pictures_dir, options.pictures, scratch)
         table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        paths = split.paths_by_id
         kept = scratch / "patches"
         kept.mkdir()
         number = 0

@@ -58,4 +58,4 @@ def _annotations(ws: Workspace, manifest: Manifest, split: str, say: Say) -> dic
     except MissingDataError:
         say(f"{manifest.name} {split}: its boxes are not at hand, so it is not measured where maps point")
         return None
-    return dict(zip(of_split.ids, of_split.annotations, strict=True))
+    return of_split.annotations_by_id

@@ -22,7 +22,7 @@ from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import sweep_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError
 from pipeline.patches.table import PatchTable
-from pipeline.stages.patches import Say, current_table, picture_paths
+from pipeline.stages.patches import Say, current_table
 from pipeline.stages.receipt import read_receipt, write_receipt
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.trunk import make_runner
@@ -57,7 +57,7 @@ def plan_extraction(
     """
     table = current_table(ws, dataset, split, say, rehash)
     # Only the pictures' places are needed here; the table has been checked against their content.
-    paths = picture_paths(read_split(load_manifest(dataset), split, ws.settings.data_root))
+    paths = read_split(load_manifest(dataset), split, ws.settings.data_root).paths_by_id
     return extraction_of(ws.with_layer(layers[0]) if layers else ws, table, paths, say, layers)
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
-from pipeline.dataset.split import Split
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
 from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
@@ -69,8 +67,3 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
     return table
-
-
-def picture_paths(split: Split) -> dict[str, Path]:
-    """The file of each id."""
-    return dict(zip(split.ids, split.paths, strict=True))

@@ -17,7 +17,7 @@ from pipeline.dataset.read import read_split
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.architectures import FORMS
@@ -96,7 +96,7 @@ def pretrain_on_patches(
     manifest = load_manifest(dataset)
     split = split or manifest.fit
     table = current_table(ws, dataset, split, say)
-    paths = picture_paths(read_split(manifest, split, ws.settings.data_root))
+    paths = read_split(manifest, split, ws.settings.data_root).paths_by_id
     table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
     labels = table.labels(ws.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
@@ -153,7 +153,7 @@ def fit_fisher(
     set_threads(ws.settings.threads)
     manifest = load_manifest(dataset)
     table = current_table(ws, dataset, manifest.fit, say)
-    paths = picture_paths(read_split(manifest, manifest.fit, ws.settings.data_root))
+    paths = read_split(manifest, manifest.fit, ws.settings.data_root).paths_by_id
     rows = choose_windows(table.n_rows, settings)
     ahead = patches_ahead(plan_rows(table, paths, rows), settings.input_px, StageClock())
 

@@ -15,7 +15,7 @@ from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.io.errors import StoreError
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.scoring.results import number, versions
@@ -43,8 +43,7 @@ def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> 
         Pictures that are not there or cannot be decoded; all are named.
     """
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
-    nothing = (EMPTY_ANNOTATION,) * len(ids)
-    split = Split(manifest, "query", Path(), ids, tuple(map(Path, pictures)), nothing, None, "")
+    split = Split.of_files(manifest, [Path(picture) for picture in pictures], ids, "query")
     s = ws.settings
     return make_table(split, s.grid, s.source, crops=s.crops, boxes=s.boxes)
 

@@ -13,7 +13,6 @@ import numpy as np
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
 from pipeline.dataset.read import read_split
-from pipeline.dataset.split import Split
 from pipeline.head.head import Head, check_joined
 from pipeline.io.atomic import write_whole
 from pipeline.io.errors import DatasetError, SettingsError
@@ -68,7 +67,7 @@ class SplitReader:
         store = sealed_store(self.ws, self.dataset, name)
         check_joined(store, table)
         self.head.check_rows(store)
-        paths = paths_by_id(read_split(manifest, name, self.ws.settings.data_root))
+        paths = read_split(manifest, name, self.ws.settings.data_root).paths_by_id
         looks = []
         for i in track(ids, "pictures from the store", len(ids), "pictures"):
             index = table.ids.index(i)
@@ -77,10 +76,6 @@ class SplitReader:
             scores = self.head.patch_scores(store.read_rows(rows))
             looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.scale))
         return looks
-
-
-def paths_by_id(split: Split) -> dict[str, Path]:
-    return dict(zip(split.ids, split.paths, strict=True))
 
 
 def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.ndarray) -> np.ndarray:

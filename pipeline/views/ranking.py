@@ -24,7 +24,7 @@ from pipeline.stages.patches import Say, current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.ranking import Ranked, ranking_sheet
-from pipeline.views.maps import choose_classes, paths_by_id
+from pipeline.views.maps import choose_classes
 
 THUMBNAIL_PX = 320
 
@@ -96,9 +96,16 @@ def read_ranking(ws: Workspace, dataset: str, split: str | None, head: str, say:
     check_scores(scores, table)
     k = effective(ws.settings.aggregation, scores.aggregations)
     of_split = read_split(manifest, split, ws.settings.data_root)
-    annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
     return Ranking(
-        ws, dataset, split, scores, k, table.scored_labels, table.apply_exif, paths_by_id(of_split), annotations
+        ws,
+        dataset,
+        split,
+        scores,
+        k,
+        table.scored_labels,
+        table.apply_exif,
+        of_split.paths_by_id,
+        of_split.annotations_by_id,
     )
 
 

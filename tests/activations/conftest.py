@@ -18,7 +18,7 @@ from pipeline.activations.settings import Codec
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable, make_table
 from pipeline.trunk.registry import load_trunk
@@ -52,7 +52,7 @@ def make_split(folder: Path) -> Split:
         eval="train",
         splits={"train": SplitEntry()},
     )
-    return Split(manifest, "train", folder, ids, paths, (EMPTY_ANNOTATION,) * 6, None, "none")
+    return Split.of_files(manifest, paths, ids, "train")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,7 +77,7 @@ def table(split) -> PatchTable:
 
 @pytest.fixture
 def picture_paths(split) -> dict[str, Path]:
-    return dict(zip(split.ids, split.paths, strict=True))
+    return split.paths_by_id
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.verify import TOLERANCES
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.head import adapted
 from pipeline.head.head import Head, fit_head, load_head, save_head
 from pipeline.head.settings import AdaptedSettings, HeadSettings
@@ -127,7 +127,7 @@ def test_without_training_it_is_the_trunks_own_fc7(tmp_path):
         eval="train",
         splits={"train": SplitEntry()},
     )
-    split = Split(manifest, "train", tmp_path, ("a", "b"), tuple(paths), (EMPTY_ANNOTATION,) * 2, None, "none")
+    split = Split.of_files(manifest, paths, ("a", "b"), "train")
     table = make_table(split, GridSettings(scales=(1.0, 2.0)))
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     where = LocalFolder(tmp_path / "cache")

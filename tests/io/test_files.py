@@ -350,7 +350,7 @@ def hashed(monkeypatch):
     """Names of the files that were really hashed."""
     names = []
     real = pipeline.io.digests.sha256_file
-    monkeypatch.setattr(pipeline.io.atomic, "sha256_file", lambda path: (names.append(path.name), real(path))[1])
+    monkeypatch.setattr(pipeline.io.digests, "sha256_file", lambda path: (names.append(path.name), real(path))[1])
     return names
 
 

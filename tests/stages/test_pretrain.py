@@ -21,7 +21,7 @@ from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.pretrain import make_dataset_trunk, pretrain_on_patches
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
@@ -104,7 +104,7 @@ def trained(folder, tmp_path_factory) -> tuple[Path, TrunkCard]:
 
 def table_of(work: Workspace) -> tuple[PatchTable, dict[str, Path]]:
     table = current_table(work, "tiny", "train", str)
-    return table, picture_paths(read_split(load_manifest("tiny"), "train", "data"))
+    return table, read_split(load_manifest("tiny"), "train", "data").paths_by_id
 
 
 def test_the_card_says_what_was_trained_and_how_well(work, trained):

@@ -23,7 +23,7 @@ from pipeline.dataset.demo.scenes import (
     drop_shadow,
 )
 from pipeline.dataset.demo.shapes import draw_clutter
-from pipeline.dataset.voc import parse_objects
+from pipeline.dataset.voc_xml import parse_objects
 from pipeline.io.atomic import write_whole
 
 ACTIONS = tuple(ACTION_DRAWERS)

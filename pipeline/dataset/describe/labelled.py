@@ -8,21 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.class_folders import is_picture, list_class_folders
+from pipeline.dataset.csv_table import LABEL, SPLIT, CsvTable, column_values, picture_paths, read_table_file
 from pipeline.dataset.describe.voc import PAIRS, VAL_SHARE, IdList, check_new, say_to_stderr, write_manifest
-from pipeline.dataset.labelled import (
-    LABEL,
-    SPLIT,
-    Listing,
-    Table,
-    absent_pictures,
-    column_values,
-    id_of,
-    is_picture,
-    list_class_folders,
-    name_clashes,
-    picture_paths,
-    read_table_file,
-)
+from pipeline.dataset.listing import Listing, absent_pictures, id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
@@ -169,7 +158,7 @@ def new_table_manifest(
     return write_manifest(path, name, root, about, classes, metric, pair, lists, say)
 
 
-def _labels_of(table: Table, say: Say) -> tuple[tuple[str, ...], np.ndarray, str | None, list[str]]:
+def _labels_of(table: CsvTable, say: Say) -> tuple[tuple[str, ...], np.ndarray, str | None, list[str]]:
     """Classes, labels (n_rows, n_classes) as 1, 0 (unknown), -1, what 0 meant, and problems."""
     if table.one_label:
         others = [name for name in table.class_columns if name != LABEL]
@@ -196,7 +185,7 @@ def _labels_of(table: Table, say: Say) -> tuple[tuple[str, ...], np.ndarray, str
 
 
 def _stated_splits(
-    table: Path, content: Table, listing: Listing, known: np.ndarray
+    table: Path, content: CsvTable, listing: Listing, known: np.ndarray
 ) -> tuple[tuple[str, str], dict[str, IdList]]:
     """Splits of the column ``split``: the pair to fit and to score on, and all of them."""
     names = content.column(SPLIT)

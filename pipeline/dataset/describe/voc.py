@@ -15,7 +15,7 @@ import yaml
 from pipeline.dataset.manifest import CLASS_NAME, NAME, SPLIT_NAME, Manifest, known_datasets
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import LABELS, PICTURE_ID, PICTURE_SUFFIXES, read_ids
-from pipeline.dataset.voc import parse_annotation
+from pipeline.dataset.voc_xml import parse_annotation
 from pipeline.io.atomic import write_whole
 from pipeline.io.errors import DatasetError, MissingDataError, PipelineError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems

@@ -16,7 +16,7 @@ from pipeline.head.head import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Progress
-from pipeline.patches.table import read_table
+from pipeline.patches.table_file import read_table
 from pipeline.scoring.scores import load_scores
 from pipeline.stages.patches import Say, why_table_is_due
 from pipeline.stages.workspace import Workspace

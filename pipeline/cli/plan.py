@@ -147,7 +147,7 @@ def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: lis
     from pipeline.dataset.read import read_split
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
-    from pipeline.patches.table import read_table
+    from pipeline.patches.table_file import read_table
     from pipeline.preflight.plan import Counts, count_split
 
     manifest = load_manifest(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 T = TypeVar("T")
+Say = Callable[[str], None]
+"""A receiver of messages: it is called with one message at a time."""
 PLAIN_EVERY_S = 10.0
 quiet = False
 """Whether nothing is shown: the commands' ``--quiet``."""
+
+
+def silent(message: str) -> None:
+    """Receive a message and drop it."""
 
 
 def format_seconds(seconds: float) -> str:

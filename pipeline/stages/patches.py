@@ -13,7 +13,9 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
-from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
+from pipeline.patches.build import make_table
+from pipeline.patches.table import PatchTable
+from pipeline.patches.table_file import read_table, why_stale, write_table
 from pipeline.stages.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -55,14 +57,11 @@ def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: boo
         say(f"{path}: {reason}; making it again")
     table = make_table(
         read_split(load_manifest(dataset), split, ws.settings.data_root),
-        ws.settings.grid,
-        ws.settings.source,
-        ws.settings.on_error,
-        ws.settings.max_skipped,
+        ws.settings.sources,
+        on_error=ws.settings.on_error,
+        max_skipped=ws.settings.max_skipped,
         workers=ws.settings.threads or len(os.sched_getaffinity(0)),
         say=say,
-        crops=ws.settings.crops,
-        boxes=ws.settings.boxes,
     )
     write_table(table, path)
     say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")

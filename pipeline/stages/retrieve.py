@@ -17,7 +17,8 @@ from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.split import Split
 from pipeline.io.errors import StoreError
-from pipeline.patches.table import PatchTable, make_table
+from pipeline.patches.build import make_table
+from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
 from pipeline.stages.extract import sealed_store
@@ -44,8 +45,7 @@ def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> 
     """
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
     split = Split.of_files(manifest, [Path(picture) for picture in pictures], ids, "query")
-    s = ws.settings
-    return make_table(split, s.grid, s.source, crops=s.crops, boxes=s.boxes)
+    return make_table(split, ws.settings.sources)
 
 
 def extract_queries(

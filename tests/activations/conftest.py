@@ -19,8 +19,9 @@ from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.split import Split
-from pipeline.patches.settings import GridSettings
-from pipeline.patches.table import PatchTable, make_table
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import GridSettings, SourceSettings
+from pipeline.patches.table import PatchTable
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -72,7 +73,7 @@ def split(tmp_path) -> Split:
 
 @pytest.fixture
 def table(split) -> PatchTable:
-    return make_table(split, GRID)
+    return make_table(split, SourceSettings(grid=GRID))
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
-        extract(make_table(split, GRID), dict(zip(split.ids, split.paths, strict=True)), runner, cache, 16)
+        extract(make_table(split, SourceSettings(grid=GRID)), split.paths_by_id, runner, cache, 16)
     return cache
 
 

@@ -10,6 +10,7 @@ import torch
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.head.settings import HeadSettings
+from pipeline.patches.labels import Overlap
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
 
@@ -44,13 +45,15 @@ def make_table(n_pictures: int, split: str = "train") -> PatchTable:
         picture=np.repeat(np.arange(n_pictures), n).astype(np.int32),
         box_xyxy=np.tile(np.array([[8 * i, 0, 8 * i + 16, 16] for i in range(n)], np.float32), (n_pictures, 1)),
         scale=np.zeros(n_pictures * n, np.uint8),
-        n_filling=filling.astype(np.uint8),
-        n_touching=np.tile(N_TOUCHING, n_pictures).astype(np.uint8),
-        filling_class=np.where(filling == 1, np.repeat(picture_class, n), -1).astype(np.int16),
-        filling_difficult=np.tile([False] * 7 + [True], n_pictures),
-        fill_row=np.flatnonzero(filling),
-        fill_class=np.repeat(picture_class, n)[filling == 1].astype(np.int16),
-        fill_difficult=np.tile([False] * 7 + [True], n_pictures)[filling == 1],
+        overlap=Overlap(
+            n_filling=filling.astype(np.uint8),
+            n_touching=np.tile(N_TOUCHING, n_pictures).astype(np.uint8),
+            filling_class=np.where(filling == 1, np.repeat(picture_class, n), -1).astype(np.int16),
+            filling_difficult=np.tile([False] * 7 + [True], n_pictures),
+            fill_row=np.flatnonzero(filling),
+            fill_class=np.repeat(picture_class, n)[filling == 1].astype(np.int16),
+            fill_difficult=np.tile([False] * 7 + [True], n_pictures)[filling == 1],
+        ),
         ids=tuple(f"{split}{i:03d}" for i in range(n_pictures)),
         size_wh=np.full((n_pictures, 2), 100, np.int32),
         apply_exif=np.zeros(n_pictures, bool),
@@ -65,8 +68,8 @@ def make_table(n_pictures: int, split: str = "train") -> PatchTable:
 def make_rows(table: PatchTable, seed: int = 0) -> np.ndarray:
     """A patch filled by class c is high in column c, all other columns are noise; 3 columns are constant."""
     rows = np.random.default_rng(seed).normal(0, 0.3, (table.n_rows, WIDTH))
-    filled = np.flatnonzero(table.filling_class >= 0)
-    rows[filled, table.filling_class[filled]] += 2
+    filled = np.flatnonzero(table.overlap.filling_class >= 0)
+    rows[filled, table.overlap.filling_class[filled]] += 2
     rows[:, 5:] = [0, 1, 250]
     return rows.astype(np.float16)
 

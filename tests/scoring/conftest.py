@@ -12,6 +12,7 @@ from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.dataset.manifest import Manifest
 from pipeline.head.head import Head, fit_head
 from pipeline.head.settings import HeadSettings
+from pipeline.patches.labels import Overlap
 from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.patches.table import PatchTable
 
@@ -41,13 +42,15 @@ def make_table(split: str, n_pictures: int, classes: tuple[str, ...] = CLASSES) 
         picture=picture,
         box_xyxy=np.tile(np.array([0, 0, 16, 16], np.float32), (n, 1)),
         scale=np.zeros(n, np.uint8),
-        n_filling=first.astype(np.uint8),
-        n_touching=first.astype(np.uint8),
-        filling_class=np.where(first, shown[picture], -1).astype(np.int16),
-        filling_difficult=np.zeros(n, bool),
-        fill_row=np.flatnonzero(first),
-        fill_class=shown[picture][first].astype(np.int16),
-        fill_difficult=np.zeros(int(first.sum()), bool),
+        overlap=Overlap(
+            n_filling=first.astype(np.uint8),
+            n_touching=first.astype(np.uint8),
+            filling_class=np.where(first, shown[picture], -1).astype(np.int16),
+            filling_difficult=np.zeros(n, bool),
+            fill_row=np.flatnonzero(first),
+            fill_class=shown[picture][first].astype(np.int16),
+            fill_difficult=np.zeros(int(first.sum()), bool),
+        ),
         ids=tuple(f"{split}{i:03d}" for i in range(n_pictures)),
         size_wh=np.full((n_pictures, 2), 100, np.int32),
         apply_exif=np.zeros(n_pictures, bool),
@@ -62,8 +65,8 @@ def make_table(split: str, n_pictures: int, classes: tuple[str, ...] = CLASSES) 
 def make_store(path: Path, table: PatchTable, **changes) -> Made:
     """Rows of 6 columns: noise, and column c high in a patch that class c fills."""
     rows = np.random.default_rng(len(table.ids)).normal(0, 0.3, (table.n_rows, 6))
-    filled = np.flatnonzero(table.filling_class >= 0)
-    rows[filled, table.filling_class[filled]] += 2
+    filled = np.flatnonzero(table.overlap.filling_class >= 0)
+    rows[filled, table.overlap.filling_class[filled]] += 2
     rows = rows.astype(np.float16)
     identity = {
         "seen.pictures": table.pictures_digest(),

@@ -371,12 +371,12 @@ def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
     # learnt from them would rank the classes wrongly.
     out = hold_out_pictures(train.table.ids, 0.6)
     assert 19 <= out.sum() <= 30
-    named = train.table.filling_class
+    named = train.table.overlap.filling_class
     lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)
 
     result = sweep_settings(
         train.store,
-        replace(train.table, filling_class=lies),
+        replace(train.table, overlap=replace(train.table.overlap, filling_class=lies)),
         val.store,
         val.table,
         "voc12",

@@ -252,7 +252,7 @@ def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
     Raises
     ------
     MissingDataError
-        It is nowhere; the message names the ways on.
+        It is in none of the places searched; the message says how to get it.
     """
     base = data_root(root)
     named = Path(manifest.folder)
@@ -277,5 +277,5 @@ def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
         ways.insert(0, manifest.where.strip())
     ways.append("make demo: the same job on drawn pictures, nothing to download")
     raise MissingDataError(
-        f"{manifest.title}: pictures not found (looked in {looked})\nways on:\n{enumerate_problems(ways)}"
+        f"{manifest.title}: pictures not found (looked in {looked})\nyou can:\n{enumerate_problems(ways)}"
     )

@@ -15,7 +15,7 @@ from pipeline.stages.patches import Say, current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.settings import SEEDED_TRUNKS
+from pipeline.trunk.sources import SEEDED_TRUNKS
 
 
 def run_evaluate(ws: Workspace, dataset: str, head: str, split: str | None, command: str, say: Say) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-LAYERS = ("pool5", "fc6", "fc7")
+from pipeline.trunk.sources import DEFAULT_LAYER
 
 
 @dataclass(frozen=True)
@@ -202,13 +202,13 @@ class AlexNet(nn.Module):
     def _normalise(self, x: Tensor) -> Tensor:
         return self.response_norm(x.float()).to(x.dtype) if self.form.norm_in_float32 else self.response_norm(x)
 
-    def forward(self, x: Tensor, layers: Iterable[str] = ("fc7",)) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, layers: Iterable[str] = (DEFAULT_LAYER,)) -> dict[str, Tensor]:
         """Activations of the asked layers; nothing beyond the last one is computed.
 
         Parameters
         ----------
         x : Tensor of shape (n, 3, input_px, input_px), float, normalised
-        layers : names out of ``LAYERS``
+        layers : names out of `pipeline.trunk.sources.LAYERS`
 
         Returns
         -------

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.io.digests import sha256_bytes, sha256_file
+from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH, explain_validation
@@ -18,7 +18,8 @@ from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm,
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
-from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
+from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
@@ -33,8 +34,14 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
     last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
     classifier = last if len(last) == 2 else None
-    digest = digest or sha256_bytes(save({k: v.contiguous() for k, v in state.items()}))
-    return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
+    return Trunk(
+        card,
+        layer,
+        form.widths[layer],
+        digest or digest_weights(state),
+        LayeredNetwork(network, layer).eval(),
+        classifier,
+    )
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:
@@ -45,16 +52,39 @@ def _fc_width(state: dict[str, Tensor], where: Path) -> int:
     return shape[0]
 
 
+def load_embedded(request: TrunkRequest) -> Trunk:
+    """Load a trunk whose card and weights are part of the package."""
+    path = Path(str(files("pipeline.trunk") / "weights" / f"{request.name}.yaml"))
+    return load_card(path, request.layer or DEFAULT_LAYER)
+
+
+def load_card_file(request: TrunkRequest) -> Trunk:
+    """Load a trunk by the path of its card, or of the weights next to the card."""
+    path = Path(request.name)
+    if path.suffix == ".safetensors":
+        path = path.with_suffix(".yaml")
+        if not path.is_file():
+            raise TrunkError(f"trunk {request.name!r}: no card {path}; weights need one (YAML) beside them")
+    return load_card(path, request.layer or DEFAULT_LAYER)
+
+
 def load_card(path: Path, layer: str) -> Trunk:
+    """Load a trunk by its card; the digest of the weights is checked.
+
+    Raises
+    ------
+    MissingDataError, TrunkError
+    """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such card; a card is a YAML file beside its weights")
     try:
         card = TrunkCard.model_validate(read_mapping(path, TrunkError))
     except ValidationError as error:
         raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
-    known = (*FORMS, FISHER)
-    if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
-        raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
+    architectures = (*FORMS, FISHER)
+    if card.architecture not in architectures or card.weights_file is None or card.weights_sha256 is None:
+        expected = f"an architecture of {', '.join(architectures)}, weights_file and weights_sha256"
+        raise TrunkError(f"{path}: expected {expected}")
     if Path(card.weights_file).name != card.weights_file:
         raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
@@ -93,8 +123,9 @@ def _scale_like_he(network: AlexNet) -> None:
             nn.init.zeros_(module.bias)
 
 
-def load_random(layer: str, seed: int) -> Trunk:
-    """`alexnet64` with random weights: a baseline, named for what it is."""
+def load_random(request: TrunkRequest) -> Trunk:
+    """Make `alexnet64` with random weights, a baseline."""
+    seed = request.seed
     card = TrunkCard(
         name=f"random{seed}",
         architecture="alexnet64",
@@ -102,12 +133,12 @@ def load_random(layer: str, seed: int) -> Trunk:
         layers=ALEXNET64.widths,
         trained={"source": f"nothing: random weights from seed {seed}"},
     )
-    # The caller's generator goes on as if nothing had been drawn.
+    # The state of the caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AlexNet(ALEXNET64)
         _scale_like_he(network)
-        return _family_trunk(card, ALEXNET64, network.state_dict(), layer)
+        return _family_trunk(card, ALEXNET64, network.state_dict(), request.layer or DEFAULT_LAYER)
 
 
 def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,7 +160,9 @@ def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_alexnet(layer: str, weights: Path | None) -> Trunk:
+def load_alexnet(request: TrunkRequest) -> Trunk:
+    """Load torchvision's ``alexnet``, with downloaded weights or those of a file."""
+    weights = request.weights
     form = FORMS["alexnet"]
     if weights is None:
         enum = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
@@ -142,10 +175,12 @@ def load_alexnet(layer: str, weights: Path | None) -> Trunk:
     card = TrunkCard(
         name="alexnet", architecture="alexnet", input_px=form.input_px, layers=form.widths, trained=trained
     )
-    return _family_trunk(card, form, state, layer)
+    return _family_trunk(card, form, state, request.layer or DEFAULT_LAYER)
 
 
-def load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
+def load_krizhevsky(request: TrunkRequest) -> Trunk:
+    """Load weights of the paper's network from a file."""
+    weights = request.weights
     if weights is None:
         raise MissingDataError(
             "trunk 'krizhevsky': no weights are shipped; give --weights FILE.safetensors, or a card that "
@@ -160,4 +195,4 @@ def load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
         layers=form.widths,
         trained={"source": f"as the file {weights.name} was"},
     )
-    return _family_trunk(card, form, state, layer)
+    return _family_trunk(card, form, state, request.layer or DEFAULT_LAYER)

@@ -153,7 +153,7 @@ def download_weights(name: str, fetch: Callable[[], Any]) -> Any:
         return fetch()
     except (OSError, RuntimeError) as error:
         raise MissingDataError(
-            f"trunk {name!r}: torchvision's weights are not at hand and could not be downloaded: {error}\n"
-            "ways on: connect once (they are kept in torch's cache), or --weights FILE.safetensors, "
+            f"trunk {name!r}: torchvision's weights are not on this machine and could not be downloaded: {error}\n"
+            "you can: connect once (torch caches them), or --weights FILE.safetensors, "
             "or the embedded trunk alexnet64"
         ) from error

@@ -204,7 +204,7 @@ ERRORS = {
         "recipe run fc6 --dataset tiny --trunk torchvision/resnet18",
         "recipe 'fc6': trunk 'torchvision/resnet18' has no layer fc6",
     ),
-    "no data": ("patches --dataset voc12 --split train", "(?s)ways on:.*pipeline data fetch voc12.*make demo"),
+    "no data": ("patches --dataset voc12 --split train", "(?s)you can:.*pipeline data fetch voc12.*make demo"),
 }
 
 

@@ -19,10 +19,10 @@ from pipeline.io.errors import TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.fisher.descriptors import CHANNELS, SPAN_PX, describe
+from pipeline.trunk.sources import DEFAULT_LAYER
 from pipeline.trunk.trunk import Trunk, load_state
 
 ARCHITECTURE = LAYER = "fisher"
-FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 PIXELS_AS_THEY_ARE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 PLACE_GAIN = math.sqrt(12)
@@ -169,7 +169,7 @@ def fisher_trunk(card: TrunkCard, state: dict[str, Tensor], layer: str, digest: 
         Another layer than ``fisher``; tensors that are missing, of another shape, or that no mixture
         can have; a card that disagrees with them.
     """
-    if layer not in (LAYER, FAMILY_LAYER):
+    if layer not in (LAYER, DEFAULT_LAYER):
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {LAYER}")
     sizes = _sizes_of(state, card.name)
     with torch.device("meta"):

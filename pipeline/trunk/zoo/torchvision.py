@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,10 +9,10 @@ from torch import nn
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
+from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
-FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 USUAL_LAYERS = {
     "squeezenet": "features.12+classifier.2",
     "alexnet": "classifier.5",
@@ -39,7 +38,7 @@ def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]
     """
     stem, separator, spec = name.removeprefix("torchvision/").partition("@")
     model, _, variant = stem.partition(".")
-    if not separator and layer not in (None, FAMILY_LAYER):
+    if not separator and layer not in (None, DEFAULT_LAYER):
         spec = layer
     elif not separator:
         spec = next((v for k, v in USUAL_LAYERS.items() if model.startswith(k)), "flatten")
@@ -117,8 +116,15 @@ def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tup
         raise TrunkError(f"trunk {name!r}: {error}") from error
 
 
-def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk:
-    model_name, variant, nodes = parse_name(name, layer)
+def load_torchvision(request: TrunkRequest) -> Trunk:
+    """Load a classifier of torchvision by its name, with downloaded weights or those of a file.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
+    name, weights = request.name, request.weights
+    model_name, variant, nodes = parse_name(name, request.layer)
     entry = find_weights(name, model_name, variant)
     px, preprocessing = preprocessing_of(model_name, entry)
     model = make_model(model_name, entry)

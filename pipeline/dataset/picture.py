@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_picture(
-    data: bytes, apply_exif: bool, name: str = "picture", formats: Sequence[str] = FORMATS
+    data: bytes, apply_exif: bool, name: str = "picture", formats: tuple[str, ...] = FORMATS
 ) -> np.ndarray:
     """Decode a whole picture.
 
@@ -72,7 +72,7 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(stream: BinaryIO, name: str, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open a picture and read its header; an exception in the block is raised as BadPictureError."""
     first = stream.read(8)
     stream.seek(0)

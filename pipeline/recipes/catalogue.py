@@ -16,6 +16,7 @@ from pipeline.head.settings import HEAD_KINDS, HEADS
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import explain_validation
+from pipeline.io.names import make_file_part
 from pipeline.io.yaml import read_mapping
 from pipeline.stages.settings import RecipeSettings, RunSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, names_layer
@@ -152,7 +153,7 @@ def heads_run(settings: RunSettings) -> RunSettings:
     recipes = {name: stated(known[name]) for name in settings.compare}
     main = settings.head_settings(settings.head)
     for trunk in settings.baselines:
-        slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
+        slug = make_file_part(trunk, ".-").strip("-")
         title = f"{settings.head} on {trunk}"
         recipes[f"{settings.head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
     return settings.model_copy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import make_file_part
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
 
@@ -67,7 +67,7 @@ class Trunk:
     @property
     def slug(self) -> str:
         """The trunk's name as a part of a file name."""
-        return re.sub(r"[^A-Za-z0-9_.+]+", "-", self.card.name)
+        return make_file_part(self.card.name, "_.+", ascii_only=True, merge=True)
 
     def at(self, layer: str) -> Trunk:
         """The same weights, giving another layer; nothing is loaded or copied.

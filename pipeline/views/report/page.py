@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from pipeline.io.atomic import write_whole
-from pipeline.io.progress import format_bytes, format_seconds
+from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.stages.patches import Say
 from pipeline.stages.workspace import Workspace
 from pipeline.views.report.content import Content, gather

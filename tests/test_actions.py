@@ -176,7 +176,7 @@ def test_mirrored_squares_are_scored_with_the_others(work):
 @pytest.mark.parametrize(
     ("dataset", "source", "message"),
     [
-        pytest.param("acts", "grid", "samples are persons, and a grid looks at pictures.*source=boxes", id="persons"),
+        pytest.param("acts", "grid", "samples are persons, and a grid covers pictures.*source=boxes", id="persons"),
         pytest.param("sights", "boxes", "source boxes is for samples that are persons.*source=grid", id="pictures"),
     ],
 )

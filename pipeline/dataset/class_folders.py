@@ -13,22 +13,23 @@ from pipeline.dataset.split import PICTURE_SUFFIXES
 
 
 def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
 def list_class_folders(folder: Path) -> dict[str, list[str]]:
-    """File names of the pictures directly in each folder below `folder`, both sorted; folders without any left out."""
-    found = {}
+    """List the pictures directly in each folder below `folder`, both sorted; folders without any are left out."""
+    pictures_by_class = {}
     with os.scandir(folder) as listing:
         names = sorted(entry.name for entry in listing if entry.is_dir() and not entry.name.startswith((".", "__")))
     for name in names:
         if pictures := sorted(file for file in os.listdir(folder / name) if is_picture(file)):
-            found[name] = pictures
-    return found
+            pictures_by_class[name] = pictures
+    return pictures_by_class
 
 
 def read_folders(manifest: Manifest, folder: Path) -> Listing:
-    """All pictures of the manifest's classes in class folders, classes and files in the order of their names."""
+    """List all pictures of the manifest's classes, classes and files in the order of their names."""
     column = {name: index for index, name in enumerate(manifest.classes)}
     found = list_class_folders(folder)
     problems = [

@@ -26,7 +26,7 @@ VALUES = {"1": 1, "1.0": 1, "+1": 1, "-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "":
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A CSV file: its header, and its rows with the number of the line on which each ends."""
+    """Content of a CSV file: its header, and its rows with the number of the line on which each ends."""
 
     path: Path
     header: tuple[str, ...]
@@ -35,14 +35,16 @@ class CsvTable:
 
     @property
     def one_label(self) -> bool:
-        """Whether there is one column ``label``; if not, each further column is a class."""
+        """Whether the table has one column ``label``; if not, each further column is a class."""
         return LABEL in self.header
 
     @property
     def class_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are neither picture nor split."""
         return tuple(name for name in self.header if name not in (PICTURE, SPLIT))
 
     def column(self, name: str) -> list[str]:
+        """Return the values of one column, stripped."""
         index = self.header.index(name)
         return [row[index].strip() for row in self.rows]
 
@@ -91,7 +93,7 @@ def read_table_file(path: Path) -> CsvTable:
 
 
 def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
-    """Path of each row's picture relative to `folder`, with ``/``, and what is wrong with them."""
+    """Read each row's picture relative to `folder`, with ``/``; return paths and problems, one line each."""
     base, paths, problems = f"{folder}/", [], []
     for text, line in zip(table.column(PICTURE), table.lines, strict=True):
         path = text.replace("\\", "/").removeprefix(base)
@@ -106,13 +108,13 @@ def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def column_values(table: CsvTable, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Values of the columns of classes.
+    """Read the values of the columns of classes.
 
     Returns
     -------
-    values : int8 ndarray (n_rows, n_classes), as they stand, 0 where nothing does
+    values : int8 ndarray (n_rows, n_classes), as in the file, 0 for an empty field
     empty : bool ndarray of the same shape
-    problems : a line each
+    problems : one line each
     """
     values = np.zeros((len(table.rows), len(classes)), np.int8)
     empty = np.zeros(values.shape, bool)
@@ -120,21 +122,21 @@ def column_values(table: CsvTable, classes: Sequence[str]) -> tuple[np.ndarray, 
     for column, name in enumerate(classes):
         texts = table.column(name)
         try:
-            found = [VALUES[text] for text in texts]
+            numbers = [VALUES[text] for text in texts]
         except KeyError:
-            found = [VALUES.get(text) for text in texts]
+            numbers = [VALUES.get(text) for text in texts]
             problems += [
                 f"line {line}: column {name}: expected 1, 0, -1 or nothing, got {brief(text)}"
                 for text, line in zip(texts, table.lines, strict=True)
                 if text not in VALUES
             ]
-        empty[:, column] = [value is None for value in found]
-        values[:, column] = [value or 0 for value in found]
+        empty[:, column] = [number is None for number in numbers]
+        values[:, column] = [number or 0 for number in numbers]
     return values, empty, problems
 
 
 def read_rows(manifest: Manifest, folder: Path) -> Listing:
-    """All pictures of the manifest's table, in its order, with their labels."""
+    """List all pictures of the manifest's table, in its order, with their labels."""
     table = read_table_file(table_path(manifest, folder))
     paths, problems = picture_paths(table, folder)
     if table.one_label:
@@ -161,5 +163,5 @@ def read_rows(manifest: Manifest, folder: Path) -> Listing:
 
 
 def table_path(manifest: Manifest, folder: Path) -> Path:
-    """Where a dataset's table is."""
+    """Return the path of a dataset's table."""
     return folder / (manifest.table or "")

@@ -27,7 +27,7 @@ def _survey(manifest: Manifest, root: Path) -> CheckReport:
 
 
 def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] = print) -> Path:
-    """Draw or download a dataset below `data_root`; what is there already stays as it is.
+    """Draw or download a dataset below `data_root`; existing files stay as they are.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
     Raises
     ------
     MissingDataError
-        There is nothing to fetch it from, the server or the disk is at fault, or another fetch is running.
+        There is no source, the server or the disk is at fault, or another fetch is running.
     DatasetError
-        An archive is not what the manifest says, or the dataset is incomplete afterwards.
+        An archive is another than the manifest states, or the dataset is incomplete afterwards.
     """
     root = Path(data_root)
     try:
@@ -118,7 +118,7 @@ def _fetch_archives(manifest: Manifest, root: Path, say: Callable[[str], None]) 
 
 
 def _unpack_into(packed: Path, strip: str, mark: str, target: Path) -> None:
-    """Unpack beside `target` and move into it; `mark` arrives there last."""
+    """Unpack next to `target` and move the files into it; `mark` arrives there last."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f".{target.name}.*.unpacking"):  # of a run that was killed
         shutil.rmtree(stale)

@@ -85,9 +85,11 @@ def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCh
 
 
 def list_split(manifest: Manifest, split: str, folder: Path) -> tuple[Listing, Path]:
-    """Pictures and labels of one split, and the folder to which their paths are relative; no picture is opened.
+    """List pictures and labels of one split, and the folder to which their paths are relative.
 
-    Problems stand in the listing.
+    No picture is opened.
+
+    Problems are part of the listing.
 
     Raises
     ------
@@ -122,12 +124,12 @@ def list_split(manifest: Manifest, split: str, folder: Path) -> tuple[Listing, P
 
 
 def _folder_of(manifest: Manifest, split: str, folder: Path) -> Path:
-    """The folder with the class folders of a split."""
+    """Return the folder with the class folders of a split."""
     inside = manifest.splits[split].folder
     return folder / inside if inside else folder
 
 
 def _list_path(manifest: Manifest, split: str) -> Path | None:
-    """The file with the ids of a split, beside the manifest; None where all pictures of its folder belong to it."""
+    """Return the id list of a split, next to the manifest; None if all pictures of its folder belong to it."""
     ids = manifest.splits[split].ids
     return manifest.path.parent / ids if ids is not None and manifest.path is not None else None

@@ -1,4 +1,4 @@
-"""The table of layouts: what reads, digests and checks the files of a split, by its manifest's layout.
+"""The table of layouts: which module reads, digests and checks the files of a split.
 
 A new layout of annotations is a module with the three functions of `LayoutReader`, one line in `LAYOUTS`, and its
 name in the manifest's field ``layout``.
@@ -68,7 +68,7 @@ def check(manifest: Manifest, data_root: str | Path | None = None, deep: bool = 
 
 
 def survey(manifest: Manifest, data_root: str | Path | None, depth: Depth) -> CheckReport:
-    """Check all splits of a dataset as thoroughly as `depth` says."""
+    """Check all splits of a dataset as thoroughly as `depth` demands."""
     try:
         folder = dataset_folder(manifest, data_root)
     except MissingDataError as error:

@@ -1,4 +1,4 @@
-"""What a check of a dataset's files found, split by split."""
+"""Results of a check of a dataset's files, per split."""
 
 from __future__ import annotations
 

@@ -10,17 +10,17 @@ from pipeline.io.digests import digest_of, sha256_bytes
 
 
 def signed_json(value: dict[str, Any]) -> bytes:
-    """JSON bytes that carry their own digest as the last key, ``sha256``: of the canonical JSON of the rest."""
+    """Render JSON whose last key, ``sha256``, is the digest of the canonical JSON of the rest."""
     return render_json({**value, "sha256": digest_of(value)})
 
 
 def read_signed_json(data: bytes) -> dict[str, Any]:
-    """What `signed_json` was given.
+    """Read JSON that `signed_json` rendered, and check its digest.
 
     Raises
     ------
     ValueError
-        Any byte differs from what was written, spaces included.
+        Any byte differs from the written ones, spaces included.
     """
     value = json.loads(data)
     if not isinstance(value, dict) or "sha256" not in value:
@@ -32,7 +32,7 @@ def read_signed_json(data: bytes) -> dict[str, Any]:
 
 
 USER_BLOCK = 512
-"""Bytes in front of an HDF5 file that HDF5 leaves to others; here they hold a digest of all that follows."""
+"""Bytes at the start of an HDF5 file that HDF5 does not use; here they hold a digest of all bytes after them."""
 
 
 def _user_block(rest: bytes) -> bytes:
@@ -40,12 +40,12 @@ def _user_block(rest: bytes) -> bytes:
 
 
 def sign_hdf5(data: bytes) -> bytes:
-    """An HDF5 file, made with ``userblock_size=USER_BLOCK``, with the digest of its bytes in that block."""
+    """Put the digest of an HDF5 file's bytes into its user block, which must have `USER_BLOCK` bytes."""
     return _user_block(data[USER_BLOCK:]) + data[USER_BLOCK:]
 
 
 def check_hdf5(data: bytes) -> bytes:
-    """The same bytes, if they agree with their digest. HDF5 itself checks only what has fletcher32.
+    """Check an HDF5 file's bytes against their digest and return them. HDF5 itself checks only data with fletcher32.
 
     Raises
     ------

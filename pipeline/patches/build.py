@@ -168,11 +168,11 @@ def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspec
 
 
 def _check_source(split: Split, source: Source) -> None:
-    """Refuse sources that mean nothing for a split's samples."""
+    """Raise an error for a source that does not fit a split's samples."""
     name = split.manifest.name
     if split.manifest.by_person and source == "grid":
         raise DatasetError(
-            f"{name} {split.name}: samples are persons, and a grid looks at pictures: all persons of one would score "
+            f"{name} {split.name}: samples are persons, and a grid covers pictures: all persons of one would score "
             "the same; use the setting source=boxes, or a manifest with 'samples: pictures'"
         )
     if source == "boxes" and not split.manifest.by_person:

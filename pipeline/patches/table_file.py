@@ -153,7 +153,7 @@ def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | No
         return "the id list changed"
     if (split.manifest.classes, split.manifest.unscored) != (table.classes, table.unscored):
         return "the classes changed"
-    # Skipped pictures too: one that was fixed belongs into the rows again.
+    # Skipped pictures too: a fixed one belongs into the rows again.
     recorded = dict(zip(table.ids, table.picture_sha256, strict=True))
     recorded.update(zip((i for i, _ in table.skipped), table.skipped_sha256, strict=True))
     files = tuple(dict.fromkeys(split.paths))  # several samples may share a file

@@ -1,6 +1,6 @@
-"""The AlexNet family: C1 to FC7 in five forms, one table of layers.
+"""The AlexNet family: C1 to FC7 in five configurations, one table of layers.
 
-A form is a row of data (`AlexNetForm`); one module runs them all. The layers that can be asked for
+A configuration is a value (`AlexNetForm`); one module runs them all. The layers that can be returned
 are ``pool5`` (flattened, channel by row by column), ``fc6`` and ``fc7``, each after its ReLU.
 
 Sources: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1; Jia et al. (Caffe, 2014)
@@ -63,7 +63,7 @@ class AlexNetForm:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Columns of each layer that can be asked for."""
+        """Columns of each layer."""
         pool5 = self.convs[-1].channels * self.pool5_px**2
         return {"pool5": pool5, "fc6": self.fc_widths[0], "fc7": self.fc_widths[1]}
 
@@ -126,7 +126,7 @@ FORMS = {
 
 
 def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
-    """The paper's form at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
+    """Make the paper's configuration at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
 
     >>> krizhevsky(227).pool5_px == krizhevsky(224).pool5_px == 6
     True
@@ -143,7 +143,7 @@ def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
 
 
 def make_form(architecture: str, fc_width: int | None = None) -> AlexNetForm:
-    """A form by name, with FC6 and FC7 `fc_width` wide if that is given.
+    """Make a configuration by name, with FC6 and FC7 `fc_width` wide if given.
 
     >>> make_form("alexnet64", 2048).widths["fc7"], make_form("alexnet64").widths["fc7"]
     (2048, 1024)
@@ -153,7 +153,7 @@ def make_form(architecture: str, fc_width: int | None = None) -> AlexNetForm:
 
 
 class AlexNet(nn.Module):
-    """C1 to FC7 of one form.
+    """C1 to FC7 of one configuration.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ class AlexNet(nn.Module):
         return self.response_norm(x.float()).to(x.dtype) if self.form.norm_in_float32 else self.response_norm(x)
 
     def forward(self, x: Tensor, layers: Iterable[str] = (DEFAULT_LAYER,)) -> dict[str, Tensor]:
-        """Activations of the asked layers; nothing beyond the last one is computed.
+        """Compute the activations of the given layers; nothing beyond the last one is computed.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class AlexNet(nn.Module):
         return self.connect(torch.flatten(self.convolve(x), 1), layers)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """C1 to C5: the map of pool5 over pictures of any size, a cell every ``form.stride`` pixels."""
+        """Compute C1 to C5: the map of pool5 over pictures of any size, one cell per ``form.stride`` pixels."""
         for index, conv in enumerate(self.form.convs, start=1):
             x = self._linear(f"conv{index}", x)
             # The order ReLU, response norm, pool is the published one; CaffeNet pools first. Max and ReLU
@@ -232,7 +232,7 @@ class AlexNet(nn.Module):
         return x
 
     def connect(self, pool5: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """FC6 and FC7, as far as they are asked for, from pool5 of shape (n, width); otherwise as `forward`."""
+        """Compute FC6 and FC7, as far as requested, from pool5 of shape (n, width); otherwise as `forward`."""
         wanted = set(layers)
         out = {"pool5": pool5} if "pool5" in wanted else {}
         x = pool5
@@ -247,7 +247,7 @@ class AlexNet(nn.Module):
 
 @torch.no_grad()
 def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
-    """Weights of the plain network that computes what `trained` computes in eval mode.
+    """Make the weights of the plain network that computes the same as `trained` in eval mode.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
         layer, norm = trained.get_submodule(name), trained.get_submodule(f"norm{name[-1]}")
         assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None  # they are tracked, as by default
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        folded[f"{name}.weight"] = layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1))
-        folded[f"{name}.bias"] = norm.bias - norm.running_mean * gain
+        factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        folded[f"{name}.weight"] = layer.weight * factor.view(-1, *[1] * (layer.weight.ndim - 1))
+        folded[f"{name}.bias"] = norm.bias - norm.running_mean * factor
     return {name: tensor.float().contiguous() for name, tensor in folded.items()}

@@ -1,4 +1,4 @@
-"""A trunk as data: weights (safetensors) and the card beside them that says everything else."""
+"""A trunk as data: weights (safetensors), and next to them a card with everything else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Preprocessing(Settings):
-    """What happens to a patch between decoding and C1."""
+    """Preprocessing of a patch between decoding and C1."""
 
     colour_order: Literal["RGB"] = "RGB"
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="of values in 0..1")
@@ -37,7 +37,7 @@ class Preprocessing(Settings):
 
 
 class TrunkCard(Settings):
-    """All that must travel with a trunk's weights."""
+    """Description that must accompany a trunk's weights."""
 
     name: str = Field(max_length=100, description="becomes part of file names")
     architecture: str
@@ -50,7 +50,7 @@ class TrunkCard(Settings):
 
 
 def save_trunk(stem: Path, weights: dict[str, Tensor], card: TrunkCard) -> TrunkCard:
-    """Write ``<stem>.safetensors`` and then ``<stem>.yaml``, each whole or not at all."""
+    """Write ``<stem>.safetensors``, then ``<stem>.yaml``, each atomically; return the card as written."""
     weights_path = stem.with_name(stem.name + ".safetensors")
     data = save(weights, metadata={"architecture": card.architecture})
     write_whole(weights_path, data)

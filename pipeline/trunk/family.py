@@ -28,9 +28,9 @@ CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
 def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
     if layer not in form.widths:
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
-    with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are taken
+    with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are allocated
         network = AlexNet(form)
-    # FC8 travels with pre-trained weights; the trunk ends at FC7, and hands FC8 on as it is.
+    # Pre-trained weights include FC8; the trunk ends at FC7, and carries FC8 unchanged.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
     last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
     classifier = last if len(last) == 2 else None
@@ -45,7 +45,7 @@ def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], 
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:
-    """Width of FC6 and FC7 of Krizhevsky's form, as the weights have it; a network of it is made before any check."""
+    """Read the width of FC6 and FC7 from the weights, within bounds: a network of it is made before any check."""
     shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (4096,)
     if not shape or not 1 <= shape[0] <= MAX_FC_WIDTH:
         raise TrunkError(f"{where}: fc6.weight: shape {shape}, expected 1 to {MAX_FC_WIDTH:,} rows")
@@ -115,7 +115,7 @@ def load_card(path: Path, layer: str) -> Trunk:
 
 
 def _scale_like_he(network: AlexNet) -> None:
-    """He initialisation: torch's default lets activations fade from layer to layer."""
+    """Initialise as He et al.: with torch's default, activations fade from layer to layer."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

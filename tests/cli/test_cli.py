@@ -226,7 +226,7 @@ def test_mendable_error_is_a_message_and_exit_2(run, what):
         ("show results/none.json", "results/none.json: cannot be read as a result"),
         ("show config.yaml", "config.yaml: cannot be read as a result"),
         ("data check tine", "dataset 'tine': no manifest"),
-        ("data new --root data/tiny --name tiny", "is there already; choose another --name, or give --overwrite"),
+        ("data new --root data/tiny --name tiny", "exists already; choose another --name, or give --overwrite"),
         ("pretrain --train none --val none --out out", "none: no such folder; expected class folders"),
         ("pretrain --train none --val none --out out --epochs 0", "epochs: Input should be greater than or equal to 1"),
     ],

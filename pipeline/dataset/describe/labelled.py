@@ -170,7 +170,7 @@ def _labels_of(table: CsvTable, say: Say) -> tuple[tuple[str, ...], np.ndarray, 
     if table.one_label:
         others = [name for name in table.class_columns if name != LABEL]
         if others:
-            say(f"columns that are not used, beside {LABEL!r}: {', '.join(map(brief, others[:20]))}")
+            say(f"columns that are not used, other than {LABEL!r}: {', '.join(map(brief, others[:20]))}")
         texts = table.column(LABEL)
         classes = tuple(sorted(set(texts) - {""}))
         column = {c: index for index, c in enumerate(classes)}
@@ -192,7 +192,7 @@ def _labels_of(table: CsvTable, say: Say) -> tuple[tuple[str, ...], np.ndarray, 
 
 
 def _stated_splits(
-    table: Path, content: CsvTable, listing: Listing, known: np.ndarray
+    table: Path, content: CsvTable, listing: Listing, is_known: np.ndarray
 ) -> tuple[tuple[str, str], dict[str, IdList]]:
     """Read the splits of the column ``split``: the pair to fit and to score on, and all of them."""
     names = content.column(SPLIT)
@@ -207,7 +207,7 @@ def _stated_splits(
         if split:
             rows_of.setdefault(split, []).append(row)
     for split, rows in sorted(rows_of.items()):
-        labelled = np.asarray(known[rows].any(1))
+        labelled = np.asarray(is_known[rows].any(1))
         if labelled.any():
             problems += [
                 f"line {content.lines[row]}: no label, others of split {split} have some"
@@ -237,7 +237,7 @@ def divide_by_class(positive: np.ndarray, seed: int, share: float = VAL_SHARE) -
     Classes are processed from the rarest to the most frequent. The pictures of a class without a side are divided so
     that the whole class comes nearest to `share`. With two pictures or more, both sides get one if possible. With one
     label per picture the shares are met exactly.
-    Source: Sechidis, Tsoumakas and Vlahavas (ECML 2011), a class at a time in place of a picture.
+    Source: Sechidis, Tsoumakas and Vlahavas (ECML 2011), one class at a time instead of one picture.
 
     Parameters
     ----------

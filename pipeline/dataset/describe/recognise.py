@@ -38,7 +38,7 @@ class FolderShape:
     has_boxes: bool
 
 
-# The last one fits every folder, and says what is missing where a folder has no shape at all.
+# The last one fits every folder; its writer names the missing files of a folder without any shape.
 SHAPES = (
     FolderShape(has_class_folders, new_folders_manifest, has_boxes=False),
     FolderShape(lambda root: True, new_manifest, has_boxes=True),

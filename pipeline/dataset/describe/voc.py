@@ -51,7 +51,7 @@ def new_manifest(
     Raises
     ------
     SettingsError
-        A bad name or metric, or one that is taken; an existing manifest without `overwrite`.
+        A bad name or metric, or a name that is taken; an existing manifest without `overwrite`.
     MissingDataError
         `root` is not in the VOC layout.
     DatasetError

@@ -30,7 +30,7 @@ def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
     Raises
     ------
     SettingsError
-        A bad name or metric, or one that is taken.
+        A bad name or metric, or a name that is taken.
     """
     path = Path(manifests) / f"{name}.yaml"
     _check_name(name, path, overwrite)
@@ -44,10 +44,10 @@ def _check_name(name: str, path: Path, overwrite: bool) -> None:
         raise SettingsError(f"name: got {name!r}, expected lower case letters, digits and _, not 'published'")
     if path.exists():
         if not overwrite:
-            raise SettingsError(f"{path}: is there already; choose another --name, or give --overwrite")
+            raise SettingsError(f"{path}: exists already; choose another --name, or give --overwrite")
     elif name in known_datasets():
         # Results are named by dataset: two that share a name would be taken for one.
-        raise SettingsError(f"name: {name!r} is the name of a dataset that is known already; choose another")
+        raise SettingsError(f"name: {name!r} is the name of another dataset; choose another")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a file's tensors to a trunk of ours: which layer is which, of which form, in which layout, for which input."""
+"""Convert a file's tensors to a trunk: identify layers and architecture, change the layout, fold the input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IMAGENET_MEAN_BGR = (104.0, 117.0, 123.0)
 
 
 def read_source(path: Path) -> Source:
-    """The tensors of a file in any of the known forms, told by its suffix.
+    """Read the tensors of a file in any of the known formats, told by its suffix.
 
     Raises
     ------
@@ -55,20 +55,20 @@ def read_source(path: Path) -> Source:
 def _expected_order(form: AlexNetForm) -> list[str]:
     order = []
     for conv in form.convs:
-        behind = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
-        order += ["conv", *(behind[::-1] if form.norm_after_pool else behind)]
+        following = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
+        order += ["conv", *(following[::-1] if form.norm_after_pool else following)]
     return [*order, "linear", "linear"]
 
 
 def form_of(architecture: str, fc_width: int) -> AlexNetForm:
-    """The form of an architecture as weights of it circulate: 227 px without padding, but for torchvision's."""
+    """Make the configuration of an architecture's circulating weights: 227 px without padding, except torchvision's."""
     if architecture == "krizhevsky":
         return krizhevsky(227, fc_width)
     return make_form(architecture, None if architecture == "alexnet" else fc_width)
 
 
 def _contradictions(source: Source, form: AlexNetForm) -> list[str]:
-    """What the file says of its network that is otherwise in a form."""
+    """List the file's statements on its network that contradict a configuration."""
     problems = []
     expected = _expected_order(form)
     if source.order is not None and source.order[: len(expected)] != expected:
@@ -84,12 +84,12 @@ def _contradictions(source: Source, form: AlexNetForm) -> list[str]:
 
 
 def choose_architecture(source: Source, conv1_channels: int, fc_width: int, asked: str | None, where: str) -> str:
-    """The form of a file's network: what it says itself, or what was asked for where it does not say.
+    """Choose the architecture of a file's network: as the file states, else as requested.
 
     Raises
     ------
     TrunkError
-        The file contradicts what was asked for, fits none, or does not say.
+        The file contradicts the request, fits no architecture, or does not state one.
     """
     if asked is not None:
         problems = _contradictions(source, form_of(asked, fc_width))
@@ -112,7 +112,7 @@ def choose_architecture(source: Source, conv1_channels: int, fc_width: int, aske
 
 
 def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
-    """Our names of a file's tensors: ``conv1.weight`` -> the name in the file, and so on.
+    """Assign our names to a file's tensors: ``conv1.weight`` -> the name in the file, and so on.
 
     Layers are told by their names (``conv1`` ... ``fc8`` anywhere in them), or, where the names say
     nothing, by their order: five convolutions, then two or three linear layers.
@@ -136,7 +136,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
     pairs = {key: sorted(names, key=lambda n: -tensors[n].size) for key, names in groups.items()}
     rest = sorted((key for key in pairs if key not in LAYERS), key=_natural)
     if set(LAYERS[:7]) <= pairs.keys():
-        # Layers behind FC7 have many names, after what they were trained on.
+        # Layers after FC7 have many names, after their training data.
         layers = {key: key for key in pairs if key in LAYERS}
         if "fc8" not in layers and len(rest) == 1:
             layers["fc8"] = rest.pop()
@@ -163,12 +163,12 @@ def _is_linear(weight: np.ndarray) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which ``features.10`` comes after ``features.8``."""
+    """Make a sort key by which ``features.10`` comes after ``features.8``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _as_ours(name: str, value: np.ndarray, channels_last: bool) -> np.ndarray:
-    """A tensor in our layout: (out, in / groups, rows, columns), (out, in) or (out,)."""
+    """Bring a tensor into our layout: (out, in / groups, rows, columns), (out, in) or (out,)."""
     layer, part = name.split(".")
     if part == "bias":
         return value.reshape(-1)
@@ -179,7 +179,7 @@ def _as_ours(name: str, value: np.ndarray, channels_last: bool) -> np.ndarray:
 
 
 def _rows_by_channel(fc6: np.ndarray, channels: int, side: int) -> np.ndarray:
-    """FC6 for maps flattened channel by row by column, from one for row by column by channel."""
+    """Reorder FC6 from maps flattened row by column by channel to channel by row by column."""
     if fc6.shape[1] != channels * side**2:
         return fc6  # the check of shapes says so
     return fc6.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(len(fc6), -1)
@@ -206,7 +206,7 @@ def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetForm, names: dict
 
 
 def read_mean_bgr(path: Path) -> tuple[float, float, float]:
-    """Mean colour of a mean picture, ``.binaryproto`` or ``.npy`` of shape (3, rows, columns) or (3,), BGR.
+    """Read the mean colour of a mean picture, ``.binaryproto`` or ``.npy`` of shape (3, rows, columns) or (3,), BGR.
 
     Raises
     ------
@@ -234,16 +234,16 @@ def convert(
     mean_bgr: tuple[float, float, float] | None = None,
     preprocessing: str | None = None,
 ) -> tuple[dict[str, Tensor], TrunkCard]:
-    """Weights of AlexNet's kind as a trunk of ours that gives the same activations for the same pixels.
+    """Convert weights of AlexNet's kind to a trunk with the same activations for the same pixels.
 
-    Weights made by Caffe look at blue, green and red in 0..255, less a mean. The order of colours is
+    Weights of Caffe expect blue, green and red in 0..255, less a mean. The order of colours is
     folded into the first convolution; the mean goes into the card, since in a fold it would be wrong where
     a convolution pads with zeros, which are the mean there.
 
     Parameters
     ----------
     path : a file of one of ``READERS``
-    architecture : one of ``ARCHITECTURES``; None: what the file itself says
+    architecture : one of ``ARCHITECTURES``; None: as the file itself states
     mean_bgr : in 0..255; None: ImageNet's
     preprocessing : ``caffe`` or ``torchvision``; None: torchvision's for ``alexnet``, Caffe's for the others
 

@@ -1,4 +1,4 @@
-"""``.npz`` and ``.npy``: arrays by name, or a pickled dict of lists of arrays, as Caffe's weights were handed round.
+"""``.npz`` and ``.npy``: arrays by name, or a pickled dict of lists of arrays, as Caffe's weights circulated.
 
 A pickle is a program. The one that ``numpy.save`` writes for a dict of arrays needs four names, so this reader
 knows those four and no other, and puts plain records in their places: nothing of numpy, or of anything else, is
@@ -23,7 +23,7 @@ DTYPES = {"f2", "f4", "f8"}
 
 
 class _Dtype:
-    """In the place of ``numpy.dtype``: keeps what it is told."""
+    """Stands in for ``numpy.dtype``: stores its arguments."""
 
     def __init__(self, code: object = "", *flags: object) -> None:
         self.code = _as_text(code)
@@ -37,7 +37,7 @@ class _Dtype:
 
 
 class _Array:
-    """In the place of ``numpy.ndarray``: keeps shape, dtype and bytes as they are in the file."""
+    """Stands in for ``numpy.ndarray``: stores shape, dtype and bytes as they are in the file."""
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
@@ -47,7 +47,7 @@ class _Array:
             raise pickle.UnpicklingError("an array without type or shape")
 
     def read(self) -> np.ndarray:
-        """The array, of a float type, checked against its own shape."""
+        """Return the array, of a float type, checked against its own shape."""
         if self.dtype.code not in DTYPES or not isinstance(self.data, bytes):
             raise ValueError(f"an array of type {brief(self.dtype.code)}; expected one of {', '.join(sorted(DTYPES))}")
         dtype = np.dtype(self.dtype.code).newbyteorder("<" if self.dtype.byte_order in "|=" else self.dtype.byte_order)
@@ -62,7 +62,7 @@ def _reconstruct(*arguments: object) -> _Array:
 
 
 def _encode(text: object, encoding: object = "") -> bytes:
-    """In the place of ``_codecs.encode``: protocol 2 writes bytes as text of the same numbers."""
+    """Stands in for ``_codecs.encode``: protocol 2 writes bytes as text of the same numbers."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("text in another encoding than latin1")
     return text.encode("latin1")
@@ -113,13 +113,13 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
         if not dtype.hasobject:
             raise ValueError(f"one array of type {dtype}; expected a dict of the layers' arrays")
         found: dict[str, np.ndarray] = {}
-        # Python 2 wrote these files: what was text there are bytes here.
+        # Python 2 wrote these files: its text is bytes here.
         _flatten(_ArraysOnly(stream, encoding="bytes").load(), "", found)
         return found
 
 
 def read_numpy(path: Path) -> Source:
-    """Arrays of a ``.npz``, or of the pickled dict in a ``.npy``.
+    """Read the arrays of a ``.npz``, or of the pickled dict in a ``.npy``.
 
     Raises
     ------
@@ -134,5 +134,5 @@ def read_numpy(path: Path) -> Source:
     except pickle.UnpicklingError as error:
         raise TrunkError(f"{path}: a pickle that is not loaded: {error}") from error
     except Exception as error:
-        # A damaged pickle can fail in any way: an index, an attribute, memory that is not there.
+        # A damaged pickle can fail in any way: an index, an attribute, memory that is not available.
         raise TrunkError(f"{path}: cannot be read as a dict of arrays: {brief(str(error))}") from error

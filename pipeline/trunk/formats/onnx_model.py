@@ -39,7 +39,7 @@ def _tensor(message: Message, folder: Path) -> np.ndarray | None:
 
 
 def _external(message: Message, folder: Path) -> bytes:
-    """Bytes of a tensor that lies in a file beside the model."""
+    """Read the bytes of a tensor in a file next to the model."""
     entries = {entry.text(1): entry.text(2) for entry in message.messages(13)}
     location = entries.get("location", "")
     if not location or Path(location).name != location:
@@ -66,7 +66,7 @@ def _norm(attributes: dict[str, Message]) -> tuple[int, float, float, float]:
 
 
 def read_onnx(path: Path) -> Source:
-    """Weights of an ONNX model in the order of its nodes, named conv1, conv2, ..., fc1, fc2, ...
+    """Read the weights of an ONNX model in the order of its nodes, named conv1, conv2, ..., fc1, fc2, ...
 
     Raises
     ------
@@ -109,7 +109,7 @@ def read_onnx(path: Path) -> Source:
 
 
 def _added(outputs: list[str], nodes: list, tensors: dict[str, np.ndarray | None]) -> list[str]:
-    """What an Add behind a MatMul adds to it."""
+    """Find the bias that an Add after a MatMul adds."""
     for kind, inputs, _, _ in nodes:
         if kind == "Add" and outputs[0] in inputs:
             return [name for name in inputs if name in tensors]

@@ -1,4 +1,4 @@
-"""``.pth`` and safetensors: tensors by name, through loaders that run nothing of the file."""
+"""``.pth`` and safetensors: tensors by name, through loaders that run no code of the file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.trunk.formats.weight_file import Source
 from pipeline.trunk.trunk import read_weights
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which training scripts keep the weights of a checkpoint."""
+"""Keys under which training scripts store the weights of a checkpoint."""
 
 
 def read_torch(path: Path) -> Source:
-    """Tensors of a file that ``torch.save`` wrote, read with ``weights_only``.
+    """Read the tensors of a file that ``torch.save`` wrote, read with ``weights_only``.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def read_torch(path: Path) -> Source:
 
 
 def read_safetensors(path: Path) -> Source:
+    """Read the tensors of a safetensors file."""
     return Source("safetensors", _arrays(read_weights(path)))
 
 

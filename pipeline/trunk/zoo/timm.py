@@ -69,7 +69,7 @@ class HookedModel(nn.Module):
 
 
 def import_timm() -> ModuleType:
-    """The module ``timm``.
+    """Import ``timm``.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def parse_name(name: str, layer: str | None) -> tuple[str, tuple[Node, ...]]:
 
 
 def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int, Preprocessing]:
-    """Input size in pixels and preprocessing that a model's weights were evaluated with."""
+    """Return the input size in pixels and the preprocessing that a model's weights were evaluated with."""
     config = timm.data.resolve_data_config({}, model=model)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width or len(config["mean"]) != 3:
@@ -112,7 +112,7 @@ def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int
 
 
 def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | None) -> TimmModel:
-    """The model with weights from a safetensors file, or through timm's own hub.
+    """Make the model with weights from a safetensors file, or through timm's own hub.
 
     Raises
     ------

@@ -46,7 +46,7 @@ def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]
 
 
 def find_weights(name: str, model_name: str, variant: str) -> Any:
-    """Torchvision's entry of a model's weights (a member of its enum), by name or the default one.
+    """Find torchvision's entry of a model's weights (a member of its enum), by name or the default one.
 
     Raises
     ------
@@ -54,9 +54,9 @@ def find_weights(name: str, model_name: str, variant: str) -> Any:
         No such classifier, or no such weights of it.
     """
     models = import_torchvision().models
-    known = models.list_models(models)
-    if model_name not in known:
-        close = [k for k in known if k[:4] == model_name[:4]] or known
+    names = models.list_models(models)
+    if model_name not in names:
+        close = [name for name in names if name[:4] == model_name[:4]] or names
         raise TrunkError(
             f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
         )
@@ -67,7 +67,7 @@ def find_weights(name: str, model_name: str, variant: str) -> Any:
 
 
 def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
-    """Input size in pixels and preprocessing that weights were evaluated with."""
+    """Return the input size in pixels and the preprocessing that weights were evaluated with."""
     transforms = entry.transforms()
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if model_name in ("googlenet", "inception_v3"):
@@ -77,7 +77,7 @@ def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
 
 
 def make_model(model_name: str, entry: Any) -> nn.Module:
-    """The classifier with the shapes that fit a set of weights, and no weights yet."""
+    """Make the classifier with the shapes of a set of weights, and no weights yet."""
     sizes = {"num_classes": len(entry.meta["categories"])}
     if model_name.startswith("vit"):
         sizes["image_size"] = entry.transforms().crop_size[0]
@@ -87,7 +87,7 @@ def make_model(model_name: str, entry: Any) -> nn.Module:
 
 
 def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
-    """The network that ends at the nodes, its layer's name, and its columns.
+    """Make the network that ends at the nodes; return it with its layer's name and its columns.
 
     Raises
     ------

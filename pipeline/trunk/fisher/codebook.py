@@ -22,7 +22,7 @@ ROUNDS = 60
 """Maximum iterations of the mixture; later ones change nothing that matters to a classifier."""
 LEAST_VARIANCE = 1e-3
 """Of a Gaussian along each axis, where 1 is that of all descriptors: none shrinks to a few of them."""
-SAMPLES_A_WORD = 10
+SAMPLES_PER_WORD = 10
 
 
 def choose_windows(n_windows: int, settings: FisherSettings) -> np.ndarray:
@@ -106,7 +106,7 @@ def fit_codebooks(pictures: Iterable[np.ndarray], settings: FisherSettings) -> d
         Too few descriptors for so many words.
     """
     rows, places = sample_descriptors(pictures, settings)
-    needed = SAMPLES_A_WORD * max(settings.words, settings.components)
+    needed = SAMPLES_PER_WORD * max(settings.words, settings.components)
     if len(places) < needed:
         raise DatasetError(
             f"{len(places):,} descriptors for {settings.words} words of {settings.components} components, at least "

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.formats.wire import Message
 
 KINDS = {"conv": "conv", "convolution": "conv", "innerproduct": "linear", "lrn": "norm", "pooling": "pool"}
@@ -66,7 +66,7 @@ def _parameters(layer: Message, field: int | None) -> Message:
     return layer.messages(field)[-1] if field in layer else Message(b"")
 
 
-def read_caffemodel(path: Path) -> Source:
+def read_caffemodel(path: Path) -> WeightFile:
     """Read weights, order of layers, groups and response normalisation of a ``.caffemodel``.
 
     Raises
@@ -77,7 +77,7 @@ def read_caffemodel(path: Path) -> Source:
     try:
         generation_name, layers = _layers(Message(path.read_bytes()))
         order: list[str] = []
-        source = Source(f"caffemodel, {generation_name} layers", {}, order=order)
+        source = WeightFile(f"caffemodel, {generation_name} layers", {}, order=order)
         for layer, generation in layers:
             kind = _kind(layer, generation)
             if kind is None:

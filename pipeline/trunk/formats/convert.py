@@ -21,7 +21,7 @@ from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
 from pipeline.trunk.formats.numpy_file import read_numpy
 from pipeline.trunk.formats.onnx_model import read_onnx
 from pipeline.trunk.formats.torch_file import read_safetensors, read_torch
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 
 READERS = {
     ".caffemodel": read_caffemodel,
@@ -33,12 +33,12 @@ READERS = {
     ".safetensors": read_safetensors,
 }
 ARCHITECTURES = ("bvlc_alexnet", "caffenet", "alexnet", "krizhevsky")
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+WEIGHT_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 IMAGENET_MEAN_BGR = (104.0, 117.0, 123.0)
 """Mean colour of ImageNet's training pictures, in 0..255, as Caffe's models subtract it."""
 
 
-def read_source(path: Path) -> Source:
+def read_weight_file(path: Path) -> WeightFile:
     """Read the tensors of a file in any of the known formats, told by its suffix.
 
     Raises
@@ -60,14 +60,14 @@ def _expected_order(form: AlexNetForm) -> list[str]:
     return [*order, "linear", "linear"]
 
 
-def form_of(architecture: str, fc_width: int) -> AlexNetForm:
+def make_imported_config(architecture: str, fc_width: int) -> AlexNetForm:
     """Make the configuration of an architecture's circulating weights: 227 px without padding, except torchvision's."""
     if architecture == "krizhevsky":
         return krizhevsky(227, fc_width)
     return make_form(architecture, None if architecture == "alexnet" else fc_width)
 
 
-def _contradictions(source: Source, form: AlexNetForm) -> list[str]:
+def _contradictions(source: WeightFile, form: AlexNetForm) -> list[str]:
     """List the file's statements on its network that contradict a configuration."""
     problems = []
     expected = _expected_order(form)
@@ -83,7 +83,7 @@ def _contradictions(source: Source, form: AlexNetForm) -> list[str]:
     return problems
 
 
-def choose_architecture(source: Source, conv1_channels: int, fc_width: int, asked: str | None, where: str) -> str:
+def choose_architecture(source: WeightFile, conv1_channels: int, fc_width: int, asked: str | None, where: str) -> str:
     """Choose the architecture of a file's network: as the file states, else as requested.
 
     Raises
@@ -92,7 +92,7 @@ def choose_architecture(source: Source, conv1_channels: int, fc_width: int, aske
         The file contradicts the request, fits no architecture, or does not state one.
     """
     if asked is not None:
-        problems = _contradictions(source, form_of(asked, fc_width))
+        problems = _contradictions(source, make_imported_config(asked, fc_width))
         if problems:
             raise TrunkError(f"{where}: is no {asked}\n{enumerate_problems(problems)}")
         return asked
@@ -103,7 +103,11 @@ def choose_architecture(source: Source, conv1_channels: int, fc_width: int, aske
             f"{where}: does not say in which order layers are run; give --architecture: bvlc_alexnet (Caffe's AlexNet: "
             "norm before pool), caffenet (pool before norm), or krizhevsky (the paper's: norm before pool, k = 2)"
         )
-    by_form = {name: _contradictions(source, form_of(name, fc_width)) for name in ARCHITECTURES if name != "alexnet"}
+    by_form = {
+        name: _contradictions(source, make_imported_config(name, fc_width))
+        for name in ARCHITECTURES
+        if name != "alexnet"
+    }
     for name, found in by_form.items():
         if not found:
             return name
@@ -134,10 +138,10 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
     if problems:
         raise TrunkError(f"{where}: is no AlexNet\n{enumerate_problems(problems)}")
     pairs = {key: sorted(names, key=lambda n: -tensors[n].size) for key, names in groups.items()}
-    rest = sorted((key for key in pairs if key not in LAYERS), key=_natural)
-    if set(LAYERS[:7]) <= pairs.keys():
+    rest = sorted((key for key in pairs if key not in WEIGHT_LAYERS), key=_natural)
+    if set(WEIGHT_LAYERS[:7]) <= pairs.keys():
         # Layers after FC7 have many names, after their training data.
-        layers = {key: key for key in pairs if key in LAYERS}
+        layers = {key: key for key in pairs if key in WEIGHT_LAYERS}
         if "fc8" not in layers and len(rest) == 1:
             layers["fc8"] = rest.pop()
         if rest:
@@ -151,7 +155,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
                 f"{where}: {len(convs)} convolutions and {len(linear)} linear layers, expected 5 and 2 or 3; "
                 f"it has {', '.join(order[:20])}"
             )
-        layers = dict(zip(LAYERS, convs + linear, strict=False))
+        layers = dict(zip(WEIGHT_LAYERS, convs + linear, strict=False))
     return {
         f"{layer}.{part}": pairs[key][i] for layer, key in layers.items() for i, part in enumerate(("weight", "bias"))
     }
@@ -251,7 +255,7 @@ def convert(
     ------
     MissingDataError, TrunkError, SettingsError
     """
-    source = read_source(path)
+    source = read_weight_file(path)
     names = assign_layers(source.tensors, str(path))
     values = {ours: source.tensors[theirs] for ours, theirs in names.items()}
     conv1 = values["conv1.weight"]
@@ -267,7 +271,7 @@ def convert(
             f"{path}: fc6.weight: shape {weights['fc6.weight'].shape}, expected 1 to {MAX_FC_WIDTH:,} rows"
         )
     architecture = choose_architecture(source, len(weights["conv1.weight"]), fc_width, architecture, str(path))
-    form = form_of(architecture, fc_width)
+    form = make_imported_config(architecture, fc_width)
     if channels_last:
         weights["fc6.weight"] = _rows_by_channel(weights["fc6.weight"], form.convs[-1].channels, form.pool5_px)
     _check_shapes(weights, form, names, str(path))

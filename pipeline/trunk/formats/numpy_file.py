@@ -17,7 +17,7 @@ from numpy.lib import format as npy_format
 
 from pipeline.io.errors import TrunkError
 from pipeline.io.messages import brief
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 
 DTYPES = {"f2", "f4", "f8"}
 
@@ -118,7 +118,7 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
         return found
 
 
-def read_numpy(path: Path) -> Source:
+def read_numpy(path: Path) -> WeightFile:
     """Read the arrays of a ``.npz``, or of the pickled dict in a ``.npy``.
 
     Raises
@@ -129,8 +129,8 @@ def read_numpy(path: Path) -> Source:
     try:
         if zipfile.is_zipfile(path):
             with np.load(path, allow_pickle=False) as arrays:
-                return Source("npz", {name: arrays[name] for name in arrays.files})
-        return Source("npy, a pickled dict", _read_npy(path))
+                return WeightFile("npz", {name: arrays[name] for name in arrays.files})
+        return WeightFile("npy, a pickled dict", _read_npy(path))
     except pickle.UnpicklingError as error:
         raise TrunkError(f"{path}: a pickle that is not loaded: {error}") from error
     except Exception as error:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass
-class Source:
+class WeightFile:
     """Tensors of a file, and its statements on their use.
 
     Attributes

@@ -1,6 +1,6 @@
 """The AlexNet family: C1 to FC7 in five configurations, one table of layers.
 
-A configuration is a value (`AlexNetForm`); one module runs them all. The layers that can be returned
+A configuration is a value (`AlexNetConfig`); one module runs them all. The layers that can be returned
 are ``pool5`` (flattened, channel by row by column), ``fc6`` and ``fc7``, each after its ReLU.
 
 Sources: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1; Jia et al. (Caffe, 2014)
@@ -33,7 +33,7 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class AlexNetForm:
+class AlexNetConfig:
     """One row of the family: input size in pixels, five convolutions, widths of FC6 and FC7.
 
     Response normalisation divides by ``(norm_k + 1e-4 / 5 * sum of squares of 5 maps) ** 0.75``.
@@ -68,7 +68,7 @@ class AlexNetForm:
         return {"pool5": pool5, "fc6": self.fc_widths[0], "fc7": self.fc_widths[1]}
 
 
-KRIZHEVSKY = AlexNetForm(
+KRIZHEVSKY = AlexNetConfig(
     input_px=224,
     convs=(
         # 227 px without padding and 224 px with padding 2 give the same 55 cells; see `krizhevsky`.
@@ -92,7 +92,7 @@ BVLC_ALEXNET = replace(
 )
 CAFFENET = replace(BVLC_ALEXNET, norm_after_pool=True)
 
-ALEXNET = AlexNetForm(
+ALEXNET = AlexNetConfig(
     input_px=224,
     convs=(
         Conv(64, 11, stride=4, padding=2, pool=True),
@@ -104,7 +104,7 @@ ALEXNET = AlexNetForm(
     fc_widths=(4096, 4096),
 )
 
-ALEXNET64 = AlexNetForm(
+ALEXNET64 = AlexNetConfig(
     input_px=64,
     convs=(
         Conv(48, 5, stride=2, padding=2, pool=True),
@@ -125,7 +125,7 @@ FORMS = {
 }
 
 
-def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
+def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetConfig:
     """Make the paper's configuration at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
 
     >>> krizhevsky(227).pool5_px == krizhevsky(224).pool5_px == 6
@@ -142,7 +142,7 @@ def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
     )
 
 
-def make_form(architecture: str, fc_width: int | None = None) -> AlexNetForm:
+def make_form(architecture: str, fc_width: int | None = None) -> AlexNetConfig:
     """Make a configuration by name, with FC6 and FC7 `fc_width` wide if given.
 
     >>> make_form("alexnet64", 2048).widths["fc7"], make_form("alexnet64").widths["fc7"]
@@ -157,7 +157,7 @@ class AlexNet(nn.Module):
 
     Parameters
     ----------
-    form : AlexNetForm
+    form : AlexNetConfig
     batch_norm : bool
         Batch normalisation before each ReLU; for pre-training only. `fold_batch_norm` gives the
         plain network that computes the same.
@@ -165,7 +165,7 @@ class AlexNet(nn.Module):
         Share of the inputs of FC6 and FC7 that is dropped in training mode.
     """
 
-    def __init__(self, form: AlexNetForm, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, form: AlexNetConfig, batch_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.form = form
         channels = 3

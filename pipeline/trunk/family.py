@@ -14,7 +14,7 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH, explain_validation
 from pipeline.io.yaml import read_mapping
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
+from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetConfig, krizhevsky, make_form
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
@@ -25,7 +25,9 @@ from pipeline.trunk.zoo.torchvision_import import import_torchvision
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
 
 
-def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
+def _family_trunk(
+    card: TrunkCard, form: AlexNetConfig, state: dict[str, Tensor], layer: str, digest: str = ""
+) -> Trunk:
     if layer not in form.widths:
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
     with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are allocated

@@ -23,14 +23,14 @@ from pipeline.head.task import FitTask, RowReader
 from pipeline.io.errors import HeadError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, Conv
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, Conv
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 LABELS = LabelSettings()
-FORM = AlexNetForm(
+FORM = AlexNetConfig(
     64,
     (Conv(4, 5, 2, 2, pool=True), Conv(4, 3, 1, 1, pool=True), *[Conv(4, 3, 1, 1)] * 2, Conv(6, 3, pool=True)),
     (24, 16),

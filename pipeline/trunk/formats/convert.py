@@ -15,7 +15,7 @@ from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, krizhevsky, make_form
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, krizhevsky, make_form
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
 from pipeline.trunk.formats.numpy_file import read_numpy
@@ -52,7 +52,7 @@ def read_weight_file(path: Path) -> WeightFile:
     return READERS[path.suffix.lower()](path)
 
 
-def _expected_order(form: AlexNetForm) -> list[str]:
+def _expected_order(form: AlexNetConfig) -> list[str]:
     order = []
     for conv in form.convs:
         following = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
@@ -60,14 +60,14 @@ def _expected_order(form: AlexNetForm) -> list[str]:
     return [*order, "linear", "linear"]
 
 
-def make_imported_config(architecture: str, fc_width: int) -> AlexNetForm:
+def make_imported_config(architecture: str, fc_width: int) -> AlexNetConfig:
     """Make the configuration of an architecture's circulating weights: 227 px without padding, except torchvision's."""
     if architecture == "krizhevsky":
         return krizhevsky(227, fc_width)
     return make_form(architecture, None if architecture == "alexnet" else fc_width)
 
 
-def _contradictions(source: WeightFile, form: AlexNetForm) -> list[str]:
+def _contradictions(source: WeightFile, form: AlexNetConfig) -> list[str]:
     """List the file's statements on its network that contradict a configuration."""
     problems = []
     expected = _expected_order(form)
@@ -189,7 +189,7 @@ def _rows_by_channel(fc6: np.ndarray, channels: int, side: int) -> np.ndarray:
     return fc6.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(len(fc6), -1)
 
 
-def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetForm, names: dict[str, str], where: str) -> None:
+def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetConfig, names: dict[str, str], where: str) -> None:
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in AlexNet(form).state_dict().items()}
     if "fc8.weight" in weights:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipeline.io.atomic import read_json, write_json, write_whole
 from pipeline.io.errors import DatasetError, PipelineError
 from pipeline.io.progress import Progress
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, fold_batch_norm, make_form
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_form
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pretrain.augmentation import augment, normalise
 from pipeline.trunk.pretrain.images import LabelledPictures
@@ -93,7 +93,7 @@ class Training:
 
     train: LabelledPictures
     held_out: LabelledPictures | None
-    form: AlexNetForm
+    form: AlexNetConfig
     settings: PretrainSettings
     checkpoint: Path
     device: torch.device
@@ -238,7 +238,7 @@ def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, An
 def choose_rate(
     train: LabelledPictures,
     held_out: LabelledPictures,
-    form: AlexNetForm,
+    form: AlexNetConfig,
     settings: PretrainSettings,
     stem: Path,
     device: torch.device,

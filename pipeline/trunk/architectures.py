@@ -142,10 +142,10 @@ def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetConfig:
     )
 
 
-def make_form(architecture: str, fc_width: int | None = None) -> AlexNetConfig:
+def make_config(architecture: str, fc_width: int | None = None) -> AlexNetConfig:
     """Make a configuration by name, with FC6 and FC7 `fc_width` wide if given.
 
-    >>> make_form("alexnet64", 2048).widths["fc7"], make_form("alexnet64").widths["fc7"]
+    >>> make_config("alexnet64", 2048).widths["fc7"], make_config("alexnet64").widths["fc7"]
     (2048, 1024)
     """
     form = FORMS[architecture]

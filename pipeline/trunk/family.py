@@ -14,7 +14,7 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH, explain_validation
 from pipeline.io.yaml import read_mapping
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetConfig, krizhevsky, make_form
+from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
@@ -105,12 +105,12 @@ def load_card(path: Path, layer: str) -> Trunk:
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
         form = krizhevsky(card.input_px, _fc_width(state, weights))
     elif card.architecture in CAFFE_FORMS:
-        form = make_form(card.architecture, _fc_width(state, weights))
+        form = make_config(card.architecture, _fc_width(state, weights))
     elif card.architecture == "alexnet64":
         width = card.layers.get("fc6", form.fc_widths[0])
         if not 1 <= width <= MAX_FC_WIDTH:
             raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
-        form = make_form("alexnet64", width)
+        form = make_config("alexnet64", width)
     if card.input_px != form.input_px:
         raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
     return _family_trunk(card, form, state, layer, digest)

@@ -15,7 +15,7 @@ from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import AlexNet, AlexNetConfig, krizhevsky, make_form
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
 from pipeline.trunk.formats.numpy_file import read_numpy
@@ -64,7 +64,7 @@ def make_imported_config(architecture: str, fc_width: int) -> AlexNetConfig:
     """Make the configuration of an architecture's circulating weights: 227 px without padding, except torchvision's."""
     if architecture == "krizhevsky":
         return krizhevsky(227, fc_width)
-    return make_form(architecture, None if architecture == "alexnet" else fc_width)
+    return make_config(architecture, None if architecture == "alexnet" else fc_width)
 
 
 def _contradictions(source: WeightFile, form: AlexNetConfig) -> list[str]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipeline.io.atomic import read_json, write_json, write_whole
 from pipeline.io.errors import DatasetError, PipelineError
 from pipeline.io.progress import Progress
-from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_form
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pretrain.augmentation import augment, normalise
 from pipeline.trunk.pretrain.images import LabelledPictures
@@ -325,7 +325,7 @@ def pretrain(
         As `Training.run` and `choose_rate`; there are fewer pictures than a batch.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    form = make_form(settings.architecture, settings.fc_width)
+    form = make_config(settings.architecture, settings.fc_width)
     if len(train.labels) < settings.batch:
         raise DatasetError(f"{len(train.labels)} pictures, fewer than one batch of {settings.batch}")
 

@@ -116,7 +116,7 @@ ALEXNET64 = AlexNetConfig(
     fc_widths=(1024, 1024),
 )
 
-FORMS = {
+CONFIGS = {
     "krizhevsky": KRIZHEVSKY,
     "alexnet": ALEXNET,
     "alexnet64": ALEXNET64,
@@ -148,8 +148,8 @@ def make_config(architecture: str, fc_width: int | None = None) -> AlexNetConfig
     >>> make_config("alexnet64", 2048).widths["fc7"], make_config("alexnet64").widths["fc7"]
     (2048, 1024)
     """
-    form = FORMS[architecture]
-    return form if fc_width is None else replace(form, fc_widths=(fc_width, fc_width))
+    config = CONFIGS[architecture]
+    return config if fc_width is None else replace(config, fc_widths=(fc_width, fc_width))
 
 
 class AlexNet(nn.Module):
@@ -157,7 +157,7 @@ class AlexNet(nn.Module):
 
     Parameters
     ----------
-    form : AlexNetConfig
+    config : AlexNetConfig
     batch_norm : bool
         Batch normalisation before each ReLU; for pre-training only. `fold_batch_norm` gives the
         plain network that computes the same.
@@ -165,11 +165,11 @@ class AlexNet(nn.Module):
         Share of the inputs of FC6 and FC7 that is dropped in training mode.
     """
 
-    def __init__(self, form: AlexNetConfig, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, config: AlexNetConfig, batch_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.form = form
+        self.config = config
         channels = 3
-        for index, conv in enumerate(form.convs, start=1):
+        for index, conv in enumerate(config.convs, start=1):
             layer = nn.Conv2d(
                 channels,
                 conv.channels,
@@ -183,14 +183,14 @@ class AlexNet(nn.Module):
             if batch_norm:
                 self.add_module(f"norm{index}", nn.BatchNorm2d(conv.channels))
             channels = conv.channels
-        n_inputs = form.widths["pool5"]
-        for index, width in enumerate(form.fc_widths, start=6):
+        n_inputs = config.widths["pool5"]
+        for index, width in enumerate(config.fc_widths, start=6):
             self.add_module(f"fc{index}", nn.Linear(n_inputs, width, bias=not batch_norm))
             if batch_norm:
                 self.add_module(f"norm{index}", nn.BatchNorm1d(width))
             n_inputs = width
         self.batch_norm = batch_norm
-        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=form.norm_k)
+        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=config.norm_k)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
         self.dropout = nn.Dropout(dropout)
 
@@ -200,7 +200,7 @@ class AlexNet(nn.Module):
         return self.get_submodule(f"norm{name[-1]}")(x) if self.batch_norm else x
 
     def _normalise(self, x: Tensor) -> Tensor:
-        return self.response_norm(x.float()).to(x.dtype) if self.form.norm_in_float32 else self.response_norm(x)
+        return self.response_norm(x.float()).to(x.dtype) if self.config.norm_in_float32 else self.response_norm(x)
 
     def forward(self, x: Tensor, layers: Iterable[str] = (DEFAULT_LAYER,)) -> dict[str, Tensor]:
         """Compute the activations of the given layers; nothing beyond the last one is computed.
@@ -217,12 +217,12 @@ class AlexNet(nn.Module):
         return self.connect(torch.flatten(self.convolve(x), 1), layers)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Compute C1 to C5: the map of pool5 over pictures of any size, one cell per ``form.stride`` pixels."""
-        for index, conv in enumerate(self.form.convs, start=1):
+        """Compute C1 to C5: the map of pool5 over pictures of any size, one cell per ``config.stride`` pixels."""
+        for index, conv in enumerate(self.config.convs, start=1):
             x = self._linear(f"conv{index}", x)
             # The order ReLU, response norm, pool is the published one; CaffeNet pools first. Max and ReLU
             # commute exactly, and pooling first leaves ReLU a quarter of the cells.
-            if conv.response_norm and not self.form.norm_after_pool:
+            if conv.response_norm and not self.config.norm_after_pool:
                 x = self._normalise(torch.relu(x))
                 x = self.pool(x) if conv.pool else x
             elif conv.response_norm:
@@ -251,7 +251,7 @@ def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
 
     Returns
     -------
-    dict of name -> float32 Tensor, loadable into ``AlexNet(trained.form)``
+    dict of name -> float32 Tensor, loadable into ``AlexNet(trained.config)``
     """
     folded = {}
     for name in [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7"]:

@@ -14,7 +14,7 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH, explain_validation
 from pipeline.io.yaml import read_mapping
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetConfig, krizhevsky, make_config
+from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
@@ -26,12 +26,12 @@ CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
 
 
 def _family_trunk(
-    card: TrunkCard, form: AlexNetConfig, state: dict[str, Tensor], layer: str, digest: str = ""
+    card: TrunkCard, config: AlexNetConfig, state: dict[str, Tensor], layer: str, digest: str = ""
 ) -> Trunk:
-    if layer not in form.widths:
-        raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
+    if layer not in config.widths:
+        raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(config.widths)}")
     with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are allocated
-        network = AlexNet(form)
+        network = AlexNet(config)
     # Pre-trained weights include FC8; the trunk ends at FC7, and carries FC8 unchanged.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
     last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
@@ -39,7 +39,7 @@ def _family_trunk(
     return Trunk(
         card,
         layer,
-        form.widths[layer],
+        config.widths[layer],
         digest or digest_weights(state),
         LayeredNetwork(network, layer).eval(),
         classifier,
@@ -83,7 +83,7 @@ def load_card(path: Path, layer: str) -> Trunk:
         card = TrunkCard.model_validate(read_mapping(path, TrunkError))
     except ValidationError as error:
         raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
-    architectures = (*FORMS, FISHER)
+    architectures = (*CONFIGS, FISHER)
     if card.architecture not in architectures or card.weights_file is None or card.weights_sha256 is None:
         expected = f"an architecture of {', '.join(architectures)}, weights_file and weights_sha256"
         raise TrunkError(f"{path}: expected {expected}")
@@ -99,21 +99,21 @@ def load_card(path: Path, layer: str) -> Trunk:
         )
     if card.architecture == FISHER:
         return fisher_trunk(card, state, layer, digest)
-    form = FORMS[card.architecture]
+    config = CONFIGS[card.architecture]
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
-        form = krizhevsky(card.input_px, _fc_width(state, weights))
+        config = krizhevsky(card.input_px, _fc_width(state, weights))
     elif card.architecture in CAFFE_FORMS:
-        form = make_config(card.architecture, _fc_width(state, weights))
+        config = make_config(card.architecture, _fc_width(state, weights))
     elif card.architecture == "alexnet64":
-        width = card.layers.get("fc6", form.fc_widths[0])
+        width = card.layers.get("fc6", config.fc_widths[0])
         if not 1 <= width <= MAX_FC_WIDTH:
             raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
-        form = make_config("alexnet64", width)
-    if card.input_px != form.input_px:
-        raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
-    return _family_trunk(card, form, state, layer, digest)
+        config = make_config("alexnet64", width)
+    if card.input_px != config.input_px:
+        raise TrunkError(f"{path}: input_px of {card.architecture} is {config.input_px}, got {card.input_px}")
+    return _family_trunk(card, config, state, layer, digest)
 
 
 def _scale_like_he(network: AlexNet) -> None:
@@ -165,7 +165,7 @@ def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_alexnet(request: TrunkRequest) -> Trunk:
     """Load torchvision's ``alexnet``, with downloaded weights or those of a file."""
     weights = request.weights
-    form = FORMS["alexnet"]
+    config = CONFIGS["alexnet"]
     if weights is None:
         enum = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
         state = download_weights("alexnet", lambda: enum.get_state_dict(progress=False, check_hash=True))
@@ -175,9 +175,9 @@ def load_alexnet(request: TrunkRequest) -> Trunk:
     if "features.0.weight" in state:
         state = from_torchvision_names(state)
     card = TrunkCard(
-        name="alexnet", architecture="alexnet", input_px=form.input_px, layers=form.widths, trained=trained
+        name="alexnet", architecture="alexnet", input_px=config.input_px, layers=config.widths, trained=trained
     )
-    return _family_trunk(card, form, state, request.layer or DEFAULT_LAYER)
+    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)
 
 
 def load_krizhevsky(request: TrunkRequest) -> Trunk:
@@ -189,12 +189,12 @@ def load_krizhevsky(request: TrunkRequest) -> Trunk:
             "'pipeline pretrain --architecture krizhevsky' wrote"
         )
     state = read_weights(weights)
-    form = krizhevsky(224, _fc_width(state, weights))
+    config = krizhevsky(224, _fc_width(state, weights))
     card = TrunkCard(
         name="krizhevsky",
         architecture="krizhevsky",
         input_px=224,
-        layers=form.widths,
+        layers=config.widths,
         trained={"source": f"as the file {weights.name} was"},
     )
-    return _family_trunk(card, form, state, request.layer or DEFAULT_LAYER)
+    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)

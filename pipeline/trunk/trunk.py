@@ -34,7 +34,7 @@ class LayeredNetwork(nn.Module):
     @property
     def widths(self) -> dict[str, int]:
         """Columns of each layer."""
-        return self.network.form.widths
+        return self.network.config.widths
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, (self.layer,))[self.layer]

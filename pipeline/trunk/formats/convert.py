@@ -52,11 +52,11 @@ def read_weight_file(path: Path) -> WeightFile:
     return READERS[path.suffix.lower()](path)
 
 
-def _expected_order(form: AlexNetConfig) -> list[str]:
+def _expected_order(config: AlexNetConfig) -> list[str]:
     order = []
-    for conv in form.convs:
+    for conv in config.convs:
         following = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
-        order += ["conv", *(following[::-1] if form.norm_after_pool else following)]
+        order += ["conv", *(following[::-1] if config.norm_after_pool else following)]
     return [*order, "linear", "linear"]
 
 
@@ -67,17 +67,17 @@ def make_imported_config(architecture: str, fc_width: int) -> AlexNetConfig:
     return make_config(architecture, None if architecture == "alexnet" else fc_width)
 
 
-def _contradictions(source: WeightFile, form: AlexNetConfig) -> list[str]:
+def _contradictions(source: WeightFile, config: AlexNetConfig) -> list[str]:
     """List the file's statements on its network that contradict a configuration."""
     problems = []
-    expected = _expected_order(form)
+    expected = _expected_order(config)
     if source.order is not None and source.order[: len(expected)] != expected:
         problems.append(f"runs {', '.join(source.order)}; expected {', '.join(expected)}")
-    norm = (5, 1e-4, 0.75, form.norm_k)
+    norm = (5, 1e-4, 0.75, config.norm_k)
     for index, found in enumerate(source.norms, start=1):
         if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(found, norm, strict=True)):
             problems.append(f"norm{index}: size, alpha, beta, k are {found}, expected {norm}")
-    groups = [conv.groups for conv in form.convs]
+    groups = [conv.groups for conv in config.convs]
     if source.groups and source.groups != groups:
         problems.append(f"groups of the convolutions are {source.groups}, expected {groups}")
     return problems
@@ -112,7 +112,7 @@ def choose_architecture(source: WeightFile, conv1_channels: int, fc_width: int, 
         if not found:
             return name
     lines = [f"{name}: {problem}" for name, found in by_form.items() for problem in found]
-    raise TrunkError(f"{where}: is of no form that is known here\n{enumerate_problems(lines)}")
+    raise TrunkError(f"{where}: fits none of the known architectures\n{enumerate_problems(lines)}")
 
 
 def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
@@ -189,12 +189,12 @@ def _rows_by_channel(fc6: np.ndarray, channels: int, side: int) -> np.ndarray:
     return fc6.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(len(fc6), -1)
 
 
-def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetConfig, names: dict[str, str], where: str) -> None:
+def _check_shapes(weights: dict[str, np.ndarray], config: AlexNetConfig, names: dict[str, str], where: str) -> None:
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in AlexNet(form).state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in AlexNet(config).state_dict().items()}
     if "fc8.weight" in weights:
         n_classes = len(weights["fc8.weight"])
-        expected |= {"fc8.weight": (n_classes, form.fc_widths[1]), "fc8.bias": (n_classes,)}
+        expected |= {"fc8.weight": (n_classes, config.fc_widths[1]), "fc8.bias": (n_classes,)}
     problems = [
         f"{name} ({names[name]}): shape {weights[name].shape}, expected {shape}"
         for name, shape in expected.items()
@@ -271,10 +271,10 @@ def convert(
             f"{path}: fc6.weight: shape {weights['fc6.weight'].shape}, expected 1 to {MAX_FC_WIDTH:,} rows"
         )
     architecture = choose_architecture(source, len(weights["conv1.weight"]), fc_width, architecture, str(path))
-    form = make_imported_config(architecture, fc_width)
+    config = make_imported_config(architecture, fc_width)
     if channels_last:
-        weights["fc6.weight"] = _rows_by_channel(weights["fc6.weight"], form.convs[-1].channels, form.pool5_px)
-    _check_shapes(weights, form, names, str(path))
+        weights["fc6.weight"] = _rows_by_channel(weights["fc6.weight"], config.convs[-1].channels, config.pool5_px)
+    _check_shapes(weights, config, names, str(path))
 
     preprocessing = preprocessing or ("torchvision" if architecture == "alexnet" else "caffe")
     if preprocessing == "torchvision" and mean_bgr is not None:
@@ -294,8 +294,8 @@ def convert(
     card = TrunkCard(
         name=name,
         architecture=architecture,
-        input_px=form.input_px,
-        layers=form.widths,
+        input_px=config.input_px,
+        layers=config.widths,
         preprocessing=pixels,
         trained=trained,
     )

@@ -22,7 +22,9 @@ from pipeline.activations.settings import Codec, StoredDtype
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.io.progress import Progress, format_seconds
+from pipeline.io.names import make_file_part
+from pipeline.io.numbers import format_seconds
+from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -58,7 +60,7 @@ def identity_of(
 
 def store_name(table: PatchTable, runner: TrunkRunner, identity: Identity) -> str:
     """Return ``<dataset>-<split>-<trunk>-<layer>-<first 12 of the fingerprint>.zarr``."""
-    layer = "".join(c if c.isalnum() or c in "._+" else "-" for c in identity.layer)
+    layer = make_file_part(identity.layer, "._+")
     return f"{table.dataset}-{table.split}-{runner.trunk.slug}-{layer}-{fingerprint(identity)[:12]}.zarr"
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, needs_boxes, parts_of
@@ -196,7 +196,7 @@ class Flow:
         path = ws.results / "settings" / f"{stage}-{digest}.yaml"
         data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
         if not path.is_file() or path.read_bytes() != data:
-            write_whole(path, data)
+            write_atomic(path, data)
         return shlex.quote(path.as_posix())
 
     # ---- states: parameters that change with what Snakemake cannot see
@@ -287,5 +287,5 @@ def _facts_of_roles(manifest: Manifest) -> list[Any]:
 
 def _remember(path: Path, state: str) -> str:
     if not path.is_file() or path.read_text() != state:
-        write_whole(path, state.encode())
+        write_atomic(path, state.encode())
     return state

@@ -17,7 +17,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
-from pipeline.trunk.settings import SEEDED_TRUNKS
+from pipeline.trunk.sources import SEEDED_TRUNKS
 
 
 def path(run: RunContext, head: str) -> Path:
@@ -145,4 +145,4 @@ def _annotations(run: RunContext, split: str) -> dict[str, Annotation] | None:
     except MissingDataError:
         run.say(f"{run.dataset} {split}: its boxes are not available, so it is not measured where maps point")
         return None
-    return dict(zip(of_split.ids, of_split.annotations, strict=True))
+    return of_split.annotations_by_id

@@ -1,4 +1,4 @@
-"""Which classes a source task has: all, some at random, or a base list and all below WordNet nodes.
+"""Choose the classes of a source task: all, some at random, or a base list and all below WordNet nodes.
 
 Source: Oquab et al. (2014) section 4: PRE-1000C, PRE-1000R and PRE-1512.
 """
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 def choose_at_random(there: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
-    """`n` classes by a hash of name and seed: one more or less of `there` changes at most one of them.
+    """Choose `n` classes by a hash of name and seed; one available class more or less changes at most one of them.
 
     >>> choose_at_random(["n1", "n2", "n3", "n4"], 2, seed=0)
     ('n1', 'n3')
@@ -31,7 +31,7 @@ def choose_at_random(there: Sequence[str], n: int, seed: int) -> tuple[str, ...]
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
-    """Names at the beginning of each line, up to the first blank; # begins a comment.
+    """Read the names at the beginning of each line, up to the first blank; # begins a comment.
 
     Raises
     ------
@@ -51,12 +51,12 @@ def read_class_list(path: Path) -> tuple[str, ...]:
 
 
 def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = lambda text: None) -> tuple[str, ...]:
-    """Classes of a source task, out of those that are there.
+    """Choose the classes of a source task among the available ones.
 
     Parameters
     ----------
     there : names of class folders; for ``nodes`` wnids such as ``n02084071``
-    say : hears of nodes that bring nothing and of folders that the table of synsets does not know
+    say : receives messages on nodes without classes and on folders that are not in the table of synsets
 
     Returns
     -------

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.io.atomic import write_whole
-from pipeline.io.progress import format_bytes, format_seconds
+from pipeline.io.atomic import write_atomic
+from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.stages.context import RunContext
 from pipeline.views.report.content import Content, gather
 
@@ -40,4 +40,4 @@ def render(content: Content) -> str:
 
 def write_report(run: RunContext, head: str, path: Path) -> None:
     """Write the report of a run, atomically."""
-    write_whole(path, render(gather(run, head)).encode())
+    write_atomic(path, render(gather(run, head)).encode())

@@ -33,7 +33,7 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     ws = workspace_from(options)
     title = load_manifest(dataset).title
     s = ws.settings
-    desk = Desk(ws, fitted_heads(ws, dataset), list(dict.fromkeys((s.aggregation, *s.all_aggregations))))
+    desk = Desk(ws, fitted_heads(ws, dataset), list(dict.fromkeys((s.main_aggregation, *s.all_aggregations))))
     try:
         server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
     except OSError as error:

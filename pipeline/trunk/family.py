@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.io.digests import sha256_bytes, sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
-from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.model import MAX_FC_WIDTH, explain_validation
-from pipeline.io.yaml import read_mapping
+from pipeline.io.messages import brief
+from pipeline.io.model import MAX_FC_WIDTH
 from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
-from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
@@ -46,12 +44,7 @@ def _fc_width(state: dict[str, Tensor], where: Path) -> int:
 
 
 def load_card(path: Path, layer: str) -> Trunk:
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such card; a card is a YAML file beside its weights")
-    try:
-        card = TrunkCard.model_validate(read_mapping(path, TrunkError))
-    except ValidationError as error:
-        raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
+    card = read_card(path)
     known = (*FORMS, FISHER)
     if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
         raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")

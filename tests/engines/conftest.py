@@ -42,13 +42,12 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
 FLAGS = """
 import os, pathlib, signal, time
-import pipeline.stages.extract, pipeline.stages.trunk
-from pipeline.activations import extraction as extract, folder, identity
+import pipeline.stages.extract as stage, pipeline.stages.runner as runner_stage
+from pipeline.activations import folder, identity, parts
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk = pipeline.stages.extract.make_runner, pipeline.stages.trunk.load_trunk
-version = identity.VERSION
-make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
+make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, identity.VERSION
+make, writes = parts.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
 def flagged_runner(ws, dataset=None):
     identity.VERSION = 99 if (flags / "other-version").exists() else version
@@ -78,9 +77,9 @@ def held_make(self, task, *rest):
         time.sleep(0.02)
     make(self, task, *rest)
 
-pipeline.stages.extract.make_runner, pipeline.stages.trunk.load_trunk = flagged_runner, counted_load
+stage.make_runner, runner_stage.load_trunk = flagged_runner, counted_load
 folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
-extract.PartMaker.make = held_make
+parts.PartMaker.make = held_make
 """
 """What a flag, a file in the folder ENGINE_FLAGS, does to whoever makes parts: see `flags`."""
 

@@ -21,9 +21,8 @@ from support.small_parts import small_parts
 from pipeline.cache.repair import repair_small_file, repair_store
 from pipeline.cache.verify import verify_small_files, verify_stores
 from pipeline.io.errors import PipelineError
-from pipeline.stages.extract import run_extract
-from pipeline.stages.fit_head import run_fit
-from pipeline.stages.score import run_score
+from pipeline.stages import extract, fit_head, score
+from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
@@ -47,8 +46,8 @@ def quiet(text: str) -> None:
 
 def make_everything() -> None:
     for split in ("train", "val"):
-        run_extract(WS, "tiny", split, quiet)
-    run_fit(WS, "tiny", ["fca"], quiet)
+        extract.make(RunContext(WS, "tiny"), split)
+    fit_head.ensure(RunContext(WS, "tiny"), ["fca"])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def work(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
-        patch.setattr("pipeline.stages.trunk.load_trunk", functools.cache(load_trunk))
+        patch.setattr("pipeline.stages.runner.load_trunk", functools.cache(load_trunk))
         make_everything()
         yield folder
     torch.set_num_threads(threads)
@@ -114,9 +113,9 @@ def read_like_a_user(fault: Fault) -> None:
     os.rename("data", "away")
     try:
         if fault.kind == "head" or "tiny-val" in str(fault.path):
-            run_score(WS, "tiny", ["fca"], "val", quiet)
+            score.make(RunContext(WS, "tiny"), ["fca"], "val")
         else:
-            run_fit(WS, "tiny", ["fcb"], quiet)
+            fit_head.ensure(RunContext(WS, "tiny"), ["fcb"])
     finally:
         os.rename("away", "data")
         for path in Path("results").rglob("*fcb*"):
@@ -150,7 +149,7 @@ def test_control_untouched_files_are_read_and_found_sound(work):
         read_like_a_user(Fault(kind, Path("cache/tiny-train"), "nothing"))
         read_like_a_user(Fault(kind, Path("cache/tiny-val"), "nothing"))
     assert [report.state for report in verify_stores(WS, [])] == ["sealed", "sealed"]
-    assert verify_small_files(WS) == {}
+    assert verify_small_files(WS) == []
 
 
 @pytest.mark.timeout(0 if os.environ.get("PIPELINE_TORTURE") else 300)
@@ -180,8 +179,8 @@ def test_damage_is_refused_found_and_mended(work):
             assert small, f"{number}: {fault}: not found"
             assert all(not report.findings for report in reports.values())
 
-        for path in small:
-            repair_small_file(WS, path, quiet)
+        for bad in small:
+            repair_small_file(WS, bad, quiet)
         if fault.kind in ("receipt", "patch table", "head"):
             make_everything()  # what the message says: the next run makes it again
         for report in reports.values():

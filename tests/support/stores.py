@@ -1,22 +1,17 @@
-"""Sealed stores of rows that a test makes up, and patch tables for them without pictures."""
+"""Sealed stores of given rows."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
-from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
 
 
 @dataclass
-class Made:
+class SplitData:
     """A table, its store and the rows in it."""
 
     table: PatchTable
@@ -24,38 +19,20 @@ class Made:
     rows: np.ndarray
 
 
-def make_table(split: str, classes: Sequence[str], picture_class: np.ndarray, **columns: Any) -> PatchTable:
-    """A patch table of pictures that are not there; picture i shows one object, of class ``picture_class[i]``.
+def draw_rows(table: PatchTable, width: int, seed: int = 0) -> np.ndarray:
+    """Draw float16 rows of noise; column c is high in a patch that an object of class c fills."""
+    rows = np.random.default_rng(seed).normal(0, 0.3, (table.n_rows, width))
+    filled = np.flatnonzero(table.filling_class >= 0)
+    rows[filled, table.filling_class[filled]] += 2
+    return rows.astype(np.float16)
+
+
+def seal_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int = 50, **changes) -> Store:
+    """Write and seal a store of a table's rows.
 
     Parameters
     ----------
-    columns : those of a row: ``picture``, ``box_xyxy``, ``scale``, and the overlaps
-    """
-    n_pictures = len(picture_class)
-    table = PatchTable(
-        dataset="made",
-        split=split,
-        classes=tuple(classes),
-        source="grid",
-        grid=GridSettings(),
-        ids=tuple(f"{split}{i:03d}" for i in range(n_pictures)),
-        size_wh=np.full((n_pictures, 2), 100, np.int32),
-        apply_exif=np.zeros(n_pictures, bool),
-        picture_sha256=tuple(f"{i:064d}" for i in range(n_pictures)),
-        picture_labels=np.where(picture_class[:, None] == np.arange(len(classes)), 1, -1).astype(np.int8),
-        skipped=(),
-        annotation_digest="0" * 64,
-        **columns,
-    )
-    return replace(table, rows_digest=table.compute_rows_digest())
-
-
-def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int, **changes: Any) -> Store:
-    """Seal a store of a table's rows.
-
-    Parameters
-    ----------
-    changes : of the identity's fields
+    changes : other or further fields of the identity, such as ``**{"how.layer": "fc6"}``
     """
     identity = {
         "seen.pictures": table.pictures_digest(),
@@ -66,6 +43,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int, 
         "how.layer": "fc7",
         "how.dtype": "float16",
         "how.width": rows.shape[1],
+        "how.mean": [0.5, 0.5, 0.5],
         "how.precision": "cpu-fp32",
         "how.part_rows": part_rows,
         **changes,
@@ -74,7 +52,7 @@ def make_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int, 
     writer = StoreWriter(path)
     for part in writer.parts:
         chosen = slice(part.start, part.stop)
-        columns = {name: getattr(table, name)[chosen] for name in ("picture", "box_xyxy", "scale")}
-        writer.write_part(part, {"activations": rows[chosen], **columns})
+        geometry = {name: getattr(table, name)[chosen] for name in ("picture", "box_xyxy", "scale")}
+        writer.write_part(part, {"activations": rows[chosen], **geometry})
     writer.seal()
     return Store(path)

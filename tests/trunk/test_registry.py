@@ -242,7 +242,9 @@ def test_card_that_is_no_card(tmp_path, text, message):
 
 
 def test_torchvision_imports_in_a_fresh_process():
-    code = "from pipeline.trunk.zoo.torchvision_import import import_torchvision as t; print(t().models.alexnet.__name__)"
+    code = (
+        "from pipeline.trunk.zoo.torchvision_import import import_torchvision as t; print(t().models.alexnet.__name__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout.strip()) == (0, "alexnet"), done.stderr
 

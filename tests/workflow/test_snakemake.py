@@ -21,7 +21,7 @@ from support.small_parts import code_to_bind
 from pipeline.activations.store import Store
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.table import read_table
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 
 CHECKOUT = Path(__file__).parents[2]
 NOTHING = "Nothing to be done"
@@ -343,14 +343,14 @@ SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
+    from pipeline.activations import writer
     {code_to_bind(32)}
-    from pipeline.activations import writer as writing
     if pathlib.Path("slow").exists():
-        write_part = writing.StoreWriter.write_part
-        def write_then_wait(writer, part, columns):
-            write_part(writer, part, columns)
+        write_part = writer.StoreWriter.write_part
+        def write_then_wait(self, part, columns):
+            write_part(self, part, columns)
             time.sleep(60)
-        writing.StoreWriter.write_part = write_then_wait
+        writer.StoreWriter.write_part = write_then_wait
 """
 
 
@@ -381,7 +381,7 @@ def test_a_run_killed_in_the_middle_of_extraction_goes_on(finished_work):
 
     assert finished.code == 0, finished.output
     assert finished.jobs == ["extract val"]
-    assert f"{store.name}: going on, 1 of 3 parts are there" in finished.output
+    assert f"{store.name}: resuming, 1 of 3 parts are recorded" in finished.output
     assert written.items() <= finished_work.touched(store).items()
     complete = Store(store)
     (table,) = (finished_work.path / "cache/patches").glob("tiny-val-*.h5")

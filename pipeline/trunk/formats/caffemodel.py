@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pipeline.trunk.formats.wire import Message
 
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.wire import Message
 
 KINDS = {"conv": "conv", "convolution": "conv", "innerproduct": "linear", "lrn": "norm", "pooling": "pool"}
 V0_KINDS = {"conv": "conv", "innerproduct": "linear", "lrn": "norm", "pool": "pool"}

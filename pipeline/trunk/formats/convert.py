@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
-from pipeline.trunk.formats.numpy_file import read_numpy
-from pipeline.trunk.formats.onnx_model import read_onnx
-from pipeline.trunk.formats.torch_file import read_safetensors, read_torch
 from torch import Tensor
 
 from pipeline.io.digests import sha256_file
@@ -21,6 +17,10 @@ from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH
 from pipeline.trunk.architectures import AlexNet, AlexNetForm, krizhevsky, make_form
 from pipeline.trunk.card import Preprocessing, TrunkCard
+from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
+from pipeline.trunk.formats.numpy_file import read_numpy
+from pipeline.trunk.formats.onnx_model import read_onnx
+from pipeline.trunk.formats.torch_file import read_safetensors, read_torch
 from pipeline.trunk.formats.weight_file import Source
 
 READERS = {

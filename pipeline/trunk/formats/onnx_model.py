@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from pipeline.trunk.formats.wire import Message
 
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.wire import Message
 
 DTYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 EXTERNAL = 1

@@ -629,19 +629,18 @@ def _prepare_server() -> None:
     """In the server, before any fork: what a child would otherwise do again each time."""
     import torch
 
-    import pipeline.stages.extract
-    import pipeline.stages.trunk
+    import pipeline.stages.runner
 
     torch.set_num_threads(1)
     Image.preinit()
-    load_trunk = pipeline.stages.trunk.load_trunk
+    load_trunk = pipeline.stages.runner.load_trunk
     drawn = {layer: load_trunk("random", layer, None, 0) for layer in ("fc7", "pool5")}
 
     def load(name: str, layer: str, weights: Path | None, seed: int) -> Any:
         plain = name == "random" and weights is None and seed == 0
         return drawn[layer] if plain and layer in drawn else load_trunk(name, layer, weights, seed)
 
-    pipeline.stages.trunk.load_trunk = load
+    pipeline.stages.runner.load_trunk = load
 
 
 if os.environ.get(SERVER):

@@ -22,9 +22,9 @@ import pytest
 from kills import EXTRACT, EXTRACT_VAL, FIT, SCORE, VAL_ONLY, Child, Snapshot, Work, differences, without
 from support.small_parts import code_to_bind
 
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.errors import StoreError
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 # A chain begins with nothing, and is killed so often before it may end.

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from pipeline.trunk.formats.convert import form_of
 from torch import Tensor
 from torch.nn import functional
+
+from pipeline.trunk.formats.convert import form_of
 
 FC_WIDTH, N_CLASSES = 24, 5
 MEAN_BGR = (104.0, 117.0, 123.0)

@@ -9,12 +9,12 @@ import torch
 import yaml
 from alexnet_files import CHAIN, MEAN_BGR, caffe_fc7, draw_weights
 from click.testing import CliRunner
-from pipeline.trunk.formats.convert import convert, read_mean_bgr
 from safetensors.torch import load_file, save_file
 
 from pipeline.cli.trunk import command
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.trunk.card import save_trunk
+from pipeline.trunk.formats.convert import convert, read_mean_bgr
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 

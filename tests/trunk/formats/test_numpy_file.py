@@ -11,9 +11,9 @@ import pytest
 from alexnet_files import python2_npy
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.trunk.formats.numpy_file import read_numpy
 
 from pipeline.io.errors import TrunkError
+from pipeline.trunk.formats.numpy_file import read_numpy
 
 LAYERS = {
     "conv1": [np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1), np.array([1.5, -2], np.float32)],

@@ -7,10 +7,10 @@ import pytest
 from alexnet_files import CHAIN, caffe, write_caffemodel
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.trunk.formats.caffemodel import read_caffemodel
-from pipeline.trunk.formats.wire import Message
 
 from pipeline.io.errors import TrunkError
+from pipeline.trunk.formats.caffemodel import read_caffemodel
+from pipeline.trunk.formats.wire import Message
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)

@@ -24,12 +24,10 @@ from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.names import make_file_part
 from pipeline.io.numbers import format_seconds
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
-
-Say = Callable[[str], None]
 
 PartRows = Callable[[int], int]
 """Rows per part, from the width of a row."""
@@ -136,7 +134,7 @@ class Extraction:
     runner: TrunkRunner
     stores: Folder
     batch: int | None = None
-    say: Say = lambda text: None
+    say: Say = silent
     log_folder: Path | None = None
     layers: Sequence[str] = ()
     dtype: StoredDtype = "float16"
@@ -322,7 +320,7 @@ def extract(
     runner: TrunkRunner,
     stores: str | Path | Folder,
     batch: int | None = None,
-    say: Say = lambda text: None,
+    say: Say = silent,
     part_rows: PartRows = rows_per_part,
 ) -> Store:
     """Extract or complete the store of the runner's layer over one patch table, in this process; see `Extraction`."""

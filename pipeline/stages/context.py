@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Split
+from pipeline.io.progress import Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
-
-Say = Callable[[str], None]
-
-
-def silent(text: str) -> None:
-    """Drop a line that no person reads."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.dataset.manifest import known_datasets, load_manifest
 from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.io.digests import digest_of
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.recipes.catalogue import (
     compared_recipes,
     find_recipe,
@@ -108,7 +108,7 @@ def settings_file(ws, stage, digest):
     path = ws.results / "settings" / f"{stage}-{digest}.yaml"
     data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
     if not path.is_file() or path.read_bytes() != data:
-        write_whole(path, data)
+        write_atomic(path, data)
     return shlex.quote(path.as_posix())
 
 
@@ -136,7 +136,7 @@ def split_state(dataset, split):
     except PipelineError as error:
         stop(error)
     if not seen.is_file() or seen.read_text() != state:
-        write_whole(seen, state.encode())
+        write_atomic(seen, state.encode())
     return state
 
 
@@ -184,7 +184,7 @@ def state_of_weights(store_digest):
         return seen.read_text()
     state = ws.weights_state()
     if not seen.is_file() or seen.read_text() != state:
-        write_whole(seen, state.encode())
+        write_atomic(seen, state.encode())
     return state
 
 

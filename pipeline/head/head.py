@@ -27,7 +27,7 @@ from pipeline.head import native as own
 from pipeline.head.networks import SCORED_ROWS
 from pipeline.head.settings import AnyHead, HeadSettings
 from pipeline.head.task import FitTask, Fitted, RowReader
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.patches.sampling import hold_out_pictures
@@ -245,7 +245,7 @@ def save_head(head: Head, path: Path) -> str:
     # One key only: safetensors writes several in an order that differs from call to call.
     data = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
     digest = sha256_bytes(data)
-    write_whole(path, data.replace(NO_DIGEST, digest.encode(), 1))
+    write_atomic(path, data.replace(NO_DIGEST, digest.encode(), 1))
     return digest
 
 

@@ -62,7 +62,7 @@ def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Pat
     fsync_path(path.parent)
 
 
-def write_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+def write_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
     """Write a file atomically: a reader, also after a crash, sees the old one or all of the new one.
 
     Parameters
@@ -74,7 +74,7 @@ def write_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> 
 
 
 def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
-    """As `write_whole`, but with several writers the file of the first one stays."""
+    """As `write_atomic`, but with several writers the file of the first one stays."""
     with _written_apart(path, data, partial_folder) as partial, contextlib.suppress(FileExistsError):
         try:
             os.link(partial, path)
@@ -119,7 +119,7 @@ def _is_running(pid: int) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN is refused (use None)."""
-    write_whole(path, render_json(value))
+    write_atomic(path, render_json(value))
 
 
 def read_json(path: Path) -> Any:

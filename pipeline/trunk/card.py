@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.model import Settings
 
@@ -53,8 +53,8 @@ def save_trunk(stem: Path, weights: dict[str, Tensor], card: TrunkCard) -> Trunk
     """Write ``<stem>.safetensors``, then ``<stem>.yaml``, each atomically; return the card as written."""
     weights_path = stem.with_name(stem.name + ".safetensors")
     data = save(weights, metadata={"architecture": card.architecture})
-    write_whole(weights_path, data)
+    write_atomic(weights_path, data)
     card = card.model_copy(update={"weights_file": weights_path.name, "weights_sha256": sha256_bytes(data)})
     text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False)
-    write_whole(stem.with_name(stem.name + ".yaml"), text.encode())
+    write_atomic(stem.with_name(stem.name + ".yaml"), text.encode())
     return card

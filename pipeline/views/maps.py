@@ -14,7 +14,7 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
 from pipeline.dataset.read import read_split
 from pipeline.head.head import Head, check_joined
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import track
@@ -161,7 +161,7 @@ def run_map(
             buffer = io.BytesIO()
             maps = look.maps(np.arange(len(look.classes)))
             np.savez_compressed(buffer, maps=maps, classes=np.array(look.classes), scores=scores)
-            write_whole(path.with_suffix(".npz"), buffer.getvalue())
+            write_atomic(path.with_suffix(".npz"), buffer.getvalue())
         order = np.argsort(-scores, kind="stable")
         made.append(
             {

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.io.atomic
-from pipeline.io.atomic import create_whole, read_json, sweep_partials, write_json, write_whole
+from pipeline.io.atomic import create_whole, read_json, sweep_partials, write_atomic, write_json
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_signed_json, sign_hdf5, signed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
@@ -28,8 +28,8 @@ from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_
 def test_write_whole_makes_folders_and_leaves_only_the_file(tmp_path):
     path = tmp_path / "a/b/c.bin"
 
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
 
     assert path.read_bytes() == b"two"
     assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
@@ -39,14 +39,14 @@ def test_write_whole_makes_folders_and_leaves_only_the_file(tmp_path):
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_content_and_no_partial(tmp_path, monkeypatch, fault, kind):
     path = tmp_path / "file.json"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
 
     def fail(*_):
         raise kind("no space left")
 
     monkeypatch.setattr(pipeline.io.atomic.os, fault, fail)
     with pytest.raises(kind):
-        write_whole(path, b"new")
+        write_atomic(path, b"new")
 
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
@@ -58,7 +58,7 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda d: (calls.append("fsync"), fsync(d)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
 
-    write_whole(tmp_path / "f", b"x")
+    write_atomic(tmp_path / "f", b"x")
 
     assert calls == ["fsync", "replace", "fsync"]  # the content, the name, the folder
 
@@ -69,7 +69,7 @@ def test_a_file_may_grow_in_another_folder(tmp_path, monkeypatch):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda a, b, real=real: (seen.append(a.parent), real(a, b)))
 
-    write_whole(tmp_path / "a/f", b"x", tmp_path / "grow/here")
+    write_atomic(tmp_path / "a/f", b"x", tmp_path / "grow/here")
     create_whole(tmp_path / "a/g", b"y", tmp_path / "grow/here")
 
     assert seen == [tmp_path / "grow/here"] * 2
@@ -132,7 +132,7 @@ import os, sys
 from pathlib import Path
 import pipeline.io.atomic
 pipeline.io.atomic.os.replace = lambda *_: os._exit(9)
-pipeline.io.atomic.write_whole(Path(sys.argv[1]), b"half")
+pipeline.io.atomic.write_atomic(Path(sys.argv[1]), b"half")
 """
 
 

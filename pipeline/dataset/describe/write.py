@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.dataset.manifest import NAME, Manifest, known_datasets
 from pipeline.dataset.read import read_split
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.progress import Say
 
@@ -123,7 +123,7 @@ def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) 
     for split, entry in lists.items():
         if entry.own:
             written.append(path.with_suffix("") / f"{split}.txt")
-            write_whole(written[-1], ("\n".join(entry.ids) + "\n").encode())
+            write_atomic(written[-1], ("\n".join(entry.ids) + "\n").encode())
     manifest = Manifest.model_validate({**content, "path": path})
     try:
         for split in dict.fromkeys((manifest.fit, manifest.eval)):
@@ -137,4 +137,4 @@ def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) 
         raise
     header = "# Made by 'pipeline data new'; title, metric and licence may be edited.\n"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    write_whole(path, (header + text).encode())
+    write_atomic(path, (header + text).encode())

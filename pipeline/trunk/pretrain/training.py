@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.io.atomic import read_json, write_json, write_whole
+from pipeline.io.atomic import read_json, write_atomic, write_json
 from pipeline.io.errors import DatasetError, PipelineError
 from pipeline.io.progress import Progress
 from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_config
@@ -203,7 +203,7 @@ class Training:
             "recipe": self.recipe,
         }
         torch.save(saved, buffer)
-        write_whole(self.checkpoint, buffer.getvalue())
+        write_atomic(self.checkpoint, buffer.getvalue())
 
 
 class OtherTrainingError(PipelineError):

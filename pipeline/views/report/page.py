@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.stages.patches import Say
 from pipeline.stages.workspace import Workspace
@@ -41,4 +41,4 @@ def render(content: Content) -> str:
 
 def run_report(ws: Workspace, dataset: str, head: str, path: Path, command: str, say: Say) -> None:
     """Write the report of a run, whole or not at all."""
-    write_whole(path, render(gather(ws, dataset, head, command, say)).encode())
+    write_atomic(path, render(gather(ws, dataset, head, command, say)).encode())

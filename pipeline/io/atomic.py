@@ -73,7 +73,7 @@ def write_atomic(path: Path, data: bytes, partial_folder: Path | None = None) ->
         os.replace(partial, path)
 
 
-def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+def create_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
     """As `write_atomic`, but with several writers the file of the first one stays."""
     with _written_apart(path, data, partial_folder) as partial, contextlib.suppress(FileExistsError):
         try:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.io.atomic
-from pipeline.io.atomic import create_whole, read_json, sweep_partials, write_atomic, write_json
+from pipeline.io.atomic import create_atomic, read_json, sweep_partials, write_atomic, write_json
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_signed_json, sign_hdf5, signed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
@@ -70,7 +70,7 @@ def test_a_file_may_grow_in_another_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda a, b, real=real: (seen.append(a.parent), real(a, b)))
 
     write_atomic(tmp_path / "a/f", b"x", tmp_path / "grow/here")
-    create_whole(tmp_path / "a/g", b"y", tmp_path / "grow/here")
+    create_atomic(tmp_path / "a/g", b"y", tmp_path / "grow/here")
 
     assert seen == [tmp_path / "grow/here"] * 2
     assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["a", "f", "g", "grow", "here"]
@@ -89,8 +89,8 @@ def test_create_whole_leaves_what_is_there(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", refuse_links)
     path = tmp_path / "deep/file"
 
-    create_whole(path, b"first")
-    create_whole(path, b"second")
+    create_atomic(path, b"first")
+    create_atomic(path, b"second")
 
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
@@ -101,7 +101,7 @@ def test_of_many_creators_one_wins_for_all(tmp_path):
 
     def create(i: int) -> bytes:
         start.wait()
-        create_whole(tmp_path / "file", bytes([i]) * 10_000)
+        create_atomic(tmp_path / "file", bytes([i]) * 10_000)
         return (tmp_path / "file").read_bytes()
 
     with ThreadPoolExecutor(16) as pool:
@@ -120,7 +120,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, monkeypatch, fault, kind):
 
     monkeypatch.setattr(pipeline.io.atomic.os, fault, fail)
     with pytest.raises(kind):
-        create_whole(tmp_path / "file", b"new")
+        create_atomic(tmp_path / "file", b"new")
 
     assert not list(tmp_path.iterdir())
 

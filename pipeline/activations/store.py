@@ -32,7 +32,7 @@ from pipeline.activations.layout import (
     restore,
     stated,
 )
-from pipeline.io.checksummed import read_signed_json
+from pipeline.io.checksummed import read_checksummed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
 
@@ -76,7 +76,7 @@ def check_record(data: bytes, part: Part, store_fingerprint: str, codec: str | N
     ValueError
         It was changed, is another part's or another store's, or says another codec.
     """
-    record = read_signed_json(data)
+    record = read_checksummed_json(data)
     expected = (store_fingerprint, part.index, [part.start, part.stop], set(part.object_names))
     got = (record.get("fingerprint"), record.get("part"), record.get("rows"), set(record.get("objects", ())))
     if got != expected:
@@ -154,7 +154,7 @@ class Store:
                 + "; go on with the same: pipeline extract"
             )
         try:
-            seal = read_signed_json(self.folder.read(SEAL))
+            seal = read_checksummed_json(self.folder.read(SEAL))
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.folder}: damaged: {SEAL} {error}; {MEND}") from error
         problems = []

@@ -18,7 +18,7 @@ from pipeline.activations.layout import CODEC_AT, Part, arrays_of, codec_of, met
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store, check_record, read_identity
-from pipeline.io.checksummed import read_signed_json
+from pipeline.io.checksummed import read_checksummed_json
 from pipeline.io.errors import StoreError
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
@@ -98,7 +98,7 @@ def verify_store(folder: Folder, advance: Advance = lambda n: None) -> Report:
         data = folder.read(SEAL)
         advance(len(data))
         try:
-            seal = read_signed_json(data)
+            seal = read_checksummed_json(data)
             sealed = {**seal["metadata"], **seal["records"]}
         except (ValueError, KeyError, TypeError):
             found.append(Finding(SEAL, _how_bad(data)))

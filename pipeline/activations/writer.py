@@ -24,7 +24,7 @@ from pipeline.activations.layout import (
 )
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import MEND, check_record, read_identity
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.checksummed import read_checksummed_json, signed_json
 from pipeline.io.errors import StoreError
 
 
@@ -71,7 +71,7 @@ def _recorded_codec(folder: Folder, identity: Identity) -> Codec | None:
     for part in parts_of(identity):
         if part.record_name in there:
             with contextlib.suppress(ValueError):
-                return read_signed_json(folder.read(part.record_name)).get("codec", "zstd")
+                return read_checksummed_json(folder.read(part.record_name)).get("codec", "zstd")
     return None
 
 

@@ -14,7 +14,7 @@ from pipeline.activations.settings import Codec
 from pipeline.activations.verify import Report
 from pipeline.cache.inventory import Receipt, extraction_for
 from pipeline.io.atomic import read_json
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.checksummed import read_checksummed_json, signed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.stages.extract import run_extract
@@ -90,7 +90,7 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
     """Lost or damaged records that follow from their objects: they come out as the seal says they were."""
     folder = report.folder
     try:
-        seal = read_signed_json(folder.read(SEAL))
+        seal = read_checksummed_json(folder.read(SEAL))
     except (OSError, ValueError):
         return {}
     damaged = {finding.name for finding in report.findings}

@@ -14,7 +14,7 @@ def signed_json(value: dict[str, Any]) -> bytes:
     return render_json({**value, "sha256": digest_of(value)})
 
 
-def read_signed_json(data: bytes) -> dict[str, Any]:
+def read_checksummed_json(data: bytes) -> dict[str, Any]:
     """Read JSON that `signed_json` rendered, and check its digest.
 
     Raises

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.store import Store
 from pipeline.io.atomic import write_atomic
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.checksummed import read_checksummed_json, signed_json
 from pipeline.io.errors import StoreError
 from pipeline.stages.workspace import Workspace
 
@@ -45,6 +45,6 @@ def read_receipt(path: Path) -> dict[str, Any]:
         It is not there or was changed.
     """
     try:
-        return read_signed_json(path.read_bytes())
+        return read_checksummed_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: missing or damaged receipt ({error}); run pipeline extract again") from error

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import pipeline.io.atomic
 from pipeline.io.atomic import create_atomic, read_json, sweep_partials, write_atomic, write_json
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_signed_json, sign_hdf5, signed_json
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_checksummed_json, sign_hdf5, signed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
 # ---- whole or not at all ---------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def changed_by_one_byte(data: bytes, draw) -> bytes:
 def is_refused(data: bytes) -> bool:
     """By this room's own error, or that of a decoder: all are ValueError."""
     try:
-        read_signed_json(data)
+        read_checksummed_json(data)
     except ValueError:
         return True
     return False
@@ -263,8 +263,8 @@ OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES,
 def test_signed_json_round_trip(value):
     data = signed_json(value)
 
-    assert read_signed_json(data) == value
-    assert signed_json(read_signed_json(data)) == data
+    assert read_checksummed_json(data) == value
+    assert signed_json(read_checksummed_json(data)) == data
     assert json.loads(data) == {**value, "sha256": digest_of(value)}
 
 
@@ -302,7 +302,7 @@ def test_the_same_content_in_other_bytes_is_refused(change):
 @pytest.mark.parametrize("data", [b"[]", b"{}", b"null", b'{"a": 1}', b'"sha256"'])
 def test_json_without_a_digest_is_refused(data):
     with pytest.raises(ValueError, match="carries no digest of its own"):
-        read_signed_json(data)
+        read_checksummed_json(data)
 
 
 @given(st.binary(max_size=600))

@@ -24,7 +24,7 @@ from pipeline.activations.layout import (
 )
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import MEND, check_record, read_identity
-from pipeline.io.checksummed import read_checksummed_json, signed_json
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 
 
@@ -132,7 +132,7 @@ class StoreWriter:
         objects = encode_part(self._metadata, part, columns)
         for name, data in objects.items():
             self.folder.write(name, data)
-        self.folder.write(part.record_name, signed_json(make_record(part, self.fingerprint, objects, self.codec)))
+        self.folder.write(part.record_name, checksummed_json(make_record(part, self.fingerprint, objects, self.codec)))
 
     def seal(self) -> None:
         """Write the seal; every part must have its record.
@@ -146,4 +146,4 @@ class StoreWriter:
             raise StoreError(f"{self.folder}: {len(missing)} parts have no record, it cannot be sealed")
         records = self.folder.read_many(part.record_name for part in self.parts)
         metadata = self.folder.read_many(self._metadata)
-        self.folder.write(SEAL, signed_json(make_seal(self.identity, records, metadata)))
+        self.folder.write(SEAL, checksummed_json(make_seal(self.identity, records, metadata)))

@@ -14,7 +14,7 @@ from pipeline.activations.settings import Codec
 from pipeline.activations.verify import Report
 from pipeline.cache.inventory import Receipt, extraction_for
 from pipeline.io.atomic import read_json
-from pipeline.io.checksummed import read_checksummed_json, signed_json
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.stages.extract import run_extract
@@ -101,7 +101,7 @@ def _rebuilt_records(report: Report, parts: Sequence[Part]) -> dict[str, bytes]:
             # In the order in which the writer lists them: the record's bytes depend on it.
             objects = {name: objects[name] for name in part.object_names if name in objects}
             for codec in get_args(Codec):
-                data = signed_json(make_record(part, seal["fingerprint"], objects, codec))
+                data = checksummed_json(make_record(part, seal["fingerprint"], objects, codec))
                 if stated(data) == seal["records"].get(part.record_name):
                     rebuilt[part.record_name] = data
     return rebuilt

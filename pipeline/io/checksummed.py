@@ -9,13 +9,13 @@ from pipeline.io.atomic import render_json
 from pipeline.io.digests import digest_of, sha256_bytes
 
 
-def signed_json(value: dict[str, Any]) -> bytes:
+def checksummed_json(value: dict[str, Any]) -> bytes:
     """Render JSON whose last key, ``sha256``, is the digest of the canonical JSON of the rest."""
     return render_json({**value, "sha256": digest_of(value)})
 
 
 def read_checksummed_json(data: bytes) -> dict[str, Any]:
-    """Read JSON that `signed_json` rendered, and check its digest.
+    """Read JSON that `checksummed_json` rendered, and check its digest.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def read_checksummed_json(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict) or "sha256" not in value:
         raise ValueError("carries no digest of its own")
     value.pop("sha256")
-    if signed_json(value) != data:
+    if checksummed_json(value) != data:
         raise ValueError("disagrees with its own digest")
     return value
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.store import Store
 from pipeline.io.atomic import write_atomic
-from pipeline.io.checksummed import read_checksummed_json, signed_json
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 from pipeline.stages.workspace import Workspace
 
@@ -33,7 +33,7 @@ def write_receipt(
         # What `cache verify` and `cache repair` need to make rows again.
         "settings": ws.settings.model_dump(mode="json"),
     }
-    write_atomic(ws.receipt_path(dataset, split), signed_json(receipt))
+    write_atomic(ws.receipt_path(dataset, split), checksummed_json(receipt))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:

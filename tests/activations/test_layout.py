@@ -35,7 +35,7 @@ from pipeline.activations.layout import (
     stated,
 )
 from pipeline.activations.settings import Codec
-from pipeline.io.checksummed import signed_json
+from pipeline.io.checksummed import checksummed_json
 from pipeline.io.digests import sha256_bytes
 
 
@@ -278,7 +278,7 @@ def made() -> SimpleNamespace:
     identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
     metadata = make_metadata(identity, ("a",), {})
     records = {
-        part.record_name: signed_json(
+        part.record_name: checksummed_json(
             make_record(part, "f" * 64, encode_part(metadata, part, cut(columns, part)), "small")
         )
         for part in parts_of(identity)
@@ -299,13 +299,13 @@ def test_a_record_states_all_objects_of_its_part():
 
 
 def test_the_seal_does_not_depend_on_the_order_of_what_it_is_made_of(made):
-    seal = signed_json(make_seal(made.identity, made.records, made.metadata))
+    seal = checksummed_json(make_seal(made.identity, made.records, made.metadata))
     for seed in range(5):
         records, metadata = (
             dict(random.Random(seed).sample(list(content.items()), len(content)))
             for content in (made.records, made.metadata)
         )
-        assert signed_json(make_seal(made.identity, records, metadata)) == seal
+        assert checksummed_json(make_seal(made.identity, records, metadata)) == seal
 
 
 def test_the_seal_follows_every_byte_of_records_and_metadata(made):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import pipeline.io.atomic
 from pipeline.io.atomic import create_atomic, read_json, sweep_partials, write_atomic, write_json
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_checksummed_json, sign_hdf5, signed_json
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksummed_json, read_checksummed_json, sign_hdf5
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
 # ---- whole or not at all ---------------------------------------------------------------------------
@@ -261,17 +261,17 @@ OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES,
 
 @given(OBJECTS)
 def test_signed_json_round_trip(value):
-    data = signed_json(value)
+    data = checksummed_json(value)
 
     assert read_checksummed_json(data) == value
-    assert signed_json(read_checksummed_json(data)) == data
+    assert checksummed_json(read_checksummed_json(data)) == data
     assert json.loads(data) == {**value, "sha256": digest_of(value)}
 
 
 @settings(max_examples=400)
 @given(OBJECTS, st.data())
 def test_any_change_of_signed_json_is_refused(value, data):
-    signed = signed_json(value)
+    signed = checksummed_json(value)
     changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
 
     assert is_refused(changed)
@@ -292,7 +292,7 @@ def test_any_change_of_signed_json_is_refused(value, data):
     ],
 )
 def test_the_same_content_in_other_bytes_is_refused(change):
-    data = signed_json({"a": 1, "b": 1.5, "c": "ä"})
+    data = checksummed_json({"a": 1, "b": 1.5, "c": "ä"})
     changed = change(data)
     assert changed != data
 

@@ -39,7 +39,7 @@ def _user_block(rest: bytes) -> bytes:
     return f"sha256 of all bytes from {USER_BLOCK} on: {sha256_bytes(rest)}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
-def sign_hdf5(data: bytes) -> bytes:
+def checksum_hdf5(data: bytes) -> bytes:
     """Put the digest of an HDF5 file's bytes into its user block, which must have `USER_BLOCK` bytes."""
     return _user_block(data[USER_BLOCK:]) + data[USER_BLOCK:]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.dataset.split import Split
 from pipeline.io.atomic import write_atomic
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import StoreError
 from pipeline.patches.labels import FILL_COLUMNS, MOST_COUNTED, PATCH_COLUMNS, Overlap
@@ -42,7 +42,7 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["rows_digest"] = table.rows_digest
         if not table.has_boxes:  # written only then, so that tables of datasets with boxes have the same bytes as ever
             file.attrs["has_boxes"] = False
-    write_atomic(path, sign_hdf5(buffer.getvalue()))
+    write_atomic(path, checksum_hdf5(buffer.getvalue()))
 
 
 def _write_columns(table: PatchTable, file: h5py.File) -> None:

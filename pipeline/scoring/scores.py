@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.activations.store import Store
 from pipeline.head.head import Head, check_joined
 from pipeline.io.atomic import write_atomic
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
@@ -243,7 +243,7 @@ def save_scores(scores: SplitScores, path: Path) -> None:
         file.attrs["classes"] = json.dumps(scores.classes)
         # As a dataset: attributes are limited to 64 KiB.
         file.create_dataset("facts", data=json.dumps(scores.facts, sort_keys=True), dtype=h5py.string_dtype())
-    write_atomic(path, sign_hdf5(buffer.getvalue()))
+    write_atomic(path, checksum_hdf5(buffer.getvalue()))
 
 
 def load_scores(path: Path) -> SplitScores:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import pipeline.io.atomic
 from pipeline.io.atomic import create_atomic, read_json, sweep_partials, write_atomic, write_json
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksummed_json, read_checksummed_json, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5, checksummed_json, read_checksummed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
 # ---- whole or not at all ---------------------------------------------------------------------------
@@ -307,18 +307,18 @@ def test_json_without_a_digest_is_refused(data):
 
 @given(st.binary(max_size=600))
 def test_signed_hdf5_round_trip(rest):
-    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+    signed = checksum_hdf5(bytes(USER_BLOCK) + rest)
 
     assert check_hdf5(signed) is signed
     assert signed[USER_BLOCK:] == rest
     assert hashlib.sha256(rest).hexdigest().encode() in signed[:USER_BLOCK]
-    assert sign_hdf5(signed) == signed
+    assert checksum_hdf5(signed) == signed
 
 
 @settings(max_examples=400)
 @given(st.binary(max_size=600), st.data())
 def test_any_change_of_signed_hdf5_is_refused(rest, data):
-    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+    signed = checksum_hdf5(bytes(USER_BLOCK) + rest)
     changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
 
     with pytest.raises(ValueError, match="changed since it was written"):
@@ -328,7 +328,7 @@ def test_any_change_of_signed_hdf5_is_refused(rest, data):
 def test_a_signed_file_is_hdf5(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w", userblock_size=USER_BLOCK) as file:
         file["x"] = [1, 2, 3]
-    (tmp_path / "f.h5").write_bytes(sign_hdf5((tmp_path / "f.h5").read_bytes()))
+    (tmp_path / "f.h5").write_bytes(checksum_hdf5((tmp_path / "f.h5").read_bytes()))
 
     check_hdf5((tmp_path / "f.h5").read_bytes())
     with h5py.File(tmp_path / "f.h5") as file:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, checksum_hdf5
 from pipeline.io.digests import DigestMemory, sha256_file
 from pipeline.io.errors import DatasetError, StoreError
 from pipeline.patches.build import make_table
@@ -471,7 +471,7 @@ def test_fills_that_disagree_with_the_rows_are_refused(table, tmp_path, change):
 def test_another_format_is_refused(path):
     with h5py.File(path, "r+") as file:
         file.attrs["format"] = "patch-table-0"
-    path.write_bytes(sign_hdf5(path.read_bytes()))
+    path.write_bytes(checksum_hdf5(path.read_bytes()))
 
     with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-3'"):
         read_table(path)
@@ -480,7 +480,7 @@ def test_another_format_is_refused(path):
 def test_a_missing_column_is_refused(path):
     with h5py.File(path, "r+") as file:
         del file["rows/scale"]
-    path.write_bytes(sign_hdf5(path.read_bytes()))
+    path.write_bytes(checksum_hdf5(path.read_bytes()))
 
     with pytest.raises(StoreError, match="cannot be read as a patch table: .*scale"):
         read_table(path)

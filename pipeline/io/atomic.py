@@ -48,7 +48,7 @@ def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Pat
     make_folder(path.parent)
     if folder is None:
         folder = path.parent
-        sweep_partials(folder, path.name)
+        remove_stale_partials(folder, path.name)
     folder.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path, folder)
     try:
@@ -86,7 +86,7 @@ def create_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -
                 os.replace(partial, path)
 
 
-def sweep_partials(folder: Path, name: str | None = None) -> list[Path]:
+def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
     """Remove temporary files that killed writers of this machine left in a folder.
 
     Parameters

@@ -19,7 +19,7 @@ from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.head.strong import rows_to_learn
-from pipeline.io.atomic import sweep_partials, write_json
+from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError
 from pipeline.patches.table import PatchTable
 from pipeline.stages.patches import Say, current_table
@@ -113,7 +113,7 @@ def run_extract_layers(
 
         workers = _for_workers(ws, dataset, DaskEngine.n_local(scheduler))
     if isinstance(ws.stores, LocalFolder):
-        sweep_partials(ws.stores.path / ".partial")
+        remove_stale_partials(ws.stores.path / ".partial")
     extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
     engine = None
     if scheduler is not None:

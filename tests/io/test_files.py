@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.io.atomic
-from pipeline.io.atomic import create_atomic, read_json, sweep_partials, write_atomic, write_json
+from pipeline.io.atomic import create_atomic, read_json, remove_stale_partials, write_atomic, write_json
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5, checksummed_json, read_checksummed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
@@ -165,13 +165,13 @@ def test_only_what_dead_processes_of_this_host_left_is_swept(tmp_path, monkeypat
     for path in kept:
         path.touch()
 
-    assert sweep_partials(tmp_path) == [left]
+    assert remove_stale_partials(tmp_path) == [left]
     assert sorted(tmp_path.iterdir()) == sorted(kept)
-    assert sweep_partials(tmp_path) == []
+    assert remove_stale_partials(tmp_path) == []
 
 
 def test_sweeping_where_nothing_is(tmp_path):
-    assert sweep_partials(tmp_path / "none") == []
+    assert remove_stale_partials(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, {"a": -math.inf}]])

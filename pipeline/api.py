@@ -10,6 +10,7 @@ from pipeline.activations.folder import Folder
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head.head import check_joined
+from pipeline.io.progress import silent
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores import load_scores as _load_scores
@@ -73,7 +74,7 @@ def open_features(dataset: str, split: str, config: str | Path | None = None, **
         Not extracted yet; the message names the command.
     """
     ws = open_workspace(config, **values)
-    table = current_table(ws, dataset, split, lambda text: None)
+    table = current_table(ws, dataset, split, silent)
     store, rows = sealed_store(ws, dataset, split), rows_to_make(ws, table)
     check_joined(store, table, rows)
     return Features(store, table, rows)

@@ -28,14 +28,12 @@ from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.names import make_file_part
 from pipeline.io.numbers import format_seconds
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 from pipeline.version import __version__
-
-Say = Callable[[str], None]
 
 
 def identity_of(
@@ -113,7 +111,7 @@ class Extraction:
     runner: TrunkRunner
     stores: Folder
     batch: int | None = None
-    say: Say = lambda text: None
+    say: Say = silent
     log_folder: Path | None = None
     layers: Sequence[str] = ()
     dtype: StoredDtype = "float16"
@@ -350,7 +348,7 @@ def extract(
     runner: TrunkRunner,
     stores: str | Path | Folder,
     batch: int | None = None,
-    say: Say = lambda text: None,
+    say: Say = silent,
 ) -> Store:
     """Make or complete the store of one layer over one patch table, in this process; see `Extraction`."""
     folder = open_folder(stores)

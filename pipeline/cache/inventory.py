@@ -21,8 +21,8 @@ from pipeline.head.head import read_facts
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import HeadError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say
 from pipeline.stages.extract import plan_extraction
-from pipeline.stages.patches import Say
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace

@@ -17,8 +17,8 @@ from pipeline.io.atomic import read_json
 from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say
 from pipeline.stages.extract import run_extract
-from pipeline.stages.patches import Say
 from pipeline.stages.workspace import Workspace
 
 # Mending

@@ -15,10 +15,10 @@ from pipeline.cache.inventory import Receipt, extraction_for, find_stores, read_
 from pipeline.head.head import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say
 from pipeline.patches.table_file import read_table
 from pipeline.scoring.scores import load_scores
-from pipeline.stages.patches import Say, why_table_is_due
+from pipeline.stages.patches import why_table_is_due
 from pipeline.stages.workspace import Workspace
 
 # Is it sound?

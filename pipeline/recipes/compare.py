@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.atomic import write_json
+from pipeline.io.progress import Say
 from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
 from pipeline.recipes.catalogue import compared_recipes
 from pipeline.recipes.run import RecipeRuns
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
-from pipeline.stages.patches import Say
 from pipeline.stages.workspace import Workspace
 
 SHARED = ("dataset", "split", "fit_split", "metric", "pictures", "official")

@@ -21,6 +21,7 @@ from pipeline.head.head import read_facts
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError, StoreError
+from pipeline.io.progress import Say
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.metrics.bootstrap import spread
 from pipeline.patches.sampling import hold_out_pictures
@@ -34,7 +35,7 @@ from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores
 from pipeline.stages.evaluate import run_evaluate
 from pipeline.stages.extract import run_extract, sealed_store
 from pipeline.stages.fit_head import run_fit
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.pretrain import make_dataset_trunk
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.score import run_score

@@ -9,9 +9,10 @@ from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import write_json
 from pipeline.io.errors import MissingDataError
+from pipeline.io.progress import Say
 from pipeline.scoring.results import evaluate_scores, unlabelled_result, write_devkit_files
 from pipeline.scoring.scores import effective, load_scores
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
 from pipeline.stages.workspace import Workspace

@@ -21,8 +21,9 @@ from pipeline.dataset.read import read_split
 from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError
+from pipeline.io.progress import Say, silent
 from pipeline.patches.table import PatchTable
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt, write_receipt
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.trunk import make_runner
@@ -65,7 +66,7 @@ def extraction_of(
     ws: Workspace,
     table: PatchTable,
     paths: Mapping[str, Path],
-    say: Say = lambda text: None,
+    say: Say = silent,
     layers: Sequence[str] = (),
 ) -> Extraction:
     """The extraction of a table that the settings ask for; `paths` may be empty where it shall not run."""

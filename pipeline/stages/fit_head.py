@@ -13,10 +13,11 @@ from pipeline.head.head import Head, fit_heads, load_head, save_head
 from pipeline.head.settings import AnyHead
 from pipeline.head.task import RowReader
 from pipeline.io.errors import HeadError
+from pipeline.io.progress import Say
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.stages.extract import rows_to_make, sealed_store
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.seconds import write_seconds
 from pipeline.stages.trunk import make_trunk, set_threads
 from pipeline.stages.workspace import Workspace

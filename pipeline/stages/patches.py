@@ -7,18 +7,16 @@ before torch would be imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
+from pipeline.io.progress import Say
 from pipeline.patches.build import make_table
 from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table, why_stale, write_table
 from pipeline.stages.workspace import Workspace
-
-Say = Callable[[str], None]
 
 
 def why_table_is_due(

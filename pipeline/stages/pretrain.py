@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.activations.training_patches import cut_labelled
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.errors import DatasetError
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.stages.patches import current_table
 from pipeline.stages.trunk import set_threads
@@ -29,8 +29,6 @@ from pipeline.trunk.pretrain.classes import select_classes
 from pipeline.trunk.pretrain.images import LabelledPictures, decode_both, list_classes
 from pipeline.trunk.pretrain.training import OtherTrainingError, pretrain
 from pipeline.trunk.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
-
-Say = Callable[[str], None]
 
 
 def pretrain_on_folders(

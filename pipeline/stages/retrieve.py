@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from pipeline.activations.store import Store
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.split import Split
 from pipeline.io.errors import StoreError
+from pipeline.io.progress import Say
 from pipeline.patches.build import make_table
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.trunk import make_runner, set_threads
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.runner import TrunkRunner
@@ -120,7 +121,7 @@ def run_retrieve(
 
 
 def run_retrieval_evaluation(
-    ws: Workspace, dataset: str, split: str | None, query_scales: int, reference_scales: int, say: Callable[[str], None]
+    ws: Workspace, dataset: str, split: str | None, query_scales: int, reference_scales: int, say: Say
 ) -> dict[str, Any]:
     """Every picture of a split as a query against the others; mAP, and AP over the queries of each class.
 

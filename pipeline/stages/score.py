@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head.head import load_head
+from pipeline.io.progress import Say
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.scores import save_scores, score_split
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.seconds import write_seconds
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace

@@ -11,13 +11,14 @@ from pipeline.head.head import Head, fit_heads
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import write_json
 from pipeline.io.errors import HeadError, PipelineError
+from pipeline.io.progress import Say
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import versions
 from pipeline.scoring.scores import score_split
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 
@@ -59,7 +60,6 @@ def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
     return result
 
 
-from collections.abc import Callable
 from typing import Literal
 
 from pipeline.metrics.average_precision import mean_average_precision
@@ -79,7 +79,7 @@ def sweep_settings(
     aggregations: Sequence[Aggregation],
     held_out: float,
     seed: int,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[str, Any]:
     """Every head under every reading and k: mAP on held-out fit pictures, and on the evaluation split.
 

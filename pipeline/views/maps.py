@@ -17,12 +17,12 @@ from pipeline.head.head import Head, check_joined
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.progress import track
+from pipeline.io.progress import Say, track
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.scores import applicable
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.fit_head import find_head
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.maps import map_sheet

@@ -15,12 +15,12 @@ from pipeline.dataset.picture import decode_picture
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Annotation
 from pipeline.io.errors import DatasetError
-from pipeline.io.progress import track
+from pipeline.io.progress import Say, track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import check_scores, number
 from pipeline.scoring.scores import SplitScores, effective, load_scores
-from pipeline.stages.patches import Say, current_table
+from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.ranking import Ranked, ranking_sheet

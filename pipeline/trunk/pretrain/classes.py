@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say, silent
 from pipeline.trunk.pretrain.synsets import WNID, read_synsets
 from pipeline.trunk.settings import RANDOM_CLASSES, ClassSelection
-
-Say = Callable[[str], None]
 
 
 def choose_at_random(there: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
@@ -50,7 +49,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = lambda text: None) -> tuple[str, ...]:
+def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = silent) -> tuple[str, ...]:
     """Choose the classes of a source task among the available ones.
 
     Parameters

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from pipeline.io.atomic import read_json, write_atomic, write_json
 from pipeline.io.errors import DatasetError, PipelineError
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say
 from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pretrain.augmentation import augment, normalise
@@ -29,7 +29,6 @@ from pipeline.trunk.pretrain.images import LabelledPictures
 from pipeline.trunk.settings import PretrainSettings
 
 EVALUATION_BATCH = 500
-Say = Callable[[str], None]
 
 
 class DivergedError(PipelineError):

@@ -18,10 +18,9 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.head.head import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError, StoreError
-from pipeline.io.progress import track
+from pipeline.io.progress import Say, track
 from pipeline.metrics.average_precision import precision_recall
 from pipeline.scoring.aggregation import POOLED
-from pipeline.stages.patches import Say
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import curves

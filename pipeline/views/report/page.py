@@ -9,7 +9,7 @@ import jinja2
 
 from pipeline.io.atomic import write_atomic
 from pipeline.io.numbers import format_bytes, format_seconds
-from pipeline.stages.patches import Say
+from pipeline.io.progress import Say
 from pipeline.stages.workspace import Workspace
 from pipeline.views.report.content import Content, gather
 

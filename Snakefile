@@ -13,7 +13,6 @@ min_version("9.0")
 
 
 include: "stages/common.smk"
-include: "stages/inputs.smk"
 include: "stages/patches.smk"
 include: "stages/trunk.smk"
 include: "stages/extract.smk"

@@ -26,7 +26,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.codecs.numcodecs import PCodec
 from zarr.storage import MemoryStore
 
-from pipeline.activations.layout import INNER_CHUNK_ROWS, quantise, restore
+from pipeline.activations.codec import INNER_CHUNK_ROWS, quantise, restore
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 

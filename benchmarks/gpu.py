@@ -36,11 +36,11 @@ from pipeline.activations.folder import open_folder
 from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
-from pipeline.head.head import fit_head
+from pipeline.head.fit import fit_heads
 from pipeline.head.settings import HeadSettings
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import LabelSettings, SourceSettings
-from pipeline.scoring.scores import score_split
+from pipeline.scoring.score import score_split
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.runner import DTYPES, TrunkRunner, resolve_precision
@@ -147,7 +147,7 @@ def main() -> None:
             print(method, extractions[method], flush=True)
 
         started = time.perf_counter()
-        head = fit_head(store, table, "bench", HeadSettings(), LabelSettings(), 0)
+        ((_, head),) = fit_heads(store, table, {"bench": HeadSettings()}, LabelSettings(), 0)
         fit_s = time.perf_counter() - started
         score_split(store, table, [head], (1.0, 5.0, "max"))
         score_s = time.perf_counter() - started - fit_s

@@ -33,15 +33,19 @@ from pipeline.activations.run_log import log_name
 from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head import strong, weak
-from pipeline.head.bags import Pictures
-from pipeline.head.fitting import fit_network, make_optimizer
-from pipeline.head.head import Head, fit_head, fit_heads
+from pipeline.head.bags import PictureBags
+from pipeline.head.fit import fit_heads
+from pipeline.head.fitting import make_optimizer
+from pipeline.head.head import Head
+from pipeline.head.joint_fit import JointFit
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import HeadSettings, WeakSettings
-from pipeline.head.task import FitTask, RowReader
+from pipeline.head.task import FitTask
 from pipeline.io.yaml import read_mapping
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.scores import make_accumulator, score_split
+from pipeline.scoring.score import make_accumulator, score_split
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
@@ -65,18 +69,21 @@ class Data:
     """A split: its table, its sealed store, and all of its rows in memory."""
 
     def __init__(self, ws: Workspace, dataset: str, split: str) -> None:
-        self.table: PatchTable = current_table(ws, dataset, split, lambda text: None)
-        self.store: Store = sealed_store(ws, dataset, split)
+        run = RunContext(ws, dataset)
+        self.table: PatchTable = current_table(run, split)
+        self.store: Store = sealed_store(run, split)
         log = ws.cache / log_name(self.store.folder.name)
         self.extraction_s = sum(json.loads(line)["seconds"] for line in log.read_text().splitlines())
         self.rows = np.concatenate([rows for _, rows in self.store.iter_parts()])
 
 
 def fit_strong_in_memory(rows: np.ndarray, targets: np.ndarray, loss: Any, width: int, n_classes: int) -> None:
-    fit_network(strong.make_network(width, n_classes, STRONG), rows, targets, STRONG, 0, "bench", loss)
+    joint = JointFit(0, loss)
+    joint.add(strong.make_network(width, n_classes, STRONG), STRONG, "bench")
+    joint.run(rows, targets)
 
 
-def weak_epoch(data: Data, pictures: Pictures) -> None:
+def weak_epoch(data: Data, pictures: PictureBags) -> None:
     """One epoch of a weak head, with the steps and batches of a fit."""
     network = weak.make_network(data.store.width, len(data.table.classes), WEAK)
     generator = torch.Generator().manual_seed(0)
@@ -118,19 +125,19 @@ def main() -> None:
 
     none_held_out = np.zeros(len(fit.table.ids), bool)
     task = FitTask(fit.store, fit.table, "bench", LABELS, 0, none_held_out, None, RowReader(fit.store))
-    chosen = strong.choose_labelled(task, STRONG)
-    rows = task.read.rows(chosen.rows)
-    held = Pictures(fit.store, fit.table.first_row, ~none_held_out, held_bytes=2**62)
+    chosen = strong.choose_training_patches(task, STRONG)
+    rows = task.reader.activations_at(chosen.row_index)
+    held = PictureBags(fit.store, fit.table.first_row, ~none_held_out, cache_bytes=2**62)
     list(held.in_order())
-    head = fit_head(fit.store, fit.table, "bench", STRONG, LABELS, 0)
+    (head,) = fit_together(fit, [STRONG])
     one_layer = [HeadSettings(hidden=(), rates=(rate, rate / 10, rate / 100)) for rate in EIGHT_RATES]
     two_layers = [STRONG.model_copy(update={"rates": (r, r / 10, r / 100)}) for r in EIGHT_RATES]
 
     sides: dict[str, Callable[[], Any]] = {
-        "strong from the store": lambda: fit_head(fit.store, fit.table, "bench", STRONG, LABELS, 0),
+        "strong from the store": lambda: fit_together(fit, [STRONG]),
         "strong in memory": lambda: fit_strong_in_memory(rows, chosen.targets, chosen.loss, width, n_classes),
         "weak from the store": lambda: weak_epoch(
-            fit, Pictures(fit.store, fit.table.first_row, ~none_held_out, held_bytes=256 * 2**20)
+            fit, PictureBags(fit.store, fit.table.first_row, ~none_held_out, cache_bytes=256 * 2**20)
         ),
         "weak in memory": lambda: weak_epoch(fit, held),
         "score from the store": lambda: score_split(eval_.store, eval_.table, [head], AGGREGATIONS),

@@ -55,7 +55,7 @@ def main() -> None:
     from PIL import Image
     from safetensors.torch import save_file
 
-    from pipeline.activations.compute import compute_rows
+    from pipeline.activations.compute import compute_layers
     from pipeline.activations.cutting import cut_patches
     from pipeline.activations.row_plan import plan_rows
     from pipeline.activations.run_log import StageClock
@@ -103,7 +103,8 @@ def main() -> None:
             theirs.append(table.n_rows / json.loads(ended.stdout.splitlines()[-1])["seconds"])
             ours.append(table.n_rows / our_extraction(table, paths, runner)[0])
         plan = plan_rows(table, paths, slice(None))
-        got = compute_rows(plan, runner, BATCH, StageClock()).astype(np.float32)
+        (rows,) = compute_layers(plan, runner, BATCH, StageClock()).values()
+        got = rows.astype(np.float32)
         expected = np.load(scratch / "rows.npy").astype(np.float32)
         apart = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]

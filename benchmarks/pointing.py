@@ -17,9 +17,10 @@ import numpy as np
 
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.yaml import read_mapping
-from pipeline.scoring.maps import Cover, point_at
+from pipeline.scoring.maps import CoverageGrid, point_at
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
@@ -28,7 +29,7 @@ from pipeline.stages.workspace import Workspace
 
 MAPS = {
     "plain mean": lambda cover, scores: cover.mean(scores),
-    "steadied mean": lambda cover, scores: cover.steady_mean(scores),
+    "steadied mean": lambda cover, scores: cover.smoothed_mean(scores),
     "sum": lambda cover, scores: np.nan_to_num(cover.mean(scores)) * cover.n_patches,
 }
 
@@ -41,8 +42,8 @@ def main() -> None:
     ws = Workspace(parse_run_settings(read_mapping(options.config) if options.config else {}))
     set_threads(0)
     manifest = load_manifest(options.dataset)
-    table = current_table(ws, options.dataset, manifest.eval, lambda text: None)
-    store = sealed_store(ws, options.dataset, manifest.eval)
+    run = RunContext(ws, options.dataset)
+    table, store = current_table(run, manifest.eval), sealed_store(run, manifest.eval)
     head = load_head(ws.head_path(options.dataset, ws.settings.head))
     scores = np.concatenate([head.patch_scores(rows) for _, rows in store.iter_parts()])
     split = read_split(manifest, manifest.eval, ws.settings.data_root)
@@ -55,7 +56,7 @@ def main() -> None:
         shown = np.flatnonzero(table.picture_labels[index] == 1)
         if len(shown):
             rows = slice(*first_row[index : index + 2])
-            cover = Cover(table.box_xyxy[rows], table.size_wh[index])
+            cover = CoverageGrid(table.box_xyxy[rows], table.size_wh[index])
             for name, make in MAPS.items():
                 peaks[name][index, shown] = cover.peak(make(cover, scores[rows][:, shown]))
     peaks["middle"] = np.broadcast_to(table.size_wh[:, None] / 2, shape)

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
@@ -72,7 +73,7 @@ def check_alone(work: Path) -> float:
     os.chdir(work)
     ws = Workspace(parse_run_settings({}))
     started = time.perf_counter()
-    current_table(ws, "many", "train", lambda text: None)
+    current_table(RunContext(ws, "many"), "train")
     return time.perf_counter() - started
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from pipeline.activations.features import Features
 from pipeline.activations.folder import Folder
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import check_joined
-from pipeline.io.progress import silent
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
-from pipeline.scoring.scores import load_scores as _load_scores
-from pipeline.stages.extract import rows_to_make, sealed_store
+from pipeline.scoring.scores_file import load_scores as _load_scores
+from pipeline.stages import score
+from pipeline.stages.context import RunContext
+from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.fit_head import find_head
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
@@ -73,9 +73,9 @@ def open_features(dataset: str, split: str, config: str | Path | None = None, **
     StoreError
         Not extracted yet; the message names the command.
     """
-    ws = open_workspace(config, **values)
-    table = current_table(ws, dataset, split, silent)
-    store, rows = sealed_store(ws, dataset, split), rows_to_make(ws, table)
+    run = RunContext(open_workspace(config, **values), dataset)
+    table = current_table(run, split)
+    store, rows = sealed_store(run, split), rows_to_extract(run, table)
     check_joined(store, table, rows)
     return Features(store, table, rows)
 
@@ -113,5 +113,5 @@ def load_scores(
     StoreError
         Not scored yet.
     """
-    ws = open_workspace(config, **values)
-    return _load_scores(ws.scores_path(dataset, head or ws.settings.head, split or load_manifest(dataset).eval))
+    run = RunContext(open_workspace(config, **values), dataset)
+    return _load_scores(score.path(run, head or run.settings.head, split))

@@ -2,8 +2,8 @@
 # is the receipt, written last, and the store stands beside it.
 rule extract:
     input:
-        unpack(store_inputs),
-        shares=extract_shares,
+        unpack(ask(FLOW.store_inputs)),
+        shares=ask(FLOW.extract_shares),
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
     log:
@@ -14,11 +14,11 @@ rule extract:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=dataset_state,
-        weights=weights_state,
-        made=store_making,
-        config=store_config,
-        layers=joint_layers,
+        state=ask(FLOW.dataset_state),
+        weights=ask(FLOW.weights_state),
+        made=ask(FLOW.store_making),
+        config=ask(FLOW.store_config),
+        layers=ask(FLOW.joint_layers),
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
         " --threads {threads} --config {params.config} --made {params.made}{params.layers} 2>&1 | tee {log} >&2"
@@ -28,7 +28,7 @@ rule extract:
 # there are is no part of the store: any N makes the same bytes, and `extract` completes and seals.
 rule extract_share:
     input:
-        unpack(store_inputs),
+        unpack(ask(FLOW.store_inputs)),
     output:
         share=temp(
             f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"
@@ -41,11 +41,11 @@ rule extract_share:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or max(1, (workflow.cores or 1) // RUN.settings.scatter)
     params:
-        state=dataset_state,
-        weights=weights_state,
-        made=store_making,
-        config=store_config,
-        layers=joint_layers,
+        state=ask(FLOW.dataset_state),
+        weights=ask(FLOW.weights_state),
+        made=ask(FLOW.store_making),
+        config=ask(FLOW.store_config),
+        layers=ask(FLOW.joint_layers),
     shell:
         "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split} --share {wildcards.i}/{wildcards.n}"
         " --threads {threads} --config {params.config}{params.layers} 2>&1 | tee {log} >&2"

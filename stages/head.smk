@@ -1,7 +1,7 @@
 # One head on the kept activations of the fit split.
 rule fit_head:
     input:
-        unpack(fit_inputs),
+        unpack(ask(FLOW.fit_inputs)),
     output:
         head=f"{RUN.settings.results}/heads/{{dataset}}-{{head}}-{{digest}}.safetensors",
     log:
@@ -12,8 +12,8 @@ rule fit_head:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=fit_state,
-        config=head_config,
+        state=ask(FLOW.fit_state),
+        config=ask(FLOW.head_config),
     shell:
         "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"
         " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

@@ -10,8 +10,8 @@ rule patches:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or min(2, workflow.cores)
     params:
-        state=dataset_state,
-        config=table_config,
+        state=ask(FLOW.dataset_state),
+        config=ask(FLOW.table_config),
     shell:
         "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"
         " --threads {threads} --config {params.config} > {log} 2>&1"

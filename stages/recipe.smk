@@ -2,7 +2,7 @@
 # what is done stays done, so a comparison that was interrupted goes on at the recipe and the seed.
 rule recipe:
     input:
-        recipe_inputs,
+        ask(FLOW.recipe_inputs),
     output:
         outcome=f"{RUN.settings.results}/recipes/{{dataset}}-{{recipe}}-{{digest}}.json",
     log:
@@ -13,8 +13,8 @@ rule recipe:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=recipe_state,
-        config=recipe_config,
+        state=ask(FLOW.recipe_state),
+        config=ask(FLOW.recipe_config),
     shell:
         "pipeline recipe run {wildcards.recipe} --dataset {wildcards.dataset}"
         " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

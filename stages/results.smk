@@ -10,7 +10,7 @@ localrules:
 
 rule evaluate:
     input:
-        unpack(evaluate_inputs),
+        unpack(ask(FLOW.evaluate_inputs)),
     output:
         result=f"{RUN.settings.results}/runs/{{dataset}}-{{head}}-{{digest}}/map.json",
     log:
@@ -18,8 +18,8 @@ rule evaluate:
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=result_state,
-        config=result_config,
+        state=ask(FLOW.result_state),
+        config=ask(FLOW.result_config),
     shell:
         "pipeline evaluate --dataset {wildcards.dataset} --head {wildcards.head}"
         " --config {params.config} > {log} 2>&1"
@@ -27,17 +27,17 @@ rule evaluate:
 
 rule map:
     input:
-        main_run,
+        result=ask(FLOW.main_run),
     output:
-        f"{RUN.settings.results}/{{dataset}}_map.json",
+        named=f"{RUN.settings.results}/{{dataset}}_map.json",
     log:
         "logs/map/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=result_state,
+        state=ask(FLOW.result_state),
     shell:
-        "cp {input:q} {output:q} 2> {log:q} && pipeline show {output:q} | tee -a {log:q}"
+        "cp {input.result:q} {output.named:q} 2> {log:q} && pipeline show {output.named:q} | tee -a {log:q}"
 
 
 # With a comparison of recipes in it, if there is one when it is made.
@@ -45,7 +45,7 @@ rule html_report:
     input:
         f"{RUN.settings.results}/{{dataset}}_map.json",
     output:
-        report(
+        page=report(
             f"{RUN.settings.results}/{{dataset}}_report.html",
             category="Results",
             labels={"dataset": "{dataset}"},
@@ -55,55 +55,55 @@ rule html_report:
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=result_state,
-        comparison=comparison_state,
-        config=comparison_config,
+        state=ask(FLOW.result_state),
+        comparison=ask(FLOW.comparison_state),
+        config=ask(FLOW.comparison_config),
     shell:
-        "pipeline report --dataset {wildcards.dataset} --output {output:q} --config {params.config} 2>&1 | tee {log:q}"
+        "pipeline report --dataset {wildcards.dataset} --output {output.page:q} --config {params.config} 2>&1 | tee {log:q}"
 
 
 rule heads:
     input:
-        compared_outcomes("heads"),
+        outcomes=ask(FLOW.heads_inputs),
     output:
-        f"{RUN.settings.results}/{{dataset}}_heads.json",
+        comparison=f"{RUN.settings.results}/{{dataset}}_heads.json",
     log:
         "logs/heads/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
     params:
-        config=comparison_config,
+        config=ask(FLOW.comparison_config),
     shell:
         "pipeline compare --dataset {wildcards.dataset} --heads --config {params.config} 2>&1 | tee {log}"
 
 
 rule compare:
     input:
-        compared_outcomes("compare"),
+        outcomes=ask(FLOW.compare_inputs),
     output:
-        f"{RUN.settings.results}/{{dataset}}_compare.json",
+        comparison=f"{RUN.settings.results}/{{dataset}}_compare.json",
     log:
         "logs/compare/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
     params:
-        config=comparison_config,
+        config=ask(FLOW.comparison_config),
     shell:
         "pipeline compare --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"
 
 
 rule sweep:
     input:
-        swept_inputs,
+        tables=ask(FLOW.sweep_inputs),
     output:
-        f"{RUN.settings.results}/{{dataset}}_sweep.json",
+        sweep=f"{RUN.settings.results}/{{dataset}}_sweep.json",
     log:
         "logs/sweep/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=result_state,
-        config=comparison_config,
+        state=ask(FLOW.result_state),
+        config=ask(FLOW.comparison_config),
     shell:
         "pipeline sweep --dataset {wildcards.dataset} --threads {threads} --config {params.config} 2>&1 | tee {log}"

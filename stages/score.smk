@@ -1,7 +1,7 @@
 # Picture scores of the evaluation split, for all k in one pass.
 rule score:
     input:
-        unpack(score_inputs),
+        unpack(ask(FLOW.score_inputs)),
     output:
         scores=f"{RUN.settings.results}/scores/{{dataset}}-{{split}}-{{head}}-{{digest}}.h5",
     log:
@@ -12,8 +12,8 @@ rule score:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=result_state,
-        config=scores_config,
+        state=ask(FLOW.result_state),
+        config=ask(FLOW.scores_config),
     shell:
         "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"
         " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

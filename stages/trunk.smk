@@ -2,7 +2,7 @@
 # codebook of hand-made descriptors.
 rule trunk:
     input:
-        table=trunk_inputs,
+        table=ask(FLOW.trunk_inputs),
     output:
         card=f"{RUN.settings.cache}/trunks/{{dataset}}-{{trunk}}-{{digest}}.yaml",
     log:
@@ -13,7 +13,7 @@ rule trunk:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        config=trunk_config,
+        config=ask(FLOW.trunk_config),
     shell:
         "pipeline trunk make --dataset {wildcards.dataset}"
         " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from support.heads import fit_head
 
 from pipeline.activations.store import Store
 from pipeline.cli.main import cli
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
-from pipeline.head.head import fit_head, load_head
+from pipeline.head.file import load_head
 from pipeline.head.settings import HeadSettings
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import DatasetError
@@ -26,7 +27,7 @@ from pipeline.patches.settings import BoxSettings, CropSettings, LabelSettings, 
 from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table
 from pipeline.recipes.catalogue import apply_recipe
-from pipeline.scoring.scores import score_split
+from pipeline.scoring.score import score_split
 from pipeline.stages.settings import RunSettings
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data_manifests"

@@ -12,9 +12,8 @@ import torch
 import pipeline
 from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.io.errors import DatasetError, PipelineError, StoreError
-from pipeline.stages.extract import run_extract
-from pipeline.stages.fit_head import run_fit
-from pipeline.stages.score import run_score
+from pipeline.stages import extract, fit_head, score
+from pipeline.stages.context import RunContext
 
 VALUES = {"trunk": "random", "precision": "fp32", "threads": 1, "grid": {"scales": [1.0, 2.0], "overlap": 0.5}}
 
@@ -28,9 +27,9 @@ def values(tmp_path_factory):
     values["heads"] = {"fca": {"hidden": [16], "max_epochs": [2, 1, 1]}}
     ws = pipeline.open_workspace(**values)
     for split in ("train", "val"):
-        run_extract(ws, "demo", split, lambda text: None)
-    run_fit(ws, "demo", ["fca"], lambda text: None)
-    run_score(ws, "demo", ["fca"], None, lambda text: None)
+        extract.make(RunContext(ws, "demo"), split)
+    fit_head.ensure(RunContext(ws, "demo"), ["fca"])
+    score.make(RunContext(ws, "demo"), ["fca"])
     return values
 
 
@@ -97,7 +96,7 @@ def test_a_store_alone_has_no_labels(train):
 
 def test_rows_that_are_never_used_are_not_there(values):
     fewer = {**values, "rows": "labelled"}
-    run_extract(pipeline.open_workspace(**fewer), "demo", "train", lambda text: None)
+    extract.make(RunContext(pipeline.open_workspace(**fewer), "demo"), "train")
     some = pipeline.open_features("demo", "train", **fewer)
     assert len(some) < some.table.n_rows and len(some.labels) == len(some)
     assert (some.labels >= 0).sum() == (some.table.labels(pipeline.open_workspace(**fewer).settings.labels) >= 0).sum()

@@ -10,29 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from pipeline.dataset.demo.scenes import draw_demo
+from support.cli import run_to_success
+from support.demo import copy_demo
+from support.threads import same_threads_after  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-STEPS = (
-    "extract --dataset demo --split train",
-    "extract --dataset demo --split val",
-    "fit-head --dataset demo",
-    "score --dataset demo",
-)
 
 
 @pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory) -> Path:
+def demo_folder(demo_extracted, tmp_path_factory) -> Path:
     """A folder as after the demo, with fewer pictures."""
-    folder = tmp_path_factory.mktemp("docs")
-    (folder / "data_manifests").symlink_to(ROOT / "data_manifests")
-    draw_demo(folder / "data/demo", 30, 16, seed=0)
-    for step in STEPS:
-        ended = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli.main", *step.split()], cwd=folder, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stderr
+    folder = copy_demo(demo_extracted, tmp_path_factory.mktemp("docs") / "demo")
+    run_to_success(folder, "fit-head --dataset demo", "score --dataset demo")
     return folder
 
 

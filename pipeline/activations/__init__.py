@@ -1,7 +1,7 @@
 """Activations room: identity, store, extraction."""
 
 VERSION = 2
-"""Raised when the same table and trunk would give other rows."""
+"""Incremented when the same table and trunk would give other rows."""
 
 SEAL = "integrity/seal.json"
-"""The file of a store that is written last: where it is, the store is complete."""
+"""The last file of a store: if it exists, the store is complete."""

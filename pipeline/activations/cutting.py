@@ -1,4 +1,4 @@
-"""Cutting the windows of a picture, rescaled once a scale."""
+"""Cutting the windows of a picture, which is rescaled once per scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
-"""How many pixels a resize filter looks to each side."""
+"""Pixels that a resize filter reads to each side."""
 
 
 def _filter(interpolation: str) -> Image.Resampling:
@@ -19,7 +19,7 @@ def _filter(interpolation: str) -> Image.Resampling:
 def rescale(
     pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The picture rescaled so that windows of one size are `px` wide, and where they begin in it.
+    """Rescale a picture so that windows of one size are `px` wide, and locate them in it.
 
     Parameters
     ----------
@@ -42,20 +42,20 @@ def rescale(
 
 
 def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Windows of equal size, cut from the picture rescaled so that they are `px` wide: `rescale`.
+    """Cut windows of equal size from the picture, rescaled so that they are `px` wide; see `rescale`.
 
     Returns
     -------
     uint8 ndarray of shape (n, px, px, 3), in the order of `box_xyxy`
     """
     scaled, x, y = rescale(pixels, box_xyxy, px, interpolation)
-    # A view of every window, without copying; one gather then copies just the wanted ones.
+    # A view of every window, without a copy; one gather then copies only the wanted windows.
     views = np.lib.stride_tricks.sliding_window_view(scaled, (px, px), axis=(0, 1))
     return views[y, x].transpose(0, 2, 3, 1)
 
 
 def split_scales(scale: np.ndarray) -> list[slice]:
-    """The runs of rows of one scale, in their order.
+    """Split rows into runs of one scale, in order.
 
     >>> split_scales(np.array([0, 0, 1, 2, 2]))
     [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
@@ -65,9 +65,9 @@ def split_scales(scale: np.ndarray) -> list[slice]:
 
 
 def mirror_index(start: int, stop: int, size: int) -> np.ndarray:
-    """Which pixels stand at positions ``start..stop`` of a row of `size` that goes on mirrored at both ends, for ever.
+    """Return the pixels at positions ``start..stop`` of a row of `size` pixels, mirrored at both ends without limit.
 
-    The last pixel is seen twice, as in a mirror that stands on the picture's edge.
+    The last pixel occurs twice, as in a mirror on the picture's edge.
 
     >>> mirror_index(-4, 8, 3).tolist()
     [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1]
@@ -77,14 +77,14 @@ def mirror_index(start: int, stop: int, size: int) -> np.ndarray:
 
 
 def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Windows that may leave the picture, by any distance: what lies outside is the picture mirrored at its edge.
+    """Cut windows that may leave the picture by any distance: outside of it, it is mirrored at its edge.
 
     Source: Oquab et al. (CVPR 2014) section 4, action recognition. Otherwise as `squash_windows`.
     """
     height, width = pixels.shape[:2]
     cut = []
     for x0, y0, x1, y1 in box_xyxy.astype(float):
-        # The filter looks beyond the window: some pixels of the picture, or of the result where those are larger.
+        # The filter reads beyond the window: a few pixels of the picture, or of the result if those are larger.
         border = math.ceil(REACH[interpolation] * max(1.0, (x1 - x0) / px, (y1 - y0) / px)) + 1
         left, top = math.floor(x0) - border, math.floor(y0) - border
         columns = mirror_index(left, math.ceil(x1) + border, width)
@@ -96,7 +96,7 @@ def mirror_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolat
 
 
 def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Windows of any shape, each resized to ``px`` by ``px``; otherwise as `cut_windows`."""
+    """Cut windows of any shape, each resized to ``px`` by ``px``; otherwise as `cut_windows`."""
     image = Image.fromarray(pixels)
     boxes = [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in box_xyxy]
     cut = [image.resize((px, px), _filter(interpolation), box=box) for box in boxes]
@@ -112,7 +112,7 @@ def cut_patches(
     flip: np.ndarray | None = None,
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """All patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows.
+    """Cut all patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows.
 
     Parameters
     ----------

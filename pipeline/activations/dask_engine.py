@@ -1,8 +1,8 @@
-"""Parts as tasks of dask.distributed: on this machine, or on a cluster that is already there.
+"""Parts as tasks of dask.distributed: on this machine, or on a running cluster.
 
-A task is one part; it writes the part itself and gives back only seconds, so no activation travels.
-What a worker needs it makes once, from the settings, and it refuses to start where the result would
-have another identity. A worker that dies costs the parts it was at: dask gives them to another one.
+A task is one part. It writes the part itself and returns only seconds, so that no activation travels. Each worker
+loads the trunk once, from the settings, and refuses to start if its rows would have another identity. If a worker
+dies, only its current parts are lost: dask gives them to another worker.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.activations.engines import ReportProgress
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.identity import Identity
 from pipeline.activations.parts import PartMaker, PartTask
@@ -30,29 +31,32 @@ import logging
 logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
 logging.getLogger("distributed.worker").addFilter(lambda record: "heartbeat" not in record.getMessage())
 """
-"""Being ended in the middle of a part, or between two heartbeats, is no news of a worker that we end."""
+"""Silences what a worker logs when this process ends it in the middle of a part or between two heartbeats."""
 
 MakePartMaker = Callable[[Mapping[str, Identity]], PartMaker]
-"""From the identity of each store, by its name, on a worker."""
+"""Called on a worker with the identity of each store by its name."""
 
-_held: dict[str, PartMaker] = {}
+_part_makers: dict[str, PartMaker] = {}
 _lock = threading.Lock()
 
 
 def _part_maker(run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> PartMaker:
-    """This worker's maker: one a process and run, so that the trunk is loaded once.
+    """Return this worker's maker: one per process and run, so that the trunk is loaded once.
 
-    Not one a store: a worker may outlive a run, and the next one may keep the same store elsewhere.
+    Not one per store: a worker may outlive a run, and the next run may have the same store in another folder.
     """
     with _lock:
-        if run not in _held:
-            _held.clear()
-            _held[run] = make(stores)
-        return _held[run]
+        if run not in _part_makers:
+            _part_makers.clear()
+            _part_makers[run] = make(stores)
+        return _part_makers[run]
 
 
 def _make_part(task: PartTask, run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> dict[str, Any]:
-    """Runs on a worker. What a user can mend comes back as a message: trying again would not help."""
+    """Compute and write a part, on a worker.
+
+    An error that a user can fix is returned as a message: a retry would not help.
+    """
     try:
         clock = StageClock()
         _part_maker(run, make, stores).make(task, clock)
@@ -62,17 +66,19 @@ def _make_part(task: PartTask, run: str, make: MakePartMaker, stores: Mapping[st
 
 
 class DaskEngine:
-    """An engine for `Extraction.run`.
+    """An engine on workers of dask; see `pipeline.activations.engines.Engine`.
 
     Parameters
     ----------
     scheduler : ``local:N`` for N worker processes of this machine, else a scheduler's address
     make : makes a `PartMaker` on a worker, from the identity of each store by its name
+    extraction : whose parts are computed
+    say : takes lines for the user
 
     Raises
     ------
     SettingsError
-        The address is none.
+        `scheduler` is neither.
     """
 
     def __init__(self, scheduler: str, make: MakePartMaker, extraction: Extraction, say: Say) -> None:
@@ -81,7 +87,7 @@ class DaskEngine:
 
     @staticmethod
     def n_local(scheduler: str) -> int | None:
-        """Workers on this machine that ``local:N`` asks for; None for an address.
+        """Return N of ``local:N``; None for an address.
 
         Raises
         ------
@@ -98,12 +104,20 @@ class DaskEngine:
             )
         return None
 
-    def __call__(self, tasks: Sequence[PartTask], done: Callable[[PartTask, Mapping[str, float]], None]) -> None:
+    def __call__(self, tasks: Sequence[PartTask], report: ReportProgress, /) -> None:
+        """See `Engine`; reports after each task.
+
+        Raises
+        ------
+        SettingsError, PipelineError
+            The scheduler cannot be reached or was lost; no worker has a GPU although one is needed; a worker would
+            extract other activations, or several workers died with the same part.
+        """
         from dask.distributed import as_completed
 
         on_gpu = self._extraction.runner.device.type == "cuda"
         resources = {"GPU": 1} if on_gpu else None
-        stores = {item.folder.name: item.identity for item in self._extraction.asked}
+        stores = {item.folder.name: item.identity for item in self._extraction.requested}
         store, run = next(iter(stores)), uuid.uuid4().hex
         with self._connect(len(tasks), resources) as client:
             self._check_workers(client, resources)
@@ -122,21 +136,21 @@ class DaskEngine:
                 for task in tasks
             }
             for future in as_completed(futures):
-                self._report(future, futures[future], done)
+                self._report(future, futures[future], report)
 
     @contextlib.contextmanager
     def _connect(self, n_tasks: int, resources: Mapping[str, int] | None) -> Iterator[Any]:
-        """A client of the scheduler; one that was started for it ends with it, workers included."""
+        """Connect to the scheduler; a local one, with its workers, ends with the client."""
         import dask
         from dask.distributed import Client, LocalCluster
 
         with contextlib.ExitStack() as stack:
-            place: Any = self._scheduler
+            address: Any = self._scheduler
             if self._n_local is not None:
-                # Loopback only, on ports that the system chooses, and no dashboard: nothing listens on a
-                # network unless an address was given.
+                # Loopback only, on ports that the system chooses, and no dashboard: nothing listens on a network
+                # unless an address was given.
                 with _interrupts_later():
-                    place = LocalCluster(
+                    address = LocalCluster(
                         n_workers=min(self._n_local, n_tasks),
                         threads_per_worker=1,
                         host="127.0.0.1",
@@ -146,9 +160,9 @@ class DaskEngine:
                         memory_limit=0,
                         preload=[*dask.config.get("distributed.worker.preload"), IN_LOCAL_WORKERS],
                     )
-                    stack.callback(_close_quietly, place)
+                    stack.callback(_close_quietly, address)
             try:
-                client = Client(place, timeout=CONNECT_S)
+                client = Client(address, timeout=CONNECT_S)
             except (OSError, TimeoutError) as error:
                 raise PipelineError(
                     f"scheduler {self._scheduler}: cannot be reached: {error}; is it running?"
@@ -169,51 +183,57 @@ class DaskEngine:
                 'CUDA_VISIBLE_DEVICES set, by: dask worker ADDRESS --resources "GPU=1"; or use --device cpu'
             )
 
-    def _report(self, future: Any, task: PartTask, done: Callable[[PartTask, Mapping[str, float]], None]) -> None:
+    def _report(self, future: Any, task: PartTask, report: ReportProgress) -> None:
         from distributed import CancelledError
         from distributed.scheduler import KilledWorker
 
-        kept = "what is recorded is kept: start the same command again to go on"
+        advice = "recorded parts stay: start the same command again to resume"
         try:
             answer = future.result()
         except KilledWorker as error:
             raise PipelineError(
                 f"part {task.part.index}: {error.allowed_failures + 1} workers died while it was theirs, the last one "
-                f"at {error.last_worker.address}; out of memory, or did something kill them? {kept}"
+                f"at {error.last_worker.address}; out of memory, or did something kill them? {advice}"
             ) from error
         except CancelledError as error:
-            raise PipelineError(f"scheduler {self._scheduler}: the connection was lost; {kept}") from error
+            raise PipelineError(f"scheduler {self._scheduler}: the connection was lost; {advice}") from error
         if "problem" in answer:
             raise PipelineError(answer["problem"])
-        done(task, answer["seconds"])
+        report(task.part.n_rows, answer["seconds"])
 
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C counts when this is left: a cluster that is half there could not be ended.
+    """Delay SIGINT and SIGTERM until the cluster is complete: a half-started cluster cannot be closed.
 
-    Threads and processes started within do not hear of it at all. A terminal sends it to every
-    process; the client alone answers, and ends its workers.
+    SIGINT is blocked in threads and processes that are started within. A terminal sends it to every
+    process; the client alone answers, and ends its workers. SIGTERM is not blocked there: it is how
+    the workers are ended. A signal that is ignored stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # It would allow interrupts again, in the thread in which the first process is started.
     multiprocessing.resource_tracker.ensure_running()
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    pending: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, frame: pending.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    if pending:
+        # The handler that is now back raises, as it would have.
+        signal.raise_signal(pending[0])
 
 
 def _close_quietly(cluster: Any) -> None:
-    """End a cluster of this process. A worker that is at work has to be killed, which is no news then."""
+    """End a cluster of this process, without log lines about workers that have to be killed."""
     logger = logging.getLogger("distributed.nanny")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.activations.layout import ROW_DTYPE
+from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.store import Store
 from pipeline.io.errors import DatasetError
 from pipeline.patches.labels import UNUSED
@@ -19,15 +19,15 @@ from pipeline.patches.table import PatchTable
 
 
 class Features:
-    """Kept activations as an array, with the geometry of each row, and with labels where a split is known.
+    """Cached activations as an array, with the geometry of each row, and with labels if they come with a table.
 
-    Indexing gives float16 ndarrays, and reads and checks what it needs: a slice reads its parts once, single rows
-    in any order read a part each. For work on many scattered rows take them at once: ``features[rows]``.
+    Indexing returns float16 ndarrays, and reads and checks only the parts it needs. A slice reads each part once;
+    single rows read one part each. Index many scattered rows at once: ``features[rows]``.
 
     Parameters
     ----------
     store : sealed
-    table : of the same rows, if there is one
+    table : of the same rows; None for features without labels
     rows : int64 ndarray, rising: rows of the table that the store holds; None for all
 
     Attributes
@@ -57,17 +57,17 @@ class Features:
     def __getitem__(self, key: Any) -> np.ndarray:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         if isinstance(rows, (int, np.integer)):
-            return self._take(np.array([self._row(rows)]))[0][columns]
+            return self._read(np.array([self._row(rows)]))[0][columns]
         if isinstance(rows, slice):
-            return self._take(np.arange(len(self))[rows])[:, columns]
-        wanted = np.asarray(rows)
-        if wanted.dtype == bool:
-            if wanted.shape != (len(self),):
-                raise IndexError(f"expected a mask of {len(self):,} rows, got shape {wanted.shape}")
-            wanted = np.flatnonzero(wanted)
-        if wanted.ndim != 1 or (len(wanted) and not np.issubdtype(wanted.dtype, np.integer)):
+            return self._read(np.arange(len(self))[rows])[:, columns]
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise IndexError(f"expected a mask of {len(self):,} rows, got shape {index.shape}")
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or (len(index) and not np.issubdtype(index.dtype, np.integer)):
             raise IndexError("rows: expected an int, a slice, a list of ints or a mask")
-        return self._take(np.array([self._row(row) for row in wanted.tolist()], np.int64))[:, columns]
+        return self._read(np.array([self._row(row) for row in index.tolist()], np.int64))[:, columns]
 
     def _row(self, row: Any) -> int:
         index = operator.index(row)
@@ -75,15 +75,15 @@ class Features:
             raise IndexError(f"row {index} of {len(self):,}")
         return index % len(self)
 
-    def _take(self, rows: np.ndarray) -> np.ndarray:
-        rising, places = np.unique(rows, return_inverse=True)
-        return self.store.read_rows(rising)[places]
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        rising, positions = np.unique(rows, return_inverse=True)
+        return self.store.read_rows(rising)[positions]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         values = self[:]
         return values if dtype is None else values.astype(dtype)
 
-    # Geometry: read with the first use, some bytes a row.
+    # Geometry: read on first use, 21 bytes per row.
 
     @cached_property
     def picture(self) -> np.ndarray:
@@ -106,13 +106,13 @@ class Features:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decided the values: what was looked at, and how."""
-        return self.store.identity
+        """Everything that determines the values: pictures, rows, and how they were extracted."""
+        return self.store.identity.to_dict()
 
     # Labels.
 
     @property
-    def _known(self) -> PatchTable:
+    def _labelled_table(self) -> PatchTable:
         if self.table is None:
             raise DatasetError(
                 f"{self.store.folder}: a store holds no labels; open its split with "
@@ -122,7 +122,7 @@ class Features:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self._known.classes
+        return self._labelled_table.classes
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -130,13 +130,13 @@ class Features:
         return self.labels_under(LabelSettings())
 
     def labels_under(self, reading: LabelSettings) -> np.ndarray:
-        """`labels` under another reading of the rule."""
-        return self._known.labels(reading)[self._rows]
+        """Label the patches by another label rule; see `labels`."""
+        return self._labelled_table.labels(reading)[self._rows]
 
     @property
     def picture_labels(self) -> np.ndarray:
         """int8 ndarray (n_pictures, n_classes): 1 shown, -1 not shown, 0 only as a difficult object."""
-        return self._known.picture_labels
+        return self._labelled_table.picture_labels
 
 
 class PatchDataset(torch.utils.data.Dataset):

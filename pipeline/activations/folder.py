@@ -1,8 +1,8 @@
-"""Where a store lies: a folder on a disk, or a prefix of anything that fsspec reaches.
+"""Folders of stores: on a disk, or below a prefix of any file system that fsspec supports.
 
-Both promise the same: a file is there whole or not at all, and what `write` returned from stays. On
-a disk that takes a temporary name, fsync and rename; an object store's put does it by itself.
-Temporary names stand outside of the store, so that a killed writer leaves nothing in it.
+Both give the same guarantees: files are written atomically, and a file survives a crash once `write` has returned. On
+a disk this takes a temporary name, fsync and rename; an object store's put does it by itself. Temporary files lie
+outside of the store, so that a killed writer leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -21,56 +21,61 @@ from pipeline.io.model import refuse_credentials
 
 
 class Folder(Protocol):
-    """A place for files by relative name, with ``/`` between its parts."""
+    """A container of files with relative names, whose parts are separated by ``/``."""
 
     name: str
 
     def __str__(self) -> str: ...
 
     def child(self, name: str) -> Folder:
-        """A folder in this one; nothing is made."""
+        """Return a folder inside this one; create nothing."""
         ...
 
     def read(self, name: str) -> bytes:
-        """All of a file; FileNotFoundError if it is not there."""
+        """Read a whole file.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
         ...
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Those of the files that are there."""
+        """Read those of the files that exist, by name."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all; on return it will survive a crash."""
+        """Write a file atomically; on return it survives a crash."""
         ...
 
     def create(self, name: str, data: bytes) -> None:
-        """As `write`, but a file that is there already stays as it is."""
+        """Write a file unless it exists; an existing file stays as it is."""
         ...
 
     def exists(self, name: str) -> bool: ...
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file in the folder, by name, in order of the names."""
+        """Return the bytes of every file in the folder, by name, in the order of names."""
         ...
 
     def folders(self) -> list[str]:
-        """Names of the folders right in this one."""
+        """Return the names of the folders directly inside this one."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is none to remove."""
+        """Remove a file; do nothing if it does not exist."""
         ...
 
     def remove_all(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder with all of its files."""
         ...
 
     def free_bytes(self) -> int | None:
-        """Room left, or None where there is no such limit."""
+        """Return the free bytes, or None if there is no such limit."""
         ...
 
     def changed(self) -> float:
-        """When the youngest file in it was written, in seconds since 1970."""
+        """Return when its newest file was written, in seconds since 1970."""
         ...
 
 
@@ -116,10 +121,10 @@ class LocalFolder:
         shutil.rmtree(self.path)
 
     def free_bytes(self) -> int | None:
-        there = self.path
-        while not there.exists():
-            there = there.parent
-        return shutil.disk_usage(there).free
+        existing = self.path
+        while not existing.exists():
+            existing = existing.parent
+        return shutil.disk_usage(existing).free
 
     def changed(self) -> float:
         return max((path.lstat().st_mtime for path in [self.path, *self.path.rglob("*")]), default=0.0)
@@ -128,16 +133,16 @@ class LocalFolder:
 class RemoteFolder:
     """A prefix of an fsspec file system, such as ``s3://bucket/stores``.
 
-    Credentials come from where the file system looks for them (environment, its own configuration
-    files); none is taken from settings, and none is written anywhere. What goes wrong with the place
-    itself (no rights, no bucket, nobody there) is a `PipelineError`: it says nothing about any file.
+    The file system reads credentials from the environment and its own configuration files; none are taken from
+    settings, and none are written anywhere. Problems of the whole prefix (no rights, no bucket, no server) raise
+    `PipelineError`; errors of a single file are those of `Folder`.
     """
 
     def __init__(self, url: str) -> None:
         import fsspec
 
         try:
-            # Nothing is answered from listings: another process may have written since.
+            # No listings are cached: another process may have written since.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"stores {url!r}: {error}") from error
@@ -155,8 +160,8 @@ class RemoteFolder:
         return RemoteFolder(f"{self.url}/{name}")
 
     @contextlib.contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Lets only those errors out that are about a single file."""
+    def _explain_errors(self) -> Iterator[None]:
+        """Pass errors of a single file, and raise all others as `PipelineError`."""
         try:
             yield
         except (FileExistsError, NotImplementedError, PipelineError):
@@ -164,10 +169,10 @@ class RemoteFolder:
         except Exception as error:
             if isinstance(error, FileNotFoundError) and not _lacks_bucket(error):
                 raise
-            raise self._trouble(error) from error
+            raise self._explain(error) from error
 
-    def _trouble(self, error: Exception) -> PipelineError:
-        """What is wrong with the place, in the words of a user who can mend it."""
+    def _explain(self, error: Exception) -> PipelineError:
+        """Explain what is wrong with the prefix, for a user who can fix it."""
         if isinstance(error, FileNotFoundError):
             return PipelineError(f"{self}: there is no such bucket; make it first, or choose another --stores")
         reason = str(error) or type(error).__name__
@@ -178,33 +183,33 @@ class RemoteFolder:
             )
         return PipelineError(
             f"{self}: cannot be used: {reason}; check the network, and the environment (for S3: credentials, "
-            "AWS_ENDPOINT_URL); what is recorded is kept: start the same command again to go on"
+            "AWS_ENDPOINT_URL); recorded parts stay: start the same command again to resume"
         )
 
     def read(self, name: str) -> bytes:
-        with self._asked():
+        with self._explain_errors():
             return self._fs.cat_file(self._at(name))
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
-        places = {self._at(name): name for name in names}
-        if not places:
+        paths = {self._at(name): name for name in names}
+        if not paths:
             return {}
-        with self._asked():
-            found = self._fs.cat(list(places), on_error="return")
+        with self._explain_errors():
+            contents = self._fs.cat(list(paths), on_error="return")
         data = {}
-        for at, name in places.items():
-            if isinstance(found[at], bytes):
-                data[name] = found[at]
-            elif not isinstance(found[at], FileNotFoundError) or _lacks_bucket(found[at]):
-                raise self._trouble(found[at]) from found[at]
+        for at, name in paths.items():
+            if isinstance(contents[at], bytes):
+                data[name] = contents[at]
+            elif not isinstance(contents[at], FileNotFoundError) or _lacks_bucket(contents[at]):
+                raise self._explain(contents[at]) from contents[at]
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        with self._asked():
+        with self._explain_errors():
             self._put(name, data)
 
     def create(self, name: str, data: bytes) -> None:
-        with self._asked():
+        with self._explain_errors():
             try:
                 self._put(name, data, mode="create")
             except FileExistsError:
@@ -217,32 +222,32 @@ class RemoteFolder:
         try:
             self._fs.pipe_file(self._at(name), data, **how)
         except FileNotFoundError as error:
-            # Nothing that is to be written can be missing, except for what it is written into.
-            raise self._trouble(error) from error
+            # A file to be written cannot be missing: the bucket is.
+            raise self._explain(error) from error
 
     def exists(self, name: str) -> bool:
-        with self._asked():
+        with self._explain_errors():
             return self._fs.exists(self._at(name))
 
     def sizes(self) -> dict[str, int]:
-        with self._asked():
-            found = self._fs.find(self._root, detail=True)
-        return {at[len(self._root) + 1 :]: int(info["size"]) for at, info in sorted(found.items())}
+        with self._explain_errors():
+            files = self._fs.find(self._root, detail=True)
+        return {at[len(self._root) + 1 :]: int(info["size"]) for at, info in sorted(files.items())}
 
     def folders(self) -> list[str]:
         try:
-            with self._asked():
-                found = self._fs.ls(self._root, detail=True)
+            with self._explain_errors():
+                entries = self._fs.ls(self._root, detail=True)
         except FileNotFoundError:
             return []
-        return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in found if i["type"] == "directory")
+        return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in entries if i["type"] == "directory")
 
     def remove(self, name: str) -> None:
-        with self._asked(), contextlib.suppress(FileNotFoundError):
+        with self._explain_errors(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(name))
 
     def remove_all(self) -> None:
-        with self._asked():
+        with self._explain_errors():
             self._fs.rm(self._root, recursive=True)
 
     def free_bytes(self) -> int | None:
@@ -250,16 +255,16 @@ class RemoteFolder:
 
     def changed(self) -> float:
         times = []
-        with self._asked():
-            found = self._fs.find(self._root, detail=True)
-        for info in found.values():
+        with self._explain_errors():
+            files = self._fs.find(self._root, detail=True)
+        for info in files.values():
             when = info.get("LastModified") or info.get("mtime") or info.get("created")
             times.append(when.timestamp() if hasattr(when, "timestamp") else float(when or 0.0))
         return max(times, default=0.0)
 
 
 def _lacks_bucket(error: BaseException | None) -> bool:
-    """Whether not only the file is missing, but also the bucket that it would be in."""
+    """Return whether the bucket is missing, and not only the file."""
     while error is not None:
         answer = getattr(error, "response", None)
         if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "NoSuchBucket":
@@ -269,7 +274,7 @@ def _lacks_bucket(error: BaseException | None) -> bool:
 
 
 def open_folder(place: str | Path | Folder) -> Folder:
-    """The folder at a path or an fsspec URL; a folder stays what it is.
+    """Open the folder at a path or an fsspec URL; return a given folder as it is.
 
     Raises
     ------
@@ -289,13 +294,13 @@ def open_folder(place: str | Path | Folder) -> Folder:
 
 
 def disk_trouble(error: OSError, folder: Folder) -> PipelineError:
-    """An `OSError` while writing, in the words of a user who can mend it."""
+    """Explain an `OSError` of a write, for a user who can fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PipelineError(
-            f"{folder}: the disk is full ({(folder.free_bytes() or 0) / 2**30:.1f} GiB free); what is recorded is "
-            "kept: free some space and start the same command again"
+            f"{folder}: the disk is full ({(folder.free_bytes() or 0) / 2**30:.1f} GiB free); recorded parts "
+            "stay: free some space and start the same command again"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, PermissionError):
         reason = os.strerror(error.errno) if error.errno else str(error)
         return PipelineError(f"{folder}: cannot be written: {reason}; check the rights there")
-    return PipelineError(f"{folder}: {error.strerror or error}; start the same command again to go on")
+    return PipelineError(f"{folder}: {error.strerror or error}; start the same command again to resume")

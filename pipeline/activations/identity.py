@@ -1,13 +1,14 @@
-"""The identity of a store: everything that decides its values, and nothing else.
+"""The identity of a store: everything that determines its values, and nothing else.
 
-A flat JSON object. Keys that start with ``seen.`` say what was looked at, keys that start with
-``how.`` say how. The SHA-256 of its canonical JSON is the fingerprint. Not in it: paths, workers,
-device numbers, head settings, lossless codecs, library versions.
+On disk it is a flat JSON object. Keys that start with ``seen.`` state what was read (pictures, rows), keys that start
+with ``how.`` state how. The SHA-256 of its canonical JSON is the fingerprint. Not in it: paths, workers, device
+numbers, head settings, lossless codecs, library versions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,89 @@ from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 
 FORMAT = "activations-2"
-Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Identity(Mapping[str, Any]):
+    """The identity of a store: a mapping of the flat keys on disk, with typed access to the fields that code reads.
+
+    The set of fields is open: it depends on the source of the windows and on the format. Two identities are equal
+    if all of their fields are. A property of a field that is not there raises `KeyError`.
+
+    Parameters
+    ----------
+    fields : as on disk
+    """
+
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Identity:
+        """Wrap fields as they are on disk."""
+        return cls(dict(fields))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they are on disk."""
+        return dict(self.fields)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.fields[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __repr__(self) -> str:
+        return f"Identity({dict(self.fields)!r})"
+
+    @property
+    def n_rows(self) -> int:
+        return self.fields["seen.n_rows"]
+
+    @property
+    def skipped(self) -> list[str]:
+        """Pictures without rows, each with the reason."""
+        return self.fields["seen.skipped"]
+
+    @property
+    def which_rows(self) -> str:
+        """``all``, or a digest of the chosen rows' numbers; see `which_rows`."""
+        return self.fields["seen.which"]
+
+    @property
+    def format(self) -> str | None:
+        """Format of the store; None in identities without one."""
+        return self.fields.get("how.format")
+
+    @property
+    def layer(self) -> str:
+        return self.fields["how.layer"]
+
+    @property
+    def width(self) -> int:
+        return self.fields["how.width"]
+
+    @property
+    def dtype(self) -> str:
+        """``float16``, or ``8bit`` for codes over each column's range."""
+        return self.fields["how.dtype"]
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic and backend, such as ``cpu-bf16``."""
+        return self.fields["how.precision"]
+
+    @property
+    def batch(self) -> int:
+        """Rows per batch of the trunk."""
+        return self.fields["how.batch"]
+
+    @property
+    def part_rows(self) -> int:
+        """Rows per part."""
+        return self.fields["how.part_rows"]
 
 
 def make_identity(
@@ -31,26 +114,26 @@ def make_identity(
     precision: str,
     batch: int,
     part_rows: int,
-    places: Mapping[str, str] = TrunkRunner.places,
+    window_fields: Mapping[str, str] = TrunkRunner.window_fields,
     dtype: str = "float16",
     rows: np.ndarray | None = None,
 ) -> Identity:
-    """The identity of the activations of one layer over one patch table.
+    """Make the identity of the activations of one layer over one patch table.
 
     Parameters
     ----------
     precision : arithmetic and backend, such as ``cpu-bf16``
-    batch : rows that go through the trunk at once; the last bits can depend on it
-    part_rows : rows a part; batches start at a part's first row
-    places : `places` of the runner, how windows are looked at
+    batch : rows per batch of the trunk; the last bits can depend on it
+    part_rows : rows per part; batches start at a part's first row
+    window_fields : `window_fields` of the runner, how windows are read
     dtype : ``float16``, or ``8bit`` for codes over each column's range
-    rows : int64 ndarray, rising: rows of the table that are looked at; None for all
+    rows : int64 ndarray, rising: rows of the table that are extracted; None for all
     """
     if table.source in ("grid", "whole"):
         source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
     else:
         source = {**table.sources.own(), "cut": "each window by itself, mirrored past the picture's edges"}
-    return {
+    fields = {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
         "seen.which": which_rows(rows),
@@ -58,20 +141,25 @@ def make_identity(
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
         "how.source": table.source,
         **{f"how.{name}": value for name, value in source.items()},
-        **trunk_fields(trunk, precision, batch, part_rows, places),
+        **trunk_fields(trunk, precision, batch, part_rows, window_fields),
         "how.dtype": dtype,
     }
+    return Identity(fields)
 
 
 def which_rows(rows: np.ndarray | None) -> str:
-    """What an identity says of the rows of a table that a store holds: ``all``, or a digest of their numbers."""
+    """Return the field ``seen.which``: ``all``, or a digest of the numbers of the stored rows."""
     return "all" if rows is None else f"rows of {sha256_bytes(rows.astype('<i8').tobytes())}"
 
 
 def trunk_fields(
-    trunk: Trunk, precision: str, batch: int, part_rows: int, places: Mapping[str, str] = TrunkRunner.places
-) -> Identity:
-    """Those fields that follow from the code and the trunk: what a worker can check by itself."""
+    trunk: Trunk,
+    precision: str,
+    batch: int,
+    part_rows: int,
+    window_fields: Mapping[str, str] = TrunkRunner.window_fields,
+) -> dict[str, Any]:
+    """Return the fields that follow from the code and the trunk, which a worker can check by itself."""
     preprocessing = trunk.card.preprocessing
     return {
         "how.format": FORMAT,
@@ -86,7 +174,7 @@ def trunk_fields(
         "how.colour_order": preprocessing.colour_order,
         "how.mean": list(preprocessing.mean),
         "how.std": list(preprocessing.std),
-        **{f"how.{name}": value for name, value in places.items()},
+        **{f"how.{name}": value for name, value in window_fields.items()},
         "how.precision": precision,
         "how.batch": batch,
         "how.part_rows": part_rows,
@@ -94,28 +182,44 @@ def trunk_fields(
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of the identity's canonical JSON, as hex."""
+    """Return the SHA-256 of the identity's canonical JSON, as hex."""
     return digest_of(dict(identity))
 
 
 def how_part(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that a head carries: it scores only rows that were made in the same way."""
+    """Return the fields that a head carries: it scores only rows that were extracted in the same way."""
     return {key: value for key, value in identity.items() if key.startswith("how.")}
 
 
-def differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """One line a field in which two identities differ.
+@dataclass(frozen=True)
+class FieldDifference:
+    """A field in which two identities differ.
 
-    >>> differences({"how.layer": "fc6"}, {"how.layer": "fc7"})
-    ["how.layer: got 'fc6', expected 'fc7'"]
+    Attributes
+    ----------
+    name : key of the field
+    stored, wanted : its two values; None for a missing field
     """
-    lines = []
-    for key in sorted({*got, *expected}):
-        if got.get(key) != expected.get(key):
-            lines.append(f"{key}: got {got.get(key)!r}, expected {expected.get(key)!r}")
-    return lines
+
+    name: str
+    stored: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: got {self.stored!r}, expected {self.wanted!r}"
 
 
-def explain_differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """All differing fields, as lines of a message."""
-    return enumerate_problems(differences(got, expected), shown=30)
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[FieldDifference]:
+    """Compare two identities field by field.
+
+    >>> print(*differences({"how.layer": "fc6"}, {"how.layer": "fc7"}))
+    how.layer: got 'fc6', expected 'fc7'
+    """
+    names = sorted({*stored, *wanted})
+    pairs = [FieldDifference(name, stored.get(name), wanted.get(name)) for name in names]
+    return [pair for pair in pairs if pair.stored != pair.wanted]
+
+
+def explain_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """List all differing fields, as lines of a message."""
+    return enumerate_problems([str(difference) for difference in differences(stored, wanted)], shown=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -15,81 +16,91 @@ from pipeline.activations.run_log import StageClock
 from pipeline.dataset.picture import decode_picture
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import BadPictureError, PipelineError
-from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.runner import ScaledWindows, TrunkRunner
 
 MIN_DECODING_THREADS = 2
 
+T = TypeVar("T")
 
-def scales_ahead(
-    plan: RowPlan, runner: TrunkRunner, clock: StageClock
-) -> Iterator[list[tuple[torch.Tensor, np.ndarray, np.ndarray]]]:
-    """Of each picture of the plan its rescaled forms on the device, and the windows' upper left corners in each."""
+
+def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> Iterator[ScaledWindows]:
+    """Rescale each picture of the plan to each of its scales, on the runner's device, with the windows' corners."""
     px, interpolation = runner.trunk.card.input_px, runner.trunk.card.preprocessing.interpolation
 
-    def make(pixels: np.ndarray, rows: slice) -> list[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+    def rescale_picture(pixels: np.ndarray, rows: slice) -> list[ScaledWindows]:
         with clock.measure("rescale"):
             boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
             if plan.source == "grid":
-                found = [rescale(pixels, boxes[some], px, interpolation) for some in split_scales(scale)]
+                scaled = [rescale(pixels, boxes[same], px, interpolation) for same in split_scales(scale)]
             else:
-                # Each has a rescaling of its own, of which it is all.
+                # Each patch is rescaled by itself, and is all of its rescaled picture.
                 flip = None if plan.flip is None else plan.flip[rows]
                 corner = np.zeros(1, int)
                 patches = cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation)
-                found = [(patch, corner, corner) for patch in patches]
-            return [(runner.to_device(scaled), x, y) for scaled, x, y in found]
+                scaled = [(patch, corner, corner) for patch in patches]
+            return [ScaledWindows(runner.to_device(pixels_of_scale), x, y) for pixels_of_scale, x, y in scaled]
 
-    return pictures_ahead(plan, make, clock)
+    for scales in prefetch_pictures(plan, rescale_picture, clock):
+        yield from scales
 
 
-def patches_ahead(plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
-    """Patches of the plan's rows, a picture at a time, made in threads a few pictures ahead."""
+def prefetch_patches(
+    plan: RowPlan, px: int, clock: StageClock, interpolation: str = "bilinear"
+) -> Iterator[np.ndarray]:
+    """Cut the patches of the plan's rows, one picture after the other: uint8 ndarrays (n, px, px, 3)."""
 
-    def make(pixels: np.ndarray, rows: slice) -> np.ndarray:
+    def cut_picture(pixels: np.ndarray, rows: slice) -> np.ndarray:
         with clock.measure("rescale and cut"):
             flip = None if plan.flip is None else plan.flip[rows]
             return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
 
-    return pictures_ahead(plan, make, clock)
+    return prefetch_pictures(plan, cut_picture, clock)
 
 
-Made = TypeVar("Made")
+def prefetch_pictures(plan: RowPlan, transform: Callable[[np.ndarray, slice], T], clock: StageClock) -> Iterator[T]:
+    """Decode and transform the plan's pictures in order, in threads a few pictures ahead of the caller.
 
+    Parameters
+    ----------
+    transform : called with a picture's pixels, uint8 ndarray (height, width, 3), and its rows in the plan
 
-def pictures_ahead(plan: RowPlan, make: Callable[[np.ndarray, slice], Made], clock: StageClock) -> Iterator[Made]:
-    """What `make` makes of each picture's pixels and rows of the plan, in threads a few pictures ahead."""
+    Raises
+    ------
+    PipelineError
+        A picture changed or vanished since the patch table was made.
+    """
 
-    def decode_and_make(picture: PlannedPicture) -> Made:
+    def decode_and_transform(picture: PlannedPicture) -> T:
         with clock.measure("decode"):
             pixels = _decode_unchanged(picture)
-        return make(pixels, slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1])))
+        return transform(pixels, slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1])))
 
-    # As many as feed a GPU; a trunk on the CPU takes its turns with them.
+    # Enough to feed a GPU; a trunk on the CPU shares the cores with them.
     threads = max(MIN_DECODING_THREADS, torch.get_num_threads())
     with ThreadPoolExecutor(threads) as pool:
-        ahead: list[Future[Made]] = []
+        ahead: deque[Future[T]] = deque()
         try:
             for picture in plan.pictures:
-                ahead.append(pool.submit(decode_and_make, picture))
+                ahead.append(pool.submit(decode_and_transform, picture))
                 if len(ahead) > threads + 1:
-                    yield ahead.pop(0).result()
+                    yield ahead.popleft().result()
             while ahead:
-                yield ahead.pop(0).result()
+                yield ahead.popleft().result()
         finally:
             for future in ahead:
                 future.cancel()
 
 
 def _decode_unchanged(picture: PlannedPicture) -> np.ndarray:
-    """Decode a picture whose bytes must be those that the table was made from."""
-    again = "make the patch table again with: pipeline patches, then go on with: pipeline extract"
+    """Decode a picture, and check that its bytes are those that the table was made from."""
+    advice = "make the patch table again with: pipeline patches, then resume with: pipeline extract"
     try:
         data = picture.path.read_bytes()
     except OSError as error:
-        raise PipelineError(f"{picture.id}: {picture.path}: {error.strerror}; it was there before; {again}") from error
+        raise PipelineError(f"{picture.id}: {picture.path}: {error.strerror}; it was there before; {advice}") from error
     if sha256_bytes(data) != picture.sha256:
-        raise PipelineError(f"{picture.id}: {picture.path}: changed since the patch table was made; {again}")
+        raise PipelineError(f"{picture.id}: {picture.path}: changed since the patch table was made; {advice}")
     try:
         return decode_picture(data, picture.apply_exif, picture.id)
     except BadPictureError as error:
-        raise PipelineError(f"{error}; it could be decoded before; {again}") from error
+        raise PipelineError(f"{error}; it could be decoded before; {advice}") from error

@@ -1,4 +1,4 @@
-"""All that is needed to compute some rows, independent of table and dataset."""
+"""The plan of some rows: everything needed to compute them, independent of table and dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.patches.table import PatchTable
 
 @dataclass(frozen=True)
 class PlannedPicture:
-    """A picture of a plan: where it is, and what its bytes must be."""
+    """A picture of a plan: its file, and the digest that its bytes must have."""
 
     index: int
     id: str
@@ -24,7 +24,7 @@ class PlannedPicture:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """All that is needed to compute some rows: small, and independent of table and dataset.
+    """Everything needed to compute some rows: small, and independent of table and dataset.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class RowPlan:
     box_xyxy : float32 ndarray (n, 4)
     scale : uint8 ndarray (n,)
     source : where the windows come from
-    flip : bool ndarray (n,), rows of mirrored patches; None for none
-    pictures : those that hold the rows, in rising order of their index
+    flip : bool ndarray (n,), rows of mirrored patches; None if no row is mirrored
+    pictures : the pictures of the rows, in rising order of their index
     """
 
     picture: np.ndarray
@@ -49,7 +49,7 @@ class RowPlan:
 
 
 def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice | np.ndarray) -> RowPlan:
-    """The plan of a range of rows, or of chosen ones in rising order."""
+    """Plan a range of rows, or chosen rows in rising order."""
     picture = table.picture[rows]
     pictures = tuple(
         PlannedPicture(

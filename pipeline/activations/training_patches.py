@@ -1,4 +1,4 @@
-"""Pixels of chosen patches with their labels: what a network is trained on that is not frozen yet."""
+"""Training patches: pixels of chosen patches with their labels, for networks that are not frozen yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.activations.prefetch import patches_ahead
+from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
@@ -25,7 +25,7 @@ BACKGROUND_CLASS = "background"
 def cut_labelled(
     table: PatchTable, picture_paths: Mapping[str, Path], labels: np.ndarray, rows: np.ndarray, px: int
 ) -> LabelledPictures:
-    """Cut chosen patches of a table, just as extraction would cut them.
+    """Cut chosen patches of a table as extraction would cut them.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ def cut_labelled(
     if n_bytes > MEMORY_SHARE * memory:
         raise PipelineError(
             f"{len(rows):,} patches of {px} px take {n_bytes / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB; "
-            "take fewer with --background-share, or an architecture with smaller patches"
+            "use fewer with --background-share, or an architecture with smaller patches"
         )
     pixels = np.empty((len(rows), px, px, 3), np.uint8)
     filled = 0
     with Progress("cut", len(rows), "patches") as progress:
-        for patches in patches_ahead(plan_rows(table, picture_paths, rows), px, StageClock()):
+        for patches in prefetch_patches(plan_rows(table, picture_paths, rows), px, StageClock()):
             pixels[filled : filled + len(patches)] = patches
             filled += len(patches)
             progress.advance(len(patches))

@@ -5,73 +5,68 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from pipeline.activations import SEAL
+from pipeline.activations.arrays import metadata_names
+from pipeline.activations.codec import codec_of
 from pipeline.activations.folder import Folder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, fingerprint
-from pipeline.activations.layout import (
-    Part,
-    arrays_of,
-    codec_of,
-    encode_part,
-    make_metadata,
-    make_record,
-    make_seal,
-    metadata_names,
-    parts_of,
-)
+from pipeline.activations.layout import encode_part, make_metadata
+from pipeline.activations.partition import Part, arrays_of, parts_of
+from pipeline.activations.records import PartRecord, check_record, make_record, make_seal
 from pipeline.activations.settings import Codec
-from pipeline.activations.store import MEND, check_record, read_identity
-from pipeline.io.checksummed import checksummed_json, read_checksummed_json
-from pipeline.io.errors import StoreError
+from pipeline.activations.store import REPAIR, read_attributes
+from pipeline.io.errors import StoreDamagedError, StoreError, StoreIncompleteError
 
 
 def create_store(
     place: str | Path | Folder,
-    identity: Identity,
+    identity: Mapping[str, Any],
     picture_ids: tuple[str, ...],
     made_from: Mapping[str, str],
     codec: Codec = "small",
 ) -> None:
-    """Create an empty store with its identity, or check that the one there has the same.
+    """Create an empty store with its identity, or check that an existing one has the same.
 
     Parameters
     ----------
+    identity : an `Identity`, or its fields
     made_from : names of dataset, split and trunk, for people; no part of the identity
-    codec : of a new store; one that is there keeps its own
+    codec : of a new store; an existing one keeps its own
 
     Raises
     ------
     StoreError
-        Something else is there; the message names the fields that differ.
+        There is another store; the message names the differing fields.
     """
-    folder = open_folder(place)
+    folder, identity = open_folder(place), Identity.from_dict(identity)
     names = metadata_names(arrays_of(identity))
-    there = folder.read_many(names)
-    if len(there) < len(names):
+    existing = folder.read_many(names)
+    if len(existing) < len(names):
         codec = _recorded_codec(folder, identity) or codec
         for name, data in make_metadata(identity, picture_ids, made_from, codec).items():
-            # What is there stays: whether it is the same is seen below, and by the seal.
-            if name not in there:
+            # An existing file stays: the comparison below, and the seal, show whether it is the same.
+            if name not in existing:
                 folder.create(name, data)
-    stated_identity = read_identity(folder)
-    if stated_identity != identity:
+    stored_identity = read_attributes(folder).identity
+    if stored_identity != identity:
         raise StoreError(
-            f"{folder}: holds other activations than were asked for\n{explain_differences(stated_identity, identity)}\n"
-            f"remove it, or ask for what it holds"
+            f"{folder}: holds other activations than are needed\n{explain_differences(stored_identity, identity)}\n"
+            f"remove it, or give the settings of the stored ones"
         )
 
 
 def _recorded_codec(folder: Folder, identity: Identity) -> Codec | None:
-    """The codec of the parts that are there, for a store that lost its metadata; None for a new store."""
-    # A new store has none, which one listing says: asking for each would be as many requests as it will have parts.
-    there = folder.sizes()
+    """Return the codec of the recorded parts, for a store that lost its metadata; None for a new store."""
+    # One listing shows that a new store has no records: reading each would take one request per part.
+    sizes = folder.sizes()
     for part in parts_of(identity):
-        if part.record_name in there:
+        if part.record_name in sizes:
             with contextlib.suppress(ValueError):
-                return read_checksummed_json(folder.read(part.record_name)).get("codec", "zstd")
+                return cast(Codec, PartRecord.from_bytes(folder.read(part.record_name)).codec)
     return None
 
 
@@ -80,27 +75,27 @@ class StoreWriter:
 
     Parameters
     ----------
-    place : of a store made by `create_store`
+    place : of a store that `create_store` made
 
     Raises
     ------
-    StoreError
-        Not a store, or its metadata are damaged.
+    StoreDamagedError
+        Not a store, or its metadata is damaged.
     """
 
     def __init__(self, place: str | Path | Folder) -> None:
         self.folder = open_folder(place)
-        self.identity = read_identity(self.folder)
+        self.identity = read_attributes(self.folder).identity
         self.fingerprint = fingerprint(self.identity)
         self.parts = parts_of(self.identity)
         self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
         try:
             self.codec = codec_of(self._metadata)
         except ValueError as error:
-            raise StoreError(f"{self.folder}: damaged: {error}; {MEND}") from error
+            raise StoreDamagedError(f"{self.folder}: damaged: {error}; {REPAIR}") from error
 
     def is_recorded(self, part: Part) -> bool:
-        """Whether a part is there, by a sound record."""
+        """Return whether a part has a sound record."""
         try:
             check_record(self.folder.read(part.record_name), part, self.fingerprint, self.codec)
         except (OSError, ValueError):
@@ -108,12 +103,12 @@ class StoreWriter:
         return True
 
     def missing(self) -> list[Part]:
-        """Parts without a sound record: what is left to do."""
-        found = self.folder.read_many(part.record_name for part in self.parts)
+        """Return the parts without a sound record: those that are left to extract."""
+        records = self.folder.read_many(part.record_name for part in self.parts)
         missing = []
         for part in self.parts:
             try:
-                check_record(found.get(part.record_name, b""), part, self.fingerprint, self.codec)
+                check_record(records.get(part.record_name, b""), part, self.fingerprint, self.codec)
             except ValueError:
                 missing.append(part)
         return missing
@@ -128,22 +123,27 @@ class StoreWriter:
         Parameters
         ----------
         columns : ``activations`` (n, width) float16, finite; ``picture``, ``box_xyxy``, ``scale``
+
+        Raises
+        ------
+        ValueError
+            A column has another number of rows than the part.
         """
         objects = encode_part(self._metadata, part, columns)
         for name, data in objects.items():
             self.folder.write(name, data)
-        self.folder.write(part.record_name, checksummed_json(make_record(part, self.fingerprint, objects, self.codec)))
+        self.folder.write(part.record_name, make_record(part, self.fingerprint, objects, self.codec).to_bytes())
 
     def seal(self) -> None:
         """Write the seal; every part must have its record.
 
         Raises
         ------
-        StoreError
+        StoreIncompleteError
         """
         missing = self.missing()
         if missing:
-            raise StoreError(f"{self.folder}: {len(missing)} parts have no record, it cannot be sealed")
+            raise StoreIncompleteError(f"{self.folder}: {len(missing)} parts have no record, it cannot be sealed")
         records = self.folder.read_many(part.record_name for part in self.parts)
         metadata = self.folder.read_many(self._metadata)
-        self.folder.write(SEAL, checksummed_json(make_seal(self.identity, records, metadata)))
+        self.folder.write(SEAL, make_seal(self.identity, records, metadata).to_bytes())

@@ -3,77 +3,99 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.activations import SEAL
-from pipeline.activations.identity import Identity, differences
+from pipeline.activations.identity import FieldDifference, Identity, differences
 from pipeline.activations.writer import StoreWriter
 from pipeline.cache.inventory import list_stores
-from pipeline.dataset.manifest import load_manifest
-from pipeline.stages.extract import extraction_of
-from pipeline.stages.patches import why_table_is_due
-from pipeline.stages.workspace import Workspace
+from pipeline.io.errors import PipelineError
+from pipeline.stages import evaluate, extract, fit_head, patches, score
+from pipeline.stages.context import RunContext
+from pipeline.stages.extract import extraction_of, sealed_store
+from pipeline.stages.patches import current_table
 
-# Explaining
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage of a run: its file or store, whether that is current, and in words what would be made."""
+
+    stage: str
+    what: str
+    current: bool
+    words: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Explanation:
-    """What the settings ask for, and what of it is there.
+    """What the settings ask for, and what of it is cached.
 
     Attributes
     ----------
-    stages : (stage, file or store, state), in the order of the flow
-    identity : of the store that is asked for; None while there is no patch table
-    others : stores of the same split with the fields in which they differ (kept, asked for)
+    stages : in the order of the flow
+    others : stores of the same split with the fields in which they differ (stored, asked for)
     """
 
-    stages: list[tuple[str, str, str]]
-    identity: Identity | None
-    others: dict[str, list[str]]
+    stages: list[StageState]
+    others: dict[str, list[FieldDifference]]
 
 
-def explain(ws: Workspace, dataset: str, split: str) -> Explanation:
-    """Which files the settings ask for, which are there, and what would be made."""
-    table_path = ws.table_path(dataset, split)
-    table, reason = why_table_is_due(ws, dataset, split)
-    stages = [("patches", str(table_path), "there" if reason is None else f"would be made: {reason}")]
-    identity, others = None, {}
-    if table is None or reason is not None:
-        stages.append(("extract", "a store", "would be made, after the patch table"))
-        ready = False
+def explain(run: RunContext, split: str) -> Explanation:
+    """Say which files the settings ask for, which are current, and what would be made."""
+    reason = patches.why_due(run, split)
+    table = StageState("patches", str(patches.path(run, split)), reason is None, _words(reason))
+    others: dict[str, list[FieldDifference]] = {}
+    if reason is not None:
+        store = StageState("extract", "a store", False, "would be made, after the patch table")
     else:
-        extraction = extraction_of(ws, table, {})
-        identity = extraction.identity
-        folder = extraction.folder
-        ready = folder.exists(SEAL)
-        if ready:
-            state = "there, sealed"
-        elif folder.exists("zarr.json"):
-            writer = StoreWriter(folder)
-            left = writer.missing()
-            rows = sum(part.n_rows for part in left)
-            state = f"would go on: {len(left)} of {len(writer.parts)} parts, {rows:,} rows through the trunk"
+        store, identity = _explain_store(run, split)
+        for cached in list_stores(run.ws):
+            same = cached.made_from.get("dataset") == run.dataset and cached.made_from.get("split") == split
+            if same and cached.identity is not None and cached.identity != identity:
+                others[cached.folder.name] = differences(cached.identity, identity)
+    return Explanation([table, store, *_explain_results(run, split, store.current)], others)
+
+
+def _explain_store(run: RunContext, split: str) -> tuple[StageState, Identity]:
+    if extract.why_due(run, split) is None:
+        store = sealed_store(run, split)
+        return StageState("extract", str(store.folder), True, "there, sealed"), store.identity
+    # The trunk is loaded only to learn which store it would make.
+    table = current_table(run, split)
+    extraction = extraction_of(run, table, {})
+    folder = extraction.folder
+    if folder.exists(SEAL):
+        words = "there, sealed; its receipt would be written"
+    elif folder.exists("zarr.json"):
+        writer = StoreWriter(folder)
+        left = writer.missing()
+        rows = sum(part.n_rows for part in left)
+        words = f"would go on: {len(left)} of {len(writer.parts)} parts, {rows:,} rows through the trunk"
+    else:
+        words = f"would be made: {table.n_rows:,} rows through the trunk"
+    return StageState("extract", str(folder), folder.exists(SEAL), words), extraction.identity
+
+
+def _explain_results(run: RunContext, split: str, rows_are_current: bool) -> list[StageState]:
+    """Return the states of head, scores and result, as far as this split has a part in them."""
+    head, manifest = run.settings.head, run.manifest
+    stages = []
+    if split == manifest.fit:
+        stages.append(("fit-head", fit_head.path(run, head), lambda: fit_head.why_due(run, head)))
+    if split == manifest.eval:
+        stages.append(("score", score.path(run, head), lambda: score.why_due(run, head)))
+        stages.append(("evaluate", evaluate.path(run, head), lambda: evaluate.why_due(run, head)))
+    states = []
+    for name, file, why_due in stages:
+        if rows_are_current:
+            try:
+                reason = why_due()
+            except PipelineError as error:
+                reason = str(error).partition("\n")[0]
         else:
-            state = f"would be made: {table.n_rows:,} rows through the trunk"
-        stages.append(("extract", str(folder), state))
-        for store in list_stores(ws):
-            same = store.made_from.get("dataset") == dataset and store.made_from.get("split") == split
-            if same and store.identity is not None and store.identity != identity:
-                others[store.folder.name] = differences(store.identity, identity)
-    entry = load_manifest(dataset)
-    if split == entry.fit:
-        path = ws.head_path(dataset, ws.settings.head)
-        stages.append(("fit-head", str(path), _there(path, ready)))
-    if split == entry.eval:
-        path = ws.scores_path(dataset, ws.settings.head, split)
-        stages.append(("score", str(path), _there(path, ready)))
-        path = ws.run_dir(dataset) / "map.json"
-        stages.append(("evaluate", str(path), _there(path, ready)))
-    return Explanation(stages, identity, others)
+            reason = "after the rows" if not file.is_file() else "again if the new rows differ"
+        states.append(StageState(name, str(file), reason is None, _words(reason)))
+    return states
 
 
-def _there(path: Path, ready: bool) -> str:
-    if not path.is_file():
-        return "would be made"
-    return "there" if ready else "there; made again if the new rows differ"
+def _words(reason: str | None) -> str:
+    return "there" if reason is None else f"would be made: {reason}"

@@ -10,15 +10,12 @@ from typing import Any
 
 from pipeline.activations import SEAL
 from pipeline.activations.run_log import log_name
-from pipeline.cache.inventory import CachedStore, list_stores, read_receipts, table_of
+from pipeline.cache.inventory import CachedStore, list_stores, read_receipts
 from pipeline.io.atomic import remove_stale_partials
 from pipeline.stages.workspace import Workspace
 
 YOUNG_S = 24 * 3600.0
 """What changed more recently may still be at work, and is not offered for removal."""
-
-
-# Freeing
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def find_garbage(ws: Workspace, young_s: float = YOUNG_S) -> list[Garbage]:
         if receipt.store not in there:
             size = receipt.path.stat().st_size
             garbage.append(Garbage(str(receipt.path), "its store is gone", size, receipt.path.unlink))
-    needed = {table_of(ws, receipt) for receipt in kept_receipts}
+    needed = {receipt.table_path(ws) for receipt in kept_receipts}
     for path in sorted((ws.cache / "patches").glob("*.h5")):
         if path not in needed and now - path.stat().st_mtime >= young_s:
             garbage.append(Garbage(str(path), "no kept store was made from it", path.stat().st_size, path.unlink))

@@ -6,46 +6,56 @@ a store was made from is in its receipt, with all settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.activations import SEAL
-from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import Identity, fingerprint
-from pipeline.activations.layout import parts_of
+from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
-from pipeline.head.head import read_facts
+from pipeline.head.file import read_fingerprint
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import HeadError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
-from pipeline.io.progress import Say
-from pipeline.stages.extract import plan_extraction
-from pipeline.stages.receipt import read_receipt
+from pipeline.io.progress import Say, silent
+from pipeline.stages import patches
+from pipeline.stages.context import RunContext
+from pipeline.stages.receipt import Receipt, read_receipt
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 
-# What is there
-
 
 @dataclass(frozen=True)
-class Receipt:
-    """A sound receipt: which store, made from what, with which settings."""
+class CachedReceipt:
+    """A sound receipt and its file: which store, made from what, with which settings."""
 
     path: Path
-    content: dict[str, Any]
+    receipt: Receipt
 
     @property
     def store(self) -> str:
-        return str(self.content["store"])
+        return self.receipt.store
 
-    def workspace(self, like: Workspace) -> Workspace:
-        """The workspace that the store was made in, with the folders of this one."""
+    def context(self, like: Workspace, say: Say = silent) -> RunContext:
+        """Return the context that the store was made in, with the folders of the workspace `like`.
+
+        Raises
+        ------
+        SettingsError
+            Settings of another version.
+        """
         places = {key: getattr(like.settings, key) for key in ("cache", "results", "stores")}
-        settings = {**self.content["settings"], **places}
-        return Workspace(parse_run_settings(settings, str(self.path)))
+        settings = parse_run_settings({**self.receipt.settings, **places}, str(self.path))
+        return RunContext(Workspace(settings), self.receipt.dataset, say)
+
+    def table_path(self, like: Workspace) -> Path | None:
+        """Return the patch table from which the store was made; None if the settings are of another version."""
+        try:
+            return patches.path(self.context(like), self.receipt.split)
+        except PipelineError:
+            return None
 
 
 @dataclass
@@ -68,7 +78,7 @@ class CachedStore:
     parts: int
     recorded: int
     sealed: bool
-    receipts: list[Receipt]
+    receipts: list[CachedReceipt]
     heads: list[str]
     results: list[str]
     changed: float
@@ -84,12 +94,12 @@ class CachedStore:
         return bool(self.heads or self.results)
 
 
-def read_receipts(ws: Workspace) -> tuple[list[Receipt], dict[Path, str]]:
-    """All sound receipts of a cache, and what is wrong with each of the others."""
+def read_receipts(ws: Workspace) -> tuple[list[CachedReceipt], dict[Path, str]]:
+    """Read all receipts of a cache: the sound ones, and what is wrong with each of the others."""
     sound, bad = [], {}
     for path in sorted((ws.cache / "receipts").glob("*.json")):
         try:
-            sound.append(Receipt(path, read_receipt(path)))
+            sound.append(CachedReceipt(path, read_receipt(path)))
         except StoreError as error:
             bad[path] = str(error)
     return sound, bad
@@ -101,8 +111,8 @@ def _uses(ws: Workspace) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     results: dict[str, list[str]] = {}
     for path in sorted((ws.results / "heads").glob("*.safetensors")):
         try:
-            heads.setdefault(read_facts(path)["fingerprint"], []).append(path.name)
-        except (HeadError, KeyError):
+            heads.setdefault(read_fingerprint(path), []).append(path.name)
+        except HeadError:
             continue  # `verify` names it; it uses nothing
     for path in sorted((ws.results / "runs").glob("*/map.json")):
         try:
@@ -114,7 +124,7 @@ def _uses(ws: Workspace) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 
 
 def list_stores(ws: Workspace) -> list[CachedStore]:
-    """Every store of the cache, in order of their names."""
+    """Return every store of the cache, in order of their names."""
     receipts, _ = read_receipts(ws)
     heads, results = _uses(ws)
     found = []
@@ -126,7 +136,7 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
         identity, made_from, parts = None, {}, []
         try:
             attributes = read_attributes(folder)
-            identity, made_from = attributes["identity"], attributes["made_from"]
+            identity, made_from = attributes.identity, dict(attributes.made_from)
             parts = parts_of(identity)
         except (StoreError, KeyError, TypeError):
             pass
@@ -150,33 +160,26 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
 
 
 def find_stores(ws: Workspace, names: Sequence[str]) -> list[Folder]:
-    """Folders of the named stores: names in the cache, or paths; all of the cache where none is named.
+    """Return the folders of the named stores: names in the cache, or paths; all of the cache where none is named.
 
     Raises
     ------
     StoreError
         No such store; those that there are.
     """
-    there = [name for name in ws.stores.folders() if name.endswith(".zarr")]
+    cached = [name for name in ws.stores.folders() if name.endswith(".zarr")]
     if not names:
-        return [ws.stores.child(name) for name in there]
+        return [ws.stores.child(name) for name in cached]
     wanted = [Path(name).name for name in names]
-    unknown = [name for name in wanted if name not in there]
+    unknown = [name for name in wanted if name not in cached]
     if unknown:
-        known = enumerate_problems(there) if there else "  (none)"
+        known = enumerate_problems(cached) if cached else "  (none)"
         raise StoreError(f"{ws.stores}: no store {', '.join(unknown)}; there are\n{known}")
     return [ws.stores.child(name) for name in wanted]
 
 
-def table_of(ws: Workspace, receipt: Receipt) -> Path | None:
-    try:
-        return receipt.workspace(ws).table_path(receipt.content["dataset"], receipt.content["split"])
-    except PipelineError:
-        return None  # settings of another version: its table is none of this one's
-
-
-def the_receipt(ws: Workspace, store: str) -> Receipt:
-    """A receipt that names the store.
+def find_receipt(ws: Workspace, store: str) -> CachedReceipt:
+    """Return a receipt that names the store.
 
     Raises
     ------
@@ -189,20 +192,3 @@ def the_receipt(ws: Workspace, store: str) -> Receipt:
         f"{store}: no receipt in {ws.cache / 'receipts'} names it, so it is not known what it was made from; "
         "give its --dataset and --split, with the settings that it was made with"
     )
-
-
-def extraction_for(
-    ws: Workspace,
-    store: str,
-    dataset: str | None,
-    split: str | None,
-    say: Say,
-    arithmetic: Mapping[str, str] | None = None,
-) -> Extraction:
-    """The extraction that makes a store: from its receipt, or as the settings say."""
-    if dataset is None or split is None:
-        receipt = the_receipt(ws, store)
-        ws, dataset, split = receipt.workspace(ws), receipt.content["dataset"], receipt.content["split"]
-    # The table's name depends on none of these two, so it is the same table.
-    ws = Workspace(ws.settings.model_copy(update=dict(arithmetic or {})))
-    return plan_extraction(ws, dataset, split, say)

@@ -76,7 +76,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
                 "rows": store.identity and store.identity["seen.n_rows"],
                 "bytes": store.bytes,
                 "made_from": store.made_from,
-                "identity": store.identity,
+                "identity": store.identity and store.identity.to_dict(),
                 "heads": store.heads,
                 "results": store.results,
             }
@@ -123,7 +123,8 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
       pipeline cache verify demo-train-alexnet64-fc7-0123456789ab.zarr --recompute 200
     """
     from pipeline.cache.inventory import read_receipts
-    from pipeline.cache.verify import count_findings, stale_reasons, verify_small_files, verify_stores
+    from pipeline.cache.sources import Origin
+    from pipeline.cache.verify import count_findings, verify_small_files, verify_stores, why_stale
     from pipeline.cache.verify import recompute as recompute_store
     from pipeline.io.errors import PipelineError
     from pipeline.io.messages import enumerate_problems
@@ -134,24 +135,26 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
     for report in verify_stores(ws, names):
         reports.append(report)
         name = report.folder.name
-        reasons = stale_reasons(ws, receipts[name]) if name in receipts else []
+        sound = report.sealed and not report.findings
+        reason = None
+        if sound and name in receipts:
+            reason = why_stale(receipts[name].context(ws), receipts[name].receipt.split)
         click.echo(f"{report.folder}: {report.state}, {report.parts} parts, {format_bytes(report.bytes)}")
-        for line in (*map(str, report.findings[:10]), *(f"stale: {reason}" for reason in reasons)):
+        for line in (*map(str, report.findings[:10]), *([f"stale: {reason}"] if reason else [])):
             click.secho(f"  - {line}", fg="red")
         if len(report.findings) > 10:
             click.echo(f"  ... and {len(report.findings) - 10} more")
-        if reasons:
+        if reason:
             stale.append(name)
-        if recompute and report.sealed and not report.findings and not reasons:
+        if recompute and sound and not reason:
             arithmetic = {key: options[key] for key in ("device", "precision") if options.get(key)}
-            again = recompute_store(ws, name, recompute, ws.settings.seed, say, dataset, split, arithmetic)
+            again = recompute_store(ws, name, recompute, ws.settings.seed, say, Origin(dataset, split), arithmetic)
             good = not len(again.bad_rows)
             click.secho(f"  {again}", fg="green" if good else "red")
             if not good:
                 problems.append(f"{name}: rows {again.bad_rows[:5].tolist()} are not what the trunk says now")
     if not names:
-        for path, reason in verify_small_files(ws).items():
-            problems.append(reason if str(path) in reason else f"{path}: {reason}")
+        problems += [bad.problem for bad in verify_small_files(ws)]
     damaged = [report for report in reports if report.findings]
     if damaged:
         problems.append(f"{len(damaged)} of {len(reports)} stores are damaged: {count_findings(damaged)}")
@@ -180,14 +183,15 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
       pipeline cache repair demo-train-alexnet64-fc7-0123456789ab.zarr
     """
     from pipeline.cache.repair import repair_small_file, repair_store
+    from pipeline.cache.sources import Origin
     from pipeline.cache.verify import verify_small_files, verify_stores
     from pipeline.io.errors import PipelineError
     from pipeline.io.messages import enumerate_problems
 
     ws = workspace_from(options)
     if not names:
-        for path in verify_small_files(ws):
-            click.echo(f"{path}: {repair_small_file(ws, path, say)}")
+        for bad in verify_small_files(ws):
+            click.echo(f"{bad.path}: {repair_small_file(ws, bad, say)}")
     failed = []
     for report in verify_stores(ws, names):
         if report.sealed and not report.findings:
@@ -196,7 +200,7 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
         for finding in report.findings[:10]:
             click.echo(f"{report.folder}: {finding}")
         try:
-            done = repair_store(ws, report, say, dataset, split)
+            done = repair_store(ws, report, say, Origin(dataset, split))
         except PipelineError as error:
             failed.append(str(error))
             continue
@@ -259,12 +263,13 @@ def explain_settings(dataset: str, split: str, **options: Any) -> None:
       pipeline cache explain --dataset demo --split train --trunk random
     """
     from pipeline.cache.explain import explain
+    from pipeline.stages.context import RunContext
 
-    found = explain(workspace_from(options), dataset, split)
-    for stage, what, state in found.stages:
-        click.echo(f"{stage:9} {what}")
-        click.secho(f"          {state}", fg="green" if state.startswith("there") else "yellow")
-    for name, lines in found.others.items():
+    explanation = explain(RunContext(workspace_from(options), dataset, say), split)
+    for item in explanation.stages:
+        click.echo(f"{item.stage:9} {item.what}")
+        click.secho(f"          {item.words}", fg="green" if item.current else "yellow")
+    for name, differing in explanation.others.items():
         click.echo(f"\n{name} is another store:")
-        for line in lines:
-            click.echo(f"  - {line.replace('got', 'holds').replace('expected', 'asked for')}")
+        for field in differing:
+            click.echo(f"  - {field.name}: holds {field.stored!r}, asked for {field.wanted!r}")

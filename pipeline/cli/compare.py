@@ -37,6 +37,7 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
     from pipeline.cli.show import print_comparison
     from pipeline.recipes.catalogue import heads_run
     from pipeline.recipes.compare import run_comparison
+    from pipeline.stages.context import RunContext
     from pipeline.stages.workspace import Workspace
 
     ws = workspace_from(options)
@@ -45,7 +46,7 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
         ws, path = Workspace(heads_run(ws.settings)), ws.heads_path(dataset)
     elif recipes:
         ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
-    joined = run_comparison(ws, dataset, path, this_command(), say)
+    joined = run_comparison(RunContext(ws, dataset, say, this_command()), path)
     if as_json:
         echo_json(joined)
     else:

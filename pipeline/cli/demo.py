@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -22,16 +23,15 @@ def command(**options: Any) -> None:
     """
     from pipeline.cli.show import print_result
     from pipeline.dataset.fetch import fetch
-    from pipeline.dataset.manifest import data_root, load_manifest
+    from pipeline.dataset.manifest import data_root
     from pipeline.io.atomic import write_json
-    from pipeline.stages.evaluate import run_evaluate
-    from pipeline.stages.extract import run_extract
-    from pipeline.stages.fit_head import run_fit
-    from pipeline.stages.score import run_score
-    from pipeline.views.report.page import run_report
+    from pipeline.stages import evaluate, extract, fit_head, score
+    from pipeline.stages.context import RunContext
+    from pipeline.views.report.page import write_report
 
     ws = workspace_from(options)
-    manifest, head = load_manifest("demo"), ws.settings.head
+    run = RunContext(ws, "demo", say, "pipeline demo")
+    manifest, head = run.manifest, ws.settings.head
 
     def step(line: str) -> None:
         say(click.style(f"$ pipeline {line}", bold=True))
@@ -40,16 +40,16 @@ def command(**options: Any) -> None:
     fetch(manifest, data_root(ws.settings.data_root), say)
     for split in (manifest.fit, manifest.eval):
         step(f"extract --dataset demo --split {split}")
-        run_extract(ws, "demo", split, say)
+        extract.make(run, split)
     step("fit-head --dataset demo")
-    run_fit(ws, "demo", [head], say)
+    fit_head.ensure(run, [head])
     step("score --dataset demo")
-    run_score(ws, "demo", [head], None, say)
+    score.make(run, [head])
     step("evaluate --dataset demo --output results/demo_map.json")
-    result = run_evaluate(ws, "demo", head, None, "pipeline demo", say)
+    result = evaluate.make(run, head)
     write_json(ws.results / "demo_map.json", result)
     step("report --dataset demo")
-    run_report(ws, "demo", head, ws.report_path("demo"), "pipeline report --dataset demo", say)
+    write_report(replace(run, command="pipeline report --dataset demo"), head, ws.report_path("demo"))
     print_result(result)
     click.echo(f"report:  {ws.report_path('demo')}")
     say("next: pipeline serve --dataset demo --open, or pipeline map --dataset demo photo.jpg")

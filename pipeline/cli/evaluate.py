@@ -38,12 +38,13 @@ def command(
     """
     from pipeline.cli.show import print_result
     from pipeline.io.atomic import write_json
-    from pipeline.stages.evaluate import run_evaluate
+    from pipeline.stages import evaluate
+    from pipeline.stages.context import RunContext
 
-    ws = workspace_from(options)
+    run = RunContext(workspace_from(options), dataset, say, this_command())
     results = []
-    for head in heads or (ws.settings.head,):
-        result = run_evaluate(ws, dataset, head, split, this_command(), say)
+    for head in heads or (run.settings.head,):
+        result = evaluate.make(run, head, split)
         if output is not None:
             write_json(output, result)
         results.append(result)

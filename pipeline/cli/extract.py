@@ -41,20 +41,19 @@ def command(
       pipeline extract --dataset demo --split val --scheduler local:2
     """
     from pipeline.io.errors import SettingsError
-    from pipeline.stages.extract import run_extract, run_extract_layers, run_extract_share
+    from pipeline.stages import extract
+    from pipeline.stages.context import RunContext
 
     wanted = _parse_layers(layers, options.get("layer"))
     if share is not None:
         if scheduler is not None:
             raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
-        for path in run_extract_share(workspace_from(options), dataset, split, _parse_share(share), say, wanted):
+        run = RunContext(workspace_from(options), dataset, say)
+        for path in extract.make_share(run, split, _parse_share(share), wanted, rehash=rehash):
             click.echo(path)
         return
-    ws = workspace_from(options)
-    if wanted:
-        stores = run_extract_layers(ws, dataset, split, wanted, say, made, rehash, scheduler)
-    else:
-        stores = [run_extract(ws, dataset, split, say, made, rehash, scheduler)]
+    run = RunContext(workspace_from(options), dataset, say)
+    stores = extract.make(run, split, wanted, generation=made, rehash=rehash, scheduler=scheduler)
     for store in stores:
         click.echo(f"{store.folder}")
         click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")

@@ -21,8 +21,9 @@ def command(dataset: str, heads: tuple[str, ...], **options: Any) -> None:
       pipeline fit-head --dataset demo
       pipeline fit-head --dataset demo --head fca --head fcb --head fca2
     """
-    from pipeline.stages.fit_head import run_fit
+    from pipeline.stages import fit_head
+    from pipeline.stages.context import RunContext
 
     ws = workspace_from(options)
-    for path in run_fit(ws, dataset, heads or (ws.settings.head,), say).values():
+    for path in fit_head.ensure(RunContext(ws, dataset, say), heads or (ws.settings.head,)).values():
         click.echo(f"{path}")

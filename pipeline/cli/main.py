@@ -1,6 +1,6 @@
 """``pipeline``: the group of commands, loaded one at a time, and the exit codes.
 
-0 done; 1 a bug (traceback); 2 something that the user can mend; 130 interrupted.
+0 done; 1 a bug (traceback); 2 something that the user can mend; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli import signals
 from pipeline.version import __version__
 
 # In the order of the flow: the help reads as the story of the six rooms.
@@ -131,7 +132,8 @@ def main(argv: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments or bool(os.environ.get("PIPELINE_DEBUG"))
     try:
-        cli.main(args=arguments, prog_name="pipeline", standalone_mode=False)
+        with signals.sigterm_as_interrupt():
+            cli.main(args=arguments, prog_name="pipeline", standalone_mode=False)
     except PipelineError as error:
         if debug:
             raise
@@ -140,11 +142,11 @@ def main(argv: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         click.secho(
-            "interrupted: what is recorded is kept; start the same command again to go on", fg="yellow", err=True
+            "interrupted: what is recorded is kept; start the same command again to resume", fg="yellow", err=True
         )
-        sys.exit(130)
+        sys.exit(signals.exit_code_of(error))
     except BrokenPipeError:
         # The reader of our output went away (head, less): nothing to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -47,10 +47,14 @@ def command(
       pipeline map photo.jpg
       pipeline map --dataset demo val_0004 --classes ball,crate --array
     """
-    from pipeline.views.maps import run_map
+    from pipeline.stages.context import RunContext
+    from pipeline.stages.fit_head import find_head
+    from pipeline.views.maps import MapOptions, SplitReader, draw_maps
 
-    wanted = names_in(classes, "auto")
-    made = run_map(workspace_from(options), images, dataset, split, head, wanted, out, arrays, highest, say)
+    ws = workspace_from(options)
+    fitted = find_head(ws, dataset, head)
+    pictures = SplitReader(RunContext(ws, dataset, say), fitted, split) if dataset else None
+    made = draw_maps(ws, fitted, images, MapOptions(names_in(classes, "auto"), out, arrays, highest), pictures)
     if as_json:
         echo_json(made)
         return

@@ -24,10 +24,11 @@ def command(dataset: str, split: str, rehash: bool, **options: Any) -> None:
       pipeline patches --dataset voc12 --split train --data-root ~/VOCdevkit
     """
     from pipeline.patches.labels import BACKGROUND, UNUSED
+    from pipeline.stages.context import RunContext
     from pipeline.stages.patches import current_table
 
     ws = workspace_from(options)
-    table = current_table(ws, dataset, split, say, rehash)
+    table = current_table(RunContext(ws, dataset, say), split, rehash)
     click.echo(f"{ws.table_path(dataset, split)}")
     click.echo(f"  pictures  {len(table.ids):>10,}   skipped {len(table.skipped)}")
     click.echo(f"  patches   {table.n_rows:>10,}")

@@ -86,13 +86,15 @@ def command(out: Path, name: str, device: str, threads: int, **options: Any) -> 
     except ValidationError as error:
         raise SettingsError(f"pretrain:\n{enumerate_problems(explain_validation(error))}") from error
 
+    from pipeline.stages.context import RunContext
     from pipeline.stages.pretrain import pretrain_on_folders, pretrain_on_patches
 
-    how = (this_command(), device, threads, say)
-    if dataset:
-        assert isinstance(settings, FromScratchSettings)
-        card = pretrain_on_patches(workspace_from(table), dataset, source.get("split"), out, name, settings, *how)
+    if isinstance(settings, FromScratchSettings):
+        ws = workspace_from({**table, "device": device, "threads": threads})
+        run = RunContext(ws, source["dataset"], say, this_command())
+        card = pretrain_on_patches(run, source.get("split"), out, name, settings)
     else:
+        how = (this_command(), device, threads, say)
         card = pretrain_on_folders(source["train"], source["val"], out, name, settings, *how, selection)
     click.echo(f"{out / name}.yaml")
     shown = [

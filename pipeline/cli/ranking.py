@@ -50,11 +50,11 @@ def command(
     Example:
       pipeline ranking --dataset demo --classes ball --top 5
     """
-    from pipeline.views.ranking import run_ranking
+    from pipeline.stages.context import RunContext
+    from pipeline.views.ranking import draw_rankings
 
-    ws = workspace_from(options)
-    wanted = names_in(classes, "all")
-    paths = run_ranking(ws, dataset, split, head or ws.settings.head, wanted, top, out, say)
+    run = RunContext(workspace_from(options), dataset, say)
+    paths = draw_rankings(run, split, head or run.settings.head, names_in(classes, "all"), top, out)
     if as_json:
         echo_json([path.as_posix() for path in paths])
         return

@@ -15,7 +15,6 @@ from pipeline.cli.common import (
     this_command,
     workspace_from,
 )
-from pipeline.recipes.paths import recipe_path
 
 
 @click.group("recipe")
@@ -97,12 +96,12 @@ def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
     Example:
       pipeline recipe run strong weak strong+weak --dataset demo
     """
-    from pipeline.recipes.run import RecipeRuns
+    from pipeline.recipes import recipe
+    from pipeline.stages.context import RunContext
 
-    ws = workspace_from(options)
-    runs = RecipeRuns(ws, dataset, this_command(), say)
+    run = RunContext(workspace_from(options), dataset, say, this_command())
     for name in names:
-        outcome = runs.run(name)
+        outcome = recipe.make(run, name)
         std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"
         score = "no mAP" if outcome["mAP"] is None else f"{100 * outcome['mAP']:.1f} mAP{std}"
-        click.echo(f"{name}: {score}  {recipe_path(ws, dataset, name)}")
+        click.echo(f"{name}: {score}  {recipe.path(run, name)}")

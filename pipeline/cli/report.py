@@ -26,9 +26,10 @@ def command(dataset: str, head: str | None, output: Path | None, **options: Any)
     Example:
       pipeline report --dataset demo
     """
-    from pipeline.views.report.page import run_report
+    from pipeline.stages.context import RunContext
+    from pipeline.views.report.page import write_report
 
-    ws = workspace_from(options)
-    path = output or ws.report_path(dataset)
-    run_report(ws, dataset, head or ws.settings.head, path, this_command(), say)
+    run = RunContext(workspace_from(options), dataset, say, this_command())
+    path = output or run.ws.report_path(dataset)
+    write_report(run, head or run.settings.head, path)
     click.echo(path)

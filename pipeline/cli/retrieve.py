@@ -65,15 +65,17 @@ def command(
       pipeline retrieve --dataset demo --split val --query photo.jpg
       pipeline retrieve --dataset demo --evaluate
     """
-    from pipeline.stages.retrieve import run_retrieval_evaluation, run_retrieve
+    from pipeline.stages.context import RunContext
+    from pipeline.stages.retrieve import evaluate_split, find_nearest
 
     if evaluate == bool(queries):
         raise click.UsageError("Give either --query, once or more often, or --evaluate.")
-    ws = workspace_from(options)
+    run = RunContext(workspace_from(options), dataset, say)
+    scales = {"query_scales": query_scales, "reference_scales": reference_scales}
     if evaluate:
-        result = run_retrieval_evaluation(ws, dataset, split, query_scales, reference_scales, say)
+        result = evaluate_split(run, split, **scales)
     else:
-        result = run_retrieve(ws, dataset, split, queries, top, query_scales, reference_scales, say)
+        result = find_nearest(run, split, queries, top=top, **scales)
     if as_json:
         echo_json(result)
     elif evaluate:

@@ -21,8 +21,9 @@ def command(dataset: str, split: str | None, heads: tuple[str, ...], **options: 
     Example:
       pipeline score --dataset demo --head fca --head fcb
     """
-    from pipeline.stages.score import run_score
+    from pipeline.stages import score
+    from pipeline.stages.context import RunContext
 
     ws = workspace_from(options)
-    for path in run_score(ws, dataset, heads or (ws.settings.head,), split, say).values():
+    for path in score.make(RunContext(ws, dataset, say), heads or (ws.settings.head,), split).values():
         click.echo(f"{path}")

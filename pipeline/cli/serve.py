@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli import signals
 from pipeline.cli.common import dataset_option, say, settings_options, workspace_from
 
 
@@ -32,7 +33,7 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     ws = workspace_from(options)
     title = load_manifest(dataset).title
     s = ws.settings
-    desk = Desk(ws, fitted_heads(ws, dataset), list(dict.fromkeys((s.aggregation, *s.all_aggregations))))
+    desk = Desk(ws, fitted_heads(ws, dataset), list(dict.fromkeys((s.main_aggregation, *s.all_aggregations))))
     try:
         server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
     except OSError as error:
@@ -42,6 +43,8 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     if open_page:
         click.launch(address)
     try:
+        # Returns on Ctrl-C, the usual end of this command, and on SIGTERM.
         server.run()
     finally:
         server.close()
+    signals.raise_if_terminated()

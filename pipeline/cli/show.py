@@ -33,11 +33,13 @@ def print_result(result: dict[str, Any]) -> None:
     """AP a class, mAP, and where everything is."""
     from rich.table import Table
 
+    from pipeline.scoring.aggregation import Aggregation
+
     if result["mAP"] is None and "devkit_files" in result:
         click.echo(f"{result['dataset']} {result['split']}: no labels; files for the evaluation server:")
         click.echo(f"  {Path(result['devkit_files'][0]).parent}")
         return
-    k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
+    k = Aggregation.from_json(result["k"])
     click.echo(
         f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
     )
@@ -69,6 +71,8 @@ def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
     from rich.table import Table
 
+    from pipeline.scoring.aggregation import Aggregation
+
     click.echo(f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %")
     table = Table()
     for column in ("recipe", "trunk", "layer", "k", "mAP", "std", "95 % interval", f"to {joined['reference']}", "s"):
@@ -78,7 +82,7 @@ def print_comparison(joined: dict[str, Any]) -> None:
             recipe["name"],
             recipe["trunk"],
             recipe["layer"],
-            recipe["k"] if isinstance(recipe["k"], str) else f"{recipe['k']:g}",
+            str(Aggregation.from_json(recipe["k"])),
             _percent(recipe["mAP"]),
             _percent(recipe["std"]),
             _range(recipe["interval"]),
@@ -102,6 +106,8 @@ def _print_aggregations(recipes: list[dict[str, Any]]) -> None:
     """mAP of each recipe by aggregation, all from the same pass over the store; shown, not chosen from."""
     from rich.table import Table
 
+    from pipeline.scoring.aggregation import Aggregation
+
     swept = [recipe for recipe in recipes if len(recipe["k_sweep"]) > 1]
     if not swept:
         return
@@ -111,7 +117,7 @@ def _print_aggregations(recipes: list[dict[str, Any]]) -> None:
     for k in columns:
         table.add_column(k, justify="right")
     for recipe in swept:
-        chosen = recipe["k"] if isinstance(recipe["k"], str) else f"{recipe['k']:g}"
+        chosen = str(Aggregation.from_json(recipe["k"]))
         cells = (_percent(recipe["k_sweep"].get(k)) + ("*" if k == chosen else "") for k in columns)
         table.add_row(recipe["name"], *cells)
     print_table(table)

@@ -21,9 +21,10 @@ def command(dataset: str, as_json: bool, **options: Any) -> None:
       pipeline sweep --dataset demo
     """
     from pipeline.cli.show import print_sweep
-    from pipeline.stages.sweep import run_sweep
+    from pipeline.stages import sweep
+    from pipeline.stages.context import RunContext
 
-    swept = run_sweep(workspace_from(options), dataset, say)
+    swept = sweep.make(RunContext(workspace_from(options), dataset, say))
     if as_json:
         echo_json(swept)
     else:

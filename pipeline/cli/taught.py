@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, echo_json, json_option, settings_options, split_option, workspace_from
+from pipeline.cli.common import (
+    dataset_option,
+    echo_json,
+    json_option,
+    say,
+    settings_options,
+    split_option,
+    workspace_from,
+)
 
 
 @click.command("taught")
@@ -42,9 +50,10 @@ def command(
       pipeline taught --dataset demo train_0003
       pipeline taught --dataset voc12 photo.jpg --annotation photo.xml
     """
-    from pipeline.views.taught import run_taught
+    from pipeline.stages.context import RunContext
+    from pipeline.views.taught import draw_taught
 
-    made = run_taught(workspace_from(options), images, dataset, split, annotation, out)
+    made = draw_taught(RunContext(workspace_from(options), dataset, say), images, split, annotation, out)
     if as_json:
         echo_json(made)
         return

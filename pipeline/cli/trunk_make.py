@@ -24,13 +24,14 @@ def make(dataset: str, **options: Any) -> None:
       pipeline trunk make --dataset voc12 --trunk fisher --layer fisher --config whole.yaml
     """
     from pipeline.io.errors import SettingsError
-    from pipeline.stages.pretrain import make_dataset_trunk
+    from pipeline.stages import trunk
+    from pipeline.stages.context import RunContext
     from pipeline.trunk.sources import MADE_TRUNKS
 
     ws = workspace_from(options)
     if not ws.makes_trunk:
         name = ws.settings.trunk
         raise SettingsError(f"trunk {name!r} is made from no dataset; expected --trunk {' or '.join(MADE_TRUNKS)}")
-    card = make_dataset_trunk(ws, dataset, this_command(), say)
+    card = trunk.make(RunContext(ws, dataset, say, this_command()))
     click.echo(f"{ws.trunk_path(dataset)}")
     click.echo(f"  sha256 {card.weights_sha256}")

@@ -1,8 +1,8 @@
-"""FC6 (and FC7) trained again with FCa and FCb, on kept pool5: the convolutions never run again.
+"""FC6 (and FC7) trained again with FCa and FCb, on cached pool5: the convolutions do not run again.
 
 Source: Oquab et al. (CVPR 2014) section 4, "Action recognition", row PRE-1512U of table 3: the weights of
-C1 to FC7 are copied, and FC6, FCa and FCb are trained on the target task. C1 to C5 end in pool5 and stay
-as they are, so rows of pool5 are all that is needed.
+C1 to FC7 are copied, and FC6, FCa and FCb are trained on the target task. C1 to C5 end in pool5 and are not trained,
+so rows of pool5 are all that is needed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from pipeline.head.fitting import fit_network
-from pipeline.head.networks import Dropout, HeadNetwork, Output
-from pipeline.head.settings import AdaptedSettings
-from pipeline.head.strong import choose_labelled
-from pipeline.head.task import FitTask, Fitted, trunk_of_rows
+from pipeline.head.dropout import Dropout
+from pipeline.head.joint_fit import JointFit
+from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import AdaptedSettings, PatchScoreKind
+from pipeline.head.strong import choose_training_patches
+from pipeline.head.task import FitTask, Fitted, HeadKind, trunk_of_rows
 from pipeline.io.errors import HeadError
 from pipeline.trunk.trunk import LayeredNetwork
 
@@ -30,19 +31,24 @@ LEAST_DEVIATION = 0.1
 class AdaptedNetwork(HeadNetwork):
     """FC6 and FC7 with ReLU, then standardisation, FCa and FCb; outputs are logits.
 
-    Dropout stands where Krizhevsky et al. (2012) have it, on the outputs of FC6, FC7 and FCa, none on pool5.
+    Dropout is applied as by Krizhevsky et al. (2012): to the outputs of FC6, FC7 and FCa, not to pool5.
 
     Parameters
     ----------
     width : columns of pool5
     fc_widths : of FC6 and FC7; their weights are not initialised
-    n_classes, settings, output : as of `HeadNetwork`
+    n_classes, settings, score_kind : as of `HeadNetwork`
     """
 
     def __init__(
-        self, width: int, fc_widths: tuple[int, int], n_classes: int, settings: AdaptedSettings, output: Output
+        self,
+        width: int,
+        fc_widths: tuple[int, int],
+        n_classes: int,
+        settings: AdaptedSettings,
+        score_kind: PatchScoreKind,
     ) -> None:
-        super().__init__(fc_widths[1], n_classes, settings, output)
+        super().__init__(fc_widths[1], n_classes, settings, score_kind)
         self.fc6 = skip_init(nn.Linear, width, fc_widths[0])
         self.fc7 = skip_init(nn.Linear, *fc_widths)
         self.dropout = Dropout(settings.fc7_dropout)
@@ -52,42 +58,42 @@ class AdaptedNetwork(HeadNetwork):
             self.get_submodule(name).requires_grad_(name in settings.retrain)
 
     def fc7_rows(self, rows: Tensor) -> Tensor:
-        """FC7 (n, fc_widths[1]) of pool5 rows (n, width), any float dtype."""
+        """Compute FC7 (n, fc_widths[1]) of pool5 rows (n, width), any float dtype."""
         with self.arithmetic():
             fc6 = torch.relu(self.fc6(rows.float()))
             return torch.relu(self.fc7(self.dropout(fc6))).float()
 
     def standardise_over(self, chunks: Iterable[Tensor]) -> None:
-        """Set mean and gain from FC7 of the fit rows under the weights as they are now; they stay so.
+        """Set mean and inverse deviation once, from FC7 of the fit rows under the weights of the trunk.
 
-        A column that hardly moves now may move much once FC6 does: deviations below a tenth of their
-        root mean square count as that.
+        A column with a small deviation now may vary much once FC6 is trained. So deviations below a tenth of their
+        root mean square are set to that value.
         """
         self.eval()
         with torch.no_grad():
             super().standardise_over(self.fc7_rows(chunk) for chunk in chunks)
-        deviation = 1 / self.gain[self.gain > 0]
+        deviation = 1 / self.inv_std[self.inv_std > 0]
         if len(deviation):
-            self.gain.clamp_(max=float(1 / (LEAST_DEVIATION * deviation.square().mean().sqrt())))
+            self.inv_std.clamp_(max=float(1 / (LEAST_DEVIATION * deviation.square().mean().sqrt())))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """FCa and FCb, and the copied layers that are trained again at a share of their rate."""
+        """Return FCa and FCb, and the retrained copied layers with their share of the learning rate."""
         copied = [parameter for layer in self._retrained for parameter in layer.parameters()]
         return [*super().parameter_groups(), {"params": copied, "share": self._trunk_rate}]
 
     def prepare(self, rows: Tensor) -> Tensor:
-        """FC7 of pool5 rows (n, width), any float dtype: float32, standardised."""
+        """Compute standardised FC7, float32, of pool5 rows (n, width), any float dtype."""
         return super().prepare(self.fc7_rows(rows))
 
 
 def make_network(width: int, n_classes: int, settings: AdaptedSettings, fc_widths: tuple[int, int]) -> AdaptedNetwork:
-    """The network of an adapted head, without weights."""
-    output: Output = "softmax" if settings.targets == "single" else "logistic"
-    return AdaptedNetwork(width, (fc_widths[0], fc_widths[1]), n_classes, settings, output)
+    """Make the network of an adapted head, without weights."""
+    score_kind: PatchScoreKind = "softmax" if settings.targets == "single" else "logistic"
+    return AdaptedNetwork(width, (fc_widths[0], fc_widths[1]), n_classes, settings, score_kind)
 
 
 def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
-    """FC6 and FC7 of the trunk that made the rows of a task.
+    """Return FC6 and FC7 of the trunk that computed the rows of a task.
 
     Raises
     ------
@@ -101,12 +107,12 @@ def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
             f"head {task.name!r} trains {layers} again, and trunk {trunk.card.name!r} has no such layers; "
             "use a trunk of the AlexNet family (alexnet64, alexnet, krizhevsky, or a card of one)"
         )
-    found = {}
+    copied = {}
     for name in COPIED:
         layer = trunk.network.network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        found[name] = layer
-    return found
+        copied[name] = layer
+    return copied
 
 
 def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
@@ -118,12 +124,16 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
         As `copy_layers`; no positive patch at all.
     """
     layers = copy_layers(task)
-    chosen = choose_labelled(task, settings)
+    patches = choose_training_patches(task, settings)
     widths = layers["fc6"].out_features, layers["fc7"].out_features
     network = make_network(task.store.width, task.n_classes, settings, widths)
     for name, layer in layers.items():
         network.get_submodule(name).load_state_dict(layer.state_dict())
-    values = task.read.rows(chosen.rows)
-    log = fit_network(network, values, chosen.targets, settings, task.seed, task.name, chosen.loss)
-    facts = {"patches": chosen.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
-    return Fitted(network, log, facts)
+    joint = JointFit(task.seed, patches.loss)
+    joint.add(network, settings, task.name)
+    (curve,) = joint.run(task.reader.activations_at(patches.row_index), patches.targets)
+    facts = {"patches": patches.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
+    return Fitted(network, curve, facts)
+
+
+KIND: HeadKind[AdaptedSettings] = HeadKind.of_single(make_network, fit)

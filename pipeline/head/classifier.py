@@ -12,31 +12,31 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipeline.head.fitting import fit_network
+from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
 
 LEAST_STEPS = 20
-"""Steps of an epoch, at least, where the batch follows from the number of rows."""
+"""Minimum number of steps per epoch where the batch follows from the number of rows."""
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
     """The network of a strong head (Oquab et al. 2014, section 3.3) as a scikit-learn classifier.
 
-    Columns are standardised; layers of ReLU and a softmax are fitted by SGD at three rates in turn, each until the
-    loss settles. Background, where there is any, is a class like the others. It passes scikit-learn's own checks of
-    estimators.
+    Columns are standardised. Layers with ReLU and a softmax are fitted by SGD with a schedule of three learning
+    rates, each until the loss settles. Background, if there is any, is a class like the others. The class passes
+    scikit-learn's own checks of estimators.
 
     Parameters
     ----------
     hidden : tuple of int
         Widths of the layers before the last: ``(2048,)`` is FCa + FCb, ``()`` FCb alone.
     rates : tuple of float
-        Learning rates, in turn.
+        Learning-rate schedule.
     max_epochs : tuple of int
-        At most so many epochs a rate.
+        Maximum number of epochs per rate.
     batch : int or None
-        Rows a step; None for 256, or fewer where there are few rows.
+        Rows per step; None for 256, or fewer where there are few rows.
     dropout : float
         On the input of each layer.
     weight_decay : float
@@ -101,24 +101,26 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             precision="fp32",
         )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # One output a class: background, if there is any, is among the classes.
+        # One output per class: background, if there is any, is among the classes.
         network = HeadNetwork(X.shape[1], len(self.classes_), settings, "log-odds")
-        self.epochs_ = fit_network(network, X, encoder.transform(y), settings, seed, type(self).__name__)
-        # In double precision a row's odds do not hang on the rows beside it.
+        joint = JointFit(seed)
+        joint.add(network, settings, type(self).__name__)
+        (self.epochs_,) = joint.run(X, encoder.transform(y))
+        # In double precision the probabilities of a row do not depend on the other rows of the batch.
         self.network_ = network.double()
         return self
 
     @torch.inference_mode()
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Logits: float64 ndarray (n, n_classes); of two classes (n,), those of the second above the first's."""
+        """Compute logits: float64 ndarray (n, n_classes); for two classes (n,), the second minus the first."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         rows = torch.from_numpy(np.ascontiguousarray(X)).double()
-        logits = self.network_.layers((rows - self.network_.mean) * self.network_.gain).numpy()
+        logits = self.network_.layers((rows - self.network_.mean) * self.network_.inv_std).numpy()
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Odds of each class: float64 ndarray (n, n_classes), rows sum to 1."""
+        """Compute the probability of each class: float64 ndarray (n, n_classes), rows sum to 1."""
         logits = self.decision_function(X)
         if logits.ndim == 1:
             logits = np.stack([np.zeros_like(logits), logits], axis=1)
@@ -126,6 +128,6 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return exponentials / exponentials.sum(1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The class of the highest odds of each row."""
+        """Return the most probable class of each row."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]

@@ -1,4 +1,4 @@
-"""FCa + FCb and its variants: a small network on standardised rows.
+"""FCa + FCb and its variants: small networks on standardised rows.
 
 Source: Oquab et al. (CVPR 2014) section 3.1: FCa with ReLU, FCb with softmax over the target's
 classes and background.
@@ -7,112 +7,54 @@ classes and background.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.head.settings import NetworkSettings
+from pipeline.head.dropout import Dropout
+from pipeline.head.settings import NetworkSettings, PatchScoreKind
 from pipeline.trunk.runner import cpu_has_bf16
 
-Output = Literal["softmax", "logistic", "log-odds"]
 SCORED_ROWS = 2048
-"""Rows that are only scored at once: few enough that what layers give stays in the processor's cache."""
-
-
-def draw_words(like: Tensor) -> Tensor:
-    """A random byte for each value of `like`, as int64 words, from torch's global generator."""
-    return torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-
-
-def drop(x: Tensor, words: Tensor, threshold: int) -> Tensor:
-    """`x` with those values 0 whose byte is under the threshold, the others raised to keep the expectation."""
-    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-    return x * (kept.to(x.dtype) * (256 / (256 - threshold)))
-
-
-def draw_and_drop(x: Tensor, threshold: int) -> Tensor:
-    """`drop` by words of its own."""
-    return drop(x, draw_words(x), threshold)
-
-
-class SharedDrops:
-    """Dropout of one step of a fit: networks that are fitted side by side get the same random words in turn."""
-
-    def __init__(self) -> None:
-        self._words: list[Tensor] = []
-        self._dropped: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._used = self._prepared = 0
-
-    def begin_step(self) -> None:
-        """What comes until `end_preparation` is for the rows, which all networks have in common."""
-        self._words, self._used = [], 0
-        self._dropped.clear()
-
-    def end_preparation(self) -> None:
-        self._prepared = self._used
-
-    def begin_network(self) -> None:
-        self._used = self._prepared
-
-    def __call__(self, x: Tensor, threshold: int) -> Tensor:
-        """As `draw_and_drop`; words are drawn for the first network, and used again for the others."""
-        place = self._used
-        self._used += 1
-        if place == len(self._words):
-            self._words.append(draw_words(x))
-        if x.requires_grad:
-            return drop(x, self._words[place], threshold)
-        # The rows themselves: where networks drop the same share of them, once for all.
-        known = self._dropped.get((place, threshold))
-        if known is None or known[0] is not x:
-            known = self._dropped[place, threshold] = x, drop(x, self._words[place], threshold)
-        return known[1]
-
-
-class Dropout(nn.Module):
-    """Dropout that draws one byte a value, so that its share is one of 256: torch's own took half the time of a fit."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.threshold = round(256 * share)
-        self.drop: Callable[[Tensor, int], Tensor] = draw_and_drop
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with about a share of its values 0 and the others raised to keep the expectation; in eval `x` itself."""
-        if not self.training or not self.threshold:
-            return x
-        return self.drop(x, self.threshold)
+"""Rows per inference batch: few enough for hidden activations to stay in the processor's cache."""
 
 
 class HeadNetwork(nn.Module):
-    """Standardise, then hidden layers with ReLU, then FCb; outputs are logits.
+    """A network that standardises rows; hidden layers with ReLU and FCb follow. Outputs are logits.
 
     Parameters
     ----------
     width : columns of the input
     n_classes : classes, background not counted
     settings : NetworkSettings
-    output : what a patch's scores are: ``softmax``, the odds of the classes beside background, which is one
-        more output, the last; ``logistic``, the odds of each class by itself; ``log-odds``, the logits
+    score_kind : what patch scores are
+        ``softmax``, probabilities of the classes and background, which is one more output, the last; ``logistic``,
+        the probability of each class by itself; ``log-odds``, the logits.
+
+    Attributes
+    ----------
+    mean, inv_std : float32 Tensors of shape (width,), mean and inverse standard deviation of the fit rows
     """
 
     mean: Tensor
-    gain: Tensor
+    inv_std: Tensor
 
-    def __init__(self, width: int, n_classes: int, settings: NetworkSettings, output: Output = "softmax") -> None:
+    def __init__(
+        self, width: int, n_classes: int, settings: NetworkSettings, score_kind: PatchScoreKind = "softmax"
+    ) -> None:
         super().__init__()
-        self.output = output
+        self.score_kind = score_kind
         # One layer alone gains nothing.
         halved = settings.precision == "bf16" or (settings.precision == "auto" and cpu_has_bf16())
         self.precision = "bf16" if settings.hidden and halved else "fp32"
-        n_outputs = n_classes + (output == "softmax")
+        n_outputs = n_classes + (score_kind == "softmax")
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("gain", torch.ones(width))
+        self.register_buffer("inv_std", torch.ones(width))
         first = settings.dropout if settings.input_dropout is None else settings.input_dropout
         layers: list[nn.Module] = []
         n_inputs = width
-        # Layers draw from torch's global generator when they are made; the caller's state is put back.
+        # Layers draw from torch's global generator when they are made; the caller's state is restored.
         with torch.random.fork_rng(devices=[]):
             for index, n_hidden in enumerate(settings.hidden):
                 layers += [Dropout(settings.dropout if index else first), nn.Linear(n_inputs, n_hidden), nn.ReLU()]
@@ -121,28 +63,28 @@ class HeadNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation of hidden layers, a tenth of it for FCb, zero biases; from one generator."""
+        """Draw weights from one generator: He initialisation for hidden layers, a tenth of it for FCb, zero biases."""
         linear = [m for m in self.layers if isinstance(m, nn.Linear)]
         for layer in linear:
             deviation = (2.0 / layer.in_features) ** 0.5
-            # A small FCb starts every class at equal odds, so that the first steps are gentle.
+            # A small FCb starts all classes at about equal probability, so that the first steps are gentle.
             deviation *= 0.1 if layer is linear[-1] else 1.0
             with torch.no_grad():
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * deviation)
                 layer.bias.zero_()
 
     def drop_by(self, drop: Callable[[Tensor, int], Tensor]) -> None:
-        """Let all dropout be done so."""
+        """Set the function that drops, of all dropout modules."""
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.drop = drop
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, for an optimizer; ``share`` is of the learning rate."""
+        """Return the trained parameters, for an optimizer; ``share`` is the share of the learning rate."""
         return [{"params": list(self.layers.parameters()), "share": 1.0}]
 
     def standardise_to(self, rows: Tensor) -> None:
-        """Set mean and gain from the fit rows; a column without deviation becomes 0.
+        """Set mean and inverse deviation from the fit rows; a column without deviation becomes 0.
 
         Parameters
         ----------
@@ -151,11 +93,11 @@ class HeadNetwork(nn.Module):
         self.standardise_over(rows.split(8192))
 
     def standardise_over(self, chunks: Iterable[Tensor]) -> None:
-        """`standardise_to` rows that come chunk by chunk, each looked at once.
+        """Apply `standardise_to` to chunks of rows, in a single pass.
 
         Parameters
         ----------
-        chunks : float16 Tensors of shape (any, width), which together are the fit rows
+        chunks : float16 Tensors of shape (any, width), together the fit rows
         """
         n = 0
         mean = torch.zeros(len(self.mean), dtype=torch.float64)
@@ -169,39 +111,39 @@ class HeadNetwork(nn.Module):
             squares += values.sub_(its_mean).square_().sum(0) + step.square() * (len(values) * (n - len(values)) / n)
             mean += step * (len(values) / n)
         deviation = (squares / max(n, 1)).sqrt()
-        gain = torch.where(deviation > 1e-6 * (1 + mean.abs()), 1 / deviation, torch.zeros_like(deviation))
+        inv_std = torch.where(deviation > 1e-6 * (1 + mean.abs()), 1 / deviation, torch.zeros_like(deviation))
         self.mean.copy_(mean)
-        self.gain.copy_(gain)
+        self.inv_std.copy_(inv_std)
 
     def arithmetic(self) -> torch.autocast:
-        """Within it, products of matrices are computed in the head's precision."""
+        """Return a context in which products of matrices are computed in the head's precision."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
 
     def patch_scores(self, rows: Tensor) -> Tensor:
-        """Scores (n, n_classes) of rows (n, width): in 0..1, but for ``log-odds``."""
+        """Compute scores (n, n_classes) of rows (n, width): in 0..1, except for ``log-odds``."""
         logits = self(rows)
-        if self.output == "softmax":
+        if self.score_kind == "softmax":
             return logits.softmax(1)[:, :-1]
-        return logits.sigmoid() if self.output == "logistic" else logits
+        return logits.sigmoid() if self.score_kind == "logistic" else logits
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Logits (n, n_outputs) of rows (n, width), any float dtype."""
+        """Compute logits (n, n_outputs) of rows (n, width), any float dtype."""
         return self.logits(self.prepare(rows))
 
     def prepare(self, rows: Tensor) -> Tensor:
-        """What the layers look at, of rows (n, width): float32, standardised."""
-        # Before it is rounded: a column of large mean and small deviation would be all rounding.
-        return (rows.float() - self.mean) * self.gain
+        """Return the input of the layers for rows (n, width): float32, standardised."""
+        # Before rounding to bf16: a column of large mean and small deviation would be all rounding.
+        return (rows.float() - self.mean) * self.inv_std
 
     def logits(self, prepared: Tensor) -> Tensor:
-        """Logits (n, n_outputs) of prepared rows."""
+        """Compute logits (n, n_outputs) of prepared rows."""
         with self.arithmetic():
             hidden = self.layers[:-1](prepared)
         return self.layers[-1](hidden.float())
 
     @torch.no_grad()
     def score(self, rows: Tensor) -> Tensor:
-        """Logits (n, n_outputs) of rows (n, width) without dropout or gradient, chunk by chunk."""
+        """Compute logits (n, n_outputs) of rows (n, width) without dropout or gradient, chunk by chunk."""
         was_training = self.training
         self.eval()
         logits = torch.cat([self(chunk) for chunk in rows.split(SCORED_ROWS)])

@@ -1,7 +1,7 @@
 """Pooling: all rows of a picture become one vector, in one pass over the store.
 
-Source: Razavian et al. (CVPR Workshops 2014) section 3: one vector a picture, from the whole picture
-or put together from many windows of it.
+Source: Razavian et al. (CVPR Workshops 2014) section 3: one vector per picture, from the whole picture or combined
+from many windows of it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import torch
 
 
 class PooledRows:
-    """Accumulates rows picture by picture; a picture may go on in the next call.
+    """Accumulate rows picture by picture; a picture may continue in the next call.
 
-    Memory is ``n_pictures * width`` times 8 bytes for the mean and 2 for the maximum. Sums are kept in
-    float64, which holds the sum of thousands of float16 numbers exactly: where a part ends cannot be
-    seen in the result.
+    Memory is ``n_pictures * width`` times 8 bytes for the mean and 2 for the maximum. Sums are float64, which holds
+    the sum of thousands of float16 numbers exactly. So the result does not depend on where a part ends.
 
     Parameters
     ----------
@@ -50,10 +49,10 @@ class PooledRows:
             return
         starts = np.flatnonzero(np.diff(picture, prepend=picture[0] - 1))
         sizes = np.diff(np.append(starts, len(picture)))
-        # numpy converts and compares float16 one by one; torch, thirty times as fast.
-        of_pictures = torch.from_numpy(rows).split(sizes.tolist())
-        for index, its_rows in zip(picture[starts].tolist(), of_pictures, strict=True):
-            values = its_rows.float()
+        # numpy converts and compares float16 one by one; torch is thirty times as fast.
+        by_picture = torch.from_numpy(rows).split(sizes.tolist())
+        for index, of_picture in zip(picture[starts].tolist(), by_picture, strict=True):
+            values = of_picture.float()
             if self._sums is not None:
                 self._sums[index] += values.sum(0, dtype=torch.float64).numpy()
             if self._highest is not None:
@@ -61,7 +60,7 @@ class PooledRows:
         self._counts[picture[starts]] += sizes
 
     def result(self) -> np.ndarray:
-        """float32 ndarray of shape (len(pooling), n_pictures, width); NaN for a picture without a row."""
+        """Return a float32 ndarray of shape (len(pooling), n_pictures, width); NaN for a picture without a row."""
         pooled = {}
         if self._sums is not None:
             pooled["mean"] = (self._sums / np.maximum(self._counts, 1)[:, None]).astype(np.float32)
@@ -73,12 +72,12 @@ class PooledRows:
 
 
 def join_pooled(pooled: np.ndarray, normalise: bool) -> np.ndarray:
-    """One vector a picture from its pooled ones.
+    """Join the pooled vectors of each picture into one.
 
     Parameters
     ----------
     pooled : float32 ndarray of shape (n_poolings, n_pictures, width)
-    normalise : each to Euclidean length 1 before they are joined; zero stays zero
+    normalise : scale each to Euclidean length 1 before they are joined; zero stays zero
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -14,6 +14,15 @@ from pydantic import (
 
 from pipeline.io.messages import brief
 from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH, Settings
+
+ScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds", "pooled"]
+"""What the scores of a head are.
+
+``softmax``, probabilities of the classes and background, which sum to 1; ``logistic``, the probability of each class
+by itself; ``log-odds``, of any size; ``pooled``, scores of whole pictures: there are none of patches.
+"""
+PatchScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds"]
+"""`ScoreKind` of heads that score patches."""
 
 
 class SgdSettings(Settings):
@@ -66,6 +75,7 @@ class NetworkSettings(SgdSettings):
 class HeadSettings(NetworkSettings):
     """A strongly supervised head: fitted on patches with labels (Oquab et al. 2014, section 3.3)."""
 
+    scores_patches: ClassVar[bool] = True
     kind: Literal["strong"] = "strong"
     targets: Literal["single", "several"] = Field(
         "single",
@@ -78,6 +88,7 @@ class HeadSettings(NetworkSettings):
 class WeakSettings(NetworkSettings):
     """A head fitted on picture labels alone, through the best patches of each picture and class."""
 
+    scores_patches: ClassVar[bool] = True
     kind: Literal["weak"]
     hidden: tuple[int, ...] = Field((1024,), max_length=8, description="widths of the layers before FCb")
     top: int = Field(1, ge=1, le=1000, description="patches whose mean score is a picture's; 1 is the maximum")
@@ -90,6 +101,7 @@ class WeakSettings(NetworkSettings):
 class SvmSettings(Settings):
     """A linear SVM a class on one vector a picture (Razavian et al. 2014)."""
 
+    scores_patches: ClassVar[bool] = False
     kind: Literal["svm"]
     pooling: tuple[Literal["mean", "max"], ...] = Field(
         ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
@@ -135,6 +147,7 @@ class AdaptedSettings(HeadSettings):
 class OwnSettings(Settings):
     """The outputs of the trunk's own last layer, where it was trained on the dataset's classes; nothing is fitted."""
 
+    scores_patches: ClassVar[bool] = True
     kind: Literal["own"]
 
 

@@ -6,99 +6,150 @@ Source: Oquab et al. (CVPR 2014) section 3.3: all positive patches and a sample 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.nn import functional
 
-from pipeline.head.fitting import Loss, alike, fit_networks, logistic_loss
+from pipeline.head.fitting import Loss, logistic_loss
+from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
-from pipeline.head.task import FitTask, Fitted
+from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
-from pipeline.patches.labels import BACKGROUND, UNUSED, ClassTargets
+from pipeline.patches.labels import BACKGROUND, UNUSED
 from pipeline.patches.sampling import choose_rows
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 
+POSITIVE = 0
+"""Kind of a training row; the others are `BACKGROUND` and `UNUSED`."""
+
+
+def make_network(width: int, n_classes: int, settings: HeadSettings) -> HeadNetwork:
+    """Make the network of a strong head, without weights."""
+    return HeadNetwork(width, n_classes, settings, "softmax" if settings.targets == "single" else "logistic")
+
+
+def fit(tasks: Sequence[FitTask], settings: Sequence[HeadSettings]) -> list[Fitted]:
+    """Fit heads of one `joint_key` on the positive patches and on a share of the background patches.
+
+    Raises
+    ------
+    DatasetError, HeadError
+        The dataset has no boxes; no positive patch at all.
+    """
+    task = tasks[0]
+    patches = choose_training_patches(task, settings[0])
+    networks = [make_network(task.store.width, task.n_classes, of_head) for of_head in settings]
+    joint = JointFit(task.seed, patches.loss)
+    for network, of_head, named in zip(networks, settings, tasks, strict=True):
+        joint.add(network, of_head, named.name)
+    curves = joint.run(task.reader.activations_at(patches.row_index), patches.targets)
+    return [
+        Fitted(network, curve, {"patches": patches.facts, "precision": network.precision})
+        for network, curve in zip(networks, curves, strict=True)
+    ]
+
+
+def joint_key(settings: HeadSettings) -> Hashable:
+    """Return what must be equal for heads of one split to be fitted side by side."""
+    return settings.background_share, settings.targets, JointFit.key(settings)
+
+
+KIND: HeadKind[HeadSettings] = HeadKind(make_network, fit, joint_key)
+
+
+# ---- the patches that a head is fitted on
+
 
 @dataclass(frozen=True)
-class LabelledRows:
+class TrainingRows:
+    """How each row of a table takes part in a fit, before a share of the background is drawn.
+
+    Attributes
+    ----------
+    kind : int8 ndarray of shape (n_rows,): POSITIVE, BACKGROUND or UNUSED
+    targets_at : from an int64 ndarray (n,) of rows to their targets
+        Of one class per row: int64 (n,), a class, or the number of classes for background. Of several: int8
+        (n, n_classes), 1, -1, and 0 for a class of which a row is no example.
+    """
+
+    kind: np.ndarray
+    targets_at: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class TrainingPatches:
     """The rows of a store that a strong head is fitted on.
 
     Attributes
     ----------
-    rows : int64 ndarray of shape (n,), rising
-    targets : what `loss` compares the logits of these rows with
-        ``single``: int64 (n,), a class, or the number of classes for background; ``several``: int8
-        (n, n_classes), 1, -1, and 0 for a class of which a row says nothing.
-    loss : of logits and targets
+    row_index : int64 ndarray of shape (n,), rising
+    targets : of these rows, as in `TrainingRows`
+    loss : compares logits with targets
     facts : JSON object, counts
     """
 
-    rows: np.ndarray
+    row_index: np.ndarray
     targets: np.ndarray
     loss: Loss
     facts: dict[str, Any]
 
 
-def make_network(width: int, n_classes: int, settings: HeadSettings) -> HeadNetwork:
-    """The network of a strong head, without weights."""
-    return HeadNetwork(width, n_classes, settings, "softmax" if settings.targets == "single" else "logistic")
-
-
-def choose_labelled(task: FitTask, settings: HeadSettings) -> LabelledRows:
-    """All positive patches and a share of the background patches, with their targets.
+def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPatches:
+    """Choose all positive patches and a share of the background patches, with their targets.
 
     Raises
     ------
     DatasetError, HeadError
-        The dataset has no boxes; or no positive patch at all.
+        The dataset has no boxes; no positive patch at all.
     """
     table = task.table
     table.need_boxes(f"head {task.name!r}")
-    labels, by_class = _labels_to_learn(table, settings, task.labels)
-    usable = np.where(task.held_out[table.picture], UNUSED, labels)
-    rows = choose_rows(usable, settings.background_share, task.seed)
-    chosen = usable[rows].astype(np.int64)
-    n_positive = int((chosen >= 0).sum())
+    training = _training_rows(table, settings, task.label_rule)
+    kind = np.where(task.is_held_out[table.picture], UNUSED, training.kind)
+    row_index = choose_rows(kind, settings.background_share, task.seed)
+    n_positive = int((kind[row_index] == POSITIVE).sum())
     if not n_positive:
         raise HeadError(
-            f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the reading "
-            f"single_object={task.labels.single_object}; check the boxes with: pipeline data check {table.dataset}"
+            f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the label rule "
+            f"single_object={task.label_rule.single_object}; check the boxes with: pipeline data check {table.dataset}"
         )
-    if by_class:
-        targets = by_class.matrix(rows, task.n_classes)
-        counts = (targets == 1).sum(0)
-    else:
-        targets = np.where(chosen == BACKGROUND, task.n_classes, chosen)
-        counts = np.bincount(chosen[chosen >= 0], minlength=task.n_classes)
+    targets = training.targets_at(row_index)
+    several = settings.targets == "several"
+    per_class = (targets == 1).sum(0) if several else np.bincount(targets, minlength=task.n_classes)[: task.n_classes]
     facts = {
         "positive": n_positive,
-        "background": len(rows) - n_positive,
-        "background_of": int((usable == BACKGROUND).sum()),
-        "per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
+        "background": len(row_index) - n_positive,
+        "background_of": int((kind == BACKGROUND).sum()),
+        "per_class": {c: int(n) for c, n in zip(table.classes, per_class, strict=True)},
     }
-    if by_class:
+    if several:
         facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
-    return LabelledRows(rows, targets, logistic_loss if by_class else functional.cross_entropy, facts)
+    return TrainingPatches(row_index, targets, logistic_loss if several else functional.cross_entropy, facts)
 
 
-def _labels_to_learn(
-    table: PatchTable, settings: HeadSettings, labels: LabelSettings
-) -> tuple[np.ndarray, ClassTargets | None]:
-    """int ndarray (n_rows,), a class (of several: any), BACKGROUND or UNUSED; of several, also what each row says."""
+def _training_rows(table: PatchTable, settings: HeadSettings, label_rule: LabelSettings) -> TrainingRows:
+    n_classes = len(table.classes)
     if settings.targets == "single":
-        return table.labels(labels), None
-    by_class = table.class_targets(labels)
+        labels = table.labels(label_rule)
+        kind = np.where(labels >= 0, POSITIVE, labels).astype(np.int8)
+        return TrainingRows(
+            kind, lambda rows: np.where(kind[rows] == BACKGROUND, n_classes, labels[rows].astype(np.int64))
+        )
+    by_class = table.class_targets(label_rule)
     background = np.where(by_class.background, BACKGROUND, UNUSED)
-    return np.where(by_class.used & ~by_class.background, 0, background), by_class
+    kind = np.where(by_class.used & ~by_class.background, POSITIVE, background).astype(np.int8)
+    return TrainingRows(kind, lambda rows: by_class.matrix(rows, n_classes))
 
 
-def rows_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettings, seeds: Iterable[int]) -> np.ndarray:
-    """All rows that a head is fitted on with any of some seeds, on all pictures: int64 ndarray, rising.
+def rows_to_learn(
+    table: PatchTable, settings: HeadSettings, label_rule: LabelSettings, seeds: Iterable[int]
+) -> np.ndarray:
+    """List all rows that a head is fitted on with any of several seeds, on all pictures: int64 ndarray, rising.
 
     Raises
     ------
@@ -106,40 +157,5 @@ def rows_to_learn(table: PatchTable, settings: HeadSettings, labels: LabelSettin
         The dataset has no boxes.
     """
     table.need_boxes("rows: labelled")
-    to_learn, _ = _labels_to_learn(table, settings, labels)
-    return np.unique(np.concatenate([choose_rows(to_learn, settings.background_share, seed) for seed in seeds]))
-
-
-def fit(task: FitTask, settings: HeadSettings) -> Fitted:
-    """Fit on the positive patches and on a share of the background patches.
-
-    Raises
-    ------
-    HeadError
-        No positive patch at all.
-    """
-    return fit_together([task], [settings])[0]
-
-
-def side_by_side(settings: HeadSettings) -> tuple[Any, ...]:
-    """Heads of one split whose settings agree in this go through `fit_together`."""
-    return settings.background_share, settings.targets, *alike(settings)
-
-
-def fit_together(tasks: Sequence[FitTask], settings: Sequence[HeadSettings]) -> list[Fitted]:
-    """Several `fit` in one pass over the rows: each gives what it gives alone.
-
-    Parameters
-    ----------
-    tasks : that differ in the name alone
-    settings : one a task, of one `side_by_side`
-    """
-    task = tasks[0]
-    chosen = choose_labelled(task, settings[0])
-    networks = [make_network(task.store.width, task.n_classes, its) for its in settings]
-    values, names = task.read.rows(chosen.rows), [each.name for each in tasks]
-    logs = fit_networks(networks, values, chosen.targets, settings, task.seed, names, chosen.loss)
-    return [
-        Fitted(network, log, {"patches": chosen.facts, "precision": network.precision})
-        for network, log in zip(networks, logs, strict=True)
-    ]
+    kind = _training_rows(table, settings, label_rule).kind
+    return np.unique(np.concatenate([choose_rows(kind, settings.background_share, seed) for seed in seeds]))

@@ -1,7 +1,7 @@
-"""Off the shelf: a linear SVM a class on one pooled vector a picture.
+"""Off the shelf: one linear SVM per class on one pooled vector per picture.
 
-Source: Razavian et al. (CVPR Workshops 2014) sections 2 and 3: activations of the last layers, brought to
-length 1, and a linear SVM a class whose C is chosen on held-out data.
+Source: Razavian et al. (CVPR Workshops 2014) sections 2 and 3: activations of the last layers, scaled to length 1,
+and one linear SVM per class whose C is chosen on held-out data.
 """
 
 from __future__ import annotations
@@ -14,35 +14,41 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.head.pooling import PooledRows, join_pooled
-from pipeline.head.settings import SvmSettings
-from pipeline.head.task import FitTask, Fitted
+from pipeline.head.settings import ScoreKind, SvmSettings
+from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import mean_average_precision
 
 FOLDS = 3
 TOLERANCE = 1e-3
-"""Of liblinear. Ten times its usual one, with which no score moved that ranks pictures, in half the time."""
+"""Tolerance of liblinear: ten times its default, in half the time; no score moved that ranks pictures."""
 MAX_ITERATIONS = 10_000
 
 
 class Svm(nn.Module):
-    """One linear function a class of a picture's pooled vector, ``weight @ ((vector - mean) * gain) + bias``.
+    """One linear function per class of a picture's pooled vector, ``weight @ ((vector - mean) * inv_std) + bias``.
+
+    It is a `PooledScorer`: it has no patch scores.
 
     Parameters
     ----------
     width : columns of a row
     n_classes : int
     settings : SvmSettings
+
+    Attributes
+    ----------
+    mean, inv_std : float32 Tensors of shape (n_columns,)
+        Of the fit pictures; the inverse deviation is divided by the root of the number of columns.
     """
 
-    output = "pooled"
-    """There are no patch scores: what is scored is a picture, through `accumulator`."""
+    score_kind: ScoreKind = "pooled"
 
     weight: Tensor
     bias: Tensor
     mean: Tensor
-    gain: Tensor
+    inv_std: Tensor
 
     def __init__(self, width: int, n_classes: int, settings: SvmSettings) -> None:
         super().__init__()
@@ -51,20 +57,21 @@ class Svm(nn.Module):
         self.register_buffer("weight", torch.zeros(n_classes, n_columns))
         self.register_buffer("bias", torch.zeros(n_classes))
         self.register_buffer("mean", torch.zeros(n_columns))
-        self.register_buffer("gain", torch.ones(n_columns))
+        self.register_buffer("inv_std", torch.ones(n_columns))
 
     def accumulator(self, n_pictures: int) -> PictureDecisions:
-        """What takes part in the one pass over a store and ends with decision values."""
+        """Return an accumulator of decision values, for one pass over a store."""
         return PictureDecisions(self, n_pictures)
 
     def decide(self, vectors: np.ndarray) -> np.ndarray:
-        """Decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""
-        weight, bias, mean, gain = (getattr(self, name).double().numpy() for name in ("weight", "bias", "mean", "gain"))
-        return (vectors - mean) * gain @ weight.T + bias
+        """Compute decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""
+        names = ("weight", "bias", "mean", "inv_std")
+        weight, bias, mean, inv_std = (getattr(self, name).double().numpy() for name in names)
+        return (vectors - mean) * inv_std @ weight.T + bias
 
 
 class PictureDecisions:
-    """Pools rows picture by picture, then decides; rows come in the order of the store.
+    """Pool rows picture by picture, then compute decision values; rows come in the order of the store.
 
     Parameters
     ----------
@@ -77,25 +84,25 @@ class PictureDecisions:
         self._pooled = PooledRows(n_pictures, network.width, network.settings.pooling)
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        """Add float16 rows (n, width) of pictures (n,), rising; a picture may go on in the next call."""
+        """Add float16 rows (n, width) of pictures (n,), rising; a picture may continue in the next call."""
         self._pooled.add(rows, picture)
 
     def result(self) -> np.ndarray:
-        """float64 ndarray of shape (1, n_pictures, n_classes); NaN for a picture without a row."""
+        """Return a float64 ndarray of shape (1, n_pictures, n_classes); NaN for a picture without a row."""
         return self._network.decide(join_pooled(self._pooled.result(), self._network.settings.normalise))[None]
 
 
 def make_network(width: int, n_classes: int, settings: SvmSettings) -> Svm:
-    """The SVMs of a head, without weights."""
+    """Make the SVMs of a head, without weights."""
     return Svm(width, n_classes, settings)
 
 
 def fit(task: FitTask, settings: SvmSettings) -> Fitted:
-    """Pool the rows of the fit pictures, choose C by cross-validation among them, fit a class at a time.
+    """Pool the rows of the fit pictures, choose C by cross-validation among them, and fit one SVM per class.
 
-    One C for all classes, the one with the highest mean AP over `FOLDS` folds of the fit pictures; a
-    picture's fold is fixed by a hash of its id. No weights for the two sides of a class: what is measured
-    is a ranking, and made equal the sides gave a lower one.
+    All classes have one C, the one with the highest mean AP over `FOLDS` folds of the fit pictures. A picture's fold
+    is fixed by a hash of its id. The two sides of a class are not reweighted: the measure is a ranking, and equal
+    weights of the sides gave a lower AP.
 
     Raises
     ------
@@ -105,7 +112,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     table = task.table
     if not table.labelled:
         raise HeadError(f"{table.dataset} {table.split}: the pictures have no labels, so nothing to fit on")
-    used = np.flatnonzero(~task.held_out)
+    used = np.flatnonzero(~task.is_held_out)
     vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
     labels = table.picture_labels[used]
     both = (labels == 1).any(0) & (labels == -1).any(0)
@@ -130,22 +137,25 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     return Fitted(network.eval(), [], {"svm": facts})
 
 
+KIND: HeadKind[SvmSettings] = HeadKind.of_single(make_network, fit)
+
+
 def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
-    """Pooled rows (n_poolings, n_pictures, width) of all pictures but those held out (NaN); one pass."""
-    task.read.need_all()
+    """Pool the rows (n_poolings, n_pictures, width) of all pictures, in one pass; NaN for held-out pictures."""
+    task.reader.require_all_rows()
     table, store = task.table, task.store
     pooled = PooledRows(len(table.ids), store.width, settings.pooling)
     with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
             picture = table.picture[part.start : part.stop]
-            kept = ~task.held_out[picture]
+            kept = ~task.is_held_out[picture]
             pooled.add(rows if kept.all() else rows[kept], picture[kept])
             progress.advance(part.n_rows)
     return pooled.result()
 
 
 def fold_of(ids: list[str]) -> np.ndarray:
-    """Fold of each picture, 0 to ``FOLDS - 1``, by a hash of its id: others that come or go move none.
+    """Return the fold of each picture, 0 to ``FOLDS - 1``, by a hash of its id alone.
 
     >>> fold_of(["a", "b", "c", "d"]).tolist()
     [2, 1, 1, 1]
@@ -157,12 +167,12 @@ def fold_of(ids: list[str]) -> np.ndarray:
 def _cross_validate(
     vectors: np.ndarray, labels: np.ndarray, ids: list[str], task: FitTask, settings: SvmSettings, progress: Progress
 ) -> dict[float, float]:
-    """Mean AP of each C over scored classes and folds; empty where there is nothing to choose or to choose by."""
+    """Compute the mean AP of each C over scored classes and folds; empty where there is nothing to choose."""
     if len(settings.costs) == 1:
         return {}
     fold = fold_of(ids)
     scored = [column for column, name in enumerate(task.table.classes) if name not in task.table.unscored]
-    found: dict[float, list[float]] = {c: [] for c in settings.costs}
+    by_fold: dict[float, list[float]] = {c: [] for c in settings.costs}
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         for cost in settings.costs:
@@ -170,28 +180,28 @@ def _cross_validate(
             _fit_classes(network, vectors[inside], labels[inside], cost, task.seed, progress)
             scores = network.decide(vectors[outside])[:, scored]
             mean, _ = mean_average_precision(scores, labels[outside][:, scored], "voc12")
-            found[cost].append(mean)
-    # A fold without any positive picture says nothing; it says it of every C.
-    return {c: float(np.nanmean(values)) for c, values in found.items() if not np.isnan(values).all()}
+            by_fold[cost].append(mean)
+    # A fold without a positive picture has no AP, for any C.
+    return {c: float(np.nanmean(values)) for c, values in by_fold.items() if not np.isnan(values).all()}
 
 
 def _fit_classes(
     network: Svm, vectors: np.ndarray, labels: np.ndarray, cost: float, seed: int, progress: Progress
 ) -> list[int]:
-    """Set a network's weights; columns of classes whose fit did not settle within `MAX_ITERATIONS`.
+    """Set a network's weights; return the columns of classes that did not converge within `MAX_ITERATIONS`.
 
-    Pictures labelled 0 (difficult) are left out. A class that is never there, or always, gets no weights
-    and the bias that says so.
+    Pictures labelled 0 (difficult) are left out. A class that no picture shows, or every picture, gets zero weights
+    and a bias of -1 or 1.
     """
-    # Imported where they are used: that takes a second, for which most commands need not wait.
+    # Imported here, as the import takes a second and most commands do not need it.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     if network.settings.standardise and len(vectors):
-        mean, gain = _standardisation(vectors)
+        mean, inv_std = _standardisation(vectors)
         network.mean.copy_(torch.from_numpy(mean))
-        network.gain.copy_(torch.from_numpy(gain))
-    inputs = (vectors - network.mean.double().numpy()) * network.gain.double().numpy()
+        network.inv_std.copy_(torch.from_numpy(inv_std))
+    inputs = (vectors - network.mean.double().numpy()) * network.inv_std.double().numpy()
     unsettled = []
     for column in range(labels.shape[1]):
         progress.advance(1, note=f"C {cost:g}")
@@ -202,7 +212,7 @@ def _fit_classes(
             continue
         svm = LinearSVC(C=cost, dual="auto", tol=TOLERANCE, random_state=seed, max_iter=MAX_ITERATIONS)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # said once a head, with the class, in its facts
+            warnings.simplefilter("ignore", ConvergenceWarning)  # recorded once per head, with the class, in its facts
             svm.fit(inputs[counted], positive)
         if svm.n_iter_ >= MAX_ITERATIONS:
             unsettled.append(column)
@@ -212,12 +222,12 @@ def _fit_classes(
 
 
 def _standardisation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and gain of each column; a column without deviation becomes 0.
+    """Compute mean and inverse deviation of each column; a column without deviation becomes 0.
 
-    The gain holds the root of the number of columns too, so that vectors keep a length near 1 and one
-    range of C does with and without it.
+    The inverse deviation is divided by the root of the number of columns. So vectors keep a length near 1, and one
+    range of C serves with and without standardisation.
     """
     mean, deviation = vectors.mean(0), vectors.std(0)
-    moves = deviation > 1e-6 * (1e-3 + np.abs(mean))
-    gain = np.where(moves, 1 / np.where(moves, deviation, 1), 0) / np.sqrt(vectors.shape[1])
-    return mean, gain
+    varies = deviation > 1e-6 * (1e-3 + np.abs(mean))
+    inv_std = np.where(varies, 1 / np.where(varies, deviation, 1), 0) / np.sqrt(vectors.shape[1])
+    return mean, inv_std

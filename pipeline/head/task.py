@@ -1,155 +1,168 @@
-"""What every kind of head is fitted from, and what fitting gives."""
+"""What every kind of head implements: from a task to a fitted network, which scores patches or whole pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.activations.store import Store
-from pipeline.head.bags import Pictures
+from pipeline.head.rows import RowReader
+from pipeline.head.settings import ScoreKind
 from pipeline.io.errors import HeadError
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.trunk import Trunk
 
-if TYPE_CHECKING:
-    from pipeline.head.native import OwnNetwork
-    from pipeline.head.networks import HeadNetwork
-    from pipeline.head.svm import Svm
-
-    HeadModule: TypeAlias = HeadNetwork | OwnNetwork | Svm
+SettingsT = TypeVar("SettingsT")
 
 
-class RowReader:
-    """Reads a store for heads that are fitted one after the other: what the last one asked for is not read again.
+class HeadModule(Protocol):
+    """The network of a head; it also is a `PatchScorer` or a `PooledScorer`."""
 
-    Parameters
-    ----------
-    held : int64 ndarray, rising: the rows of the table that the store holds; None for all
-    """
+    @property
+    def score_kind(self) -> ScoreKind:
+        """What its scores are."""
 
-    def __init__(self, store: Store, held: np.ndarray | None = None) -> None:
-        self._store, self.held = store, held
-        self._rows: tuple[np.ndarray, np.ndarray] | None = None
-        self._pictures: Pictures | None = None
+    def state_dict(self) -> dict[str, Any]:
+        """Return its tensors by name."""
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Chosen rows of the table: float16 ndarray (n, width), not to be changed.
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
+        """Set its tensors."""
 
-        Parameters
-        ----------
-        rows : int64 ndarray, rising
+    def eval(self) -> Self:
+        """Switch dropout off."""
 
-        Raises
-        ------
-        HeadError
-            The store was made without some of them.
+
+@runtime_checkable
+class PatchScorer(Protocol):
+    """A network that scores patches."""
+
+    def patch_scores(self, rows: Tensor) -> Tensor:
+        """Compute scores (n, n_classes), background left out, of rows (n, width), any float dtype."""
+
+
+class Accumulator(Protocol):
+    """Collects the rows of a split part by part, and returns the scores of its pictures."""
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        """Add float16 rows (n, width) of pictures (n,), rising, also from call to call."""
+
+    def result(self) -> np.ndarray:
+        """Return a float64 ndarray of shape (n_aggregations, n_pictures, n_classes); NaN for a picture without rows.
+
+        The first axis may be missing where there is only one aggregation.
         """
-        if self._rows is None or not np.array_equal(self._rows[0], rows):
-            self._rows = None  # before others take its place in memory
-            there = rows
-            if self.held is not None:
-                there = np.searchsorted(self.held, rows)
-                lacking = int((self.held[np.minimum(there, len(self.held) - 1)] != rows).sum())
-                if lacking:
-                    raise HeadError(self._needs(f"{lacking:,} of its {len(rows):,} rows are not there"))
-            self._rows = rows, self._store.read_rows(there)
-        return self._rows[1]
 
-    def need_all(self) -> None:
-        """Refuse a store that was made for strong heads alone.
 
-        Raises
-        ------
-        HeadError
-        """
-        if self.held is not None:
-            raise HeadError(self._needs("this kind of head looks at all patches of a picture"))
+@runtime_checkable
+class PooledScorer(Protocol):
+    """A network that scores one vector per picture, pooled over its rows."""
 
-    def _needs(self, what: str) -> str:
-        assert self.held is not None  # else nothing is lacking
-        return (
-            f"{self._store.folder}: {what}, and the store holds {len(self.held):,} rows, those that the main head "
-            "learns from with the seeds of its settings\n"
-            "make all rows with: pipeline extract --rows all, and fit with --rows all"
-        )
-
-    def pictures(self, first_row: np.ndarray, wanted: np.ndarray) -> Pictures:
-        """Whole pictures; arguments as for `Pictures`."""
-        self.need_all()
-        asked = Pictures(self._store, first_row, wanted)
-        if self._pictures is None or not np.array_equal(self._pictures.wanted, asked.wanted):
-            self._pictures = asked
-        return self._pictures
+    def accumulator(self, n_pictures: int) -> Accumulator:
+        """Return an accumulator for one pass over a store."""
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """Rows and labels of the fit split, and what else may decide a head.
+    """Rows and labels of the fit split, and everything else that determines a head.
 
     Attributes
     ----------
-    store, table : joined already
+    store, table : checked to match
     name : of the head, for messages
-    labels : the reading under which patches get their labels
+    label_rule : decides the labels of patches
     seed : decides initialisation, order and samples
-    held_out : bool ndarray (n_pictures,), pictures that the fit must not look at
+    is_held_out : bool ndarray (n_pictures,), pictures that must not influence the fit
     load_trunk : makes the trunk, for kinds that begin with its weights; costs nothing until called
-    read : reads rows of the store
+    reader : reads rows of the store
     """
 
     store: Store
     table: PatchTable
     name: str
-    labels: LabelSettings
+    label_rule: LabelSettings
     seed: int
-    held_out: np.ndarray
+    is_held_out: np.ndarray
     load_trunk: Callable[[], Trunk]
-    read: RowReader
+    reader: RowReader
 
     @property
     def n_classes(self) -> int:
+        """Classes, background not counted."""
         return len(self.table.classes)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted network.
+
+    Attributes
+    ----------
+    network : in eval mode
+    epochs : loss curve, one ``{rate, loss}`` per epoch
+    facts : JSON object, facts of its kind
+    """
+
+    network: HeadModule
+    epochs: list[dict[str, float]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeadKind(Generic[SettingsT]):
+    """The implementation of one kind of head.
+
+    Attributes
+    ----------
+    make_network : from width, number of classes and settings to a network without weights
+        Further arguments, by name, are the fact ``network`` of a fit.
+    fit : from tasks, which differ in the name alone, and the settings of each, to one fitted network per task
+    joint_key : heads whose settings have equal keys are fitted by one call of `fit`; None: each has its own
+    """
+
+    make_network: Callable[..., HeadModule]
+    fit: Callable[[Sequence[FitTask], Sequence[SettingsT]], list[Fitted]]
+    joint_key: Callable[[SettingsT], Hashable] | None = None
+
+    @classmethod
+    def of_single(
+        cls, make_network: Callable[..., HeadModule], fit: Callable[[FitTask, SettingsT], Fitted]
+    ) -> HeadKind[SettingsT]:
+        """Return a kind whose heads are fitted one at a time."""
+        return cls(make_network, lambda tasks, settings: list(map(fit, tasks, settings)))
+
+
 def trunk_of_rows(task: FitTask, layer: str, on_layer: str, on_weights: str) -> Trunk:
-    """The trunk that made the rows of a task, which must be of one layer.
+    """Load the trunk that computed the rows of a task.
 
     Parameters
     ----------
+    layer : the layer of which the rows must be
     on_layer, on_weights : what the head does with that layer, and with the trunk's weights, for messages
 
     Raises
     ------
     HeadError
-        The rows are of another layer, or the trunk at hand has other weights.
+        The rows are of another layer, or the available trunk has other weights.
     """
     store, table = task.store, task.table
     again = f"pipeline extract --dataset {table.dataset} --split {table.split} --layer {layer}"
-    found = store.identity["how.layer"]
-    if found != layer:
+    stored_layer = store.identity["how.layer"]
+    if stored_layer != layer:
         raise HeadError(
-            f"head {task.name!r} {on_layer}, and {store.folder} holds {found}; "
+            f"head {task.name!r} {on_layer}, and {store.folder} holds {stored_layer}; "
             f"set layer: {layer}, and make the rows with: {again}"
         )
     trunk = task.load_trunk()
-    made_with = store.identity["how.weights"]
-    if trunk.weights_sha256 != made_with:
+    weights = store.identity["how.weights"]
+    if trunk.weights_sha256 != weights:
         raise HeadError(
             f"head {task.name!r} {on_weights} the trunk that made its rows: trunk {trunk.card.name!r} has weights "
-            f"{trunk.weights_sha256[:16]}..., {store.folder} was made with {made_with[:16]}...; "
-            f"give that trunk, or make the rows again with: {again}"
+            f"{trunk.weights_sha256[:16]}..., {store.folder} was made with {weights[:16]}...; "
+            f"give that trunk, or extract the rows again with: {again}"
         )
     return trunk
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A network in eval mode, its loss curve (one entry an epoch), and facts of its kind, as JSON."""
-
-    network: HeadModule
-    epochs: list[dict[str, float]]
-    facts: dict[str, Any] = field(default_factory=dict)

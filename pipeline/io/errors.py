@@ -32,7 +32,19 @@ class TrunkError(PipelineError, ValueError):
 
 
 class StoreError(PipelineError, ValueError):
-    """A store is incomplete, damaged, or another than the requested one."""
+    """A store is missing, incomplete, damaged, or not the requested one."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no store at this place, or none was extracted yet."""
+
+
+class StoreIncompleteError(StoreError):
+    """A store has no seal: parts are missing, or only the seal is."""
+
+
+class StoreDamagedError(StoreError):
+    """A store's bytes disagree with their record or seal, or files are missing."""
 
 
 class HeadError(PipelineError, ValueError):

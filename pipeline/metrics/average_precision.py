@@ -10,10 +10,10 @@ METRICS = ("voc07", "voc12")
 
 
 def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall after each ranked sample.
+    """Compute precision and recall after each ranked sample.
 
-    Samples are sorted by falling score, ties kept in their order (a stable sort, as the devkit
-    does); samples without a score (NaN) rank last; those labelled 0 (difficult) are left out.
+    Samples are sorted by falling score; ties stay in their order (a stable sort, as in the devkit). Samples without a
+    score (NaN) rank last. Samples labelled 0 (difficult) are left out.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     keys = np.where(np.isnan(scores), -np.inf, scores)[counted]
     order = np.argsort(-keys, kind="stable")
     right = labels[counted][order] == 1
-    found = np.cumsum(right)
-    precision = found / np.arange(1, len(found) + 1)
-    recall = found / max(1, found[-1] if len(found) else 0)
+    n_right = np.cumsum(right)
+    precision = n_right / np.arange(1, len(n_right) + 1)
+    recall = n_right / max(1, n_right[-1] if len(n_right) else 0)
     return precision, recall
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"] = "voc12") -> float:
-    """Average precision of one class, 0..1.
+    """Compute the average precision of one class, 0..1.
 
     ``voc07`` is the mean over recalls 0, 0.1, ..., 1 of the highest precision at that recall or
     beyond (VOC devkit 2007, ``VOCevalcls``); ``voc12`` the area under the curve of precision made
@@ -87,7 +87,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
 def mean_average_precision(
     scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"]
 ) -> tuple[float, np.ndarray]:
-    """AP of each class and their mean over the classes that have one.
+    """Compute the AP of each class, and the mean over the classes that have one.
 
     Parameters
     ----------

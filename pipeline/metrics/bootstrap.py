@@ -1,7 +1,7 @@
-"""How far a mAP may move: by the seed, and by the pictures that happened to be in the split.
+"""The uncertainty of a mAP: over seeds, and over the pictures that happened to be in the split.
 
-Pictures are resampled with replacement (bootstrap), the same ones for every recipe, so that the
-difference of two recipes is one between equals: pictures that are hard for both cancel out.
+Pictures are resampled with replacement (bootstrap), the same pictures for every recipe. So differences of two recipes
+are paired: pictures that are hard for both cancel out.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-# Resamples at once are so many that an array of one count a picture and resample has about this size.
+# Resamples are processed in chunks: an array of one count per picture and resample has about this size.
 CHUNK = 4_000_000
 
 
 def resample_counts(n_pictures: int, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each picture is in each resample; the same for the same arguments.
+    """Count how often each picture is in each resample; equal arguments give equal counts.
 
     Returns
     -------
@@ -32,12 +32,12 @@ def resample_counts(n_pictures: int, n_resamples: int, seed: int) -> np.ndarray:
 def resampled_average_precision(
     scores: np.ndarray, labels: np.ndarray, counts: np.ndarray, metric: Literal["voc07", "voc12"]
 ) -> np.ndarray:
-    """AP of one class on each resample, as `average_precision` on the pictures repeated in id order.
+    """Compute the AP of one class on each resample, as `average_precision` on the pictures repeated in id order.
 
-    Copies of a picture have the same score and stand beside each other; of tied pictures all copies of
-    the first in id order come first. Precision rises from copy to copy of a positive and falls from copy
-    to copy of a negative, so the curve made monotone is one number over all copies of a positive: that
-    at the last of them. Hence counts in the order of the scores are enough.
+    Copies of a picture have the same score and are adjacent; of tied pictures all copies of the first in id order come
+    first. Precision rises from copy to copy of a positive and falls from copy to copy of a negative. So the monotone
+    curve has one value over all copies of a positive, the value at the last copy. Hence counts in the order of the
+    scores are enough.
 
     Parameters
     ----------
@@ -57,17 +57,17 @@ def resampled_average_precision(
         return np.full(counts.shape[1], np.nan)
     ranked = counts[order]
     copies = ranked[positive]
-    found, seen = np.cumsum(copies, 0), np.cumsum(ranked, 0)[positive]
-    precision = found / np.maximum(seen, 1)
+    n_right, n_ranked = np.cumsum(copies, 0), np.cumsum(ranked, 0)[positive]
+    precision = n_right / np.maximum(n_ranked, 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    total = found[-1]
+    total = n_right[-1]
     if metric == "voc12":
         sums = (copies * envelope).sum(0)
     else:
         sums = np.zeros(counts.shape[1])
         for tenth in range(11):
-            # The first positive at which recall is tenth / 10, in whole numbers; what is not drawn is not reached.
-            first = np.argmax(found * 10 >= np.maximum(tenth * total, 1), axis=0)
+            # The first positive at which recall is tenth / 10, in whole numbers; pictures not drawn are not reached.
+            first = np.argmax(n_right * 10 >= np.maximum(tenth * total, 1), axis=0)
             sums += np.take_along_axis(envelope, first[None], 0)[0]
         total = np.where(total > 0, 11, 0)
     with np.errstate(invalid="ignore"):
@@ -81,7 +81,7 @@ def bootstrap_map(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """mAP on resamples of the pictures; the mean over seeds where there are several.
+    """Compute the mAP on resamples of the pictures; the mean over seeds where there are several.
 
     Parameters
     ----------
@@ -110,11 +110,11 @@ def bootstrap_map(
     out = np.empty(n_resamples)
     step = max(1, CHUNK // max(1, len(labels)))
     for start in range(0, n_resamples, step):
-        some = counts[:, start : start + step]
-        total, defined = np.zeros(some.shape[1]), np.zeros(some.shape[1])
+        chunk = counts[:, start : start + step]
+        total, defined = np.zeros(chunk.shape[1]), np.zeros(chunk.shape[1])
         for of_seed in scores:
             for of_class, truth in zip(of_seed.T, labels.T, strict=True):
-                each = resampled_average_precision(of_class, truth, some, metric)
+                each = resampled_average_precision(of_class, truth, chunk, metric)
                 total += np.nan_to_num(each)
                 defined += ~np.isnan(each)
         with np.errstate(invalid="ignore"):
@@ -123,11 +123,11 @@ def bootstrap_map(
 
 
 def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> tuple[float, float]:
-    """Between which values the middle `level` of the resamples lies (percentile interval).
+    """Compute the percentile interval: the values between which the middle `level` of the resamples lies.
 
-    AP of a resample is a little higher than AP of the pictures that it was drawn from (copies of a
-    positive picture follow each other), the more so the fewer pictures there are. With `measured` the
-    resamples are moved to have it as their mean.
+    The AP of a resample is a little higher than the AP of the pictures themselves, as copies of a positive picture
+    follow each other; the fewer pictures, the higher. With `measured` the resamples are shifted to have it as their
+    mean.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
 def paired_difference(
     a: np.ndarray, b: np.ndarray, level: float = 0.95, measured: float | None = None
 ) -> dict[str, float | None]:
-    """The difference a - b of two recipes on the same resamples.
+    """Compute the difference a - b of two recipes on the same resamples.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def paired_difference(
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Sample standard deviation over seeds (divided by n - 1); None for one seed, which has no spread.
+    """Compute the sample standard deviation over seeds (divided by n - 1); None for one seed, which has no spread.
 
     >>> spread([0.5, 0.6, 0.7]), spread([0.5])
     (0.1, None)
@@ -205,5 +205,5 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def _rounded(value: float | np.floating) -> float:
-    """A float for JSON, without digits that only rounding made."""
+    """Round a float for JSON, to remove digits of rounding."""
     return round(float(value), 6)

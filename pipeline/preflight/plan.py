@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from pipeline.activations.arrays import files_per_part, files_per_store, raw_bytes_per_row
 from pipeline.dataset.picture import picture_size
 from pipeline.dataset.split import Split
 from pipeline.io.errors import BadPictureError, SettingsError
@@ -18,9 +19,8 @@ from pipeline.patches.settings import SourceSettings
 from pipeline.patches.sources import count_windows
 from pipeline.preflight.costs import MEASURE, Costs, Stage, TrunkCost
 
-OBJECTS_A_PART = 5  # four arrays and the record
-STORE_FILES = 9  # six zarr.json and the seal; receipt and run log beside the store
-GEOMETRY_BYTES = 4 + 16 + 1  # picture, box and scale of a row
+STORE_FILES = files_per_store() + 2
+"""Files per store without its parts: also its receipt and its run log."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def make_plan(
                 seconds += makespan(n, part_s, last_s, workers.n, cost.startup_s)
             paid_s = seconds * workers.n
             busy = n_rows / speed.together / paid_s
-            expected, at_most = n_rows * trunk.bytes_a_row, float(n_rows * (2 * trunk.width + GEOMETRY_BYTES))
-            n_files = sum(n * OBJECTS_A_PART + STORE_FILES for n in parts)
+            expected, at_most = n_rows * trunk.bytes_a_row, float(n_rows * raw_bytes_per_row(trunk.width))
+            n_files = sum(n * files_per_part() + STORE_FILES for n in parts)
             memory_mib += max(0.0, trunk.extra_mib)
         else:
             seconds = len(some) * cost.startup_s + units * cost.unit_s * wider * cost.cores / workers.cores

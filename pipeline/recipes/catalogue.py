@@ -70,16 +70,15 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
         values.update(weights=None, layer=DEFAULT_LAYER, layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
     if recipe.stated_aggregation is not None:
-        values["aggregation"] = recipe.stated_aggregation
+        values["aggregation"] = recipe.stated_aggregation.to_json()
     values.update(seed=seed, head=name, heads={**values["heads"], name: values["head"]}, recipes={})
     if recipe.reseed_trunk:
         values["trunk_seed"] = seed
     try:
         return RunSettings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(
-            f"recipe {name!r} cannot run with these settings\n{enumerate_problems(explain_validation(error, HEAD_KINDS))}"
-        ) from error
+        problems = enumerate_problems(explain_validation(error, HEAD_KINDS))
+        raise SettingsError(f"recipe {name!r} cannot run with these settings\n{problems}") from error
 
 
 def members_of(settings: RunSettings, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -146,8 +145,8 @@ def heads_run(settings: RunSettings) -> RunSettings:
     """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
 
     def stated(recipe: RecipeSettings) -> RecipeSettings:
-        k = recipe.stated_aggregation or settings.aggregation
-        return recipe.model_copy(update={"aggregation": k})
+        k = recipe.stated_aggregation or settings.main_aggregation
+        return recipe.model_copy(update={"aggregation": k.to_json()})
 
     known = known_recipes(settings)
     recipes = {name: stated(known[name]) for name in settings.compare}

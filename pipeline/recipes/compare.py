@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.manifest import load_manifest
 from pipeline.io.atomic import write_json
-from pipeline.io.progress import Say
 from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
 from pipeline.recipes.catalogue import compared_recipes
-from pipeline.recipes.run import RecipeRuns
+from pipeline.recipes.recipe import current_outcome, scores_of_outcome
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.context import RunContext
+from pipeline.stages.patches import current_table
 
 SHARED = ("dataset", "split", "fit_split", "metric", "pictures", "official")
 """What all rows of a comparison have in common."""
@@ -21,8 +20,8 @@ OF_ONE = (*SHARED, "versions", "command", "notes", "made_from")
 """What only a single recipe's file keeps."""
 
 
-def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: Say) -> dict[str, Any]:
-    """Run the recipes that have no outcome yet, and set all beside each other and beside published rows.
+def run_comparison(run: RunContext, path: Path) -> dict[str, Any]:
+    """Run the recipes whose outcome is not current, and compare all with each other and with published rows.
 
     Each row carries its spread over seeds, a bootstrap interval over pictures, and a paired difference to the
     reference, from the same resampled pictures.
@@ -31,17 +30,17 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
     ------
     PipelineError
     """
-    manifest = load_manifest(dataset)
-    names, left_out = compared_recipes(ws.settings, manifest.has_boxes)
+    manifest = run.manifest
+    names, left_out = compared_recipes(run.settings, manifest.has_boxes)
     for why in left_out.values():
-        say(f"left out: {why}")
-    runs = RecipeRuns(ws, dataset, command, say)
-    outcomes = {name: runs.outcome(name) for name in names}
-    labels = runs.table(ws, manifest.eval).scored_labels
+        run.say(f"left out: {why}")
+    outcomes = {name: current_outcome(run, name) for name in names}
+    labels = current_table(run, manifest.eval).scored_labels
     resampled = {
-        name: bootstrap_map(runs.scores_of(outcome), labels, manifest.metric) for name, outcome in outcomes.items()
+        name: bootstrap_map(scores_of_outcome(run, outcome), labels, manifest.metric)
+        for name, outcome in outcomes.items()
     }
-    reference = ws.settings.reference if ws.settings.reference in outcomes else names[0]
+    reference = run.settings.reference if run.settings.reference in outcomes else names[0]
     rows = []
     for name, outcome in outcomes.items():
         row = {key: value for key, value in outcome.items() if key not in OF_ONE}
@@ -57,11 +56,11 @@ def run_comparison(ws: Workspace, dataset: str, path: Path, command: str, say: S
         "reference": reference,
         "recipes": rows,
         "left_out": [{"name": name, "why": why} for name, why in left_out.items()],
-        "published": published_rows(dataset),
+        "published": published_rows(run.dataset),
         "published_note": WHY_APART,
         "versions": versions(),
-        "command": command,
+        "command": run.command,
     }
     write_json(path, joined)
-    say(f"{path}: {len(rows)} recipes side by side")
+    run.say(f"{path}: {len(rows)} recipes side by side")
     return joined

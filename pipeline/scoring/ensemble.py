@@ -1,7 +1,7 @@
 """Several recipes as one: by the mean of their ranks, or by a logistic regression on held-out scores.
 
-Both take picture scores of any scale and give one score a picture and class, the higher the likelier.
-Members are all given the same pictures and classes in the same order.
+Both take picture scores of any kind and give one score per picture and class; higher is likelier. All members have
+the same pictures and classes in the same order.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pipeline.metrics.average_precision import mean_average_precision
 
 FOLDS = 5
 COSTS = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Values of C that are tried, from the plain mean of the members to weights of their own."""
-MEAN_GAIN = 10.0
-"""Size of the members' mean beside their deviations from it: C shrinks the deviations, hardly the mean."""
+"""Candidate values of C, from about the plain mean of the members to one weight per member."""
+MEAN_WEIGHT = 10.0
+"""Weight of the members' mean relative to their deviations from it: C shrinks the deviations, hardly the mean."""
 TINIEST = 1e-300
 
 
 def mean_rank(members: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the ranks that each member gives a picture among all pictures, class by class.
+    """Compute the mean of the ranks that each member gives a picture among all pictures, class by class.
 
-    Nothing is fitted; but the score of a picture depends on the others that it is ranked with.
+    Nothing is fitted, but the score of a picture depends on the other pictures of the ranking.
 
     Parameters
     ----------
-    members : float ndarrays of shape (n_pictures, n_classes), of any scale
+    members : float ndarrays of shape (n_pictures, n_classes), of any size
 
     Returns
     -------
@@ -53,53 +53,55 @@ def mean_rank(members: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Member:
-    """How one member's scores become a regression's input; fitted on held-out pictures.
+class MemberScaler:
+    """How one member's scores become the input of a regression; fitted on held-out pictures.
 
     Attributes
     ----------
-    odds : scores lie in 0..1, so their log-odds are taken: fifth powers differ by factors, not by sums
-    mean, deviation, lowest : float64 ndarrays of shape (n_classes,), of what is left; NaN becomes the lowest
+    takes_log_odds : scores lie in 0..1, so their log-odds are used: fifth powers differ by factors, not by sums
+    mean, deviation, lowest : float64 ndarrays of shape (n_classes,), of the scores or log-odds; NaN becomes the lowest
     """
 
-    odds: bool
+    takes_log_odds: bool
     mean: np.ndarray
     deviation: np.ndarray
     lowest: np.ndarray
 
     @classmethod
-    def of(cls, scores: np.ndarray) -> Member:
-        there = scores[~np.isnan(scores)]
-        odds = bool(len(there) and there.min() >= 0 and there.max() <= 1)
-        values = _log_odds(scores) if odds else scores
+    def fit(cls, scores: np.ndarray) -> MemberScaler:
+        """Fit on scores (n_pictures, n_classes); NaN for a picture without a score."""
+        defined = scores[~np.isnan(scores)]
+        takes_log_odds = bool(len(defined) and defined.min() >= 0 and defined.max() <= 1)
+        values = _log_odds(scores) if takes_log_odds else scores
         values = np.where(np.isnan(values).all(0), 0.0, values)
         deviation = np.nanstd(values, axis=0)
-        return cls(odds, np.nanmean(values, axis=0), np.where(deviation > 0, deviation, 1.0), np.nanmin(values, axis=0))
+        mean, lowest = np.nanmean(values, axis=0), np.nanmin(values, axis=0)
+        return cls(takes_log_odds, mean, np.where(deviation > 0, deviation, 1.0), lowest)
 
     def standardise(self, scores: np.ndarray) -> np.ndarray:
-        """Rising in the scores, class by class: float64 ndarray of shape (n_pictures, n_classes), finite."""
-        values = _log_odds(scores) if self.odds else scores
+        """Standardise scores class by class, in their order: float64 ndarray (n_pictures, n_classes), finite."""
+        values = _log_odds(scores) if self.takes_log_odds else scores
         return (np.where(np.isnan(values), self.lowest, values) - self.mean) / self.deviation
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A logistic regression a class on the members' standardised scores.
+    """One logistic regression per class on the members' standardised scores.
 
     Attributes
     ----------
-    members : how each member's scores are brought to one scale
+    members : how each member's scores are standardised
     weights : float64 ndarray of shape (n_classes, n_members + 1), the last column the constant; NaN for
         a class with too few positive or negative held-out pictures, which has the mean rank instead
-    facts : JSON object: C, what cross-validation said of each, weights, and the classes by mean rank
+    facts : JSON object: C, the cross-validated mAP of each C, weights, and the classes by mean rank
     """
 
-    members: tuple[Member, ...]
+    members: tuple[MemberScaler, ...]
     weights: np.ndarray
     facts: dict[str, Any]
 
     def apply(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        """Log-odds of each class, or mean ranks.
+        """Compute the log-odds of each class, or mean ranks.
 
         Parameters
         ----------
@@ -120,7 +122,7 @@ class Stack:
 
 
 def fit_stack(
-    held_out: Sequence[np.ndarray],
+    held_out_scores: Sequence[np.ndarray],
     labels: np.ndarray,
     metric: Literal["voc07", "voc12"] = "voc12",
     costs: Sequence[float] = COSTS,
@@ -128,13 +130,13 @@ def fit_stack(
 ) -> Stack:
     """Fit a stack on scores of pictures that no member was fitted on.
 
-    The inputs of a class's regression are the mean of the members' standardised scores and their
-    deviations from it. A small C leaves the mean alone, a large one gives each member a weight of its
-    own. One C for all classes: that with the highest mAP of five-fold cross-validated scores.
+    The inputs of a class's regression are the mean of the members' standardised scores and their deviations from it.
+    A small C uses the mean alone; a large C gives each member its own weight. All classes have one C, with the
+    highest mAP of five-fold cross-validated scores.
 
     Parameters
     ----------
-    held_out : float ndarrays of shape (n_pictures, n_classes), one a member
+    held_out_scores : float ndarrays of shape (n_pictures, n_classes), one per member
     labels : int ndarray of shape (n_pictures, n_classes), 1, -1, or 0 (left out)
     seed : decides the folds
 
@@ -143,24 +145,24 @@ def fit_stack(
     ValueError
         Members or labels of other shapes, or no picture.
     """
-    stacked, labels = _stacked(held_out), np.asarray(labels)
+    stacked, labels = _stacked(held_out_scores), np.asarray(labels)
     if stacked.shape[1:] != labels.shape or not labels.size:
         raise ValueError(f"labels of shape {stacked.shape[1:]} expected, and one picture at least, got {labels.shape}")
-    members = tuple(Member.of(scores) for scores in stacked)
+    members = tuple(MemberScaler.fit(scores) for scores in stacked)
     inputs = np.stack([m.standardise(s) for m, s in zip(members, stacked, strict=True)], axis=-1)
     enough = np.minimum((labels == 1).sum(0), (labels == -1).sum(0)) >= FOLDS
-    by_rank = mean_rank(held_out)
+    by_rank = mean_rank(held_out_scores)
     tried: dict[float, float] = {}
     for cost in sorted(costs) if enough.any() else ():
         crossed = np.full(labels.shape, np.nan)
         for c in np.flatnonzero(enough):
             crossed[:, c] = _cross_validated(inputs[:, c], labels[:, c], cost, seed)
         tried[cost] = mean_average_precision(crossed[:, enough], labels[:, enough], metric)[0]
-    # Of equally good ones the smallest, which leans least on the members' differences.
+    # Of equally good values of C the smallest, which relies least on the members' differences.
     best = max(tried, key=tried.__getitem__) if tried else None
     weights = np.full((labels.shape[1], len(members) + 1), np.nan)
     for c in np.flatnonzero(enough):
-        assert best is not None  # there are classes with enough of both, so every cost was tried
+        assert best is not None  # a class has enough of both, so every cost was tried
         weights[c] = _fit(inputs[:, c], labels[:, c], best)
     facts = {
         "held_out_pictures": len(labels),
@@ -169,7 +171,7 @@ def fit_stack(
         "mean_rank_mAP": round(mean_average_precision(by_rank[:, enough], labels[:, enough], metric)[0], 6)
         if enough.any()
         else None,
-        "log_odds_taken": [m.odds for m in members],
+        "log_odds_taken": [m.takes_log_odds for m in members],
         "weights": [None if np.isnan(w).any() else [round(float(v), 6) for v in w] for w in weights],
         "classes_by_mean_rank": np.flatnonzero(~enough).tolist(),
     }
@@ -184,24 +186,24 @@ def _stacked(members: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _log_odds(scores: np.ndarray) -> np.ndarray:
-    # Log-odds of exactly 0 or 1, where rounding ended, are the outermost ones that float64 has.
+    # Values rounded to exactly 0 or 1 get the outermost log-odds of float64.
     p = np.clip(scores, TINIEST, 1 - np.finfo(float).epsneg)
     return np.log(p) - np.log1p(-p)
 
 
 def _fit(inputs: np.ndarray, labels: np.ndarray, cost: float) -> np.ndarray:
-    """Weights of the members and the constant, from inputs (n, n_members) and labels (n,)."""
+    """Fit the weights of the members and the constant on inputs (n, n_members) and labels (n,)."""
     counted = labels != 0
     mean = inputs[counted].mean(1, keepdims=True)
     regression = LogisticRegression(C=cost, solver="newton-cholesky")
-    regression.fit(np.hstack([MEAN_GAIN * mean, inputs[counted] - mean]), labels[counted])
+    regression.fit(np.hstack([MEAN_WEIGHT * mean, inputs[counted] - mean]), labels[counted])
     of_mean, of_deviations = regression.coef_[0, 0], regression.coef_[0, 1:]
-    each = of_deviations + (MEAN_GAIN * of_mean - of_deviations.sum()) / inputs.shape[1]
-    return np.append(each, regression.intercept_)
+    weights = of_deviations + (MEAN_WEIGHT * of_mean - of_deviations.sum()) / inputs.shape[1]
+    return np.append(weights, regression.intercept_)
 
 
 def _cross_validated(inputs: np.ndarray, labels: np.ndarray, cost: float, seed: int) -> np.ndarray:
-    """Log-odds (n,) of each picture from the regression on the other folds; NaN where the label is 0."""
+    """Compute log-odds (n,) of each picture by the regression on the other folds; NaN where the label is 0."""
     counted = np.flatnonzero(labels != 0)
     out = np.full(len(labels), np.nan)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)

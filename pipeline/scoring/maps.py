@@ -1,8 +1,9 @@
-"""Where in a picture a class is seen: the mean score of the patches that cover each of its points, steadied.
+"""Where in a picture a class appears: the smoothed mean score of the patches that cover each point.
 
 Source of the mean: Oquab et al. (CVPR 2014) section 3.4 and figures 1 and 5. Few patches cover a point near an edge, so
-means are noisy there, and the plain map is often highest at an edge and not on the object. So each point has, beside
-its own patches, as many more as a middling point has, of the picture's mean score.
+means are noisy there, and the plain map is often highest at an edge and not on the object. Each point's mean is
+therefore shrunk toward the picture's mean: as if it were covered by ``median(n_patches)`` extra patches with the mean
+score.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.picture_scores import WholePictures
 
 
-class Cover:
-    """A picture cut along all edges of its patches: every point of a cell is covered by the same patches.
+class CoverageGrid:
+    """A picture cut along all edges of its patches, so that the same patches cover every point of a cell.
 
-    So means are exact, and cost what the patches cost, however large the picture is.
+    Means are exact. Their cost depends on the number of patches, not on the size of the picture.
 
     Parameters
     ----------
-    box_xyxy : float ndarray of shape (n, 4), patches in pixels; what leaves the picture is cut off
+    box_xyxy : float ndarray of shape (n, 4), patches in pixels, clipped to the picture
     size_wh : (width, height) of the picture in pixels
 
     Attributes
@@ -42,15 +43,15 @@ class Cover:
         self.n_patches = self._sum(np.ones((len(boxes), 1)))[0].round().astype(int)
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum of the values (n, k) of the patches over each cell, (k, n_rows, n_columns)."""
-        # A patch adds its value from its first row and column on, and takes it away behind its last.
+        """Sum the values (n, k) of the patches over each cell: (k, n_rows, n_columns)."""
+        # A patch adds its value at its first row and column, and subtracts it after its last.
         change = np.zeros((len(self.y_edges), len(self.x_edges), values.shape[1]))
         for of_row, of_column, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
             np.add.at(change, (self._row[:, of_row], self._column[:, of_column]), sign * values)
         return change.cumsum(0).cumsum(1)[:-1, :-1].transpose(2, 0, 1)
 
     def mean(self, scores: np.ndarray) -> np.ndarray:
-        """Mean score of the patches over each cell.
+        """Compute the mean score of the patches over each cell.
 
         Parameters
         ----------
@@ -58,13 +59,13 @@ class Cover:
 
         Returns
         -------
-        float64 ndarray of shape (k, n_rows, n_columns); NaN where no patch is
+        float64 ndarray of shape (k, n_rows, n_columns); NaN where there is no patch
         """
         total = self._sum(np.asarray(scores, float))
         return np.divide(total, self.n_patches, out=np.full(total.shape, np.nan), where=self.n_patches > 0)
 
-    def steady_mean(self, scores: np.ndarray) -> np.ndarray:
-        """`mean` drawn to the picture's own where few patches are; else as `mean`."""
+    def smoothed_mean(self, scores: np.ndarray) -> np.ndarray:
+        """Compute `mean`, shrunk toward the mean score of the picture where few patches are."""
         scores = np.asarray(scores, float)
         covered = self.n_patches > 0
         weight = float(np.median(self.n_patches[covered]))
@@ -72,47 +73,47 @@ class Cover:
         return np.where(covered, total / (self.n_patches + weight), np.nan)
 
     def pixels(self, cells: np.ndarray) -> np.ndarray:
-        """Cells (k, n_rows, n_columns) as pixels: float32 ndarray (k, height, width), by the centre of each pixel."""
+        """Draw cells (k, n_rows, n_columns) as float32 pixels (k, height, width), by the centre of each pixel."""
         column = np.searchsorted(self.x_edges, np.arange(self.width) + 0.5, side="right") - 1
         row = np.searchsorted(self.y_edges, np.arange(self.height) + 0.5, side="right") - 1
         return cells[:, row[:, None], column].astype(np.float32)
 
     def peak(self, cells: np.ndarray) -> np.ndarray:
-        """Centre (x, y), in pixels, of the highest cell of each map: float64 ndarray of shape (k, 2)."""
+        """Return the centre (x, y), in pixels, of the highest cell of each map: float64 ndarray of shape (k, 2)."""
         best = np.nanargmax(cells.reshape(len(cells), -1), axis=1)
         row, column = np.unravel_index(best, cells.shape[1:])
         x, y = (edges[:-1] + np.diff(edges) / 2 for edges in (self.x_edges, self.y_edges))
         return np.stack([x[column], y[row]], axis=1)
 
 
-def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], steady: bool = True) -> np.ndarray:
-    """Mean score of the patches over each pixel.
+def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], smoothed: bool = True) -> np.ndarray:
+    """Compute the mean score of the patches over each pixel.
 
     Parameters
     ----------
     box_xyxy : float ndarray of shape (n, 4), in pixels
     scores : float ndarray of shape (n, n_classes)
     size_wh : (width, height) of the picture
-    steady : drawn to the picture's mean where few patches are; False for the plain mean
+    smoothed : shrunk toward the picture's mean where few patches are; False for the plain mean
 
     Returns
     -------
-    float32 ndarray of shape (n_classes, height, width); NaN where no patch is
+    float32 ndarray of shape (n_classes, height, width); NaN where there is no patch
 
     Examples
     --------
     >>> boxes, scores = np.array([[0, 0, 2, 1], [1, 0, 3, 1]]), np.array([[0.25], [0.75]])
-    >>> score_maps(boxes, scores, (4, 1), steady=False).tolist()
+    >>> score_maps(boxes, scores, (4, 1), smoothed=False).tolist()
     [[[0.25, 0.5, 0.75, nan]]]
     >>> score_maps(boxes, scores, (4, 1)).tolist()
     [[[0.375, 0.5, 0.625, nan]]]
     """
-    cover = Cover(box_xyxy, size_wh)
-    return cover.pixels(cover.steady_mean(scores) if steady else cover.mean(scores))
+    grid = CoverageGrid(box_xyxy, size_wh)
+    return grid.pixels(grid.smoothed_mean(scores) if smoothed else grid.mean(scores))
 
 
 class Peaks:
-    """The highest points of the maps of a split, of the classes that each picture shows.
+    """Find the highest points of the maps of a split, of the classes that each picture shows.
 
     Parameters
     ----------
@@ -123,14 +124,14 @@ class Peaks:
         self._table, self._first_row = table, table.first_row
         self._peak_xy = np.full((len(table.ids), len(table.classes), 2), np.nan, np.float32)
         self._pictures = WholePictures(len(table.classes))
-        self._covers: dict[bytes, Cover] = {}
+        self._grids: dict[bytes, CoverageGrid] = {}
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
         """Add patches (n, n_classes) of pictures (n,), rising, also from call to call."""
         self._find(*self._pictures.add(patch_scores, picture))
 
     def result(self) -> np.ndarray:
-        """(x, y) in pixels: float32 ndarray of shape (n_pictures, n_classes, 2), NaN for classes not shown."""
+        """Return (x, y) in pixels: float32 ndarray of shape (n_pictures, n_classes, 2), NaN for classes not shown."""
         self._find(*self._pictures.rest)
         return self._peak_xy
 
@@ -139,22 +140,22 @@ class Peaks:
             shown = np.flatnonzero(self._table.picture_labels[index] == 1)
             if len(shown):
                 rows = slice(*np.searchsorted(picture, [index, index + 1]))
-                cover = self._cover(index)
-                self._peak_xy[index, shown] = cover.peak(cover.steady_mean(scores[rows][:, shown]))
+                grid = self._grid(index)
+                self._peak_xy[index, shown] = grid.peak(grid.smoothed_mean(scores[rows][:, shown]))
 
-    def _cover(self, index: int) -> Cover:
+    def _grid(self, index: int) -> CoverageGrid:
         # Pictures of one size have the same patches, and a dataset has few sizes.
         boxes = self._table.box_xyxy[slice(*self._first_row[index : index + 2])]
         key = boxes.tobytes()
-        if key not in self._covers:
-            if len(self._covers) >= 100:
-                self._covers.clear()
-            self._covers[key] = Cover(boxes, self._table.size_wh[index])
-        return self._covers[key]
+        if key not in self._grids:
+            if len(self._grids) >= 100:
+                self._grids.clear()
+            self._grids[key] = CoverageGrid(boxes, self._table.size_wh[index])
+        return self._grids[key]
 
 
 def point_at(peak_xy: np.ndarray, labels: np.ndarray, annotations: Sequence[Annotation]) -> np.ndarray:
-    """The pointing game: of the pictures that show a class, the share whose highest point lies in a box of it.
+    """Play the pointing game: of the pictures that show a class, the share whose highest point lies in a box of it.
 
     Source: Zhang et al., *Top-down neural attention by excitation backprop* (ECCV 2016) section 4.1, without its
     tolerance of 15 pixels.
@@ -163,7 +164,7 @@ def point_at(peak_xy: np.ndarray, labels: np.ndarray, annotations: Sequence[Anno
     ----------
     peak_xy : float ndarray of shape (n_pictures, n_classes, 2), from `Peaks`
     labels : int8 ndarray of shape (n_pictures, n_classes), 1 where the class is shown
-    annotations : one a picture; boxes of difficult objects count as boxes
+    annotations : one per picture; boxes of difficult objects count as boxes
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Figures that others published, from ``data_manifests/published.yaml``; beside measured ones, never among them."""
+"""Figures that others published, from ``data_manifests/published.yaml``; they are not mixed with measured ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PublishedRow(Settings):
     split: str = Field(description="split that was scored, or 'not stated'")
     metric: Literal["voc07", "voc12"]
     mAP: Percent | None = Field(description="null where only a remark was printed")
-    AP: dict[str, Percent] = Field({}, description="by class; classes that could not be read are not there")
+    AP: dict[str, Percent] = Field({}, description="by class; classes that could not be read are missing")
     source: str = Field(min_length=1, description="document, and the table or slide in it")
     note: str = ""
 
@@ -56,16 +56,16 @@ class PublishedRows(Settings):
 
 
 def load_published(folder: Path | None = None) -> tuple[PublishedRow, ...]:
-    """All rows; the file is looked for where manifests are, none is no rows.
+    """Read all rows from the first ``published.yaml`` in the folders of manifests; no file gives no rows.
 
     Parameters
     ----------
-    folder : looked into first
+    folder : searched first
 
     Raises
     ------
     SettingsError
-        Mistakes in the file; all are listed.
+        Mistakes in the file; the message lists all.
     """
     for candidate in manifest_folders(folder):
         path = candidate / "published.yaml"
@@ -78,7 +78,7 @@ def load_published(folder: Path | None = None) -> tuple[PublishedRow, ...]:
 
 
 def published_rows(dataset: str, folder: Path | None = None) -> list[dict[str, Any]]:
-    """Published rows of the benchmark that a dataset is of, as JSON objects beside measured ones.
+    """Return the published rows of a dataset's benchmark, as JSON objects like those of measured rows.
 
     ``voc12``, ``voc12_test`` and ``voc12_subset`` are of ``voc12``, ``voc12_action`` is of itself, and a
     dataset such as ``demo`` is of none.

@@ -1,10 +1,11 @@
-"""Results: what a run found, from what, as one JSON object; tables and devkit files made from it."""
+"""Results: what a run measured, and from what, as one record; files for the evaluation server."""
 
 from __future__ import annotations
 
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from pipeline.io.errors import StoreError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.aggregation import Aggregation, AggregationLike
 from pipeline.scoring.maps import point_at
-from pipeline.scoring.scores import SplitScores, format_aggregation
+from pipeline.scoring.scores import SplitScores
 
 POINTING = (
     "of the pictures that show a class, the share whose map of it is highest inside of a box of it (pointing game); "
@@ -32,13 +33,13 @@ LIBRARIES = ("torch", "torchvision", "numpy", "zarr", "h5py", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the project, of Python and of the libraries that numbers depend on."""
-    found = {"pipeline": version("pipeline"), "python": platform.python_version()}
-    return {**found, **{name: version(name) for name in LIBRARIES}}
+    """Return the versions of the project, of Python and of the libraries that numbers depend on."""
+    own = {"pipeline": version("pipeline"), "python": platform.python_version()}
+    return {**own, **{name: version(name) for name in LIBRARIES}}
 
 
 def number(value: float) -> float | None:
-    """A float for JSON: NaN becomes None."""
+    """Round a float for JSON; NaN becomes None."""
     return None if math.isnan(value) else round(float(value), 6)
 
 
@@ -49,12 +50,13 @@ def check_scores(scores: SplitScores, table: PatchTable) -> None:
     ------
     StoreError
     """
+    n_scored = scores.facts.n_scored
     pairs = {
         "pictures": (scores.ids, table.ids),
         "classes": (scores.classes, table.classes),
-        "rows": (scores.facts["rows"], table.rows_digest),
-        "picture contents": (scores.facts["pictures"], table.pictures_digest()),
-        "numbers of pictures": (scores.facts.get("scored", len(scores.ids)), len(table.ids)),
+        "rows": (scores.facts.rows_digest, table.rows_digest),
+        "picture contents": (scores.facts.pictures_digest, table.pictures_digest()),
+        "numbers of pictures": (len(scores.ids) if n_scored is None else n_scored, len(table.ids)),
     }
     differing = [name for name, (got, expected) in pairs.items() if got != expected]
     if differing:
@@ -64,158 +66,231 @@ def check_scores(scores: SplitScores, table: PatchTable) -> None:
         )
 
 
-def evaluate_scores(
-    scores: SplitScores,
-    table: PatchTable,
-    manifest: Manifest,
-    k: Aggregation,
-    trunk: str,
-    seconds: dict[str, float],
-    command: str,
-    annotations: Mapping[str, Annotation] | None = None,
-) -> dict[str, Any]:
-    """The result of one head on one labelled split.
+@dataclass(frozen=True)
+class Result:
+    """What a run measured, and from what: the JSON object of ``results/*_map.json``.
+
+    Attributes
+    ----------
+    dataset, split, fit_split : names
+    metric : rule of AP
+    k : aggregation of the patch scores
+    recipe : JSON object: settings of the head, label rule and layer
+    head, trunk, layer : names
+    fingerprints : of both stores, and digests of the labels
+    pictures : numbers of pictures ``used`` and ``skipped``, by side (``fit`` and ``eval``)
+    skipped : id and reason of each bad picture, by side
+    patches : counts of the patches of the fit; None for kinds that are not fitted on patches
+    seed, loss : of the fit: its seed and loss curve
+    seconds : by stage
+    versions : of the project, Python and libraries
+    command : that wrote the result
+    mAP, AP : None where not defined
+    undefined : classes without a positive picture
+    k_sweep : mAP by aggregation
+    pointing : JSON object, how well maps localise; None where not measured
+    official : whether the splits are the official ones
+    notes : sentences on pictures and classes that are left out
+    devkit_files : paths of files for the evaluation server, of a split without labels
+    paths : of the files that the result was computed from
+    """
+
+    dataset: str
+    split: str
+    fit_split: str
+    metric: str
+    k: Aggregation
+    recipe: dict[str, Any]
+    head: str
+    trunk: str
+    layer: str
+    fingerprints: dict[str, str]
+    pictures: dict[str, dict[str, int]]
+    skipped: dict[str, list[list[str]]]
+    patches: dict[str, Any] | None
+    seed: int
+    loss: list[dict[str, float]]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    command: str
+    mAP: float | None  # noqa: N815
+    AP: dict[str, float | None]
+    undefined: list[str]
+    k_sweep: dict[str, float | None]
+    pointing: dict[str, Any] | None
+    official: bool
+    notes: list[str]
+    devkit_files: list[str] | None = None
+    paths: dict[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object; optional entries only where they are set."""
+        entries = {item.name: getattr(self, item.name) for item in fields(self)}
+        entries["k"] = self.k.to_json()
+        return {n: value for n, value in entries.items() if value is not None or n not in ("devkit_files", "paths")}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Result:
+        """Read `to_dict`.
+
+        Raises
+        ------
+        TypeError
+            Missing or unknown entries.
+        """
+        return cls(**{**entries, "k": Aggregation.from_json(entries["k"])})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measurement of one head on one split.
 
     Parameters
     ----------
-    annotations : of each id of the table, if it is to be measured where maps point
+    scores : of the head on the split
+    table, manifest : of the split, and of its dataset
+    k : aggregation of the scores that are reported
+    trunk : name of the trunk
+    seconds : by stage
+    command : that evaluates
 
     Raises
     ------
     StoreError
         The scores are of other pictures than the table.
     """
-    check_scores(scores, table)
-    head = scores.facts["head"]
-    mean, each = mean_average_precision(scores.by(k), table.scored_labels, manifest.metric)
-    ap_of = {c: ap for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
-    undefined = [c for c, ap in ap_of.items() if math.isnan(ap)]
-    official = is_official(manifest, table.split, len(table.ids)) and is_official(
-        manifest, head["split"], head["pictures"]["used"]
-    )
-    notes = []
-    if manifest.official and not official:
-        fit_count, eval_count = manifest.splits[head["split"]].pictures, manifest.splits[table.split].pictures
-        notes.append(
-            f"not the official splits: {head['split']} has {head['pictures']['used']:,} of {fit_count:,} pictures, "
+
+    scores: SplitScores
+    table: PatchTable
+    manifest: Manifest
+    k: Aggregation
+    trunk: str
+    seconds: dict[str, float]
+    command: str
+
+    def __post_init__(self) -> None:
+        check_scores(self.scores, self.table)
+
+    def result(self, annotations: Mapping[str, Annotation] | None = None) -> Result:
+        """Measure a labelled split.
+
+        Parameters
+        ----------
+        annotations : of each id of the table, to measure where maps point
+        """
+        table = self.table
+        mean, each = self._mean_average_precision(self.k)
+        by_class = {c: ap for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
+        undefined = [c for c, ap in by_class.items() if math.isnan(ap)]
+        official = self._is_official()
+        notes = [self._subset_note()] if self.manifest.official and not official else []
+        notes += self._skipped_notes()
+        if undefined:
+            notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
+        return Result(
+            **self._origin(),
+            mAP=number(mean),
+            AP={c: number(ap) for c, ap in by_class.items()},
+            undefined=undefined,
+            k_sweep={str(a): number(self._mean_average_precision(a)[0]) for a in self.scores.aggregations},
+            pointing=self._pointing(annotations),
+            official=official,
+            notes=notes,
+        )
+
+    def unlabelled(self) -> Result:
+        """Return the result on a split that only an evaluation server can measure: everything except AP."""
+        return Result(
+            **self._origin(),
+            mAP=None,
+            AP={c: None for c in self.table.classes if c not in self.table.unscored},
+            undefined=[],
+            k_sweep={},
+            pointing=None,
+            official=False,
+            notes=self._skipped_notes(),
+        )
+
+    def _mean_average_precision(self, aggregation: Aggregation) -> tuple[float, np.ndarray]:
+        return mean_average_precision(self.scores.by(aggregation), self.table.scored_labels, self.manifest.metric)
+
+    def _is_official(self) -> bool:
+        head, table = self.scores.facts.head, self.table
+        return is_official(self.manifest, table.split, len(table.ids)) and is_official(
+            self.manifest, head.split, head.pictures["used"]
+        )
+
+    def _subset_note(self) -> str:
+        head, table = self.scores.facts.head, self.table
+        fit_count, eval_count = (self.manifest.splits[split].pictures for split in (head.split, table.split))
+        return (
+            f"not the official splits: {head.split} has {head.pictures['used']:,} of {fit_count:,} pictures, "
             f"{table.split} {len(table.ids):,} of {eval_count:,}; this mAP compares with no published one"
         )
-    notes += _skipped_notes(scores, table)
-    if undefined:
-        notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
-    sweep = {
-        format_aggregation(a): number(mean_average_precision(scores.by(a), table.scored_labels, manifest.metric)[0])
-        for a in scores.aggregations
-    }
-    return {
-        **_about(scores, table, manifest, k, trunk, seconds, command),
-        "mAP": number(mean),
-        "AP": {c: number(ap) for c, ap in ap_of.items()},
-        "undefined": undefined,
-        "k_sweep": sweep,
-        "pointing": _pointing(scores, table, annotations),
-        "official": official,
-        "notes": notes,
-    }
 
+    def _skipped_notes(self) -> list[str]:
+        head, table = self.scores.facts.head, self.table
+        if not (head.skipped or table.skipped):
+            return []
+        return [f"bad pictures left out: {len(head.skipped)} of {head.split}, {len(table.skipped)} of {table.split}"]
 
-def _pointing(
-    scores: SplitScores, table: PatchTable, annotations: Mapping[str, Annotation] | None
-) -> dict[str, Any] | None:
-    """How well maps localise, or None where that is not known."""
-    if scores.peak_xy is None or annotations is None:
-        return None
-    of_pictures = [annotations[i] for i in table.ids]
-    each = point_at(scores.peak_xy, table.scored_labels, of_pictures)
-    # What whoever always points at the middle would have: objects are often there.
-    middle = np.broadcast_to(table.size_wh[:, None] / 2, scores.peak_xy.shape)
-    by_middle = point_at(middle, table.scored_labels, of_pictures)
-    counted = ~np.isnan(each)
-    return {
-        "definition": POINTING,
-        "mean": number(float(each[counted].mean())) if counted.any() else None,
-        "middle": number(float(by_middle[counted].mean())) if counted.any() else None,
-        "share": {c: number(share) for c, share in zip(table.classes, each, strict=True) if c not in table.unscored},
-    }
+    def _pointing(self, annotations: Mapping[str, Annotation] | None) -> dict[str, Any] | None:
+        """Measure how well maps localise; None without peaks or annotations."""
+        table, peak_xy = self.table, self.scores.peak_xy
+        if peak_xy is None or annotations is None:
+            return None
+        of_pictures = [annotations[i] for i in table.ids]
+        each = point_at(peak_xy, table.scored_labels, of_pictures)
+        # The score of always pointing at the middle, where objects often are.
+        middle = np.broadcast_to(table.size_wh[:, None] / 2, peak_xy.shape)
+        by_middle = point_at(middle, table.scored_labels, of_pictures)
+        counted = ~np.isnan(each)
+        by_class = zip(table.classes, each, strict=True)
+        return {
+            "definition": POINTING,
+            "mean": number(float(each[counted].mean())) if counted.any() else None,
+            "middle": number(float(by_middle[counted].mean())) if counted.any() else None,
+            "share": {c: number(share) for c, share in by_class if c not in table.unscored},
+        }
 
-
-def unlabelled_result(
-    scores: SplitScores,
-    table: PatchTable,
-    manifest: Manifest,
-    k: Aggregation,
-    trunk: str,
-    seconds: dict[str, float],
-    command: str,
-) -> dict[str, Any]:
-    """The result on a split that only an evaluation server can measure: all but AP."""
-    check_scores(scores, table)
-    return {
-        **_about(scores, table, manifest, k, trunk, seconds, command),
-        "mAP": None,
-        "AP": {c: None for c in table.classes if c not in table.unscored},
-        "undefined": [],
-        "k_sweep": {},
-        "pointing": None,
-        "official": False,
-        "notes": _skipped_notes(scores, table),
-    }
-
-
-def _skipped_notes(scores: SplitScores, table: PatchTable) -> list[str]:
-    head = scores.facts["head"]
-    if not (head["skipped"] or table.skipped):
-        return []
-    return [f"bad pictures left out: {len(head['skipped'])} of {head['split']}, {len(table.skipped)} of {table.split}"]
-
-
-def _about(
-    scores: SplitScores,
-    table: PatchTable,
-    manifest: Manifest,
-    k: Aggregation,
-    trunk: str,
-    seconds: dict[str, float],
-    command: str,
-) -> dict[str, Any]:
-    """What a result says of how it came about, labels or not."""
-    head = scores.facts["head"]
-    return {
-        "dataset": table.dataset,
-        "split": table.split,
-        "fit_split": head["split"],
-        "metric": manifest.metric,
-        "k": k if isinstance(k, str) else float(k),
-        "recipe": {"head": head["settings"], "reading": head["reading"], "layer": head["how"]["how.layer"]},
-        "head": head["name"],
-        "trunk": trunk,
-        "layer": head["how"]["how.layer"],
-        "fingerprints": {
-            "fit": head["fingerprint"],
-            "eval": scores.facts["fingerprint"],
-            "labels_fit": head["labels_digest"],
-            "labels_eval": table.labels_digest(LabelSettings.model_validate(head["reading"])),
-        },
-        "pictures": {
-            "fit": {"used": head["pictures"]["used"], "skipped": head["pictures"]["skipped"]},
-            "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
-        },
-        # Id and reason of each bad picture.
-        "skipped": {"fit": head["skipped"], "eval": [list(item) for item in table.skipped]},
-        # What a head was fitted on, where it was patches.
-        "patches": head.get("patches"),
-        "seed": head["seed"],
-        "loss": head["epochs"],
-        "seconds": seconds,
-        "versions": versions(),
-        "command": command,
-    }
+    def _origin(self) -> dict[str, Any]:
+        """Return the fields of a result that do not depend on labels."""
+        table, head = self.table, self.scores.facts.head
+        layer = head.how["how.layer"]
+        return {
+            "dataset": table.dataset,
+            "split": table.split,
+            "fit_split": head.split,
+            "metric": self.manifest.metric,
+            "k": self.k,
+            "recipe": {"head": head.settings, "reading": head.reading, "layer": layer},
+            "head": head.name,
+            "trunk": self.trunk,
+            "layer": layer,
+            "fingerprints": {
+                "fit": head.fingerprint,
+                "eval": self.scores.facts.fingerprint,
+                "labels_fit": head.labels_digest,
+                "labels_eval": table.labels_digest(LabelSettings.model_validate(head.reading)),
+            },
+            "pictures": {
+                "fit": {"used": head.pictures["used"], "skipped": head.pictures["skipped"]},
+                "eval": {"used": len(table.ids), "skipped": len(table.skipped)},
+            },
+            "skipped": {"fit": head.skipped, "eval": [list(item) for item in table.skipped]},
+            "patches": head.patches,
+            "seed": head.seed,
+            "loss": head.epochs,
+            "seconds": self.seconds,
+            "versions": versions(),
+            "command": self.command,
+        }
 
 
 def write_devkit_files(
-    scores: SplitScores, k: Aggregation, folder: Path, competition: str, unscored: Sequence[str] = ()
+    scores: SplitScores, k: AggregationLike, folder: Path, competition: str, unscored: Sequence[str] = ()
 ) -> list[Path]:
-    """Files for the evaluation server, one a class: ``<comp>_cls_<split>_<class>.txt``, one ``id score`` a line.
+    """Write files for the evaluation server, one per class: ``<comp>_cls_<split>_<class>.txt``, ``id score`` per line.
 
     For persons (``comp9``, ``comp10``) they are ``<comp>_action_<split>_<class>.txt`` and ``id object score``.
 
@@ -231,10 +306,10 @@ def write_devkit_files(
     for column, name in enumerate(scores.classes):
         if name in unscored:
             continue
-        # In full, not with a fixed number of decimals: fifth powers of small odds would all become 0.
+        # In full, not with a fixed number of decimals: fifth powers of small probabilities would all become 0.
         lines = [f"{i} {float(value)!r}" for i, value in zip(names, scores.by(k)[:, column], strict=True)]
         task = "action" if by_person else "cls"
-        path = folder / f"{competition}_{task}_{scores.facts['split']}_{name}.txt"
+        path = folder / f"{competition}_{task}_{scores.facts.split}_{name}.txt"
         write_atomic(path, ("\n".join(lines) + "\n").encode())
         paths.append(path)
     return paths

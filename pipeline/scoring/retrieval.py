@@ -1,9 +1,9 @@
 """Instance retrieval: pictures of a split in the order of their distance to a query, patch against patch.
 
-Source: Razavian et al. (CVPR Workshops 2014) section 4, on visual instance retrieval: rows are brought to length 1;
-the distance of a query's patch to a reference picture is the smallest L2 distance to any patch of that picture,
-and the distance of the query is the mean over its patches. What is looked for may then stand anywhere in the
-reference picture, and at another size (spatial search).
+Source: Razavian et al. (CVPR Workshops 2014) section 4, on visual instance retrieval. Rows are scaled to length 1.
+The distance of a query's patch to a reference picture is the smallest L2 distance to any patch of that picture. The
+distance of the query is the mean over its patches. So an object may be anywhere in the reference picture, and of
+another size (spatial search).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
-from pipeline.head.head import check_joined
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import precision_recall
 from pipeline.patches.table import PatchTable
 
 BLOCK_VALUES = 2**25
-"""Similarities (float32) that are in memory at once: 128 MiB, twice."""
+"""Limit of the similarities (float32) in memory: 128 MiB, twice."""
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays one.
+    """Scale rows to length 1; a row of zeros stays zero.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 class NearestPatches:
-    """Distances of queries to pictures, whose rows come part by part.
+    """Compute distances of queries to pictures, whose rows arrive part by part.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class NearestPatches:
     Notes
     -----
     Rows have length 1, so a distance is ``sqrt(2 - 2 cosine)`` and the nearest patch is the one of the
-    largest cosine: one matrix product for each block of rows. Kept are ``n * n_pictures`` float32.
+    largest cosine: one matrix product per block of rows. Memory holds ``n * n_pictures`` float32.
     """
 
     def __init__(self, rows: np.ndarray, query: np.ndarray, n_pictures: int) -> None:
@@ -60,17 +60,18 @@ class NearestPatches:
         self._highest = np.full((len(rows), n_pictures), -np.inf, np.float32)
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        """Look at rows (n, width) of reference pictures (n,), rising; a picture may go on in the next call."""
+        """Add rows (n, width) of reference pictures (n,), rising; a picture may continue in the next call."""
         n_block = max(1, BLOCK_VALUES // max(1, len(self._rows)))
         for start in range(0, len(picture), n_block):
             chosen = slice(start, start + n_block)
             cosine = self._rows @ unit_rows(rows[chosen]).T
             starts = np.flatnonzero(np.diff(picture[chosen], prepend=-1))
-            found = picture[chosen][starts]
-            self._highest[:, found] = np.maximum(self._highest[:, found], np.maximum.reduceat(cosine, starts, axis=1))
+            pictures = picture[chosen][starts]
+            highest = np.maximum.reduceat(cosine, starts, axis=1)
+            self._highest[:, pictures] = np.maximum(self._highest[:, pictures], highest)
 
     def result(self) -> np.ndarray:
-        """float64 ndarray of shape (n_queries, n_pictures), 0..2; infinite for a picture without a row."""
+        """Return a float64 ndarray of shape (n_queries, n_pictures), 0..2; infinite for a picture without a row."""
         distance = np.sqrt(np.maximum(2 - 2 * self._highest.astype(np.float64), 0))
         starts = np.flatnonzero(np.diff(self._query, prepend=-1))
         counts = np.diff(np.append(starts, len(self._query)))
@@ -78,22 +79,22 @@ class NearestPatches:
 
 
 def rows_of_scales(table: PatchTable, n_scales: int) -> np.ndarray:
-    """int64 ndarray of rows whose patches are of the first `n_scales` scales, the largest; 0 stands for all."""
+    """Return the int64 indices of rows of the first `n_scales` scales, which have the largest patches; 0 for all."""
     return np.flatnonzero(table.scale < n_scales) if n_scales else np.arange(table.n_rows)
 
 
 def distances(
     store: Store, table: PatchTable, rows: np.ndarray, query: np.ndarray, reference_scales: int = 0
 ) -> np.ndarray:
-    """Distance of each query to each picture of a split.
+    """Compute the distance of each query to each picture of a split.
 
-    The store is read part by part, once for as many queries as have their distances in `BLOCK_VALUES`.
+    The store is read part by part, once per block of queries whose distances fit into `BLOCK_VALUES`.
 
     Parameters
     ----------
     rows : float16 ndarray of shape (n, width), made in the same way as the store's
     query : int ndarray of shape (n,), the query of each, rising without gaps from 0
-    reference_scales : only the patches of so many first scales of each picture; 0 for all
+    reference_scales : number of first scales whose patches are compared in each picture; 0 for all
 
     Returns
     -------
@@ -121,7 +122,7 @@ def _search(store: Store, table: PatchTable, rows: np.ndarray, query: np.ndarray
 
 
 def query_blocks(query: np.ndarray, n_pictures: int) -> Iterator[slice]:
-    """Ranges of rows, each of whole queries, as many as have all their distances in memory at once.
+    """Yield ranges of rows of whole queries whose distances fit into memory together.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def query_blocks(query: np.ndarray, n_pictures: int) -> Iterator[slice]:
 
 
 def relevance(labels: np.ndarray, query: int) -> np.ndarray:
-    """Which pictures should be found for one of them.
+    """Return which pictures are relevant for one of them.
 
     Returns
     -------
@@ -179,7 +180,7 @@ def retrieval_ap(distance: np.ndarray, relevant: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well a split's pictures find each other.
+    """How well pictures of the same classes of a split are ranked for each other.
 
     Attributes
     ----------
@@ -192,13 +193,13 @@ class Retrieval:
 
 
 def evaluate_retrieval(store: Store, table: PatchTable, query_scales: int = 1, reference_scales: int = 0) -> Retrieval:
-    """Every picture of a split as a query against all others; those that share a class are relevant.
+    """Rank all other pictures of a split for each picture; pictures that share a class are relevant.
 
-    Queries are taken in blocks of bounded memory, and the store is read once a block.
+    Queries are processed in blocks of bounded memory, and the store is read once per block.
 
     Parameters
     ----------
-    query_scales, reference_scales : patches of so many first scales stand for a picture; 0 for all
+    query_scales, reference_scales : number of first scales whose patches represent a picture; 0 for all
 
     Raises
     ------
@@ -206,7 +207,7 @@ def evaluate_retrieval(store: Store, table: PatchTable, query_scales: int = 1, r
         The split has no labels.
     """
     if not table.labelled:
-        raise DatasetError(f"{table.dataset} {table.split}: no labels, so nothing says what should be found")
+        raise DatasetError(f"{table.dataset} {table.split}: no labels, so no picture is known to be relevant")
     check_joined(store, table)
     rows = rows_of_scales(table, query_scales)
     ap, chance = np.full((2, len(table.ids)), np.nan)

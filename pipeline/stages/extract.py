@@ -16,152 +16,183 @@ from pipeline.activations.folder import LocalFolder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.read import read_split
 from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError
-from pipeline.io.progress import Say, silent
 from pipeline.patches.table import PatchTable
+from pipeline.stages import patches
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
-from pipeline.stages.receipt import read_receipt, write_receipt
+from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
+from pipeline.stages.runner import make_runner
 from pipeline.stages.settings import RunSettings
-from pipeline.stages.trunk import make_runner
 from pipeline.stages.workspace import Workspace
 
 
-def rows_to_make(ws: Workspace, table: PatchTable) -> np.ndarray | None:
-    """Rows of a table that the settings ask for: None for all.
+def path(run: RunContext, split: str) -> Path:
+    """Return the receipt of a split: the small file that names its store."""
+    return run.ws.receipt_path(run.dataset, split)
+
+
+def why_due(run: RunContext, split: str) -> str | None:
+    """Return why the activations of a split must be extracted, or None if they are current.
+
+    Compares the receipt, its store, the trunk's weight files, and the patch table. Runs no trunk, and needs
+    pictures and weights only as far as they are available.
+    """
+    try:
+        store = sealed_store(run, split)
+    except StoreError as error:
+        return str(error)
+    reason = patches.why_due(run, split)
+    if reason is not None:
+        return f"{run.dataset} {split}: {reason}"
+    table = current_table(run, split)
+    stored = (store.identity["seen.rows"], store.identity["seen.pictures"])
+    if stored != (table.rows_digest, table.pictures_digest()):
+        return f"{store.folder}: made from other rows or pictures than the patch table has now"
+    return None
+
+
+def make(
+    run: RunContext,
+    split: str,
+    layers: Sequence[str] = (),
+    *,
+    generation: int | None = None,
+    rehash: bool = False,
+    scheduler: str | None = None,
+) -> list[Store]:
+    """Extract the activations of a split into sealed stores, one per layer, and write their receipts.
+
+    A complete store is left as it is, an incomplete one is resumed.
+
+    Parameters
+    ----------
+    layers : several layers from one pass, each into a store of its own; none for the layer of the settings
+    generation : number of the making in the receipts; None for the next one
+    rehash : hash each picture again
+    scheduler : of dask, over which the parts are spread; None for this process
+    """
+    engine_of = None
+    if scheduler is not None:
+        # Only here: dask takes a second to import.
+        from pipeline.activations.dask_engine import DaskEngine
+
+        workers = _settings_of_workers(run, DaskEngine.n_local(scheduler))
+        engine_of = partial(DaskEngine, scheduler, partial(make_part_maker, workers))
+    if isinstance(run.ws.stores, LocalFolder):
+        remove_stale_partials(run.ws.stores.path / ".partial")
+    extraction = plan_extraction(run, split, layers, rehash)
+    stores = extraction.run_layers(engine=None if engine_of is None else engine_of(extraction, run.say))
+    for of_layer, store in zip(_of_each_layer(run, layers), stores, strict=True):
+        write_receipt(path(of_layer, split), _make_receipt(of_layer, split, extraction, store, generation))
+    return stores
+
+
+def make_share(
+    run: RunContext, split: str, share: tuple[int, int], layers: Sequence[str] = (), *, rehash: bool = False
+) -> list[Path]:
+    """Extract one of several shares of the stores' parts; `make` completes and seals them.
+
+    Parameters
+    ----------
+    share : (i, n) for the i-th (from 1) of n
+
+    Returns
+    -------
+    Files that say that the share is done, one per layer.
+    """
+    index, count = share
+    extraction = plan_extraction(run, split, layers, rehash)
+    extraction.run_layers(share)
+    files = []
+    for of_layer, asked in zip(_of_each_layer(run, layers), extraction.requested, strict=True):
+        files.append(of_layer.ws.share_path(run.dataset, split, index, count))
+        write_json(files[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
+    return files
+
+
+def _of_each_layer(run: RunContext, layers: Sequence[str]) -> list[RunContext]:
+    return [run.on(run.ws.with_layer(layer)) for layer in layers] or [run]
+
+
+def plan_extraction(run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False) -> Extraction:
+    """Return the extraction that the settings ask for: table, pictures, trunk, place."""
+    table = current_table(run, split, rehash)
+    return extraction_of(_of_each_layer(run, layers)[0], table, run.split(split).paths_by_id, layers)
+
+
+def extraction_of(
+    run: RunContext, table: PatchTable, paths: Mapping[str, Path], layers: Sequence[str] = ()
+) -> Extraction:
+    """Return the extraction of a table; `paths` may be empty where only its identity is needed."""
+    s = run.settings
+    runner = make_runner(run.ws, run.dataset)
+    rows = rows_to_extract(run, table)
+    if rows is not None:
+        of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"
+        run.say(f"{of}, those that head {s.head!r} learns from")
+    return Extraction(
+        table, paths, runner, run.ws.stores, s.batch, run.say, run.ws.cache, layers, s.dtype, s.codec, rows
+    )
+
+
+def rows_to_extract(run: RunContext, table: PatchTable) -> np.ndarray | None:
+    """Return the rows of a table that the settings ask for: int64 ndarray, rising; None for all.
 
     Raises
     ------
     SettingsError
-        The main head is of a kind that looks at all of them.
+        The main head is of a kind that needs all of them.
     """
-    s = ws.settings
-    if s.rows == "all" or table.split != load_manifest(table.dataset).fit:
+    s = run.settings
+    if s.rows == "all" or table.split != run.manifest.fit:
         return None
     head = s.head_settings(s.head)
     if head.kind not in ("strong", "adapted"):
-        raise SettingsError(f"rows: labelled is for strong heads, and head {s.head!r} looks at all rows; use rows: all")
+        raise SettingsError(f"rows: labelled is for strong heads, and head {s.head!r} uses all rows; use rows: all")
     return rows_to_learn(table, head, s.labels, s.all_seeds)
 
 
-def plan_extraction(
-    ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False, layers: Sequence[str] = ()
-) -> Extraction:
-    """The extraction that the settings ask for: table, pictures, trunk, place.
+def _make_receipt(run: RunContext, split: str, extraction: Extraction, store: Store, generation: int | None) -> Receipt:
+    table = extraction.table
+    return Receipt(
+        dataset=run.dataset,
+        split=split,
+        store=store.folder.name,
+        fingerprint=store.fingerprint,
+        rows=store.n_rows,
+        width=store.width,
+        bytes=store.n_bytes,
+        pictures={"used": len(table.ids), "skipped": len(table.skipped)},
+        trunk=extraction.runner.trunk.card.name,
+        layer=store.identity["how.layer"],
+        weights=run.ws.weights_state(run.dataset),
+        made=generation if generation is not None else run.ws.store_making(run.dataset, split),
+        settings=run.settings.model_dump(mode="json"),
+    )
 
-    Parameters
-    ----------
-    layers : several layers from one pass, in place of the one of the settings
+
+def _settings_of_workers(run: RunContext, n_here: int | None) -> RunSettings:
+    """Return the settings with absolute paths, for workers started in other folders.
+
+    Of `n_here` workers of this machine each gets its share of the cores; a worker elsewhere counts its own.
     """
-    table = current_table(ws, dataset, split, say, rehash)
-    # Only the pictures' places are needed here; the table has been checked against their content.
-    paths = read_split(load_manifest(dataset), split, ws.settings.data_root).paths_by_id
-    return extraction_of(ws.with_layer(layers[0]) if layers else ws, table, paths, say, layers)
-
-
-def extraction_of(
-    ws: Workspace,
-    table: PatchTable,
-    paths: Mapping[str, Path],
-    say: Say = silent,
-    layers: Sequence[str] = (),
-) -> Extraction:
-    """The extraction of a table that the settings ask for; `paths` may be empty where it shall not run."""
-    s = ws.settings
-    runner = make_runner(ws, table.dataset)
-    rows = rows_to_make(ws, table)
-    if rows is not None:
-        of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"
-        say(f"{of}, those that head {s.head!r} learns from")
-    return Extraction(table, paths, runner, ws.stores, s.batch, say, ws.cache, layers, s.dtype, s.codec, rows)
-
-
-def run_extract(
-    ws: Workspace,
-    dataset: str,
-    split: str,
-    say: Say,
-    made: int | None = None,
-    rehash: bool = False,
-    scheduler: str | None = None,
-) -> Store:
-    """Make or complete the store of a split, then write its receipt."""
-    return run_extract_layers(ws, dataset, split, (), say, made, rehash, scheduler)[0]
-
-
-def run_extract_layers(
-    ws: Workspace,
-    dataset: str,
-    split: str,
-    layers: Sequence[str],
-    say: Say,
-    made: int | None = None,
-    rehash: bool = False,
-    scheduler: str | None = None,
-) -> list[Store]:
-    """Make or complete the stores of some layers in one pass; each gets the receipt that it gets alone.
-
-    Parameters
-    ----------
-    layers : none for the one of the settings
-    """
-    workers = None
-    if scheduler is not None:
-        from pipeline.activations.dask_engine import DaskEngine
-
-        workers = _for_workers(ws, dataset, DaskEngine.n_local(scheduler))
-    if isinstance(ws.stores, LocalFolder):
-        remove_stale_partials(ws.stores.path / ".partial")
-    extraction = plan_extraction(ws, dataset, split, say, rehash, layers)
-    engine = None
-    if scheduler is not None:
-        assert workers is not None  # set above
-        engine = DaskEngine(scheduler, partial(make_part_maker, workers), extraction, say)
-    stores = extraction.run_layers(engine=engine)
-    for each, store in zip([ws.with_layer(layer) for layer in layers] or [ws], stores, strict=True):
-        write_receipt(each, dataset, split, extraction, store, made)
-    return stores
-
-
-def run_extract_share(
-    ws: Workspace, dataset: str, split: str, share: tuple[int, int], say: Say, layers: Sequence[str] = ()
-) -> list[Path]:
-    """Make one of several shares of a store's parts; the store is sealed by whoever runs `run_extract`.
-
-    Of several layers' stores, if there are `layers`; then the file that is left is one a layer too.
-    """
-    index, count = share
-    extraction = plan_extraction(ws, dataset, split, say, layers=layers)
-    extraction.run_layers(share)
-    paths = []
-    for each, asked in zip([ws.with_layer(layer) for layer in layers] or [ws], extraction.asked, strict=True):
-        paths.append(each.share_path(dataset, split, index, count))
-        write_json(paths[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
-    return paths
-
-
-def _for_workers(ws: Workspace, dataset: str, n_here: int | None) -> RunSettings:
-    """The settings with absolute paths, for workers started in other folders.
-
-    Of `n_here` workers of this machine each gets its share of the cores; one elsewhere knows its own.
-    """
-    s = ws.settings
+    ws, s = run.ws, run.settings
     share = max(1, len(os.sched_getaffinity(0)) // n_here) if n_here else 0
     places: dict[str, Any] = {"threads": s.threads or share}
     places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
     if s.weights:
         places["weights"] = str(Path(s.weights).absolute())
-    card = ws.trunk_path(dataset) if ws.makes_trunk else Path(s.trunk)
+    card = ws.trunk_path(run.dataset) if ws.makes_trunk else Path(s.trunk)
     if card.is_file():
         places["trunk"] = str(card.absolute())
     return s.model_copy(update=places)
 
 
 def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> PartMaker:
-    """What a worker of an engine holds: made there, from the same settings, and checked to be the same.
+    """Return a worker's maker of parts, made there from the same settings, and checked to be the same.
 
     Raises
     ------
@@ -173,7 +204,7 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
     for expected in stores.values():
         batch, part_rows = expected["how.batch"], expected["how.part_rows"]
         trunk = runner.trunk.at(expected["how.layer"])
-        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.places)}
+        own = {**expected, **trunk_fields(trunk, runner.precision_name, batch, part_rows, runner.window_fields)}
         if own != expected:
             raise StoreError(
                 f"worker {platform.node()}: would make other activations than were asked for\n"
@@ -182,33 +213,31 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
     return PartMaker(runner, *map(ws.stores.child, stores))
 
 
-def sealed_store(ws: Workspace, dataset: str, split: str) -> Store:
-    """The store that the receipt of a split names; needs neither pictures nor the trunk's weights.
+def sealed_store(run: RunContext, split: str) -> Store:
+    """Open the store that the receipt of a split names; needs neither pictures nor the trunk's weights.
 
     Raises
     ------
     StoreError
-        Not extracted with these settings yet.
+        Not extracted with these settings yet, or the trunk's weights changed since.
     """
-    path = ws.receipt_path(dataset, split)
-    if not path.is_file():
-        s = ws.settings
+    ws, s, file = run.ws, run.settings, path(run, split)
+    again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
+    if not file.is_file():
         raise StoreError(
-            f"{dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
-            f"(no {path}); make them with: pipeline extract --dataset {dataset} --split {split} --trunk {s.trunk}"
-            + (f" --layer {s.layer}" if s.layer != "fc7" else "")
+            f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
+            f"(no {file}); make them with: {again}" + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )
-    receipt = read_receipt(path)
-    folder = ws.stores.child(receipt["store"])
-    opened = Store(folder)
-    # Where the weights are not at hand there is nothing to compare: heads need none.
-    if ws.has_weights() and receipt.get("weights") != ws.weights_state(dataset):
+    receipt = read_receipt(file)
+    store = Store(ws.stores.child(receipt.store))
+    # Where the weights are not available there is nothing to compare: heads need none.
+    if ws.has_weights() and receipt.weights != ws.weights_state(run.dataset):
         raise StoreError(
-            f"{folder}: the trunk's weights or card changed since it was made (trunk {ws.settings.trunk!r}); "
-            f"extract again: pipeline extract --dataset {dataset} --split {split} --trunk {ws.settings.trunk}"
+            f"{store.folder}: the trunk's weights or card changed since it was made (trunk {s.trunk!r}); "
+            f"extract again: {again}"
         )
-    if opened.fingerprint != receipt["fingerprint"]:
+    if store.fingerprint != receipt.fingerprint:
         raise StoreError(
-            f"{path}: names the store {folder} with another fingerprint than it has; run pipeline extract again"
+            f"{file}: names the store {store.folder} with another fingerprint than it has; run pipeline extract again"
         )
-    return opened
+    return store

@@ -4,94 +4,121 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import Head, fit_heads, load_head, save_head
+from pipeline.head.file import load_head, read_facts, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
-from pipeline.head.task import RowReader
 from pipeline.io.errors import HeadError
-from pipeline.io.progress import Say
-from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.stages.extract import rows_to_make, sealed_store
+from pipeline.stages.context import RunContext
+from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.patches import current_table
+from pipeline.stages.runner import make_trunk, set_threads
 from pipeline.stages.seconds import write_seconds
-from pipeline.stages.trunk import make_trunk, set_threads
 from pipeline.stages.workspace import Workspace
 
 
-def run_fit(ws: Workspace, dataset: str, heads: Sequence[str], say: Say, held_out: bool = False) -> dict[str, Path]:
-    """Fit the heads that are not fitted yet on the fit split's store.
+def path(run: RunContext, head: str, without_held_out: bool = False) -> Path:
+    """Return the file of a head; `without_held_out`, of the one that was fitted without the held-out pictures."""
+    return run.ws.head_path(run.dataset, head, without_held_out)
 
-    With `held_out` they are fitted without the held-out share of its pictures, for choosing on these.
+
+def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str | None:
+    """Return why a head must be fitted, or None if it is current: sound, of this store and of these labels.
+
+    Raises
+    ------
+    StoreError
+        There are no activations to fit it on.
     """
-    manifest = load_manifest(dataset)
-    settings = {name: ws.settings.head_settings(name) for name in heads}
+    file = path(run, head, without_held_out)
+    if not file.is_file():
+        return "it has not been fitted yet"
+    try:
+        facts = load_head(file).facts
+    except HeadError as error:
+        return str(error)
+    split = run.ws.split_of_rows(run.manifest, head, without_held_out)
+    store, table = sealed_store(run, split), current_table(run, split)
+    if facts.fingerprint != store.fingerprint:
+        return "it was fitted on another store"
+    if facts.labels_digest != table.labels_digest(run.settings.labels):
+        return "it was fitted on other labels"
+    return None
 
-    @cache
-    def joined(split: str) -> tuple[PatchTable, Store, RowReader]:
-        table, store = current_table(ws, dataset, split, say), sealed_store(ws, dataset, split)
-        return table, store, RowReader(store, rows_to_make(ws, table))
 
-    set_threads(ws.settings.threads)
-    paths = {name: ws.head_path(dataset, name, held_out) for name in heads}
-    missing: dict[str, dict[str, AnyHead]] = {}
-    for name in paths:
-        split = ws.split_of_rows(manifest, name, held_out)
-        table, store, _ = joined(split)
-        if not _is_current(paths[name], store, table, ws.settings.labels, say):
-            missing.setdefault(split, {})[name] = settings[name]
-    labels, seed, trunk = ws.settings.labels, ws.settings.seed, partial(make_trunk, ws, dataset)
-    share = ws.settings.held_out if held_out else 0.0
-    for split, of_split in missing.items():
-        table, store, read = joined(split)
+def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) -> dict[str, Path]:
+    """Fit heads on the fit split's store and write them; heads of one shape are fitted side by side.
+
+    Parameters
+    ----------
+    without_held_out : leave the held-out share of the pictures out, for choosing on them
+    """
+    by_split: dict[str, dict[str, AnyHead]] = {}
+    for name in heads:
+        split = run.ws.split_of_rows(run.manifest, name, without_held_out)
+        by_split.setdefault(split, {})[name] = run.settings.head_settings(name)
+    paths = {name: path(run, name, without_held_out) for name in heads}
+    set_threads(run.settings.threads)
+    s = run.settings
+    share = s.held_out if without_held_out else 0.0
+    trunk = partial(make_trunk, run.ws, run.dataset)
+    for split, of_split in by_split.items():
+        table, store, rows = _open_rows(run, split)
         started = time.perf_counter()
-        for name, head in fit_heads(store, table, of_split, labels, seed, share, trunk, read):
+        fitted = fit_heads(
+            store, table, of_split, s.labels, s.seed, held_out_share=share, load_trunk=trunk, reader=rows
+        )
+        for name, head in fitted:
             digest = save_head(head, paths[name])
-            say(f"{paths[name]}: {_describe(head)} sha256 {digest[:12]}")
+            run.say(f"{paths[name]}: {_describe(head)} sha256 {digest[:12]}")
         # Heads may be fitted side by side: each gets its share.
         seconds = (time.perf_counter() - started) / len(of_split)
-        say(f"{dataset} {split}: {len(of_split)} head(s) fitted, {seconds:.1f} s each")
+        run.say(f"{run.dataset} {split}: {len(of_split)} head(s) fitted, {seconds:.1f} s each")
         for name in of_split:
             write_seconds(paths[name], {"fit_head": seconds})
     return paths
 
 
-def _is_current(path: Path, store: Store, table: PatchTable, labels: LabelSettings, say: Say) -> bool:
-    """Whether a head is there, sound, and fitted on this store and these labels."""
-    if not path.is_file():
-        return False
-    try:
-        facts = load_head(path).facts
-    except HeadError as error:
-        say(f"{error}; fitting it anew")
-        return False
-    current = (facts["fingerprint"], facts["labels_digest"]) == (store.fingerprint, table.labels_digest(labels))
-    if current:
-        say(f"{path}: there already, for this store and these labels")
-    return current
+def ensure(run: RunContext, heads: Sequence[str], without_held_out: bool = False) -> dict[str, Path]:
+    """Fit those heads that are not current; return the files of all."""
+    due = []
+    for name in heads:
+        file, reason = path(run, name, without_held_out), why_due(run, name, without_held_out)
+        if reason is None:
+            run.say(f"{file}: there already, for this store and these labels")
+            continue
+        if file.is_file():
+            run.say(f"{file}: {reason}; fitting it anew")
+        due.append(name)
+    make(run, due, without_held_out)
+    return {name: path(run, name, without_held_out) for name in heads}
+
+
+def _open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store, RowReader]:
+    table, store = current_table(run, split), sealed_store(run, split)
+    return table, store, RowReader(store, rows_to_extract(run, table))
 
 
 def _describe(head: Head) -> str:
-    """What a head was fitted on, and how it went."""
+    """Say what a head was fitted on, and how it went."""
     facts = head.facts
-    if facts["settings"]["kind"] == "own":
+    if facts.settings["kind"] == "own":
         return "the trunk's own last layer, nothing was fitted;"
-    used, total = facts["pictures"]["used"], sum(facts["pictures"].values())
+    used, total = facts.pictures["used"], sum(facts.pictures.values())
     text = f"fitted on {used:,} of {total:,} pictures"
-    counts = [f"{n:,} {what}" for what, n in facts.get("patches", {}).items() if what in ("positive", "background")]
+    counts = [f"{n:,} {what}" for what, n in (facts.patches or {}).items() if what in ("positive", "background")]
     text += f", {' and '.join(counts)} patches" if counts else ""
-    return text + (f", loss {facts['epochs'][-1]['loss']:.4f}" if facts["epochs"] else "") + ";"
-
-
-from pipeline.head.head import read_facts
+    return text + (f", loss {facts.epochs[-1]['loss']:.4f}" if facts.epochs else "") + ";"
 
 
 def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
-    """The fitted head that is meant: by its file, by its name and dataset, or the only one that there is.
+    """Load the fitted head that is meant: by its file, by its name and dataset, or the only one that there is.
 
     Raises
     ------
@@ -103,16 +130,16 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
     name = head or ws.settings.head
     ws.settings.head_settings(name)  # refuses unknown names
     if dataset is not None:
-        path = ws.head_path(dataset, name)
-        if not path.is_file():
+        file = ws.head_path(dataset, name)
+        if not file.is_file():
             raise HeadError(
-                f"{dataset}: no head {name!r} with these settings (no {path}); make it with: "
+                f"{dataset}: no head {name!r} with these settings (no {file}); make it with: "
                 f"snakemake --cores 2 {ws.results}/{dataset}_map.json, or pipeline fit-head --dataset {dataset} "
                 f"--head {name}, with the same settings"
             )
-        return load_head(path)
+        return load_head(file)
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))
-    datasets = sorted({read_facts(path)["dataset"] for path in files})
+    datasets = sorted({read_facts(file).dataset for file in files})
     fitted = [each for each in datasets if ws.head_path(each, name).is_file()]
     if len(fitted) != 1:
         what = f"of {', '.join(fitted)}: say which with --dataset" if fitted else "with these settings"

@@ -1,66 +1,89 @@
-"""Patch tables of a workspace: kept while the dataset is what it was, else made again.
+"""Stage ``patches``: the patch table of a split.
 
-Apart from the other stages because it needs no network: a command that finds nothing to do is over
-before torch would be imported.
+Needs no network: a command that finds nothing to do ends before torch would be imported.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.read import read_split
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
-from pipeline.io.progress import Say
 from pipeline.patches.build import make_table
 from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table, why_stale, write_table
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.context import RunContext
 
 
-def why_table_is_due(
-    ws: Workspace, dataset: str, split: str, rehash: bool = False
-) -> tuple[PatchTable | None, str | None]:
-    """The kept patch table of a split, if one can be read, and why it must be made (again), or None.
+def path(run: RunContext, split: str) -> Path:
+    """Return the file of the patch table of a split."""
+    return run.ws.table_path(run.dataset, split)
 
-    Where the pictures are not at hand, the kept table is taken as it is: heads need no pictures.
+
+def why_due(run: RunContext, split: str, rehash: bool = False) -> str | None:
+    """Return why the patch table must be made, or None if it is current.
+
+    Where the pictures are not available, the cached table counts as current: heads need no pictures.
+
+    Parameters
+    ----------
+    rehash : forget the remembered digests of pictures and hash each again
+
+    Raises
+    ------
+    MissingDataError
+        Neither the pictures nor a table.
     """
-    path = ws.table_path(dataset, split)
-    memory = DigestMemory(ws.digest_memory)
+    file = path(run, split)
+    if file in run.opened.tables and not rehash:
+        return None
+    memory = DigestMemory(run.ws.digest_memory)
     if rehash:
         memory.forget()
     try:
-        content = read_split(load_manifest(dataset), split, ws.settings.data_root)
+        content = run.split(split)
     except MissingDataError:
-        if path.is_file():
-            return read_table(path), None
-        raise
-    if not path.is_file():
-        return None, "there is none yet"
+        if not file.is_file():
+            raise
+        run.opened.tables[file] = read_table(file)
+        return None
+    if not file.is_file():
+        return "there is none yet"
     try:
-        table = read_table(path)
+        table = read_table(file)
     except StoreError as error:
-        return None, str(error)
-    return table, why_stale(table, content, memory)
+        return str(error)
+    reason = why_stale(table, content, memory)
+    if reason is None:
+        run.opened.tables[file] = table
+    return reason
 
 
-def current_table(ws: Workspace, dataset: str, split: str, say: Say, rehash: bool = False) -> PatchTable:
-    """The patch table of a split: as kept if the dataset has not changed since, else made anew."""
-    path = ws.table_path(dataset, split)
-    table, reason = why_table_is_due(ws, dataset, split, rehash)
-    if table is not None and reason is None:
-        return table
-    if path.is_file():
-        say(f"{path}: {reason}; making it again")
+def make(run: RunContext, split: str) -> PatchTable:
+    """Make the patch table of a split and write it."""
+    s = run.settings
     table = make_table(
-        read_split(load_manifest(dataset), split, ws.settings.data_root),
-        ws.settings.sources,
-        on_error=ws.settings.on_error,
-        max_skipped=ws.settings.max_skipped,
-        workers=ws.settings.threads or len(os.sched_getaffinity(0)),
-        say=say,
+        run.split(split),
+        s.sources,
+        on_error=s.on_error,
+        max_skipped=s.max_skipped,
+        workers=s.threads or len(os.sched_getaffinity(0)),
+        say=run.say,
     )
-    write_table(table, path)
-    say(f"{path}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
+    file = path(run, split)
+    write_table(table, file)
+    run.opened.tables[file] = table
+    run.say(f"{file}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
     return table
+
+
+def current_table(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
+    """Return the patch table of a split, made again if the dataset changed since."""
+    file = path(run, split)
+    reason = why_due(run, split, rehash)
+    if reason is None:
+        return run.opened.tables[file]
+    if file.is_file():
+        run.say(f"{file}: {reason}; making it again")
+    return make(run, split)

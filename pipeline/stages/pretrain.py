@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations.prefetch import patches_ahead
+from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.training_patches import cut_labelled
-from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.read import read_split
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
-from pipeline.stages.trunk import set_threads
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.runner import set_threads
 from pipeline.trunk.architectures import CONFIGS
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.devices import resolve_device
@@ -27,7 +25,7 @@ from pipeline.trunk.fisher.codebook import choose_windows, fit_codebooks
 from pipeline.trunk.fisher.trunk import ARCHITECTURE, LAYER, PIXELS_AS_THEY_ARE, vector_width
 from pipeline.trunk.pretrain.classes import select_classes
 from pipeline.trunk.pretrain.images import LabelledPictures, decode_both, list_classes
-from pipeline.trunk.pretrain.training import OtherTrainingError, pretrain
+from pipeline.trunk.pretrain.training import pretrain
 from pipeline.trunk.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
 
 
@@ -64,16 +62,7 @@ def pretrain_on_folders(
 
 
 def pretrain_on_patches(
-    ws: Workspace,
-    dataset: str,
-    split: str | None,
-    out: Path,
-    name: str,
-    settings: FromScratchSettings,
-    command: str,
-    device: str,
-    threads: int,
-    say: Say,
+    run: RunContext, split: str | None, out: Path, name: str, settings: FromScratchSettings
 ) -> TrunkCard:
     """Train a whole network on the labelled patches of a split, from random weights.
 
@@ -82,7 +71,7 @@ def pretrain_on_patches(
 
     Parameters
     ----------
-    ws : says which patches and labels; its trunk is not looked at
+    run : says which patches and labels, device and threads; its trunk is not used
     split : None for the manifest's fit split
 
     Raises
@@ -90,13 +79,12 @@ def pretrain_on_patches(
     DatasetError
         The split has no positive patch on one of the two sides.
     """
-    set_threads(threads)
-    manifest = load_manifest(dataset)
-    split = split or manifest.fit
-    table = current_table(ws, dataset, split, say)
-    paths = read_split(manifest, split, ws.settings.data_root).paths_by_id
-    table.need_boxes(f"trunk {ws.settings.trunk!r}, which learns from patches,")
-    labels = table.labels(ws.settings.labels)
+    set_threads(run.settings.threads)
+    dataset, split = run.dataset, split or run.manifest.fit
+    table = current_table(run, split)
+    paths = run.split(split).paths_by_id
+    table.need_boxes(f"trunk {run.settings.trunk!r}, which learns from patches,")
+    labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
     px = CONFIGS[settings.architecture].input_px
@@ -110,7 +98,7 @@ def pretrain_on_patches(
     n_classes = len(table.classes)
     counts = np.bincount(labels[sides["train"]][labels[sides["train"]] >= 0], minlength=n_classes)
     if not counts.all():
-        say(f"NOTE: no patch of {', '.join(np.array(table.classes)[counts == 0])} is trained on")
+        run.say(f"NOTE: no patch of {', '.join(np.array(table.classes)[counts == 0])} is trained on")
 
     def cut(side: str) -> LabelledPictures:
         return cut_labelled(table, paths, labels, sides[side], px)
@@ -123,49 +111,47 @@ def pretrain_on_patches(
     about: dict[str, Any] = {
         "source": f"{dataset} {split} from random weights, {describe('train')}",
         "evaluated_on": describe("held out") if settings.held_out else "nothing held out",
-        "command": command,
+        "command": run.command,
         "dataset": dataset,
         "split": split,
-        "labels_digest": table.labels_digest(ws.settings.labels),
+        "labels_digest": table.labels_digest(run.settings.labels),
     }
     held_out = cut("held out") if settings.held_out else None
-    return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(device), say)
+    return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(run.settings.device), run.say)
 
 
-def fit_fisher(
-    ws: Workspace, dataset: str, out: Path, name: str, settings: FisherSettings, command: str, say: Say
-) -> TrunkCard:
-    """Make the trunk of hand-made features: a codebook from the pictures of the fit split, labels not looked at.
+def fit_fisher(run: RunContext, out: Path, name: str, settings: FisherSettings) -> TrunkCard:
+    """Make the trunk of hand-made features: a codebook from the pictures of the fit split, without their labels.
 
     The pictures are cut as an extraction will cut them.
 
     Parameters
     ----------
-    ws : says which pictures and windows; its trunk is not looked at
+    run : says which pictures and windows; its trunk is not used
 
     Raises
     ------
     DatasetError
         Too few descriptors for so many words.
     """
-    set_threads(ws.settings.threads)
-    manifest = load_manifest(dataset)
-    table = current_table(ws, dataset, manifest.fit, say)
-    paths = read_split(manifest, manifest.fit, ws.settings.data_root).paths_by_id
+    set_threads(run.settings.threads)
+    split = run.manifest.fit
+    table = current_table(run, split)
+    paths = run.split(split).paths_by_id
     rows = choose_windows(table.n_rows, settings)
-    ahead = patches_ahead(plan_rows(table, paths, rows), settings.input_px, StageClock())
+    ahead = prefetch_patches(plan_rows(table, paths, rows), settings.input_px, StageClock())
 
     def windows() -> Iterator[np.ndarray]:
-        with Progress(f"describe {dataset} {manifest.fit}", len(rows), "windows") as progress:
+        with Progress(f"describe {run.dataset} {split}", len(rows), "windows") as progress:
             for patches in ahead:
                 yield from patches
                 progress.advance(len(patches))
 
     weights = fit_codebooks(windows(), settings)
     trained = {
-        "source": f"{len(rows):,} windows of {dataset} {manifest.fit}, without labels",
+        "source": f"{len(rows):,} windows of {run.dataset} {split}, without labels",
         "pictures": table.pictures_digest(),
-        "command": command,
+        "command": run.command,
         "settings": settings.model_dump(mode="json"),
     }
     card = TrunkCard(
@@ -177,21 +163,3 @@ def fit_fisher(
         trained=trained,
     )
     return save_trunk(out / name, weights, card)
-
-
-def make_dataset_trunk(ws: Workspace, dataset: str, command: str, say: Say) -> TrunkCard:
-    """Make the trunk of the settings that is made from a dataset's fit split, where extraction looks for it."""
-    s, path = ws.settings, ws.trunk_path(dataset)
-    seed = {"seed": s.trunk_seed}
-    if s.trunk == "fisher":
-        return fit_fisher(ws, dataset, path.parent, path.stem, s.fisher.model_copy(update=seed), command, say)
-    settings = s.no_pretrain.model_copy(update=seed)
-    while True:
-        try:
-            return pretrain_on_patches(
-                ws, dataset, None, path.parent, path.stem, settings, command, s.device, s.threads, say
-            )
-        except OtherTrainingError as error:
-            # Nobody chose this place: what lies here is of pictures or settings that are no longer those.
-            say(f"{error.path}: of other pictures or settings; training anew")
-            error.path.unlink()

@@ -2,49 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.activations.extraction import Extraction
-from pipeline.activations.store import Store
 from pipeline.io.atomic import write_atomic
 from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
-from pipeline.stages.workspace import Workspace
 
 
-def write_receipt(
-    ws: Workspace, dataset: str, split: str, extraction: Extraction, store: Store, made: int | None
-) -> None:
-    table = extraction.table
-    receipt = {
-        "dataset": dataset,
-        "split": split,
-        "store": store.folder.name,
-        "fingerprint": store.fingerprint,
-        "rows": store.n_rows,
-        "width": store.width,
-        "bytes": store.n_bytes,
-        "pictures": {"used": len(table.ids), "skipped": len(table.skipped)},
-        "trunk": extraction.runner.trunk.card.name,
-        "layer": store.identity["how.layer"],
-        "weights": ws.weights_state(dataset),
-        "made": made if made is not None else ws.store_making(dataset, split),
-        # What `cache verify` and `cache repair` need to make rows again.
-        "settings": ws.settings.model_dump(mode="json"),
-    }
-    write_atomic(ws.receipt_path(dataset, split), checksummed_json(receipt))
+@dataclass(frozen=True)
+class Receipt:
+    """What an extraction leaves when its store is sealed; fields in the order of the file.
+
+    Attributes
+    ----------
+    store, fingerprint : the store's folder, and the digest of its identity
+    rows, width, bytes : of the store
+    pictures : how many were ``used`` and ``skipped``
+    weights : state of the trunk's weight files, as `Workspace.weights_state` gives it
+    made : which making of the store it is, from 1
+    settings : all settings of the run: with them rows can be extracted again
+    """
+
+    dataset: str
+    split: str
+    store: str
+    fingerprint: str
+    rows: int
+    width: int
+    bytes: int
+    pictures: dict[str, int]
+    trunk: str
+    layer: str
+    weights: str
+    made: int
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Receipt:
+        """
+        Raises
+        ------
+        ValueError
+            A field is missing.
+        """
+        missing = [item.name for item in fields(cls) if item.name not in value]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        return cls(**{item.name: value[item.name] for item in fields(cls)})
 
 
-def read_receipt(path: Path) -> dict[str, Any]:
-    """The receipt of an extraction.
+def write_receipt(path: Path, receipt: Receipt) -> None:
+    """Write a receipt with its checksum, atomically."""
+    write_atomic(path, checksummed_json(receipt.to_dict()))
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read the receipt of an extraction.
 
     Raises
     ------
     StoreError
-        It is not there or was changed.
+        It is missing or was changed.
     """
     try:
-        return read_checksummed_json(path.read_bytes())
+        return Receipt.from_dict(read_checksummed_json(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: missing or damaged receipt ({error}); run pipeline extract again") from error

@@ -8,24 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.activations.compute import compute_rows
+from pipeline.activations.compute import compute_layers
 from pipeline.activations.extraction import identity_of
 from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.split import Split
 from pipeline.io.errors import StoreError
-from pipeline.io.progress import Say
 from pipeline.patches.build import make_table
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
-from pipeline.stages.trunk import make_runner, set_threads
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.runner import make_runner, set_threads
 from pipeline.trunk.runner import TrunkRunner
 
 DEFINITION = (
@@ -34,7 +32,7 @@ DEFINITION = (
 )
 
 
-def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> PatchTable:
+def query_table(run: RunContext, pictures: Sequence[Path]) -> PatchTable:
     """The patch table of pictures that may be in no dataset, planned as those of the datasets are.
 
     Without an annotation that says otherwise, stored pixels are taken as they are, whatever EXIF says.
@@ -45,8 +43,8 @@ def query_table(ws: Workspace, manifest: Manifest, pictures: Sequence[Path]) -> 
         Pictures that are not there or cannot be decoded; all are named.
     """
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
-    split = Split.of_files(manifest, [Path(picture) for picture in pictures], ids, "query")
-    return make_table(split, ws.settings.sources)
+    split = Split.of_files(run.manifest, [Path(picture) for picture in pictures], ids, "query")
+    return make_table(split, run.settings.sources)
 
 
 def extract_queries(
@@ -71,39 +69,38 @@ def extract_queries(
             f"{explain_differences(got, expected)}\ngive the settings with which it was extracted"
         )
     paths = dict(zip(table.ids, map(Path, pictures), strict=True))
-    return compute_rows(plan_rows(table, paths, rows), runner, store.identity["how.batch"], StageClock())
+    plan = plan_rows(table, paths, rows)
+    (activations,) = compute_layers(plan, runner, store.identity.batch, StageClock()).values()
+    return activations
 
 
-def run_retrieve(
-    ws: Workspace,
-    dataset: str,
+def find_nearest(
+    run: RunContext,
     split: str | None,
     pictures: Sequence[Path],
+    *,
     top: int,
     query_scales: int,
     reference_scales: int,
-    say: Say,
 ) -> dict[str, Any]:
-    """The pictures of a split that are nearest to each query.
+    """Return the pictures of a split that are nearest to each query.
 
     Returns
     -------
     JSON object: ``queries``, each with its ``results`` (rank, id, path where known, distance)
     """
-    manifest = load_manifest(dataset)
-    split = split or manifest.eval
-    table = current_table(ws, dataset, split, say)
-    store = sealed_store(ws, dataset, split)
-    set_threads(ws.settings.threads)
-    queries = query_table(ws, manifest, pictures)
+    split = split or run.manifest.eval
+    table, store = current_table(run, split), sealed_store(run, split)
+    set_threads(run.settings.threads)
+    queries = query_table(run, pictures)
     rows = rows_of_scales(queries, query_scales)
-    runner = make_runner(ws, dataset)
+    runner = make_runner(run.ws, run.dataset)
     found = distances(
         store, table, extract_queries(queries, pictures, runner, store, rows), queries.picture[rows], reference_scales
     )
     order = np.argsort(found, axis=1, kind="stable")[:, :top]
     return {
-        "dataset": dataset,
+        "dataset": run.dataset,
         "split": split,
         "query_scales": query_scales,
         "reference_scales": reference_scales,
@@ -120,34 +117,31 @@ def run_retrieve(
     }
 
 
-def run_retrieval_evaluation(
-    ws: Workspace, dataset: str, split: str | None, query_scales: int, reference_scales: int, say: Say
-) -> dict[str, Any]:
-    """Every picture of a split as a query against the others; mAP, and AP over the queries of each class.
+def evaluate_split(run: RunContext, split: str | None, *, query_scales: int, reference_scales: int) -> dict[str, Any]:
+    """Take every picture of a split as a query against the others; mAP, and AP over the queries of each class.
 
     Returns
     -------
     JSON object; ``chance`` is what a random order comes to, but for a small excess with few pictures
     """
-    manifest = load_manifest(dataset)
-    split = split or manifest.eval
-    table = current_table(ws, dataset, split, say)
-    store = sealed_store(ws, dataset, split)
-    set_threads(ws.settings.threads)
+    split = split or run.manifest.eval
+    table, store = current_table(run, split), sealed_store(run, split)
+    set_threads(run.settings.threads)
     found = evaluate_retrieval(store, table, query_scales, reference_scales)
     counted = ~np.isnan(found.ap)
     if not counted.all():
-        say(f"{dataset} {split}: {int((~counted).sum())} pictures share a class with no other one and are no queries")
+        n_left_out = int((~counted).sum())
+        run.say(f"{run.dataset} {split}: {n_left_out} pictures share a class with no other one and are no queries")
 
     def mean_over(queries: np.ndarray) -> float | None:
         return number(float(found.ap[queries].mean())) if queries.any() else None
 
     return {
-        "dataset": dataset,
+        "dataset": run.dataset,
         "split": split,
         "metric": "retrieval",
         "definition": DEFINITION,
-        "trunk": ws.settings.trunk,
+        "trunk": run.settings.trunk,
         "layer": store.identity["how.layer"],
         "source": table.source,
         "query_scales": query_scales,

@@ -6,39 +6,84 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import load_head
-from pipeline.io.progress import Say
+from pipeline.head.file import load_head, read_facts
+from pipeline.io.errors import StoreError
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.scores import save_scores, score_split
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores, save_scores
+from pipeline.stages import fit_head
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
+from pipeline.stages.runner import set_threads
 from pipeline.stages.seconds import write_seconds
-from pipeline.stages.trunk import set_threads
-from pipeline.stages.workspace import Workspace
 
 
-def run_score(
-    ws: Workspace, dataset: str, heads: Sequence[str], split: str | None, say: Say, held_out: bool = False
-) -> dict[str, Path]:
-    """Score a split with fitted heads; the store is read once for all of them.
+def scored_split(run: RunContext, split: str | None = None, held_out: bool = False) -> str:
+    """Return the split that is scored: the evaluation split by default, the fit split for held-out pictures."""
+    return run.manifest.fit if held_out else split or run.manifest.eval
 
-    With `held_out`: the held-out pictures of the fit split, with the heads that have not seen them.
+
+def path(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> Path:
+    """Return the file of a head's scores; with `held_out`, of the fit split's held-out pictures alone."""
+    return run.ws.scores_path(run.dataset, head, scored_split(run, split, held_out), held_out)
+
+
+def why_due(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> str | None:
+    """Return why a split must be scored, or None if its scores are of this head, this store and these pictures.
+
+    Raises
+    ------
+    StoreError, HeadError
+        There are no activations, or no head, to score with.
     """
-    manifest = load_manifest(dataset)
-    split = manifest.fit if held_out else split or manifest.eval
-    table = current_table(ws, dataset, split, say)
-    store = sealed_store(ws, dataset, split)
-    set_threads(ws.settings.threads)
-    loaded = [load_head(ws.head_path(dataset, name, held_out)) for name in heads]
-    wanted = hold_out_pictures(table.group_ids, ws.settings.held_out) if held_out else None
+    try:
+        scores = load_scores(path(run, head, split, held_out))
+    except StoreError as error:
+        return str(error)
+    return _why_other(run, scores, head, split, held_out)
+
+
+def _why_other(run: RunContext, scores: SplitScores, head: str, split: str | None, held_out: bool) -> str | None:
+    name = scored_split(run, split, held_out)
+    table = current_table(run, name)
+    if scores.facts.head != read_facts(fit_head.path(run, head, held_out)):
+        return "they are of another head"
+    if scores.facts.fingerprint != sealed_store(run, name).fingerprint:
+        return "they are of another store"
+    if (scores.facts.rows_digest, scores.ids) != (table.rows_digest, table.ids):
+        return "they are of other pictures or patches"
+    return None
+
+
+def make(run: RunContext, heads: Sequence[str], split: str | None = None, held_out: bool = False) -> dict[str, Path]:
+    """Score a split with fitted heads and write the scores; the store is read once for all of them.
+
+    Parameters
+    ----------
+    split : None for the evaluation split
+    held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
+    """
+    name = scored_split(run, split, held_out)
+    table, store = current_table(run, name), sealed_store(run, name)
+    set_threads(run.settings.threads)
+    loaded = [load_head(fit_head.path(run, head, held_out)) for head in heads]
+    wanted = hold_out_pictures(table.group_ids, run.settings.held_out) if held_out else None
     started = time.perf_counter()
-    scored = score_split(store, table, loaded, ws.settings.all_aggregations, wanted)
+    scored = score_split(store, table, loaded, run.settings.all_aggregations, wanted)
     seconds = (time.perf_counter() - started) / len(heads)
     paths = {}
-    for name, scores in zip(heads, scored, strict=True):
-        path = paths[name] = ws.scores_path(dataset, name, split, held_out)
-        save_scores(scores, path)
-        write_seconds(path, {"score": seconds})
-        say(f"{path}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")
+    for head, scores in zip(heads, scored, strict=True):
+        file = paths[head] = path(run, head, split, held_out)
+        save_scores(scores, file)
+        write_seconds(file, {"score": seconds})
+        run.say(f"{file}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")
     return paths
+
+
+def current_scores(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> SplitScores:
+    """Return the scores of a split by a fitted head; scored again unless they are current."""
+    if why_due(run, head, split, held_out) is not None:
+        make(run, [head], split, held_out)
+    return load_scores(path(run, head, split, held_out))

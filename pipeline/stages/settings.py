@@ -18,7 +18,7 @@ from pipeline.io.errors import SettingsError
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
-from pipeline.scoring.picture_scores import POOLED, Aggregation, check_aggregation
+from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
 
@@ -39,7 +39,7 @@ class RecipeSettings(Settings):
     boxes: BoxSettings | None = None
     labels: LabelSettings | None = None
     head: AnyHead | None = None
-    aggregation: Aggregation | None = Field(None, description="None: chosen on held-out fit pictures")
+    aggregation: float | str | None = Field(None, description="None: chosen on held-out fit pictures")
     reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
     join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
     by: Literal["rank", "stack"] = Field(
@@ -49,7 +49,7 @@ class RecipeSettings(Settings):
     @field_validator("aggregation")
     @classmethod
     def _aggregation_is_known(cls, value: object) -> object:
-        return None if value is None else check_aggregation(value)
+        return None if value is None else Aggregation.parse(value).to_json()
 
     @model_validator(mode="after")
     def _is_a_head_or_a_join(self) -> Self:
@@ -63,9 +63,10 @@ class RecipeSettings(Settings):
 
     @property
     def stated_aggregation(self) -> Aggregation | None:
-        """The aggregation where there is nothing to choose: it is named, or the head has one vector a picture."""
-        pooled = self.head is not None and self.head.kind == "svm"
-        return POOLED if pooled and self.aggregation is None else self.aggregation
+        """The aggregation where there is nothing to choose: it is named, or the head scores one vector per picture."""
+        if self.aggregation is not None:
+            return Aggregation.parse(self.aggregation)
+        return POOLED if self.head is not None and not self.head.scores_patches else None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -141,8 +142,8 @@ class RunSettings(Settings):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
     reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")
     # Not named k: Snakemake's --config takes no key of one letter.
-    aggregation: Aggregation = Field(5.0, description="k of the mean of k-th powers, or 'max'")
-    aggregations: tuple[Aggregation, ...] = Field(
+    aggregation: float | str = Field(5.0, description="k of the mean of k-th powers, or 'max'")
+    aggregations: tuple[float | str, ...] = Field(
         (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
@@ -169,7 +170,9 @@ class RunSettings(Settings):
     @field_validator("aggregation", "aggregations")
     @classmethod
     def _aggregations_are_known(cls, value: object) -> object:
-        return tuple(map(check_aggregation, value)) if isinstance(value, tuple) else check_aggregation(value)
+        if isinstance(value, tuple):
+            return tuple(Aggregation.parse(item).to_json() for item in value)
+        return Aggregation.parse(value).to_json()
 
     @field_validator("baselines")
     @classmethod
@@ -240,10 +243,15 @@ class RunSettings(Settings):
         return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
 
     @property
+    def main_aggregation(self) -> Aggregation:
+        """The aggregation of results, as a value."""
+        return Aggregation.parse(self.aggregation)
+
+    @property
     def all_aggregations(self) -> tuple[Aggregation, ...]:
-        """All that scores are kept for: `aggregations`, and `aggregation` if it is none of them."""
-        others = self.aggregations
-        return others if self.aggregation in others else (*others, self.aggregation)
+        """All aggregations that are scored: `aggregations`, and `aggregation` if it is none of them."""
+        others = tuple(map(Aggregation.parse, self.aggregations))
+        return others if self.main_aggregation in others else (*others, self.main_aggregation)
 
 
 def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSettings:

@@ -1,135 +1,188 @@
-"""Stage ``sweep``: head, label rule and aggregation chosen on held-out fit pictures."""
+"""Stage ``sweep``: head, label rule and aggregation chosen on held-out fit pictures.
+
+The choice is made there; the evaluation split is shown next to it and never selected from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import Head, fit_heads
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
 from pipeline.head.settings import AnyHead
-from pipeline.io.atomic import write_json
+from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import HeadError, PipelineError
-from pipeline.io.progress import Say
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.results import versions
-from pipeline.scoring.scores import score_split
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.results import number, versions
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
-from pipeline.stages.trunk import set_threads
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.runner import set_threads
 
 
-def run_sweep(ws: Workspace, dataset: str, say: Say) -> dict[str, Any]:
-    """Choose head, reading and k on held-out fit pictures; show the evaluation split beside it."""
-    manifest = load_manifest(dataset)
-    set_threads(ws.settings.threads)
-    fit_table = current_table(ws, dataset, manifest.fit, say)
-    eval_table = current_table(ws, dataset, manifest.eval, say)
-    if not eval_table.labelled:
-        raise PipelineError(f"{dataset} {manifest.eval}: no labels to show a sweep on")
-    eval_store = sealed_store(ws, dataset, manifest.eval)
-    swept = sweep_settings(
-        sealed_store(ws, dataset, manifest.fit),
-        fit_table,
-        eval_store,
-        eval_table,
-        manifest.metric,
-        {name: ws.settings.head_settings(name) for name in ws.settings.compare},
-        [ws.settings.labels.model_copy(update={"single_object": reading}) for reading in ws.settings.readings],
-        ws.settings.all_aggregations,
-        ws.settings.held_out,
-        ws.settings.seed,
-        say,
-    )
-    result = {
-        "dataset": dataset,
+@dataclass(frozen=True)
+class LabelledRows:
+    """The patch table of a split and the store of its rows."""
+
+    table: PatchTable
+    store: Store
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep compares: every head under every label rule and every aggregation.
+
+    Attributes
+    ----------
+    held_out_share : of the fit pictures, on which the choice is made
+    """
+
+    heads: Mapping[str, AnyHead]
+    rules: Sequence[LabelSettings]
+    aggregations: Sequence[Aggregation]
+    held_out_share: float
+    seed: int
+    metric: Literal["voc07", "voc12"]
+
+
+def path(run: RunContext) -> Path:
+    """Return the file of a dataset's sweep."""
+    return run.ws.sweep_path(run.dataset)
+
+
+def why_due(run: RunContext) -> str | None:
+    """Return why the sweep must be made, or None if it is of these heads, label rules and roles.
+
+    Its name holds no digest, so that every field that decides it is compared.
+    """
+    file = path(run)
+    if not file.is_file():
+        return "it has not been made yet"
+    try:
+        swept = read_json(file)
+    except (OSError, ValueError) as error:
+        return f"{file}: cannot be read as a sweep: {error}"
+    if not isinstance(swept, dict):
+        return f"{file}: not a sweep"
+    return next((f"{key} differs" for key, value in _decided_by(run).items() if swept.get(key) != value), None)
+
+
+def _decided_by(run: RunContext) -> dict[str, Any]:
+    manifest, s = run.manifest, run.settings
+    return {
+        "dataset": run.dataset,
         "split": manifest.eval,
         "fit_split": manifest.fit,
         "metric": manifest.metric,
-        "trunk": ws.settings.trunk,
-        "layer": eval_store.identity["how.layer"],
-        "seed": ws.settings.seed,
-        **swept,
-        "versions": versions(),
+        "trunk": s.trunk,
+        "layer": sealed_store(run, manifest.eval).identity["how.layer"],
+        "seed": s.seed,
     }
-    write_json(ws.sweep_path(dataset), result)
-    return result
 
 
-from typing import Literal
-
-from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.results import number
-from pipeline.scoring.scores import format_aggregation
-
-
-def sweep_settings(
-    fit_store: Store,
-    fit_table: PatchTable,
-    eval_store: Store,
-    eval_table: PatchTable,
-    metric: Literal["voc07", "voc12"],
-    heads: dict[str, AnyHead],
-    readings: Sequence[LabelSettings],
-    aggregations: Sequence[Aggregation],
-    held_out: float,
-    seed: int,
-    say: Say,
-) -> dict[str, Any]:
-    """Every head under every reading and k: mAP on held-out fit pictures, and on the evaluation split.
-
-    For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
+def make(run: RunContext) -> dict[str, Any]:
+    """Fit and score every head under every label rule, choose, and write the table of all.
 
     Returns
     -------
-    JSON object with ``rows`` (one for each head, reading and k) and ``chosen`` (the row with the
-    highest held-out mAP)
+    JSON object with ``rows`` (one per head, label rule and k) and ``chosen``, the row with the highest held-out mAP
     """
-    pairs = [(name, reading) for reading in readings for name in heads]
+    manifest, s = run.manifest, run.settings
+    set_threads(s.threads)
+    fit, shown = (
+        LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)
+    )
+    if not shown.table.labelled:
+        raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
+    heads = {name: s.head_settings(name) for name in s.compare}
+    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
+    grid = Grid(heads, rules, s.all_aggregations, s.held_out, s.seed, manifest.metric)
+    swept = sweep_grid(fit, shown, grid)
+    chosen = swept["chosen"]
+    run.say(
+        f"chosen on {swept['held_out_pictures']} held-out fit pictures: head {chosen['head']}, "
+        f"single_object {chosen['single_object']}, k {chosen['k']}"
+    )
+    result = {
+        **_decided_by(run),
+        **swept,
+        "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
+        "versions": versions(),
+    }
+    write_json(path(run), result)
+    return result
 
-    def fit(held_out: float) -> list[Head]:
-        of_reading = (dict(fit_heads(fit_store, fit_table, heads, r, seed, held_out)) for r in readings)
-        return [fitted[name] for fitted in of_reading for name in heads]
 
-    out = hold_out_pictures(fit_table.group_ids, held_out)
-    on_part = fit(held_out)
-    held = score_split(fit_store, fit_table, on_part, aggregations, out)
-    on_all = fit(0.0)
-    shown = score_split(eval_store, eval_table, on_all, aggregations)
-    rows = []
-    for (name, reading), held_scores, head, eval_scores in zip(pairs, held, on_all, shown, strict=True):
-        for k in eval_scores.aggregations:
-            held_map, _ = mean_average_precision(held_scores.by(k)[out], fit_table.scored_labels[out], metric)
-            eval_map, _ = mean_average_precision(eval_scores.by(k), eval_table.scored_labels, metric)
-            rows.append(
-                {
-                    "head": name,
-                    "single_object": reading.single_object,
-                    "k": format_aggregation(k),
-                    "held_out_mAP": number(held_map),
-                    "mAP": number(eval_map),
-                    "positive": head.facts.get("patches", {}).get("positive"),  # of strong heads
-                }
-            )
+def sweep_grid(fit: LabelledRows, shown: LabelledRows, grid: Grid) -> dict[str, Any]:
+    """Measure every point of a grid, and choose by the mAP on held-out fit pictures.
+
+    Parameters
+    ----------
+    fit, shown : the fit split, and the split that is shown and not chosen on
+
+    Returns
+    -------
+    JSON object: ``held_out_pictures`` (how many), ``rows`` (one per point), ``chosen`` (a row)
+
+    Raises
+    ------
+    HeadError
+        No held-out picture shows any class.
+    """
+    is_held_out = hold_out_pictures(fit.table.group_ids, grid.held_out_share)
+    rows = _measure(fit, shown, grid, is_held_out)
+    n_held_out = int(is_held_out.sum())
     measured = [row for row in rows if row["held_out_mAP"] is not None]
     if not measured:
         raise HeadError(
-            f"{fit_table.dataset} {fit_table.split}: no positive picture among the {int(out.sum())} held out, "
+            f"{fit.table.dataset} {fit.table.split}: no positive picture among the {n_held_out} held out, "
             "so nothing can be chosen; raise held_out"
         )
     chosen = max(measured, key=lambda row: row["held_out_mAP"])
-    say(
-        f"chosen on {int(out.sum())} held-out fit pictures: head {chosen['head']}, "
-        f"single_object {chosen['single_object']}, k {chosen['k']}"
-    )
-    return {
-        "held_out_pictures": int(out.sum()),
-        "rows": rows,
-        "chosen": chosen,
-        "heads": {name: s.model_dump(mode="json") for name, s in heads.items()},
-    }
+    return {"held_out_pictures": n_held_out, "rows": rows, "chosen": chosen}
+
+
+def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np.ndarray) -> list[dict[str, Any]]:
+    """Return one row per point: mAP on held-out fit pictures, and on the split that is shown.
+
+    For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
+    """
+    points = [(rule, name) for rule in grid.rules for name in grid.heads]
+
+    def fit_all(share: float) -> list[Head]:
+        of_rules = [
+            dict(fit_heads(fit.store, fit.table, grid.heads, rule, grid.seed, held_out_share=share))
+            for rule in grid.rules
+        ]
+        return [by_name[name] for by_name in of_rules for name in grid.heads]
+
+    def mean_ap(scores: SplitScores, k: Aggregation, labels: np.ndarray, pictures: Any = slice(None)) -> float | None:
+        return number(mean_average_precision(scores.by(k)[pictures], labels[pictures], grid.metric)[0])
+
+    on_part, on_all = fit_all(grid.held_out_share), fit_all(0.0)
+    held_out_scores = score_split(fit.store, fit.table, on_part, grid.aggregations, is_held_out)
+    shown_scores = score_split(shown.store, shown.table, on_all, grid.aggregations)
+    return [
+        {
+            "head": name,
+            "single_object": rule.single_object,
+            "k": str(k),
+            "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, is_held_out),
+            "mAP": mean_ap(of_all, k, shown.table.scored_labels),
+            "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
+        }
+        for (rule, name), head, of_part, of_all in zip(points, on_all, held_out_scores, shown_scores, strict=True)
+        for k in of_all.aggregations
+    ]

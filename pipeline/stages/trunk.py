@@ -1,52 +1,51 @@
-"""Stage ``trunk``: the configured trunk, loaded, or made from a dataset."""
+"""Stage ``trunk``: a trunk that is made from the fit split of a dataset, where extraction looks for it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import torch
-
-from pipeline.io.errors import MissingDataError
-from pipeline.stages.workspace import Workspace
-from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.devices import resolve_device
-from pipeline.trunk.registry import load_trunk
-from pipeline.trunk.runner import TrunkRunner, resolve_precision
-from pipeline.trunk.trunk import Trunk
+from pipeline.io.errors import TrunkError
+from pipeline.stages.context import RunContext
+from pipeline.stages.patches import current_table
+from pipeline.stages.pretrain import fit_fisher, pretrain_on_patches
+from pipeline.trunk.card import TrunkCard, read_card
+from pipeline.trunk.pretrain.training import OtherTrainingError
 
 
-def set_threads(n: int) -> int:
-    """Give torch `n` threads, or one a usable core for 0; the number given."""
-    n = n or len(os.sched_getaffinity(0))
-    torch.set_num_threads(n)
-    return n
+def path(run: RunContext) -> Path:
+    """Return the card of the trunk that is made from the dataset's fit split."""
+    return run.ws.trunk_path(run.dataset)
 
 
-def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
-    """The configured trunk, loaded; one that is made from a dataset must have been made.
-
-    Raises
-    ------
-    TrunkError, MissingDataError
-    """
-    s = ws.settings
-    name = s.trunk
-    if dataset is not None and ws.makes_trunk:
-        card = ws.trunk_path(dataset)
-        if not card.is_file():
-            raise MissingDataError(
-                f"{dataset}: trunk {s.trunk!r} has not been made from its fit split yet (no {card}); "
-                f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
-            )
-        name = str(card)
-    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
+def why_due(run: RunContext) -> str | None:
+    """Return why the trunk must be made, or None if it is current or is made from no dataset."""
+    card = path(run)
+    if not run.ws.makes_trunk:
+        return None
+    if not card.is_file():
+        return "it has not been made yet"
+    try:
+        made_from = read_card(card).trained
+    except TrunkError as error:
+        return str(error)
+    table = current_table(run, run.manifest.fit)
+    now = {"labels_digest": table.labels_digest(run.settings.labels), "pictures": table.pictures_digest()}
+    if any(key in made_from and made_from[key] != value for key, value in now.items()):
+        return "pictures or labels changed since"
+    return None
 
 
-def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
-    """The configured trunk on the configured device."""
-    set_threads(ws.settings.threads)
-    device = resolve_device(ws.settings.device)
-    trunk = make_trunk(ws, dataset)
-    kind = DenseRunner if ws.dense else TrunkRunner
-    return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)
+def make(run: RunContext) -> TrunkCard:
+    """Make the trunk that the settings name, from the dataset's fit split."""
+    s, card = run.settings, path(run)
+    seed = {"seed": s.trunk_seed}
+    if s.trunk == "fisher":
+        return fit_fisher(run, card.parent, card.stem, s.fisher.model_copy(update=seed))
+    settings = s.no_pretrain.model_copy(update=seed)
+    while True:
+        try:
+            return pretrain_on_patches(run, None, card.parent, card.stem, settings)
+        except OtherTrainingError as error:
+            # Nobody chose this place: a file here of other pictures or settings is of no use any more.
+            run.say(f"{error.path}: of other pictures or settings; training anew")
+            error.path.unlink()

@@ -134,7 +134,7 @@ class Workspace:
         return {
             **self._head_key(head, held_out),
             "versions": versions_to("scoring"),
-            "aggregations": list(self.settings.all_aggregations),
+            "aggregations": [aggregation.to_json() for aggregation in self.settings.all_aggregations],
         }
 
     @property

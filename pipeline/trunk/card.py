@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
-from pipeline.io.model import Settings
+from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.model import Settings, explain_validation
+from pipeline.io.yaml import read_mapping
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,6 +50,22 @@ class TrunkCard(Settings):
     weights_file: str | None = None
     weights_sha256: str | None = None
     trained: dict[str, Any] = Field(default_factory=dict, description="on what, how, and how well")
+
+
+def read_card(path: Path) -> TrunkCard:
+    """Read a trunk's card.
+
+    Raises
+    ------
+    MissingDataError, TrunkError
+        There is no such file, or it is no card.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such card; a card is a YAML file next to its weights")
+    try:
+        return TrunkCard.model_validate(read_mapping(path, TrunkError))
+    except ValidationError as error:
+        raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
 
 
 def save_trunk(stem: Path, weights: dict[str, Tensor], card: TrunkCard) -> TrunkCard:

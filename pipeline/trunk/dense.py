@@ -1,14 +1,14 @@
-"""Dense trunks: the convolutions look at a whole rescaled picture once, and rows are read off at its windows' places.
+"""Dense trunks: convolutions run once per rescaled picture, and rows are read off the maps at the windows' positions.
 
-Source: Oquab et al. (CVPR 2014) section 5, which suggests it for speed. A window's row differs from the one that the
-same window has as a patch in two ways: its place is rounded to a cell of the map, and what lies around the
-window is the picture and not the zeros with which convolutions continue a patch.
+Source: Oquab et al. (CVPR 2014) section 5, which suggests it for speed. A window's row differs from its row as a
+patch in two ways. Its position is rounded to a cell of the map. It is surrounded by the picture, and not by the zeros
+that pad a patch.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn import functional
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.nodes import NodesNetwork
-from pipeline.trunk.runner import Launched, TrunkRunner
+from pipeline.trunk.runner import Measure, PendingBatch, ScaledWindows, TrunkRunner, ignore_time
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 LOCAL_MODULES = (
@@ -36,11 +36,11 @@ LOCAL_MODULES = (
     nn.Dropout,
 )
 LOCAL_FUNCTIONS = (torch.cat, torch.relu, functional.relu, operator.add, torch.add)
-"""What gives a cell from the cells around it, wherever in the picture they are; anything else may look at all of it."""
+"""Local operations: a cell depends only on the cells around it. Other operations may depend on the whole picture."""
 
 
 class Maps(Protocol):
-    """The part of a trunk that runs over whole pictures, and the part that runs a window at a time.
+    """The part of a trunk that runs over whole pictures, and the part that runs per window.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Maps(Protocol):
     strides: tuple[int, ...]
 
     def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
-        """A vector a window, Tensor of shape (n, columns), from one normalised picture of shape (1, 3, height, width).
+        """Read one vector per window off the maps of one normalised picture (1, 3, height, width): Tensor (n, columns).
 
         Parameters
         ----------
@@ -58,22 +58,22 @@ class Maps(Protocol):
         """
 
     def finish(self, vectors: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
-        """Rows of each layer from vectors of windows."""
+        """Compute the rows of each layer from the windows' vectors."""
 
 
 def cells_of(edge: np.ndarray, stride: int, last: int) -> Tensor:
-    """The first cells of windows that begin at pixels `edge`, the nearest ones, up to the `last`."""
+    """Return the cells nearest to the windows' first pixels `edge`, at most `last`."""
     return torch.from_numpy(np.clip(np.rint(edge / stride).astype(np.int64), 0, last))
 
 
 def windows_at(cells: Tensor, side: int, x: Tensor, y: Tensor) -> Tensor:
-    """Windows (n, channels, side, side) of one map (1, channels, height, width), from their first cells."""
+    """Gather windows (n, channels, side, side) of one map (1, channels, height, width) at their first cells."""
     views = cells[0].unfold(1, side, 1).unfold(2, side, 1)
     return views[:, y, x].transpose(0, 1)
 
 
 class AlexNetMaps:
-    """C1 to C5 over pictures; FC6 and FC7 a window."""
+    """C1 to C5 per picture; FC6 and FC7 per window."""
 
     def __init__(self, network: AlexNet) -> None:
         self.network = network
@@ -83,20 +83,20 @@ class AlexNetMaps:
         cells = self.network.convolve(pixels)
         side, stride = self.network.config.pool5_px, self.strides[0]
         height, width = cells.shape[2:]
-        places = cells_of(x, stride, width - side), cells_of(y, stride, height - side)
-        return windows_at(cells, side, *places).flatten(1)
+        first = cells_of(x, stride, width - side), cells_of(y, stride, height - side)
+        return windows_at(cells, side, *first).flatten(1)
 
     def finish(self, vectors: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
         return self.network.connect(vectors, layers)
 
 
 class NodeMaps:
-    """Pooled windows of named nodes of a network without anything that looks at the whole picture.
+    """Pooled windows of named nodes of a network of local operations.
 
     Raises
     ------
     TrunkError
-        The network has such a thing, or a node gives no map.
+        An operation is not local, or a node has no map.
     """
 
     def __init__(self, trunk: Trunk) -> None:
@@ -108,12 +108,12 @@ class NodeMaps:
         if not isinstance(extractor, fx.GraphModule):
             raise TrunkError(f"{where}: only for the AlexNet family and torchvision's networks")
         for node in extractor.graph.nodes:
-            known = {
+            is_local = {
                 "call_module": lambda n: isinstance(extractor.get_submodule(n.target), LOCAL_MODULES),
                 "call_function": lambda n: n.target in LOCAL_FUNCTIONS,
                 "call_method": lambda n: False,
             }.get(node.op, lambda n: True)(node)
-            if not known:
+            if not is_local:
                 raise TrunkError(f"{where}: {node.name} is no convolution, pooling or the like; use method patches")
         px = trunk.card.input_px
         one, more = (self._sides(px + further) for further in (0, 512))
@@ -126,28 +126,28 @@ class NodeMaps:
     @torch.inference_mode()
     def _sides(self, px: int) -> tuple[int, ...]:
         weights = next(self.network.extractor.parameters())
-        found = self.network.extractor(torch.zeros(1, 3, px, px, device=weights.device, dtype=weights.dtype))
-        maps = [found[node.name] for node in self.network.nodes]
+        outputs = self.network.extractor(torch.zeros(1, 3, px, px, device=weights.device, dtype=weights.dtype))
+        maps = [outputs[node.name] for node in self.network.nodes]
         for node, value in zip(self.network.nodes, maps, strict=True):
             if value.ndim != 4 or node.pooling not in ("", "mean", "max", "flat"):
                 raise TrunkError(f"method dense: node {node.label!r} gives no map, or is not pooled as one")
         return tuple(value.shape[-1] for value in maps)
 
     def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
-        found = self.network.extractor(pixels)
+        outputs = self.network.extractor(pixels)
         rows = []
         for node, side, stride in zip(self.network.nodes, self.sides, self.strides, strict=True):
-            cells = found[node.name]
+            cells = outputs[node.name]
             height, width = cells.shape[2:]
-            places = cells_of(x, stride, width - side), cells_of(y, stride, height - side)
+            first = cells_of(x, stride, width - side), cells_of(y, stride, height - side)
             if node.pooling == "flat":
-                rows.append(windows_at(cells, side, *places).flatten(1))
+                rows.append(windows_at(cells, side, *first).flatten(1))
             elif node.pooling == "max":
-                rows.append(functional.max_pool2d(cells, side, 1)[0][:, places[1], places[0]].T)
+                rows.append(functional.max_pool2d(cells, side, 1)[0][:, first[1], first[0]].T)
             else:
                 # A moving mean, in fp32: sums over hundreds of cells.
                 means = functional.avg_pool2d(cells.float(), side, 1)
-                rows.append(means[0][:, places[1], places[0]].T.to(cells.dtype))
+                rows.append(means[0][:, first[1], first[0]].T.to(cells.dtype))
         return torch.cat(rows, 1)
 
     def finish(self, vectors: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
@@ -160,7 +160,7 @@ class DenseRunner(TrunkRunner):
     Raises
     ------
     SettingsError, TrunkError
-        As `TrunkRunner`; it shall be compiled, which asks for inputs of one size; the trunk cannot be run so.
+        As `TrunkRunner`; `compiled` is set, which needs inputs of one size; the trunk has no maps.
     """
 
     def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
@@ -175,35 +175,71 @@ class DenseRunner(TrunkRunner):
             raise TrunkError(f"trunk {trunk.card.name!r}: method dense: it has no maps; use method patches")
 
         strides = " and ".join(map(str, dict.fromkeys(self.maps.strides)))
-        self.places = {
+        self.window_fields = {
             "method": "dense",
             "rounding": f"window corners to the nearest multiple of {strides} pixels of the rescaled picture",
         }
 
     @property
     def batch_rows(self) -> int:
-        """Windows that go through FC6 and FC7 at once: many, since their weights are read anew for each batch."""
+        """Default number of windows per batch of FC6 and FC7: many, since each batch reads their weights anew."""
         return 512
 
     @torch.inference_mode()
-    def look(self, scaled: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
-        """Vectors of windows of one rescaled picture, for `finish`.
+    def read_windows(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
+        """Run the convolutions over one rescaled picture, and read off one vector per window, for `finish`.
 
         Parameters
         ----------
-        scaled : from `to_device`, uint8 Tensor (height, width, 3), RGB, each side `input_px` at least
+        pixels : from `to_device`, uint8 Tensor (height, width, 3), RGB, each side `input_px` at least
         x, y : int ndarrays of shape (n,), upper left corners in pixels
 
         Returns
         -------
         Tensor of shape (n, columns)
         """
-        what = f"the maps of a rescaled picture of {scaled.shape[1]} x {scaled.shape[0]} pixels"
+        what = f"the maps of a rescaled picture of {pixels.shape[1]} x {pixels.shape[0]} pixels"
         with self.explain_memory(what, "use --method patches, or leave out the smallest windows"):
-            return self.maps.at_places(self._inputs(scaled[None]), x, y)
+            return self.maps.at_places(self._inputs(pixels[None]), x, y)
 
     @torch.inference_mode()
-    def finish(self, vectors: Tensor, layers: Sequence[str]) -> Launched:
-        """Rows of each layer: float16 of shape (n, width)."""
+    def finish(self, vectors: Tensor, layers: Sequence[str]) -> PendingBatch:
+        """Start to compute the rows of each layer from the windows' vectors: float16 of shape (n, width)."""
         with self.explain_memory(f"a batch of {len(vectors)} windows"):
-            return self._bring(self.maps.finish(vectors, layers))
+            return self._copy_to_cpu(self.maps.finish(vectors, layers))
+
+    def launch_batches(
+        self,
+        windows: Iterable[ScaledWindows],
+        layers: Sequence[str],
+        batch: int,
+        measure: Measure = ignore_time,
+    ) -> Iterator[PendingBatch]:
+        """As `TrunkRunner.launch_batches`: maps of each rescaled picture, and batches of the vectors of all windows.
+
+        Parameters
+        ----------
+        measure : takes the time of the stages ``maps`` and ``rows``
+        """
+        vectors: list[Tensor] = []
+        waiting = 0
+        for pixels, x, y in windows:
+            with measure("maps"):
+                vectors.append(self.read_windows(pixels, x, y))
+            waiting += len(x)
+            if waiting >= batch:
+                joined = torch.cat(vectors)
+                for ready in joined[: waiting - waiting % batch].split(batch):
+                    with measure("rows"):
+                        pending = self.finish(ready, layers)
+                    yield pending
+                waiting %= batch
+                vectors = [joined[len(joined) - waiting :]]
+        if waiting:
+            with measure("rows"):
+                pending = self.finish(torch.cat(vectors), layers)
+            yield pending
+
+    def measure_rate(self, n_rows: int) -> None:
+        """Measure nothing: the rate depends on the sizes of pictures and scales."""
+        return None

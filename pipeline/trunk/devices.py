@@ -1,4 +1,4 @@
-"""Which device this process computes on: its own, where a machine has several."""
+"""The device of this process: its own, on a machine with several."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from filelock import FileLock, Timeout
 from pipeline.io.errors import SettingsError
 
 _leases: dict[Path, FileLock] = {}
-"""Held until the process ends: the system frees a lock also when its process is killed."""
+"""Locks of this process. The system frees a lock also when its process is killed."""
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of a setting: ``auto`` is CUDA where there is one, ``cuda`` a device that no other run uses.
+    """Resolve a setting: ``auto`` is CUDA if available, ``cuda`` a device that no other run uses.
 
     Raises
     ------
     SettingsError
-        CUDA is asked for and not there.
+        There is no such device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):  # torch knows others, which no trunk is run on
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):  # torch has further kinds, on which no trunk runs
         raise SettingsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; use --device cpu")
+        raise SettingsError(f"device {device!r}: torch {torch.__version__} finds no CUDA device; use --device cpu")
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except RuntimeError as error:
         raise SettingsError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"device {device!r}: there are {torch.cuda.device_count()} CUDA devices")
     if device == "cuda":
         return torch.device("cuda", lease_device([_device_name(i) for i in range(torch.cuda.device_count())]))
-    return found
+    return resolved
 
 
 def _device_name(index: int) -> str:
-    # Not the number, which CUDA_VISIBLE_DEVICES changes from process to process.
+    # Not the index, which CUDA_VISIBLE_DEVICES changes per process.
     return str(torch.cuda.get_device_properties(index).uuid)
 
 
 def lease_device(names: list[str], folder: Path | None = None) -> int:
-    """Index of a device that no other process of this machine has leased, for as long as this process lives.
+    """Lease a device that no other process of this machine has leased, until this process ends; return its index.
 
-    Several runs on a machine with several devices each get their own, whatever started them. Where
-    all are taken, the first one is shared.
+    Several runs on a machine with several devices each get their own, whatever started them. If all are leased,
+    the first one is shared.
     """
     folder = folder or Path(tempfile.gettempdir())
     for index, name in enumerate(names):
         path = folder / f"pipeline-device-{name}.lock"
         if path in _leases:
             return index
-        # Any user's run may hold it, so any may lock it.
+        # Runs of any user may hold or take the lock.
         lock = FileLock(path, mode=0o666)
         try:
             lock.acquire(timeout=0)

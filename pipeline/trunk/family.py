@@ -6,16 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
-from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.model import MAX_FC_WIDTH, explain_validation
-from pipeline.io.yaml import read_mapping
+from pipeline.io.messages import brief
+from pipeline.io.model import MAX_FC_WIDTH
 from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
-from pipeline.trunk.card import TrunkCard
+from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
@@ -71,22 +69,10 @@ def load_card_file(request: TrunkRequest) -> Trunk:
 
 
 def load_card(path: Path, layer: str) -> Trunk:
-    """Load a trunk by its card; the digest of the weights is checked.
-
-    Raises
-    ------
-    MissingDataError, TrunkError
-    """
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such card; a card is a YAML file beside its weights")
-    try:
-        card = TrunkCard.model_validate(read_mapping(path, TrunkError))
-    except ValidationError as error:
-        raise TrunkError(f"{path}: not a trunk's card\n{enumerate_problems(explain_validation(error))}") from error
-    architectures = (*CONFIGS, FISHER)
-    if card.architecture not in architectures or card.weights_file is None or card.weights_sha256 is None:
-        expected = f"an architecture of {', '.join(architectures)}, weights_file and weights_sha256"
-        raise TrunkError(f"{path}: expected {expected}")
+    card = read_card(path)
+    known = (*CONFIGS, FISHER)
+    if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
+        raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
         raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file

@@ -32,7 +32,7 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
     if weights is not None and (source is None or source.weights == "own"):
         raise TrunkError(f"trunk {name!r} has weights of its own; give a path to a card instead of --weights")
     if source is not None and source.loader:
-        return source.load(TrunkRequest(name, layer, weights, seed))
+        return source.import_loader()(TrunkRequest(name, layer, weights, seed))
     if Path(name).suffix in PICKLED_SUFFIXES:
         raise TrunkError(
             f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) beside it"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +17,12 @@ from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 SMALLER_BATCH = "use a smaller --batch (another batch size is another store)"
 CACHED_VALUES = 2**20
-"""Of fp32, 4 MiB: what a processor's cache holds."""
+"""Values of fp32 that fit into a processor's cache: 4 MiB."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device, needed: str | None = None) -> str:
-    """``auto`` is what the trunk needs; else fp16 on CUDA, bf16 on a CPU that computes in it, or fp32."""
+    """Resolve ``auto``: the trunk's own precision; else fp16 on CUDA, bf16 on a CPU that has it, or fp32."""
     if precision != "auto":
         return precision
     if needed is not None:
@@ -32,27 +33,27 @@ def resolve_precision(precision: str, device: torch.device, needed: str | None =
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies in bfloat16 itself; emulated it would be slower than fp32."""
+    """Return whether this CPU multiplies in bfloat16 itself; emulated, it would be slower than fp32."""
     return any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
 
 
 class CompiledNetwork(nn.Module):
-    """A frozen network compiled for batches of one size: the largest so far, up to which smaller ones are filled.
+    """A frozen network compiled for batches of one size: the largest so far, to which smaller ones are padded.
 
-    Its operations are joined into fewer passes over memory, and its weights laid out for the device. The first
-    batch takes some ten seconds.
+    Its operations are fused into fewer passes over memory, and its weights laid out for the device. The first batch
+    takes about ten seconds.
 
     Raises
     ------
     SettingsError
-        It is for a CPU, and there is no C++ compiler on this machine.
+        The device is a CPU, and this machine has no C++ compiler.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
-        # Imported here: it takes two seconds.
+        # Imported here: the import takes two seconds.
         from torch._inductor import config
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -67,7 +68,7 @@ class CompiledNetwork(nn.Module):
                 ) from error
         self._rows = 0
         self._config = config
-        # On a GPU the launches are captured as well: as one graph, they cost no time on the CPU.
+        # On a GPU the launches are captured as one graph, which costs no time on the CPU.
         mode = "reduce-overhead" if device.type == "cuda" else None
         self._compiled = torch.compile(network, dynamic=False, mode=mode)
 
@@ -75,33 +76,56 @@ class CompiledNetwork(nn.Module):
         self._rows = max(self._rows, len(x))
         missing = self._rows - len(x)
         whole = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
-        # Weights that are known to stay are laid out once for all batches.
+        # Frozen weights are laid out once for all batches.
         with self._config.patch(freezing=True):
             return self._compiled(whole.contiguous(memory_format=torch.channels_last))[: len(x)]
 
 
 @dataclass(frozen=True)
-class Launched:
-    """Rows of a batch that the device may still be at work on.
+class PendingBatch:
+    """Rows of a batch that the device may still compute.
 
     Attributes
     ----------
-    rows : layer -> float16 Tensor (n, width) in the memory of the CPU, page-locked if it is a GPU's
-    done : recorded behind the last copy; None where everything is done
+    rows : layer -> float16 Tensor (n, width) in the CPU's memory, page-locked for a GPU
+    done : recorded after the last copy; None if everything is done
     """
 
     rows: Mapping[str, Tensor]
     done: torch.cuda.Event | None = None
 
     def result(self) -> dict[str, np.ndarray]:
-        """Rows of each layer, as soon as they are there."""
+        """Wait for the device, and return the rows of each layer: float16 ndarray (n, width)."""
         if self.done is not None:
             self.done.synchronize()
         return {layer: rows.numpy() for layer, rows in self.rows.items()}
 
 
+class ScaledWindows(NamedTuple):
+    """Windows of one rescaled picture.
+
+    Attributes
+    ----------
+    pixels : uint8 Tensor (height, width, 3) on the device, RGB
+    x, y : int ndarrays (n,), upper left corners of the windows in pixels
+    """
+
+    pixels: Tensor
+    x: np.ndarray
+    y: np.ndarray
+
+
+Measure = Callable[[str], AbstractContextManager[None]]
+"""Measures the seconds of a named stage in a ``with`` statement."""
+
+
+def ignore_time(stage: str) -> AbstractContextManager[None]:
+    """Measure nothing."""
+    return nullcontext()
+
+
 def gather_windows(scaled: Tensor, x: np.ndarray, y: np.ndarray, px: int) -> Tensor:
-    """Windows of a picture in one operation, which is what a GPU wants: uint8 Tensor (n, px, px, 3).
+    """Gather windows of a picture in one operation, as suits a GPU: uint8 Tensor (n, px, px, 3).
 
     Parameters
     ----------
@@ -109,12 +133,12 @@ def gather_windows(scaled: Tensor, x: np.ndarray, y: np.ndarray, px: int) -> Ten
     x, y : int ndarrays of shape (n,), upper left corners
     """
     views = scaled.unfold(0, px, 1).unfold(1, px, 1)
-    places = (torch.from_numpy(corner).to(scaled.device, non_blocking=True) for corner in (y, x))
-    return views[tuple(places)].permute(0, 2, 3, 1)
+    corners = (torch.from_numpy(corner).to(scaled.device, non_blocking=True) for corner in (y, x))
+    return views[tuple(corners)].permute(0, 2, 3, 1)
 
 
 class TrunkRunner:
-    """Turns batches of patches into activations.
+    """Runs a frozen trunk on batches of patches.
 
     Parameters
     ----------
@@ -122,15 +146,15 @@ class TrunkRunner:
     device : torch.device
     precision : {"fp32", "bf16", "fp16"}
     compiled : bool
-        Whether the network is compiled, which joins its operations into fewer passes over memory. Batches are
-        filled up to one size, since another shape would be compiled anew.
+        Whether to compile the network, which fuses its operations into fewer passes over memory. Batches are padded
+        to one size, since each further shape would be compiled anew.
     """
 
-    places: Mapping[str, str] = {
+    window_fields: Mapping[str, str] = {
         "method": "patches",
         "rounding": "window corners to the nearest pixel of the rescaled picture",
     }
-    """How windows are looked at, as in a store's identity."""
+    """How windows are read, as fields of a store's identity."""
 
     def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
         if precision == "fp16" and device.type == "cpu":
@@ -152,11 +176,11 @@ class TrunkRunner:
         self._network: nn.Module = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
         self._mean = 255 * torch.tensor(preprocessing.mean, device=device)
-        self._gain = 1 / (255 * torch.tensor(preprocessing.std, device=device))
+        self._inv_std = 1 / (255 * torch.tensor(preprocessing.std, device=device))
 
     @property
     def batch_rows(self) -> int:
-        """Rows that go through the trunk at once unless another number is asked for: more for smaller patches."""
+        """Default number of rows per batch: more for smaller patches."""
         return 512 if self.trunk.card.input_px <= 96 else 64
 
     @property
@@ -165,7 +189,7 @@ class TrunkRunner:
         return f"{self.device.type}-{self.precision}" + ("-compiled" if self.compiled else "")
 
     def __call__(self, patches: np.ndarray | Tensor) -> np.ndarray:
-        """Activations of a batch.
+        """Compute the activations of a batch at the runner's own layer.
 
         Parameters
         ----------
@@ -175,58 +199,100 @@ class TrunkRunner:
         -------
         float16 ndarray of shape (n, width)
         """
-        return self.layers_of(patches, (self.trunk.layer,))[self.trunk.layer]
+        (rows,) = self.launch(patches, (self.trunk.layer,)).result().values()
+        return rows
 
-    def layers_of(self, patches: np.ndarray | Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
-        """Activations of a batch at several layers of the trunk, from one pass.
+    @torch.inference_mode()
+    def launch(self, patches: np.ndarray | Tensor, layers: Sequence[str]) -> PendingBatch:
+        """Start to compute the activations of a batch; a GPU computes while the caller prepares the next one.
 
         Parameters
         ----------
         patches : uint8 of shape (n, px, px, 3), RGB
-        layers : names that `Trunk.at` knows
+        layers : names of layers of the trunk, see `Trunk.at`
 
         Returns
         -------
-        dict of layer -> float16 ndarray of shape (n, width); bit for bit as from a runner of that layer alone
-        """
-        return self.launch(patches, layers).result()
+        PendingBatch
+            Each layer's rows are bit for bit those of a runner of that layer alone.
 
-    @torch.inference_mode()
-    def launch(self, patches: np.ndarray | Tensor, layers: Sequence[str]) -> Launched:
-        """Begin what `layers_of` does: a GPU works on while the caller prepares the next batch."""
-        # The trunk's network gives its own layer; the one within gives several of the AlexNet family.
-        own = tuple(layers) == (self.trunk.layer,)
-        if self.compiled and not own:
-            raise SettingsError("compiled: only one layer a pass; extract them one by one, or leave compiled off")
+        Raises
+        ------
+        SettingsError
+            The network is compiled, and has to give another layer than its own.
+        PipelineError
+            The device's memory does not hold the batch.
+        """
+        # The trunk's network returns its own layer; the network inside of it returns several layers of the family.
+        is_own_layer = tuple(layers) == (self.trunk.layer,)
+        if self.compiled and not is_own_layer:
+            raise SettingsError("compiled: only one layer per pass; extract them one by one, or leave compiled off")
         with self.explain_memory(f"a batch of {len(patches)} patches"):
             inputs = self._inputs(self.to_device(patches) if isinstance(patches, np.ndarray) else patches)
-            if own:
-                return self._bring({self.trunk.layer: self._network(inputs)})
-            assert isinstance(self._network, LayeredNetwork)  # others have but their own layer
-            return self._bring(self._network.network(inputs, layers))
+            if is_own_layer:
+                return self._copy_to_cpu({self.trunk.layer: self._network(inputs)})
+            assert isinstance(self._network, LayeredNetwork)  # other networks have a single layer
+            return self._copy_to_cpu(self._network.network(inputs, layers))
 
-    def _bring(self, found: Mapping[str, Tensor]) -> Launched:
-        """Rows on their way to the CPU."""
+    def launch_batches(
+        self,
+        windows: Iterable[ScaledWindows],
+        layers: Sequence[str],
+        batch: int,
+        measure: Measure = ignore_time,
+    ) -> Iterator[PendingBatch]:
+        """Launch the rows of all windows, batch by batch, in the order of the windows.
+
+        Parameters
+        ----------
+        windows : of pictures in turn; one batch may hold windows of several pictures
+        layers : names of layers of the trunk
+        batch : rows per batch; the last batch may have fewer
+        measure : takes the time of the stages ``cut`` and ``trunk``
+        """
+        patches = self.new_batch(batch)
+        filled = 0
+        for pixels, x, y in windows:
+            position = 0
+            while position < len(x):
+                n = min(batch - filled, len(x) - position)
+                taken = slice(position, position + n)
+                with measure("cut"):
+                    self.cut(pixels, x[taken], y[taken], patches[filled : filled + n])
+                filled += n
+                position += n
+                if filled == batch:
+                    with measure("trunk"):
+                        pending = self.launch(patches, layers)
+                    yield pending
+                    filled = 0
+        if filled:
+            with measure("trunk"):
+                pending = self.launch(patches[:filled], layers)
+            yield pending
+
+    def _copy_to_cpu(self, activations: Mapping[str, Tensor]) -> PendingBatch:
+        """Start to copy the rows of each layer to the CPU."""
         if self.device.type != "cuda":
-            return Launched({layer: rows.to(torch.float16) for layer, rows in found.items()})
-        brought = {}
-        for layer, rows in found.items():
-            brought[layer] = torch.empty(rows.shape, dtype=torch.float16, pin_memory=True)
-            brought[layer].copy_(rows.to(torch.float16), non_blocking=True)
+            return PendingBatch({layer: rows.to(torch.float16) for layer, rows in activations.items()})
+        copies = {}
+        for layer, rows in activations.items():
+            copies[layer] = torch.empty(rows.shape, dtype=torch.float16, pin_memory=True)
+            copies[layer].copy_(rows.to(torch.float16), non_blocking=True)
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(self.device))
-        return Launched(brought, done)
+        return PendingBatch(copies, done)
 
     def to_device(self, pixels: np.ndarray) -> Tensor:
-        """Pixels in the device's memory."""
+        """Copy pixels to the device's memory."""
         tensor = torch.from_numpy(pixels)
         if self.device.type == "cuda":
-            # A copy from page-locked memory runs beside the arithmetic.
+            # A copy from page-locked memory overlaps with computation.
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
     def new_batch(self, n: int) -> Tensor:
-        """Room for patches in the device's memory: uint8 Tensor (n, px, px, 3)."""
+        """Allocate a batch in the device's memory: uint8 Tensor (n, px, px, 3)."""
         px = self.trunk.card.input_px
         return torch.empty((n, px, px, 3), dtype=torch.uint8, device=self.device)
 
@@ -237,39 +303,42 @@ class TrunkRunner:
         ----------
         scaled : from `to_device`, uint8 Tensor (height, width, 3)
         x, y : int ndarrays of shape (n,), upper left corners in pixels
-        batch : the n places of `new_batch` that they go to
+        batch : the n patches of `new_batch` to write to
         """
         px = self.trunk.card.input_px
         if scaled.device.type == "cpu":
-            for place, left, top in zip(batch, x.tolist(), y.tolist(), strict=True):
-                place.copy_(scaled[top : top + px, left : left + px])
+            for patch, left, top in zip(batch, x.tolist(), y.tolist(), strict=True):
+                patch.copy_(scaled[top : top + px, left : left + px])
         else:
             batch.copy_(gather_windows(scaled, x, y, px))
 
     @contextmanager
     def explain_memory(self, what: str, advice: str = SMALLER_BATCH) -> Iterator[None]:
-        """Say what did not fit where the device's memory is full."""
+        """Turn an error of full device memory into a `PipelineError` that names `what` did not fit."""
         try:
             yield
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            # On a CPU torch raises a plain RuntimeError that only its text tells apart.
+            # On a CPU torch raises a plain RuntimeError; only its text differs from others.
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             raise PipelineError(f"the memory of {self.device} does not hold {what}; {advice}") from error
 
     def _inputs(self, patches: Tensor) -> Tensor:
-        """Normalised pixels (n, 3, height, width), channels-last, of patches (n, height, width, 3)."""
+        """Normalise patches (n, height, width, 3) to inputs (n, 3, height, width), channels-last."""
         lines = patches.flatten(0, 1)
         inputs = torch.empty(lines.shape, dtype=self.dtype, device=lines.device)
-        # On a CPU a block at a time, that fp32 of it stays in the cache: else this is a third of all time at 224 px.
+        # On a CPU block by block, so that fp32 stays in the cache: otherwise this takes a third of all time at 224 px.
         n = max(1, CACHED_VALUES // lines[0].numel()) if lines.device.type == "cpu" else len(lines)
-        for given, block in zip(lines.split(n), inputs.split(n), strict=True):
-            block.copy_(given.float().sub_(self._mean).mul_(self._gain))
-        # Seen as (n, 3, height, width) this is channels-last already: nothing is moved.
+        for pixels, block in zip(lines.split(n), inputs.split(n), strict=True):
+            block.copy_(pixels.float().sub_(self._mean).mul_(self._inv_std))
+        # As (n, 3, height, width) this is channels-last already: nothing is moved.
         return inputs.view(patches.shape).permute(0, 3, 1, 2)
 
-    def measure_rate(self, n_rows: int) -> float:
-        """Patches a second of one batch of grey patches, the first one (set-up) left out."""
+    def measure_rate(self, n_rows: int) -> float | None:
+        """Measure the patches per second of one batch of grey patches, after a first batch for set-up.
+
+        None for runners whose rate depends on the pictures.
+        """
         px = self.trunk.card.input_px
         patches = np.full((n_rows, px, px, 3), 128, np.uint8)
         self(patches)

@@ -7,15 +7,13 @@ entry in `SOURCES`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pipeline.io.messages import brief
-
-if TYPE_CHECKING:
-    from pipeline.trunk.trunk import Trunk
 
 LAYERS = ("pool5", "fc6", "fc7")
 """Layers of the AlexNet family."""
@@ -75,11 +73,10 @@ class TrunkSource:
         """Whether a trunk of this name comes from this source."""
         return name.startswith(self.prefix) if self.prefix else name == self.name
 
-    def load(self, request: TrunkRequest) -> Trunk:
-        """Load a trunk; the module of the loader is imported here."""
+    def import_loader(self) -> Callable[[TrunkRequest], Any]:
+        """Import the function that turns a `TrunkRequest` into a `Trunk`, and with it torch."""
         module, _, function = self.loader.partition(":")
-        trunk: Trunk = getattr(import_module(module), function)(request)
-        return trunk
+        return getattr(import_module(module), function)
 
 
 CARD = TrunkSource("PATH.yaml", "pipeline.trunk.family:load_card_file")

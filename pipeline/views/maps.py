@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.manifest import load_manifest
+from pipeline.activations.match import check_joined
 from pipeline.dataset.picture import decode_picture
-from pipeline.dataset.read import read_split
-from pipeline.head.head import Head, check_joined
+from pipeline.head.head import Head
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.progress import Say, track
-from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.scores import applicable
+from pipeline.io.progress import track
+from pipeline.scoring.aggregation import MAXIMUM
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.fit_head import find_head
 from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
@@ -34,18 +32,16 @@ N_AUTO = 6
 
 @dataclass(frozen=True)
 class SplitReader:
-    """Looks at pictures of a split through its store: the trunk does not run.
+    """Scores pictures of a split from its store: the trunk does not run.
 
     Parameters
     ----------
     split : None for the dataset's evaluation split
     """
 
-    ws: Workspace
+    run: RunContext
     head: Head
-    dataset: str
-    split: str | None
-    say: Say
+    split: str | None = None
 
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """
@@ -54,27 +50,26 @@ class SplitReader:
         DatasetError
             Pictures that the split does not have; all are named.
         """
-        manifest = load_manifest(self.dataset)
-        name = self.split or manifest.eval
+        run, name = self.run, self.split or self.run.manifest.eval
         check_makes_maps(self.head)
-        table = current_table(self.ws, self.dataset, name, self.say)
+        table = current_table(run, name)
         unknown = sorted(set(ids) - set(table.ids))
         if unknown:
             raise DatasetError(
-                f"{self.dataset} {name}: neither a file nor a picture of this split\n{enumerate_problems(unknown)}\n"
+                f"{run.dataset} {name}: neither a file nor a picture of this split\n{enumerate_problems(unknown)}\n"
                 f"give the path of a photo, or an id such as {table.ids[0]} (of another split: --split)"
             )
-        store = sealed_store(self.ws, self.dataset, name)
+        store = sealed_store(run, name)
         check_joined(store, table)
         self.head.check_rows(store)
-        paths = read_split(manifest, name, self.ws.settings.data_root).paths_by_id
+        paths = run.split(name).paths_by_id
         looks = []
         for i in track(ids, "pictures from the store", len(ids), "pictures"):
             index = table.ids.index(i)
             rows = np.arange(*table.first_row[index : index + 2])
             pixels = decode_picture(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
             scores = self.head.patch_scores(store.read_rows(rows))
-            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.scale))
+            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.score_kind))
         return looks
 
 
@@ -94,45 +89,47 @@ def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.nda
     return np.argsort(-scores, kind="stable")[:N_AUTO]
 
 
-def aggregation_of(ws: Workspace, scale: str) -> Aggregation:
-    """The configured one, or the maximum where these scores have no powers."""
-    return ws.settings.aggregation if applicable(scale, [ws.settings.aggregation]) else "max"
+@dataclass(frozen=True)
+class MapOptions:
+    """How maps are drawn.
+
+    Attributes
+    ----------
+    classes : names; none for those with the highest scores
+    out : folder of the sheets
+    arrays : also write the maps of all classes as ``.npz``
+    highest : upper end of the scale; None for the highest value of each sheet
+    """
+
+    classes: Sequence[str] = ()
+    out: Path = Path("maps")
+    arrays: bool = False
+    highest: float | None = None
 
 
-def run_map(
-    ws: Workspace,
-    images: Sequence[str],
-    dataset: str | None,
-    split: str | None,
-    head: str | None,
-    classes: Sequence[str],
-    out: Path,
-    arrays: bool,
-    highest: float | None,
-    say: Say,
+def draw_maps(
+    ws: Workspace, head: Head, images: Sequence[str], options: MapOptions, pictures: SplitReader | None
 ) -> list[dict[str, Any]]:
-    """A sheet of maps a picture: of files, or of pictures of a split by their id.
+    """Draw one sheet of maps per picture: of files, or of pictures of a split by their id.
 
     Parameters
     ----------
-    arrays : also write the maps of all classes as ``.npz``
-    highest : upper end of the scale; None for the highest value of each sheet
+    images : paths of photos, or ids
+    pictures : reads those given by id; None where no dataset was named
 
     Returns
     -------
     JSON objects: ``picture``, ``sheet`` (its path), ``scores`` of all classes, the highest first
     """
-    fitted = find_head(ws, dataset, head)
     files = [image for image in images if Path(image).is_file()]
     ids = [image for image in images if image not in files]
-    if ids and dataset is None:
+    if ids and pictures is None:
         raise DatasetError(
             f"no such file: {', '.join(ids)}; give the path of a photo, or --dataset and an id of its split"
         )
-    looks = (
-        dict(zip(ids, SplitReader(ws, fitted, dataset, split, say).looks(ids), strict=True)) if dataset and ids else {}
-    )
-    reader = PhotoReader(ws, fitted) if files else None
+    looks = dict(zip(ids, pictures.looks(ids), strict=True)) if pictures is not None and ids else {}
+    reader = PhotoReader(ws, head) if files else None
+    configured = ws.settings.main_aggregation
     made, taken = [], set()
     for image in track(images, "maps", len(images), "pictures"):
         if image in looks:
@@ -144,20 +141,20 @@ def run_map(
         while name in taken:  # photos of one name from several folders
             name += "_"
         taken.add(name)
-        k = aggregation_of(ws, look.scale)
+        k = configured if configured.applies_to(look.score_kind) else MAXIMUM
         scores = look.picture_scores(k)
-        columns = choose_classes(look.classes, classes, scores)
+        columns = choose_classes(look.classes, options.classes, scores)
         sheet = map_sheet(
             look.pixels,
             look.name,
             [look.classes[c] for c in columns],
             [f"{scores[c]:.3g}" for c in columns],
             look.maps(columns),
-            highest,
+            options.highest,
         )
-        path = out / f"{name}_map.png"
+        path = options.out / f"{name}_map.png"
         style.save(sheet, path)
-        if arrays:
+        if options.arrays:
             buffer = io.BytesIO()
             maps = look.maps(np.arange(len(look.classes)))
             np.savez_compressed(buffer, maps=maps, classes=np.array(look.classes), scores=scores)
@@ -167,7 +164,7 @@ def run_map(
             {
                 "picture": image,
                 "sheet": path.as_posix(),
-                "k": k,
+                "k": k.to_json(),
                 "scores": {look.classes[c]: round(float(scores[c]), 6) for c in order},
             }
         )

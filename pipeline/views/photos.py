@@ -7,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.activations.compute import compute_rows
+from pipeline.activations.compute import compute_layers
 from pipeline.activations.identity import explain_differences, trunk_fields
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.dataset.picture import decode_picture
 from pipeline.head.head import Head
+from pipeline.head.settings import ScoreKind
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import DatasetError, HeadError
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
-from pipeline.scoring.aggregation import POOLED, Aggregation
+from pipeline.scoring.aggregation import Aggregation, AggregationLike
 from pipeline.scoring.maps import score_maps
-from pipeline.scoring.picture_scores import aggregate
-from pipeline.scoring.scores import applicable
-from pipeline.stages.trunk import make_runner
+from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.runner import TrunkRunner
 
@@ -40,7 +39,7 @@ class Look:
     box_xyxy : float ndarray of shape (n, 4), patches in pixels
     classes : of the head
     patch_scores : float32 ndarray of shape (n, n_classes)
-    scale : what the scores are, such as ``softmax``
+    score_kind : what the scores are, such as ``softmax``
     """
 
     name: str
@@ -48,9 +47,14 @@ class Look:
     box_xyxy: np.ndarray
     classes: tuple[str, ...]
     patch_scores: np.ndarray
-    scale: str
+    score_kind: ScoreKind
 
-    def picture_scores(self, k: Aggregation) -> np.ndarray:
+    @property
+    def scale(self) -> ScoreKind:
+        """`score_kind` under the name that it had before."""
+        return self.score_kind
+
+    def picture_scores(self, k: AggregationLike) -> np.ndarray:
         """Score of each class for the whole picture: float64 ndarray (n_classes,).
 
         Raises
@@ -58,9 +62,10 @@ class Look:
         HeadError
             These scores have no such aggregation.
         """
-        if not applicable(self.scale, [k]):
-            raise HeadError(f"{self.scale} scores have no aggregation k={k}; expected max, top:T or lme:R")
-        return aggregate(self.patch_scores[None].astype(np.float64), k)[0]
+        aggregation = Aggregation.parse(k)
+        if not aggregation.applies_to(self.score_kind):
+            raise HeadError(f"{self.score_kind} scores have no aggregation k={k}; expected max, top:T or lme:R")
+        return aggregation.apply(self.patch_scores[None].astype(np.float64))[0]
 
     def maps(self, columns: np.ndarray) -> np.ndarray:
         """Mean score of the patches over each pixel, steadied: float32 ndarray (len(columns), height, width)."""
@@ -75,14 +80,14 @@ def check_makes_maps(head: Head) -> None:
     ------
     HeadError
     """
-    name = head.facts["name"]
-    if head.scale == POOLED:
+    name = head.name
+    if not head.scores_patches:
         raise HeadError(
             f"head {name!r} scores whole pictures, not patches, and so has no maps; "
             "give one of kind strong or weak, such as --head fca"
         )
-    if head.facts["how"]["how.source"] != "grid":
-        raise HeadError(f"head {name!r} was fitted on patches of source {head.facts['how']['how.source']!r}, not grid")
+    if head.facts.how["how.source"] != "grid":
+        raise HeadError(f"head {name!r} was fitted on patches of source {head.facts.how['how.source']!r}, not grid")
 
 
 @dataclass(frozen=True)
@@ -122,17 +127,17 @@ class PhotoReader:
     def __init__(self, ws: Workspace, head: Head, runner: TrunkRunner | None = None) -> None:
         check_makes_maps(head)
         self.head = head
-        how = head.facts["how"]
+        how = head.facts.how
         settings = ws.settings.model_copy(update={"method": how["how.method"]})
-        self.runner = runner or make_runner(Workspace(settings), head.facts["dataset"])
+        self.runner = runner or make_runner(Workspace(settings), head.facts.dataset)
         self.grid = GridSettings(scales=tuple(how["how.scales"]), overlap=how["how.overlap"])
         trunk = self.runner.trunk
-        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.places)
+        got = trunk_fields(trunk, self.runner.precision_name, self.runner.batch_rows, 0, self.runner.window_fields)
         got = {field: value for field, value in got.items() if field not in LAST_BITS}
         expected = {field: how.get(field) for field in got}
         if got != expected:
             raise HeadError(
-                f"head {head.facts['name']!r} was fitted on rows made in another way than trunk {trunk.card.name!r} "
+                f"head {head.name!r} was fitted on rows made in another way than trunk {trunk.card.name!r} "
                 f"would make them\n{explain_differences(got, expected)}\n"
                 "give the settings with which its rows were extracted (--config, --trunk, --layer, --weights)"
             )
@@ -157,12 +162,13 @@ class PhotoReader:
         picture = np.zeros(len(scale), np.int32)
         of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
         plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
-        return Photo(path.stem, pixels, box_xyxy, compute_rows(plan, self.runner, self.runner.batch_rows, StageClock()))
+        (rows,) = compute_layers(plan, self.runner, self.runner.batch_rows, StageClock()).values()
+        return Photo(path.stem, pixels, box_xyxy, rows)
 
     def judge(self, photo: Photo) -> Look:
         """What the head says of a photo that the trunk has looked at."""
         scores = self.head.patch_scores(photo.rows)
-        return Look(photo.name, photo.pixels, photo.box_xyxy, self.head.classes, scores, self.head.scale)
+        return Look(photo.name, photo.pixels, photo.box_xyxy, self.head.classes, scores, self.head.score_kind)
 
     def look(self, path: Path) -> Look:
         """`read` and `judge` a photo."""

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
-from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Annotation
 from pipeline.io.errors import DatasetError
-from pipeline.io.progress import Say, track
+from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import check_scores, number
-from pipeline.scoring.scores import SplitScores, effective, load_scores
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores
+from pipeline.stages import score
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
-from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.ranking import Ranked, ranking_sheet
 from pipeline.views.maps import choose_classes
@@ -41,8 +40,7 @@ def read_thumbnail(path: Path, apply_exif: bool, name: str) -> tuple[np.ndarray,
 class Ranking:
     """Scores of a labelled split and what its pictures show: for the highest right and wrong ones of each class."""
 
-    ws: Workspace
-    dataset: str
+    run: RunContext
     split: str
     scores: SplitScores
     k: Aggregation
@@ -51,10 +49,12 @@ class Ranking:
     paths: dict[str, Path]
     annotations: dict[str, Annotation]
 
-    def ap(self, name: str, metric: Literal["voc07", "voc12"]) -> float | None:
-        """Average precision of a class; None where no picture shows it."""
+    def ap(self, name: str) -> float | None:
+        """Return the average precision of a class; None where no picture shows it."""
         column = self.scores.classes.index(name)
-        return number(average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], metric))
+        return number(
+            average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], self.run.manifest.metric)
+        )
 
     def of_class(self, name: str, n: int) -> tuple[list[Ranked], list[Ranked]]:
         """The `n` highest pictures that show a class, and the `n` highest that do not."""
@@ -77,8 +77,8 @@ class Ranking:
         return found[1], found[-1]
 
 
-def read_ranking(ws: Workspace, dataset: str, split: str | None, head: str, say: Say) -> Ranking:
-    """Scores and labels of a split, for `Ranking`.
+def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
+    """Read scores and labels of a split.
 
     Raises
     ------
@@ -87,46 +87,29 @@ def read_ranking(ws: Workspace, dataset: str, split: str | None, head: str, say:
     DatasetError
         The split has no labels.
     """
-    manifest = load_manifest(dataset)
-    split = split or manifest.eval
-    table = current_table(ws, dataset, split, say)
+    split = split or run.manifest.eval
+    table = current_table(run, split)
     if not table.labelled:
-        raise DatasetError(f"{dataset} {split}: has no labels, so that no picture is right or wrong")
-    scores = load_scores(ws.scores_path(dataset, head, split))
+        raise DatasetError(f"{run.dataset} {split}: has no labels, so that no picture is right or wrong")
+    scores = load_scores(score.path(run, head, split))
     check_scores(scores, table)
-    k = effective(ws.settings.aggregation, scores.aggregations)
-    of_split = read_split(manifest, split, ws.settings.data_root)
-    return Ranking(
-        ws,
-        dataset,
-        split,
-        scores,
-        k,
-        table.scored_labels,
-        table.apply_exif,
-        of_split.paths_by_id,
-        of_split.annotations_by_id,
-    )
+    k = scores.resolve(run.settings.aggregation)
+    of_split = run.split(split)
+    annotations = of_split.annotations_by_id
+    paths = of_split.paths_by_id
+    return Ranking(run, split, scores, k, table.scored_labels, table.apply_exif, paths, annotations)
 
 
-def run_ranking(
-    ws: Workspace,
-    dataset: str,
-    split: str | None,
-    head: str,
-    classes: Sequence[str],
-    n: int,
-    out: Path,
-    say: Say,
+def draw_rankings(
+    run: RunContext, split: str | None, head: str, classes: Sequence[str], n: int, out: Path
 ) -> list[Path]:
-    """A sheet a class: the highest right pictures and the highest wrong ones."""
-    ranking = read_ranking(ws, dataset, split, head, say)
-    metric = load_manifest(dataset).metric
+    """Draw one sheet per class: the `n` highest right pictures and the `n` highest wrong ones."""
+    ranking = read_ranking(run, split, head)
     columns = choose_classes(ranking.scores.classes, classes or ranking.scores.classes, np.zeros(0))
     paths = []
     names = [ranking.scores.classes[c] for c in columns]
     for name in track(names, "sheets", len(names), "classes"):
         right, wrong = ranking.of_class(name, n)
-        paths.append(out / f"{dataset}_{ranking.split}_{head}_{name}.png")
-        style.save(ranking_sheet(name, ranking.ap(name, metric), right, wrong), paths[-1])
+        paths.append(out / f"{run.dataset}_{ranking.split}_{head}_{name}.png")
+        style.save(ranking_sheet(name, ranking.ap(name), right, wrong), paths[-1])
     return paths

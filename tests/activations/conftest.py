@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.store_tests import make_columns, make_small_identity, read_columns, write_small_parts
+from support.threads import one_thread  # noqa: F401
 
 from pipeline.activations.extraction import extract
-from pipeline.activations.identity import FORMAT, Identity
-from pipeline.activations.layout import parts_of
-from pipeline.activations.settings import Codec
-from pipeline.activations.store import Store
-from pipeline.activations.writer import StoreWriter, create_store
+from pipeline.activations.identity import Identity
+from pipeline.activations.writer import StoreWriter
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
@@ -56,15 +54,6 @@ def make_split(folder: Path) -> Split:
     return Split.of_files(manifest, paths, ids, "train")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Rows of these stores are too few to share among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def split(tmp_path) -> Split:
     """Split ``train`` of dataset ``tiny``: six PNG pictures ``a`` ... ``f`` without annotations."""
@@ -102,63 +91,27 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     split = make_split(tmp_path_factory.mktemp("whole") / "data/tiny")
     cache = split.folder / "cache"
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
-        extract(make_table(split, SourceSettings(grid=GRID)), split.paths_by_id, runner, cache, 16)
+    paths = dict(zip(split.ids, split.paths, strict=True))
+    extract(make_table(split, GRID), paths, runner, cache, 16, part_rows=lambda width: 64)
     return cache
 
 
 @pytest.fixture
 def small_identity() -> Callable[..., Identity]:
     """The fields that a store's shape follows from: 10 rows of 3 columns, parts of 4, 4 and 2 rows."""
-
-    def make(**changes: Any) -> Identity:
-        fields = {
-            "seen.n_rows": 10,
-            "seen.skipped": ["c: truncated"],
-            "how.format": FORMAT,
-            "how.part_rows": 4,
-            "how.width": 3,
-            "how.layer": "fc7",
-            "how.dtype": "float16",
-            "how.precision": "cpu-fp32",
-        }
-        return {**fields, **changes}
-
-    return make
+    return make_small_identity
 
 
 @pytest.fixture
 def columns() -> Callable[[int, int], dict[str, np.ndarray]]:
-    """All columns of a range of rows; activations count up from 1, three a row."""
-
-    def make(start: int, stop: int) -> dict[str, np.ndarray]:
-        rows = np.arange(start, stop)
-        return {
-            "activations": (1 + 3 * rows[:, None] + np.arange(3)).astype(np.float16),
-            "picture": (rows // 5).astype(np.int32),
-            "box_xyxy": np.stack([rows, rows, rows + 8, rows + 8], 1).astype(np.float32),
-            "scale": (rows % 2).astype(np.uint8),
-        }
-
-    return make
+    """All columns of a range of rows; activations count up from 1, three per row."""
+    return make_columns
 
 
 @pytest.fixture
-def write_parts(columns) -> Callable[..., StoreWriter]:
+def write_parts() -> Callable[..., StoreWriter]:
     """Write some parts (all, unless told) of the small store at a path or URL."""
-
-    def write(
-        place: Path | str, identity: Identity, parts: tuple[int, ...] | None = None, codec: Codec = "small"
-    ) -> StoreWriter:
-        create_store(place, identity, ("a", "b"), {}, codec)
-        writer = StoreWriter(place)
-        for part in parts_of(identity):
-            if parts is None or part.index in parts:
-                writer.write_part(part, columns(part.start, part.stop))
-        return writer
-
-    return write
+    return write_small_parts
 
 
 @pytest.fixture
@@ -172,10 +125,4 @@ def sealed(tmp_path, small_identity, write_parts) -> Path:
 @pytest.fixture
 def read_all() -> Callable[[Path | str], dict[str, np.ndarray]]:
     """Open a store and read everything in it."""
-
-    def read(place: Path | str) -> dict[str, np.ndarray]:
-        store = Store(place)
-        found = {name: store.read_geometry(name) for name in ("picture", "box_xyxy", "scale")}
-        return {"activations": np.concatenate([rows for _, rows in store.iter_parts()]), **found}
-
-    return read
+    return read_columns

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.activations.extraction import Extraction, extract
+from pipeline.activations import extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
@@ -17,9 +19,9 @@ from pipeline.trunk.registry import load_trunk
 BATCH = 16
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 64)
+extract, Extraction = (
+    functools.partial(make, part_rows=lambda width: 64) for make in (extraction.extract, extraction.Extraction)
+)
 
 
 def runner(layer: str = "fc7") -> DenseRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -20,12 +21,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.small_parts import code_to_bind
 from torch import Tensor
 
 import pipeline.io.progress
-from pipeline.activations.extraction import Extraction, extract
+from pipeline.activations import extraction
 from pipeline.activations.folder import LocalFolder, open_folder
-from pipeline.activations.identity import differences
+from pipeline.activations.identity import FieldDifference, differences
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
@@ -33,15 +35,15 @@ from pipeline.activations.verify import recompute_rows
 from pipeline.io.errors import PipelineError, StoreError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
-from pipeline.trunk.runner import Launched, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
 BATCH = 16
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+extract, Extraction = (
+    functools.partial(make, part_rows=lambda width: PART_ROWS) for make in (extraction.extract, extraction.Extraction)
+)
 
 
 class CountingRunner(TrunkRunner):
@@ -58,7 +60,7 @@ class CountingRunner(TrunkRunner):
         self.trials.append(n_rows)
         return self.runner.measure_rate(n_rows)
 
-    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> PendingBatch:
         if len(self.batches) == self.stop_at:
             raise KeyboardInterrupt
         self.batches.append(len(patches))
@@ -70,7 +72,7 @@ class BrokenRunner(TrunkRunner):
 
     value = np.nan
 
-    def launch(self, patches: Tensor, layers: Sequence[str]) -> Launched:
+    def launch(self, patches: Tensor, layers: Sequence[str]) -> PendingBatch:
         launched = super().launch(patches, layers)
         (rows,) = launched.result().values()
         rows[np.asarray(patches).mean(axis=(1, 2, 3)) > 250, 5] = self.value
@@ -171,9 +173,9 @@ def test_chosen_rows_alone(table, picture_paths, make_runner, tmp_path):
     every = extract(table, picture_paths, make_runner(), tmp_path / "all", BATCH)
     rows = np.flatnonzero(np.arange(table.n_rows) % 3 == 1)
     runner = CountingRunner(make_runner())
-    store = Extraction(table, picture_paths, runner, open_folder(tmp_path / "some"), BATCH, rows=rows).run()
+    (store,) = Extraction(table, picture_paths, runner, open_folder(tmp_path / "some"), BATCH, rows=rows).run_layers()
 
-    assert {line.partition(":")[0] for line in differences(store.identity, every.identity)} == {
+    assert {difference.name for difference in differences(store.identity, every.identity)} == {
         "seen.which",
         "seen.n_rows",
     }
@@ -187,9 +189,9 @@ def test_chosen_rows_alone(table, picture_paths, make_runner, tmp_path):
 def test_codes_of_the_same_rows(table, picture_paths, make_runner, tmp_path):
     exact = extract(table, picture_paths, make_runner(), tmp_path / "exact", BATCH)
     folder = open_folder(tmp_path / "codes")
-    store = Extraction(table, picture_paths, make_runner(), folder, BATCH, dtype="8bit", codec="fast").run()
+    (store,) = Extraction(table, picture_paths, make_runner(), folder, BATCH, dtype="8bit", codec="fast").run_layers()
 
-    assert differences(store.identity, exact.identity) == ["how.dtype: got '8bit', expected 'float16'"]
+    assert differences(store.identity, exact.identity) == [FieldDifference("how.dtype", "8bit", "float16")]
     for (part, rows), (_, expected) in zip(store.iter_parts(), exact.iter_parts(), strict=True):
         rows, expected = rows.astype(np.float32), expected.astype(np.float32)
         assert (np.abs(rows - expected) <= store.rounding(part) + expected * 2.0**-11).all()
@@ -280,7 +282,7 @@ def test_interrupted_and_gone_on_gives_the_same_bytes(
     order = [1] if stop_at >= 4 else [goes_on_at, 1 - goes_on_at]
     assert runner.batches == [n for index in order for n in parts[index]]
     assert runner.trials == [BATCH]
-    assert any("going on, 1 of 2 parts are there" in line for line in said) == (stop_at >= 4)
+    assert any("resuming, 1 of 2 parts are recorded" in line for line in said) == (stop_at >= 4)
     assert sorted(p.name for p in cache.iterdir() if p.name != log_name(path.name)) == sorted([".partial", path.name])
     assert not list((cache / ".partial").iterdir())
     assert store.folder.path.name == uninterrupted.folder.path.name
@@ -317,7 +319,7 @@ def test_shares_together_make_the_same_bytes(table, picture_paths, make_runner, 
     cache, batches = LocalFolder(tmp_path / "shared"), []
     for index in reversed(range(1, count + 1)):
         runner = CountingRunner(make_runner())
-        assert Extraction(table, picture_paths, runner, cache, BATCH).run((index, count)) is None
+        assert Extraction(table, picture_paths, runner, cache, BATCH).run_layers((index, count)) == []
         batches.append(runner.batches)
         (path,) = cache.path.glob("*.zarr")
         with pytest.raises(StoreError, match="not complete"):
@@ -326,25 +328,25 @@ def test_shares_together_make_the_same_bytes(table, picture_paths, make_runner, 
     assert sorted(batches) == sorted([[16, 16, 16, 16], [16, 16, 3], *[[]] * (count - 2)])
 
     runner = CountingRunner(make_runner())
-    store = Extraction(table, picture_paths, runner, cache, BATCH).run()
+    (store,) = Extraction(table, picture_paths, runner, cache, BATCH).run_layers()
     assert runner.batches == []
     assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
-    assert Extraction(table, {}, runner, cache, BATCH).run((1, count)) is None  # complete: left alone
+    assert Extraction(table, {}, runner, cache, BATCH).run_layers((1, count)) == []  # complete: left alone
 
 
 def test_an_engine_may_make_the_parts_in_any_order(table, picture_paths, make_runner, tmp_path, uninterrupted):
     cache, said, seen = LocalFolder(tmp_path / "engine"), [], []
-    extraction = Extraction(table, picture_paths, make_runner(), cache, BATCH, said.append)
+    pass_ = Extraction(table, picture_paths, make_runner(), cache, BATCH, said.append)
 
-    def engine(tasks, done):
+    def engine(tasks, report):
         # What a worker elsewhere gets: the task alone, as bytes.
         for task in pickle.loads(pickle.dumps(list(reversed(tasks)))):
             clock = StageClock()
-            PartMaker(make_runner(), extraction.folder).make(task, clock)
+            PartMaker(make_runner(), pass_.folder).make(task, clock)
             seen.append(task.part.index)
-            done(task, dict(clock.seconds))
+            report(task.part.n_rows, dict(clock.seconds))
 
-    store = extraction.run(engine=engine)
+    (store,) = pass_.run_layers(engine=engine)
 
     assert seen == [1, 0]
     assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
@@ -356,17 +358,17 @@ def test_a_part_that_another_writer_recorded_meanwhile_is_not_made_again(
 ):
     cache, runner, tasks, advanced = LocalFolder(tmp_path / "two"), CountingRunner(make_runner()), [], []
 
-    def other_writer_is_first(given, done):
+    def other_writer_is_first(given, report):
         extract(table, picture_paths, make_runner(), cache, BATCH)
         tasks.extend(given)
 
-    extraction = Extraction(table, picture_paths, runner, cache, BATCH)
-    extraction.run(engine=other_writer_is_first)
+    pass_ = Extraction(table, picture_paths, runner, cache, BATCH)
+    pass_.run_layers(engine=other_writer_is_first)
     for task in tasks:
-        PartMaker(runner, extraction.folder).make(task, StageClock(), advanced.append)
+        PartMaker(runner, pass_.folder).make(task, StageClock(), advanced.append)
 
     assert runner.batches == [] and advanced == [64, 35]
-    assert bytes_of(extraction.folder.path) == bytes_of(uninterrupted.folder.path)
+    assert bytes_of(pass_.folder.path) == bytes_of(uninterrupted.folder.path)
 
 
 # --- killed
@@ -375,13 +377,13 @@ SMALL_AND_SLOW = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: {PART_ROWS}
-    write_part = store.StoreWriter.write_part
-    def write_then_wait(writer, part, columns):
-        write_part(writer, part, columns)
+    from pipeline.activations import writer
+    {code_to_bind(PART_ROWS)}
+    write_part = writer.StoreWriter.write_part
+    def write_then_wait(self, part, columns):
+        write_part(self, part, columns)
         time.sleep(60 * pathlib.Path("slow").exists())
-    store.StoreWriter.write_part = write_then_wait
+    writer.StoreWriter.write_part = write_then_wait
 """
 MANIFEST = """
 {name: tiny, title: drawn, folder: tiny, classes: [ball], metric: voc12, fit: train, eval: train, splits: {train: {}}}
@@ -425,7 +427,7 @@ def test_killed_command_goes_on_to_the_same_bytes(tmp_path, split, uninterrupted
     finished = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
 
     assert finished.returncode == 0, finished.stderr
-    assert "going on, 1 of 2 parts are there" in finished.stderr
+    assert "resuming, 1 of 2 parts are recorded" in finished.stderr
     assert records[0].stat().st_mtime_ns == recorded
     assert records[0].parents[1].name == uninterrupted.folder.path.name
     assert bytes_of(records[0].parents[1]) == bytes_of(uninterrupted.folder.path)
@@ -439,7 +441,7 @@ def test_changed_picture_is_named(table, picture_paths, make_runner, tmp_path):
     with pytest.raises(
         PipelineError,
         match=r"b: .*b\.png: changed since the patch table was made; "
-        r"make the patch table again with: pipeline patches, then go on with: pipeline extract$",
+        r"make the patch table again with: pipeline patches, then resume with: pipeline extract$",
     ):
         extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
 

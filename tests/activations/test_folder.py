@@ -263,12 +263,12 @@ def test_nothing_secret_is_in_what_a_folder_says_of_itself(bucket):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, "x"), r"S: the disk is full \(\d+\.\d GiB free\); what is recorded is kept: .*again$"),
+        (OSError(errno.ENOSPC, "x"), r"S: the disk is full \(\d+\.\d GiB free\); recorded parts stay: .*again$"),
         (OSError(errno.EDQUOT, "x"), r"S: the disk is full .* start the same command again$"),
         (OSError(errno.EACCES, "x"), r"S: cannot be written: Permission denied; check the rights there$"),
         (OSError(errno.EROFS, "x"), r"S: cannot be written: Read-only file system; check the rights there$"),
         (PermissionError("Access Denied"), r"S: cannot be written: Access Denied; check the rights there$"),
-        (OSError(errno.EIO, "Input/output error"), r"S: Input/output error; start the same command again to go on$"),
+        (OSError(errno.EIO, "Input/output error"), r"S: Input/output error; start the same command again to resume$"),
         (FileNotFoundError("The bucket does not exist"), r"S: The bucket does not exist; start the same"),
     ],
 )

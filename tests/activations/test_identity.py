@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.activations import identity as module
-from pipeline.activations.identity import differences, fingerprint, how_part, make_identity
+from pipeline.activations.identity import FieldDifference, Identity, differences, fingerprint, how_part, make_identity
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings
 
 CONSTANT = {"how.resize", "how.rounding", "how.colour_order", "how.method"}
@@ -76,7 +78,7 @@ RUN = {
     "batch": ({"batch": 65}, {"how.batch"}),
     "what is kept": ({"dtype": "8bit"}, {"how.dtype"}),
     "chosen rows": ({"rows": np.array([0, 2])}, {"seen.which", "seen.n_rows"}),
-    "rows a part": ({"part_rows": 2048}, {"how.part_rows"}),
+    "rows per part": ({"part_rows": 2048}, {"how.part_rows"}),
 }
 # ... and of the code.
 CODE = {
@@ -90,6 +92,24 @@ CODE = {
 def changed_fields(a, b):
     assert (fingerprint(a) == fingerprint(b)) == (a == b)
     return {key for key in {*a, *b} if a.get(key) != b.get(key)}
+
+
+def test_an_identity_comes_back_as_it_was(identify):
+    identity = identify()
+    again = Identity.from_dict(json.loads(json.dumps(identity.to_dict())))
+    assert again == identity == identity.to_dict() and fingerprint(again) == fingerprint(identity)
+    assert pickle.loads(pickle.dumps(identity)) == identity
+    assert {**identity} == identity.to_dict() and len(identity) == len(identity.to_dict())
+
+
+def test_typed_fields_are_those_on_disk(identify, trunk):
+    identity = identify(batch=64, part_rows=1024)
+    assert (identity.layer, identity.width, identity.batch, identity.part_rows) == ("fc7", trunk.width, 64, 1024)
+    assert (identity.dtype, identity.precision, identity.format) == ("float16", "cpu-fp32", module.FORMAT)
+    assert (identity.n_rows, identity.skipped, identity.which_rows) == (99, [], "all")
+    with pytest.raises(KeyError):
+        _ = Identity({}).layer
+    assert Identity({}).format is None
 
 
 @pytest.fixture
@@ -160,7 +180,7 @@ def test_how_part_is_what_a_head_compares(identify, table):
 
 def test_differences_name_missing_fields_too():
     assert differences({"a": 1}, {"a": 1}) == []
-    assert differences({"a": 1, "b": 2}, {"b": 3, "c": 4}) == [
+    assert list(map(str, differences({"a": 1, "b": 2}, {"b": 3, "c": 4}))) == [
         "a: got 1, expected None",
         "b: got 2, expected 3",
         "c: got None, expected 4",
@@ -186,7 +206,7 @@ def test_settings_of_crops_are_in_the_identity_of_crops_alone(table, trunk):
         return make_identity(replace(table, source=source, **changes), trunk, "cpu-fp32", 16, 64)
 
     small = CropSettings(shares=(0.5,))
-    assert differences(of("crops"), of("crops", crops=small)) == ["how.crops_shares: got [0.875], expected [0.5]"]
+    assert differences(of("crops"), of("crops", crops=small)) == [FieldDifference("how.crops_shares", [0.875], [0.5])]
     assert of("crops", boxes=BoxSettings(margin=2)) == of("crops")
     assert of("grid", crops=small) == of("grid")
     assert {"how.scales", "how.overlap"}.isdisjoint(of("boxes")) and of("boxes")["how.boxes_margin"] == 1.0

@@ -26,11 +26,6 @@ BATCH = 16
 LAYERS = ("pool5", "fc6", "fc7")
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr("pipeline.activations.extraction.rows_a_part", PART_ROWS.__getitem__)
-
-
 @functools.cache
 def drawn(precision: str) -> Trunk:
     """One trunk an arithmetic: a runner changes its weights' type in place."""
@@ -73,7 +68,8 @@ def make(table, picture_paths, tmp_path):
 
     def extraction(runner, folder="joint", layers=LAYERS, batch=BATCH, say=lambda text: None):
         stores = LocalFolder(tmp_path / folder)
-        return Extraction(table, picture_paths, runner, stores, batch, say, stores.path, layers)
+        of_width = PART_ROWS.__getitem__
+        return Extraction(table, picture_paths, runner, stores, batch, say, stores.path, layers, part_rows=of_width)
 
     return extraction
 
@@ -88,7 +84,8 @@ def alone(make):
     def made(precision="fp32"):
         if precision not in ALONE:
             runners = {x: TrunkRunner(load_trunk("random", x), torch.device("cpu"), precision) for x in LAYERS}
-            ALONE[precision] = {x: bytes_of(make(r, f"alone-{precision}", ()).run()) for x, r in runners.items()}
+            stores = {x: make(r, f"alone-{precision}", ()).run_layers() for x, r in runners.items()}
+            ALONE[precision] = {x: bytes_of(store) for x, (store,) in stores.items()}
         return ALONE[precision]
 
     return made
@@ -194,11 +191,11 @@ def test_shares_together_make_the_same_bytes(make, alone, count):
 def test_an_engine_may_make_the_parts_in_any_order(make, alone):
     extraction = make(WatchedRunner())
 
-    def engine(tasks, done):
+    def engine(tasks, report):
         for task in pickle.loads(pickle.dumps(list(reversed(tasks)))):
             clock = StageClock()
-            PartMaker(WatchedRunner("pool5"), *(item.folder for item in extraction.asked)).make(task, clock)
-            done(task, dict(clock.seconds))
+            PartMaker(WatchedRunner("pool5"), *(item.folder for item in extraction.requested)).make(task, clock)
+            report(task.part.n_rows, dict(clock.seconds))
 
     for store in extraction.run_layers(engine=engine):
         assert bytes_of(store) == alone()[store.identity["how.layer"]]
@@ -208,10 +205,10 @@ def test_what_another_writer_recorded_meanwhile_is_not_made_again(make, alone):
     """The other writer makes fc7 alone: the rest of the pass ends at pool5."""
     extraction, runner = make(WatchedRunner(), layers=("pool5", "fc7")), WatchedRunner()
 
-    def other_writer_is_first(tasks, done):
-        make(WatchedRunner(), layers=("fc7",)).run()
+    def other_writer_is_first(tasks, report):
+        make(WatchedRunner(), layers=("fc7",)).run_layers()
         for task in tasks:
-            PartMaker(runner, *(item.folder for item in extraction.asked)).make(task, StageClock())
+            PartMaker(runner, *(item.folder for item in extraction.requested)).make(task, StageClock())
 
     stores = extraction.run_layers(engine=other_writer_is_first)
 
@@ -233,7 +230,7 @@ def test_one_line_says_what_is_made_together(make):
     said = []
     make(WatchedRunner(), layers=("fc6", "pool5"), say=said.append).run_layers()
 
-    assert any("joint: fc6, pool5 in one pass: 99 rows to make, at most 0 MiB" in line for line in said), said
+    assert any("joint: fc6, pool5 in one pass: 99 rows to extract, at most 0 MiB" in line for line in said), said
     assert sum("sealed" in line for line in said) == 2
 
 
@@ -257,11 +254,11 @@ def test_batches_that_would_not_be_those_of_one_layer_are_refused(make, batch):
 
 
 def test_usual_batches_and_parts_always_fit_together():
-    from pipeline.activations.layout import rows_a_part
+    from pipeline.activations.partition import rows_per_part
     from pipeline.trunk.architectures import CONFIGS, krizhevsky
 
     for form in [*CONFIGS.values(), krizhevsky(224, 6144)]:
-        rows = [rows_a_part(width) for width in form.widths.values()]
+        rows = [rows_per_part(width) for width in form.widths.values()]
         # 512 of small or dense patches, 64 of others.
         assert all(max(rows) % n == 0 and n % 512 == 0 for n in rows)
 
@@ -272,7 +269,7 @@ def test_layers_that_the_trunk_does_not_have(make):
 
 
 def test_a_layer_named_twice_is_one_store(make):
-    assert len(make(WatchedRunner(), layers=("fc7", "fc7")).asked) == 1
+    assert len(make(WatchedRunner(), layers=("fc7", "fc7")).requested) == 1
 
 
 def test_activations_that_are_not_finite_are_found_in_any_layer(make, table):

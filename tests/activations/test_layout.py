@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -15,32 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as hypothesis_arrays
 
-from pipeline.activations.extraction import share_of
-from pipeline.activations.layout import (
-    ARRAYS,
-    Part,
-    _open_array,
-    codec_of,
-    decode_object,
-    decode_with_zarr,
-    encode_part,
-    make_metadata,
-    make_record,
-    make_seal,
-    metadata_names,
-    parts_of,
-    quantise,
-    restore,
-    rows_a_part,
-    stated,
-)
+from pipeline.activations.arrays import ARRAYS, ARRAYS_OF_CODES, files_per_part, files_per_store, metadata_names
+from pipeline.activations.codec import codec_of, quantise, restore
+from pipeline.activations.identity import Identity
+from pipeline.activations.layout import _open_array, decode_object, decode_with_zarr, encode_part, make_metadata
+from pipeline.activations.partition import Part, parts_of, rows_per_part, share_of
 from pipeline.activations.settings import Codec
-from pipeline.io.checksummed import checksummed_json
 from pipeline.io.digests import sha256_bytes
 
 
-def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:
-    return {
+def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> Identity:
+    fields = {
         "seen.n_rows": n_rows,
         "seen.skipped": ["c: truncated"],
         "how.part_rows": part_rows,
@@ -49,6 +33,7 @@ def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> dict:
         "how.dtype": "float16",
         **changes,
     }
+    return Identity(fields)
 
 
 def random_columns(n_rows: int, width: int, seed: int) -> dict[str, np.ndarray]:
@@ -238,6 +223,19 @@ def test_a_store_of_codes_holds_their_ranges(codec):
         assert (decoded["box_xyxy"].view(np.uint32) == rows["box_xyxy"].view(np.uint32)).all()
 
 
+# --- numbers that follow from the arrays
+
+
+@pytest.mark.parametrize(("dtype", "arrays"), [("float16", ARRAYS), ("8bit", ARRAYS_OF_CODES)])
+def test_files_are_counted_as_they_are_written(dtype, arrays):
+    identity = identity_of(10, 4, 3, **{"how.dtype": dtype})
+    metadata = make_metadata(identity, ("a",), {})
+    (first, *_) = parts_of(identity)
+    columns = {**random_columns(10, 3, 0), "activations": np.zeros((10, 3), np.float16)}
+    assert files_per_store(arrays) == len(metadata) + 1  # and the seal
+    assert files_per_part(arrays) == len(encode_part(metadata, first, cut(columns, first))) + 1  # and the record
+
+
 # --- parts and shares
 
 
@@ -263,59 +261,7 @@ def test_shares_cover_all_parts_once_and_are_equal_up_to_one(n_parts, count):
 
 @given(st.integers(1, 10**5))
 def test_a_part_is_a_power_of_two_near_64_mib(width):
-    rows = rows_a_part(width)
+    rows = rows_per_part(width)
     assert rows >= 1024 and rows.bit_count() == 1
     assert rows * width * 2 <= 64 * 2**20 or rows == 1024
     assert rows * 2 * width * 2 > 64 * 2**20
-
-
-# --- records and seal
-
-
-@pytest.fixture
-def made() -> SimpleNamespace:
-    """Identity, metadata and signed records of a small store."""
-    identity, columns = identity_of(10, 4, 3), random_columns(10, 3, 0)
-    metadata = make_metadata(identity, ("a",), {})
-    records = {
-        part.record_name: checksummed_json(
-            make_record(part, "f" * 64, encode_part(metadata, part, cut(columns, part)), "small")
-        )
-        for part in parts_of(identity)
-    }
-    return SimpleNamespace(identity=identity, metadata=metadata, records=records)
-
-
-def test_a_record_states_all_objects_of_its_part():
-    part = Part(2, 8, 10)
-    objects = {name: name.encode() for name in part.object_names}
-    assert make_record(part, "f" * 64, objects, "fast") == {
-        "fingerprint": "f" * 64,
-        "part": 2,
-        "rows": [8, 10],
-        "codec": "fast",
-        "objects": {name: {"bytes": len(name), "sha256": sha256_bytes(name.encode())} for name in part.object_names},
-    }
-
-
-def test_the_seal_does_not_depend_on_the_order_of_what_it_is_made_of(made):
-    seal = checksummed_json(make_seal(made.identity, made.records, made.metadata))
-    for seed in range(5):
-        records, metadata = (
-            dict(random.Random(seed).sample(list(content.items()), len(content)))
-            for content in (made.records, made.metadata)
-        )
-        assert checksummed_json(make_seal(made.identity, records, metadata)) == seal
-
-
-def test_the_seal_follows_every_byte_of_records_and_metadata(made):
-    seal = make_seal(made.identity, made.records, made.metadata)
-    assert (seal["rows"], seal["parts"], seal["skipped"]) == (10, 3, ["c: truncated"])
-    for kind in ("records", "metadata"):
-        content = getattr(made, kind)
-        assert seal[kind] == {name: stated(data) for name, data in content.items()}
-        for name, data in content.items():
-            changed = {**content, name: data + b" "}
-            assert (
-                make_seal(made.identity, **{"records": made.records, "metadata": made.metadata, kind: changed}) != seal
-            )

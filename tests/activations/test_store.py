@@ -17,9 +17,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import zarr
+from support.store_tests import StoreTests
 
 from pipeline.activations.folder import LocalFolder, disk_trouble
-from pipeline.activations.layout import parts_of, stated
+from pipeline.activations.partition import parts_of
+from pipeline.activations.records import describe_bytes
 from pipeline.activations.settings import Codec
 from pipeline.activations.store import PARTS_AHEAD, Store
 from pipeline.activations.verify import verify_store
@@ -30,35 +32,22 @@ from pipeline.io.errors import StoreError
 # --- from identity to seal
 
 
-def test_life_of_a_store(tmp_path, small_identity, columns, read_all):
-    path, identity = tmp_path / "cache/small.zarr", small_identity()
+class TestOnADisk(StoreTests):
+    @pytest.fixture
+    def place(self, tmp_path) -> str:
+        return str(tmp_path / "cache/small.zarr")
 
-    create_store(path, identity, ("a", "b"), {})
-    writer = StoreWriter(path)
-    assert [p.index for p in writer.missing()] == [0, 1, 2]
-    with pytest.raises(StoreError, match=r"not complete: 3 of 3 parts are missing \(first: 0\)"):
-        Store(path)
 
-    for part in writer.parts:
-        writer.write_part(part, columns(part.start, part.stop))
-        assert writer.is_recorded(part)
-        assert not writer.sealed
-    with pytest.raises(StoreError, match="0 of 3 parts are missing, and the seal"):
-        Store(path)
+class TestInMemory(StoreTests):
+    @pytest.fixture
+    def place(self, tmp_path) -> str:
+        return f"memory://{tmp_path.name}/small.zarr"
 
-    writer.seal()
-    assert writer.sealed
-    store = Store(path)
-    assert (store.n_rows, store.width, store.picture_ids) == (10, 3, ("a", "b"))
-    assert store.identity == identity and store.identity["seen.skipped"] == ["c: truncated"]
-    assert store.n_bytes == sum(p.stat().st_size for p in path.rglob("c/**/*") if p.is_file())
-    for name, values in read_all(path).items():
-        assert np.array_equal(values, columns(0, 10)[name]), name
-        assert values.dtype == columns(0, 10)[name].dtype
-    # What grew did so beside the store, and nothing of it is left.
-    assert sorted(p.name for p in path.parent.iterdir()) == [".partial", "small.zarr"]
-    assert not list((path.parent / ".partial").iterdir())
-    assert not list(path.rglob(".*"))
+
+def test_files_grow_next_to_the_store_and_leave_nothing(sealed):
+    assert sorted(p.name for p in sealed.parent.iterdir()) == [".partial", "small.zarr"]
+    assert not list((sealed.parent / ".partial").iterdir())
+    assert not list(sealed.rglob(".*"))
 
 
 # --- reading ahead
@@ -190,37 +179,6 @@ def test_codes_come_back_within_their_rounding(tmp_path, small_identity, columns
         list(store.iter_parts())
 
 
-def test_missing_parts_are_counted(tmp_path, small_identity, write_parts):
-    writer = write_parts(tmp_path / "s.zarr", small_identity(), parts=(0, 2))
-    assert [p.index for p in writer.missing()] == [1]
-    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(first: 1\).*pipeline extract"):
-        Store(tmp_path / "s.zarr")
-    with pytest.raises(StoreError, match="1 parts have no record, it cannot be sealed"):
-        writer.seal()
-
-
-def test_objects_without_a_record_do_not_count(tmp_path, small_identity, write_parts):
-    # What a run leaves that was killed between the objects of a part and its record.
-    writer = write_parts(tmp_path / "s.zarr", small_identity())
-    (tmp_path / "s.zarr/integrity/part-00001.json").unlink()
-    assert [p.index for p in writer.missing()] == [1]
-
-
-def test_order_of_writing_leaves_no_trace(tmp_path, small_identity, columns, write_parts):
-    write_parts(tmp_path / "a.zarr", small_identity()).seal()
-    create_store(tmp_path / "b.zarr", small_identity(), ("a", "b"), {})
-    for index in (2, 0, 1):
-        writer = StoreWriter(tmp_path / "b.zarr")
-        part = writer.parts[index]
-        writer.write_part(part, columns(part.start, part.stop))
-    writer.seal()
-    a, b = (
-        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        for folder in (tmp_path / "a.zarr", tmp_path / "b.zarr")
-    )
-    assert a == b
-
-
 @pytest.mark.parametrize(
     ("n_rows", "part_rows", "expected"),
     [
@@ -250,28 +208,6 @@ def test_chosen_rows_come_from_all_parts(sealed, columns, rows):
 
 
 # --- other readers
-
-
-def test_a_store_on_an_object_store_has_the_same_bytes(sealed, small_identity, write_parts, read_all, columns):
-    url = "memory://test-store/small.zarr"
-    writer = write_parts(url, small_identity(), parts=(2, 0))
-    with pytest.raises(StoreError, match=rf"^{url}: not complete: 1 of 3 parts are missing \(first: 1\)"):
-        Store(url)
-    write_parts(url, small_identity(), parts=(1,)).seal()
-
-    here, there = LocalFolder(sealed), writer.folder
-    assert list(there.sizes()) == list(here.sizes())
-    assert there.read_many(there.sizes()) == here.read_many(here.sizes())
-    for name, values in read_all(url).items():
-        assert np.array_equal(values, columns(0, 10)[name]), name
-
-    data = there.read("activations/c/1/0")
-    there.write("activations/c/1/0", data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(StoreError, match=rf"^{url}: activations/c/1/0 changed since it was written"):
-        read_all(url)
-    there.remove_all()
-    with pytest.raises(StoreError, match=rf"^{url}: no such store; make it with: pipeline extract"):
-        Store(url)
 
 
 def test_opens_in_plain_zarr(sealed, columns):
@@ -413,7 +349,7 @@ def seal_again(damage):
 
         def change(seal):
             for kind in ("records", "metadata"):
-                seal[kind] = {name: stated((path / name).read_bytes()) for name in seal[kind]}
+                seal[kind] = {name: describe_bytes((path / name).read_bytes()).to_dict() for name in seal[kind]}
 
         sign_again(path, SEAL, change)
 
@@ -484,7 +420,10 @@ DAMAGE = {
         forge(SEAL, "records", "integrity/part-00003.json", value={"bytes": 0, "sha256": ""}),
         r"seal.json: is the seal of another store",
     ),
-    "record in place of the seal": (copy("integrity/part-00000.json", SEAL), r"part-00000.json: changed since"),
+    "record in place of the seal": (
+        copy("integrity/part-00000.json", SEAL),
+        r"damaged: integrity/seal.json is no seal",
+    ),
     "seal is no JSON": (lambda path: (path / SEAL).write_text("{}x"), r"damaged: integrity/seal.json Extra data"),
     "seal is a list": (lambda path: (path / SEAL).write_text("[]"), r"damaged: .* carries no digest of its own"),
     "seal without a digest": (lambda path: (path / SEAL).write_text("{}"), r"damaged: .* carries no digest of its own"),
@@ -501,10 +440,10 @@ def test_damage_is_refused_on_reading(sealed, read_all, kind):
         read_all(sealed)
     assert "small.zarr" in str(error.value)
     if kind == "seal deleted":
-        assert "go on with the same: pipeline extract" in str(error.value)
+        assert "resume with the same: pipeline extract" in str(error.value)
     else:
         assert str(error.value).endswith(
-            "see what is wrong with: pipeline cache verify, and mend it with: pipeline cache repair"
+            "list the damage with: pipeline cache verify, and repair it with: pipeline cache repair"
         )
 
 

@@ -15,19 +15,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from pipeline.dataset.demo.scenes import draw_demo
+from support.cli import run_to_success
+from support.demo import copy_demo
+from support.processes import end
+from support.threads import same_threads_after  # noqa: F401
 
 COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
-CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64]}}, "seeds": [0, 1]}
+SHORT = {"max_epochs": [6, 2, 1]}
+CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64], **SHORT}, "fcb": SHORT}, "seeds": [0, 1]}
+"""How good the heads are is no matter of these tests."""
 STEPS = (
-    "extract --dataset demo --split train",
-    "extract --dataset demo --split val",
     "fit-head --dataset demo --head fca --head fcb",
     "score --dataset demo --head fca",
     "evaluate --dataset demo --head fca",
     "compare --dataset demo --heads",
-    "report --dataset demo",
 )
 SCREENS = pytest.mark.parametrize(
     ("width", "height", "dark"),
@@ -37,16 +38,12 @@ SCREENS = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pages")
-    draw_demo(folder / "data/demo", 24, 16, seed=0)
+def folder(demo_extracted, tmp_path_factory) -> Path:
+    folder = copy_demo(demo_extracted, tmp_path_factory.mktemp("pages") / "demo")
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    for step in STEPS:
-        if step.startswith("report"):
-            (folder / "results/demo_heads.json").rename(folder / "results/demo_compare.json")
-        line = [*COMMAND, *step.split(), "--config", "config.yaml"]
-        ended = subprocess.run(line, cwd=folder, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+    run_to_success(folder, *(f"{step} --config config.yaml" for step in STEPS))
+    (folder / "results/demo_heads.json").rename(folder / "results/demo_compare.json")
+    run_to_success(folder, "report --dataset demo --config config.yaml")
     return folder
 
 
@@ -117,9 +114,10 @@ def server(folder):
     address = re.search(r"http://127\.0\.0\.1:\d+/", said)
     assert address, said
     yield address[0]
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0 and "Traceback" not in err, err
+    # Not SIGINT: where the tests run in the background, it is ignored.
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    assert code == 143 and "Traceback" not in err, err
 
 
 def wait(browser, script: str, seconds: float = 30.0) -> object:

@@ -88,7 +88,7 @@ def test_lost_record_is_written_again_without_the_trunk(work, run):
     (train / "integrity/part-00000.json").unlink()
     ended = run("cache repair --config config.yaml")
     assert "no part had to be made again" in ended.out
-    assert "rows to make" not in ended.err
+    assert "rows to extract" not in ended.err
     assert bytes_of(train) == before
 
 
@@ -110,13 +110,13 @@ def test_verify_notices_that_the_sources_changed(work, run):
 def test_recompute_agrees_with_an_honest_store(run):
     ended = run("cache verify --recompute 20 --config config.yaml")
     assert ended.code == 0, ended.err
-    assert ended.out.count("20 rows made again in cpu-fp32: 20 equal bit for bit") == 2
+    assert ended.out.count("20 rows recomputed in cpu-fp32: 20 equal bit for bit") == 2
 
 
 def test_recompute_in_other_arithmetic_has_a_wider_tolerance(run):
     ended = run("cache verify --recompute 20 --precision bf16 --config config.yaml")
     assert ended.code == 0, ended.err
-    assert ended.out.count("20 rows made again in cpu-bf16 (kept: cpu-fp32): 0 equal bit for bit") == 2
+    assert ended.out.count("20 rows recomputed in cpu-bf16 (stored: cpu-fp32): 0 equal bit for bit") == 2
     assert ended.out.count("tolerance 0.04") == 2
 
 

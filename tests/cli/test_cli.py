@@ -56,7 +56,7 @@ def test_extract_prints_the_store_and_runs_once(stepped):
     assert (folder / path).is_dir() and path.startswith("cache/tiny-train-random0-fc7-")
     assert rows.startswith("  rows 102 x 1024")
     assert fingerprint.split()[1].startswith(Path(path).stem.rpartition("-")[2])
-    assert f"{path}: 102 rows to make, at most " in ended["extract"].err
+    assert f"{path}: 102 rows to extract, at most " in ended["extract"].err
     assert re.search(rf"{path}: 102 patches in [\d.]+ s .*\n{path}: sealed\n", ended["extract"].err)
     assert ended["extract again"].out == ended["extract"].out
     assert "complete, the trunk does not run" in ended["extract again"].err
@@ -259,16 +259,16 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_bug_is_not_dressed_up_as_a_message(run, monkeypatch):
-    monkeypatch.setattr("pipeline.stages.extract.run_extract", lambda *args: 1 / 0)
+    monkeypatch.setattr("pipeline.stages.extract.make", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("extract --dataset tiny --split val --config config.yaml")
 
 
 def test_interrupt_exits_130_and_says_how_to_go_on(run, monkeypatch):
-    def interrupted(*args):
+    def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.stages.extract.run_extract", interrupted)
+    monkeypatch.setattr("pipeline.stages.extract.make", interrupted)
     ended = run("extract --dataset tiny --split val --config config.yaml")
     assert ended.code == 130
     assert "start the same command again" in ended.err
@@ -292,8 +292,8 @@ def test_damaged_store_is_refused_by_later_commands(run, work):
     ended = run("score --dataset tiny --config config.yaml")
     assert ended.code == 2
     assert (
-        "activations/c/0/0 changed since it was written; see what is wrong with: pipeline cache verify, "
-        "and mend it with: pipeline cache repair"
+        "activations/c/0/0 changed since it was written; list the damage with: pipeline cache verify, "
+        "and repair it with: pipeline cache repair"
     ) in ended.err
 
 

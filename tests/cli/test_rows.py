@@ -26,7 +26,7 @@ def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
         int, re.search(r"tiny train: (\d+) of (\d+) rows, those that head 'fca' learns from", started.err).groups()
     )
     assert 0 < some < every / 2
-    assert f"{some} rows to make" in started.err
+    assert f"{some} rows to extract" in started.err
     for line in (f"fit-head {ROWS}", f"score {ROWS}", f"evaluate {ROWS} --output results/few.json"):
         ended = run_new(line)
         assert ended.code == 0, ended.err
@@ -51,7 +51,7 @@ def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
     [
         (f"fit-head {ROWS} --head mil", "this kind of head looks at all patches of a picture, and the store holds"),
         (f"fit-head {ROWS} --head more", r"rows are not there, and the store holds \d+ rows.*\n.*extract --rows all"),
-        (f"sweep {ROWS}", "holds .* rows of tiny train, those that a strong head learns from"),
+        (f"sweep {ROWS}", "holds .* rows of tiny train, the training rows of a strong head"),
     ],
 )
 def test_what_needs_the_others_says_how_to_make_them(started, run_new, line, message):

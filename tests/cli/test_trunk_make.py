@@ -59,7 +59,7 @@ def test_from_pictures_to_a_sealed_store(place, capsys):
     out = capsys.readouterr().out
     assert "rows 3 x 96" in out
     assert "rows 2 x 96" in out
-    assert "3 rows made again in cpu-fp32: 3 equal bit for bit" in " ".join(out.split())
+    assert "3 rows recomputed in cpu-fp32: 3 equal bit for bit" in " ".join(out.split())
     card = yaml.safe_load(card_of(place).read_text())
     assert f"  sha256 {card['weights_sha256']}" in out
     assert card["layers"] == {"fisher": 96}

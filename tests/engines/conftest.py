@@ -8,39 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from PIL import Image, ImageDraw
-
-from pipeline.cli.main import main
+from support.cli import Ended, run_command, run_to_success
+from support.dataset import CONFIG as TINY_CONFIG
+from support.dataset import make_dataset, make_movable
+from support.processes import start_command
+from support.small_parts import code_to_bind
+from support.small_parts import small_parts as bound_parts
+from support.threads import same_threads_after  # noqa: F401
+from support.waiting import wait_for
 
 PART_ROWS = 16  # of 102 rows: seven parts
-CONFIG = {
-    "trunk": "random",
-    "precision": "fp32",
-    "threads": 1,
-    "batch": 16,
-    "grid": {"scales": [1.0, 2.0], "overlap": 0.5},
-    "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
-}
+CONFIG = {**TINY_CONFIG, "batch": 16}
 SMALL_PARTS = f"""
-import os, signal
-# A shell without job control starts its background jobs deaf to Ctrl-C, and their children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-import pipeline.activations.extraction as e
-e.rows_a_part = lambda width: {PART_ROWS}
+import os
+{code_to_bind(PART_ROWS)}
 if "ENGINE_FLAGS" in os.environ:
     import engine_flags
-from pipeline.cli.main import main
-main()
 """
 """A command with small parts; its workers are told, by the identity, how large parts are."""
 
@@ -53,12 +42,12 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
 FLAGS = """
 import os, pathlib, signal, time
-import pipeline.stages.extract
-from pipeline.activations import extraction as extract, folder, identity
+import pipeline.stages.extract as stage, pipeline.stages.runner as runner_stage
+from pipeline.activations import folder, identity, parts
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk, version = pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk, identity.VERSION
-make, writes = extract.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
+make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, identity.VERSION
+make, writes = parts.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
 def flagged_runner(ws, dataset=None):
     identity.VERSION = 99 if (flags / "other-version").exists() else version
@@ -88,59 +77,11 @@ def held_make(self, task, *rest):
         time.sleep(0.02)
     make(self, task, *rest)
 
-pipeline.stages.trunk.make_runner, pipeline.stages.extract.load_trunk = flagged_runner, counted_load
+stage.make_runner, runner_stage.load_trunk = flagged_runner, counted_load
 folder.LocalFolder.write = folder.RemoteFolder.write = deadly_write
-extract.PartMaker.make = held_make
+parts.PartMaker.make = held_make
 """
 """What a flag, a file in the folder ENGINE_FLAGS, does to whoever makes parts: see `flags`."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Exit code and both streams of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run_command(folder: Path, *argv: str) -> Ended:
-    """Run ``pipeline *argv`` in a folder, in this process; a bug comes through as its exception."""
-    out, err, before, old_argv = StringIO(), StringIO(), Path.cwd(), sys.argv
-    os.chdir(folder)
-    sys.argv = ["pipeline", *argv]
-    code = 0
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main(list(argv))
-    except SystemExit as exit_:
-        code = exit_.code or 0
-    finally:
-        os.chdir(before)
-        sys.argv = old_argv
-    return Ended(code, out.getvalue(), err.getvalue())
-
-
-def make_dataset(root: Path) -> None:
-    """Six pictures to fit on, four to score: balls, crates, both, in turn."""
-    boxes = {"ball": (40, 10, 59, 29), "crate": (6, 20, 25, 39)}
-    kinds = (["ball"], ["crate"], ["ball", "crate"])
-    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / sub).mkdir(parents=True)
-    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
-        ids = [f"{letter}{i}" for i in range(n)]
-        for i, name in enumerate(ids):
-            picture = Image.new("RGB", (64, 48), (90 + 20 * i,) * 3)
-            draw, objects = ImageDraw.Draw(picture), ""
-            for kind in kinds[i % 3]:
-                corners = "".join(
-                    f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), boxes[kind], strict=True)
-                )
-                objects += f"<object><name>{kind}</name><bndbox>{corners}</bndbox></object>"
-                (draw.ellipse if kind == "ball" else draw.rectangle)([v - 1 for v in boxes[kind]], fill="red")
-            picture.save(root / "JPEGImages" / f"{name}.png")
-            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
-        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
 
 
 class Work:
@@ -155,16 +96,7 @@ class Work:
 
     def start(self, line: str, **environment: str) -> subprocess.Popen[str]:
         """The same as a process of its own, in a group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-c", SMALL_PARTS, *line.split(), "--config", "config.yaml"],
-            cwd=self.path,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return start_command(self.path, f"{line} --config config.yaml", before=SMALL_PARTS, **environment)
 
     def store(self, stores: str = "cache", split: str = "train") -> Path:
         """The one store of a split in a folder."""
@@ -182,18 +114,9 @@ class Work:
         return {path.name: path.stat().st_mtime_ns for path in sorted(found)}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Rows of these stores are too few to share among threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: PART_ROWS)
+    with bound_parts(PART_ROWS):
         yield
 
 
@@ -203,11 +126,8 @@ def base(tmp_path_factory) -> Work:
     path = tmp_path_factory.mktemp("engines") / "base"
     make_dataset(path / "data/tiny")
     (path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    new = run_command(path, "data", "new", "--root", "data/tiny", "--name", "tiny")
-    assert new.code == 0, new.err
-    manifest = path / "data_manifests/tiny.yaml"
-    # Relative, so that a copy of the work folder has pictures of its own.
-    manifest.write_text(yaml.safe_dump({**yaml.safe_load(manifest.read_text()), "folder": "tiny"}, sort_keys=False))
+    run_to_success(path, "data new --root data/tiny --name tiny")
+    make_movable(path)
     made = Work(path)
     for split in ("train", "val"):
         ended = made.run(f"patches --dataset tiny --split {split}")
@@ -329,11 +249,3 @@ def cluster(tmp_path_factory, flagged) -> Iterator[Cluster]:
 def wait() -> Callable[..., None]:
     """Wait until a condition holds."""
     return wait_for
-
-
-def wait_for(condition: Callable[[], object], explain: Callable[[], str] = str, seconds: float = 90) -> None:
-    """Until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.02)

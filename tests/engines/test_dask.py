@@ -19,11 +19,12 @@ import torch
 
 from pipeline.activations import dask_engine
 from pipeline.activations.dask_engine import DaskEngine
-from pipeline.activations.layout import Part
+from pipeline.activations.partition import Part
 from pipeline.activations.parts import PartTask
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import PipelineError
-from pipeline.stages.extract import run_extract
+from pipeline.stages import extract
+from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
@@ -135,7 +136,7 @@ def test_part_that_kills_each_worker_ends_in_one_message(work, on_disk, cluster,
     assert ended.code == 2
     message = ended.err[ended.err.index("error: ") :]
     assert re.match(r"error: part \d: 2 workers died while it was theirs, the last one at tcp://\S+; out", message)
-    assert "what is recorded is kept" in message and len(message.splitlines()) == 1
+    assert "recorded parts stay" in message and len(message.splitlines()) == 1
     kept = work.records()
     assert "part-00004.json" not in kept
 
@@ -162,8 +163,8 @@ def test_lost_scheduler_ends_in_one_message(work, tmp_path, wait, monkeypatch):
         monkeypatch.chdir(work.path)
         monkeypatch.setattr(dask_engine, "CONNECT_S", 2)
         settings = RunSettings(trunk="random", precision="fp32", threads=1, batch=16)
-        with pytest.raises(PipelineError, match=r"scheduler tcp://.*: the connection was lost; what is recorded is"):
-            run_extract(Workspace(settings), "tiny", "train", say, scheduler=address)
+        with pytest.raises(PipelineError, match=r"scheduler tcp://.*: the connection was lost; recorded parts stay"):
+            extract.make(RunContext(Workspace(settings), "tiny", say), "train", scheduler=address)
     finally:
         process.kill()
         process.wait()
@@ -300,7 +301,7 @@ def test_interrupted_command_ends_its_workers_and_goes_on_later(at_work, work, o
     again = work.start(f"{EXTRACT} local:2", **flagged)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert "going on, 2 of 7 parts are there" in err
+    assert "resuming, 2 of 7 parts are recorded" in err
     assert recorded.items() <= work.records().items()
     assert work.bytes() == on_disk.bytes()
     # Nothing but what this program says: no warnings, no log of dask's.

@@ -21,9 +21,10 @@ import yaml
 import zarr
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
+from support.store_tests import StoreTests
 
+from pipeline.activations.arrays import metadata_names
 from pipeline.activations.folder import RemoteFolder, open_folder
-from pipeline.activations.layout import metadata_names
 from pipeline.activations.store import Store
 from pipeline.io.errors import PipelineError, SettingsError, StoreError
 from pipeline.stages.settings import parse_run_settings
@@ -193,7 +194,7 @@ def test_killed_and_gone_on_gives_the_same_bytes(bucket, work, on_disk, flags, f
     ended = work.run(f"{EXTRACT} s3://bucket/killed")
 
     assert ended.code == 0, ended.err
-    assert "going on, 3 of 7 parts are there" in ended.err
+    assert "resuming, 3 of 7 parts are recorded" in ended.err
     assert bucket.bytes("killed") == on_disk.bytes()
     written = [line for line in bucket.requests.lines[before:] if line.startswith("PUT")]
     assert len(written) == 4 * 5 + 1
@@ -206,7 +207,7 @@ def test_two_at_once(bucket, work, on_disk, tmp_path, flags, flagged):
     processes = [each.start(f"{EXTRACT} s3://bucket/both", **flagged) for each in (work, other)]
     try:
         for process in processes:
-            while "rows to make" not in (line := process.stderr.readline()):
+            while "rows to extract" not in (line := process.stderr.readline()):
                 assert line, "ended early"
         (flags / "hold").unlink()
         for process in processes:
@@ -226,11 +227,10 @@ def test_workers_of_dask_write_the_same_bytes(bucket, work, on_disk):
     assert bucket.bytes("dask") == on_disk.bytes()
 
 
-def test_of_two_writers_of_metadata_the_first_stays(bucket):
-    folder = open_folder("s3://bucket/first")
-    folder.create("zarr.json", b"one")
-    folder.create("zarr.json", b"two")
-    assert bucket.get("first/zarr.json") == b"one"
+class TestOnS3(StoreTests):
+    @pytest.fixture
+    def place(self, bucket, tmp_path) -> str:
+        return f"s3://bucket/{tmp_path.name}/small.zarr"
 
 
 # --- damage
@@ -248,10 +248,10 @@ def test_damage_is_refused_found_and_mended(bucket, job, on_disk):
     bucket.client.put_object(Bucket="bucket", Key=f"job/{name}/notes.txt", Body=b"mine")
 
     store = Store(f"s3://bucket/job/{name}")
-    with pytest.raises(StoreError, match=r"picture/c/0 is missing; see .* pipeline cache verify"):
+    with pytest.raises(StoreError, match=r"picture/c/0 is missing; list .* pipeline cache verify"):
         store.read_geometry("picture")
     for part in (2, 4):
-        with pytest.raises(StoreError, match=rf"activations/c/{part}/0 changed since it was written; see"):
+        with pytest.raises(StoreError, match=rf"activations/c/{part}/0 changed since it was written; list"):
             store.read_part(store.parts[part])
 
     verified = work.run("cache verify --stores s3://bucket/job")
@@ -259,7 +259,7 @@ def test_damage_is_refused_found_and_mended(bucket, job, on_disk):
     assert f"s3://bucket/job/{name}: damaged, 7 parts" in verified.out
     for line in (
         "picture/c/0: missing",
-        "activations/c/2/0: flipped (as long as it was, with other content)",
+        "activations/c/2/0: flipped (of the written length, with other content)",
         "activations/c/4/0: torn (",
         "notes.txt: unexpected",
     ):

@@ -15,31 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from PIL import Image, ImageDraw
+from support.dataset import make_dataset, write_manifest
+from support.small_parts import small_parts
 
 from pipeline.cache.repair import repair_small_file, repair_store
 from pipeline.cache.verify import verify_small_files, verify_stores
 from pipeline.io.errors import PipelineError
-from pipeline.stages.extract import run_extract
-from pipeline.stages.fit_head import run_fit
-from pipeline.stages.score import run_score
+from pipeline.stages import extract, fit_head, score
+from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
 
 N_FAULTS = 10_000 if os.environ.get("PIPELINE_TORTURE") else 210
-BOXES = {"ball": (40, 10, 59, 29), "crate": (6, 20, 25, 39)}  # 1-based, inclusive, as in VOC files
-MANIFEST = {
-    "name": "tiny",
-    "title": "drawn",
-    "folder": "tiny",
-    "classes": ["ball", "crate"],
-    "metric": "voc12",
-    "fit": "train",
-    "eval": "val",
-    "splits": {"train": {}, "val": {}},
-}
 SETTINGS = RunSettings(
     trunk="random",
     layer="fc7",
@@ -52,48 +40,28 @@ SETTINGS = RunSettings(
 WS = Workspace(SETTINGS)
 
 
-def draw_dataset(root: Path) -> None:
-    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / sub).mkdir(parents=True)
-    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
-        ids = [f"{letter}{i}" for i in range(n)]
-        for i, name in enumerate(ids):
-            picture = Image.new("RGB", (64, 48), (90 + 20 * i,) * 3)
-            draw, objects = ImageDraw.Draw(picture), ""
-            for kind in (["ball"], ["crate"], ["ball", "crate"])[i % 3]:
-                box = BOXES[kind]
-                corners = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-                objects += f"<object><name>{kind}</name><bndbox>{corners}</bndbox></object>"
-                (draw.ellipse if kind == "ball" else draw.rectangle)([v - 1 for v in box], fill="red")
-            picture.save(root / "JPEGImages" / f"{name}.png")
-            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
-        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
-
-
 def quiet(text: str) -> None:
     pass
 
 
 def make_everything() -> None:
     for split in ("train", "val"):
-        run_extract(WS, "tiny", split, quiet)
-    run_fit(WS, "tiny", ["fca"], quiet)
+        extract.make(RunContext(WS, "tiny"), split)
+    fit_head.ensure(RunContext(WS, "tiny"), ["fca"])
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A work folder with stores of several parts, tables, receipts and a head; the current folder."""
     folder = tmp_path_factory.mktemp("damage")
-    draw_dataset(folder / "data/tiny")
-    (folder / "data_manifests").mkdir()
-    (folder / "data_manifests/tiny.yaml").write_text(yaml.safe_dump(MANIFEST))
+    make_dataset(folder / "data/tiny")
+    write_manifest(folder)
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, small_parts(128):
         patch.chdir(folder)
-        patch.setattr("pipeline.activations.extraction.rows_a_part", lambda width: 128)
         patch.setattr("pipeline.io.progress.PLAIN_EVERY_S", 1e9)
         # Drawing three million weights for every repair would be most of this test.
-        patch.setattr("pipeline.stages.extract.load_trunk", functools.cache(load_trunk))
+        patch.setattr("pipeline.stages.runner.load_trunk", functools.cache(load_trunk))
         make_everything()
         yield folder
     torch.set_num_threads(threads)
@@ -145,9 +113,9 @@ def read_like_a_user(fault: Fault) -> None:
     os.rename("data", "away")
     try:
         if fault.kind == "head" or "tiny-val" in str(fault.path):
-            run_score(WS, "tiny", ["fca"], "val", quiet)
+            score.make(RunContext(WS, "tiny"), ["fca"], "val")
         else:
-            run_fit(WS, "tiny", ["fcb"], quiet)
+            fit_head.ensure(RunContext(WS, "tiny"), ["fcb"])
     finally:
         os.rename("away", "data")
         for path in Path("results").rglob("*fcb*"):
@@ -181,7 +149,7 @@ def test_control_untouched_files_are_read_and_found_sound(work):
         read_like_a_user(Fault(kind, Path("cache/tiny-train"), "nothing"))
         read_like_a_user(Fault(kind, Path("cache/tiny-val"), "nothing"))
     assert [report.state for report in verify_stores(WS, [])] == ["sealed", "sealed"]
-    assert verify_small_files(WS) == {}
+    assert verify_small_files(WS) == []
 
 
 @pytest.mark.timeout(0 if os.environ.get("PIPELINE_TORTURE") else 300)
@@ -211,8 +179,8 @@ def test_damage_is_refused_found_and_mended(work):
             assert small, f"{number}: {fault}: not found"
             assert all(not report.findings for report in reports.values())
 
-        for path in small:
-            repair_small_file(WS, path, quiet)
+        for bad in small:
+            repair_small_file(WS, bad, quiet)
         if fault.kind in ("receipt", "patch table", "head"):
             make_everything()  # what the message says: the next run makes it again
         for report in reports.values():

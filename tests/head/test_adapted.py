@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.heads import fit_head
 
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
@@ -16,10 +17,12 @@ from pipeline.activations.verify import TOLERANCES
 from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.split import Split
 from pipeline.head import adapted
-from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.file import load_head, save_head
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AdaptedSettings, HeadSettings
-from pipeline.head.strong import choose_labelled
-from pipeline.head.task import FitTask, RowReader
+from pipeline.head.strong import choose_training_patches
+from pipeline.head.task import FitTask
 from pipeline.io.errors import HeadError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
@@ -149,14 +152,14 @@ def test_without_training_it_is_the_trunks_own_fc7(tmp_path):
 def test_input_of_fca_is_standardised_under_the_copied_weights(drawn, trunk):
     head = fit(drawn, trunk)
     none_held_out = np.zeros(len(drawn.table.ids), bool)
-    rows = choose_labelled(
+    rows = choose_training_patches(
         FitTask(drawn.store, drawn.table, "u", LABELS, 0, none_held_out, None, RowReader(drawn.store)), QUICK
-    ).rows
+    ).row_index
     fc7 = drawn.fc7[0][rows].astype(np.float64)
     alive = fc7.std(0) > 1e-3
 
     np.testing.assert_allclose(head.network.mean, fc7.mean(0), atol=2e-3)
-    np.testing.assert_allclose(1 / head.network.gain[alive], fc7.std(0)[alive], rtol=5e-3)
+    np.testing.assert_allclose(1 / head.network.inv_std[alive], fc7.std(0)[alive], rtol=5e-3)
 
 
 def test_columns_that_hardly_move_are_not_blown_up():
@@ -174,7 +177,7 @@ def test_columns_that_hardly_move_are_not_blown_up():
     deviation = np.array([1, 1, 0.001])
     least = 0.1 * np.sqrt((deviation**2).mean())
     np.testing.assert_allclose(network.mean, [1, 1, 0.001, 5], rtol=1e-5)
-    np.testing.assert_allclose(network.gain, [1, 1, 1 / least, 0], rtol=1e-5)
+    np.testing.assert_allclose(network.inv_std, [1, 1, 1 / least, 0], rtol=1e-5)
 
 
 # ---- what is trained -------------------------------------------------------------------------------
@@ -241,7 +244,7 @@ def test_dropout_stands_before_fc7_and_not_before_fc6():
 def test_several_classes_a_patch(drawn, trunk):
     head = fit(drawn, trunk, QUICK.model_copy(update={"targets": "several"}))
 
-    assert head.scale == "logistic"
+    assert head.score_kind == "logistic"
     assert share_right(head, drawn.unseen, drawn.unseen_rows) > 0.9
 
 
@@ -255,7 +258,7 @@ def test_round_trip_needs_no_trunk(drawn, trunk, tmp_path):
     loaded = load_head(tmp_path / "u.safetensors")
 
     assert loaded.facts == head.facts
-    assert loaded.facts["how"]["how.layer"] == "pool5"
+    assert loaded.facts.how["how.layer"] == "pool5"
     np.testing.assert_array_equal(loaded.patch_scores(drawn.unseen_rows), head.patch_scores(drawn.unseen_rows))
 
 
@@ -270,7 +273,7 @@ def test_same_seed_same_bytes(drawn, trunk, tmp_path):
 
 def test_widths_that_do_not_fit_the_weights(drawn, trunk, tmp_path):
     head = fit(drawn, trunk)
-    save_head(Head(head.network, {**head.facts, "network": {"fc_widths": [24, 17]}}), tmp_path / "h")
+    save_head(Head(head.network, replace(head.facts, of_kind={"network": {"fc_widths": [24, 17]}})), tmp_path / "h")
 
     with pytest.raises(HeadError, match="cannot be read as a head"):
         load_head(tmp_path / "h")

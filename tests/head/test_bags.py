@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.activations.store import Store
-from pipeline.head.bags import Pictures
+from pipeline.head.bags import PictureBags
 
 WIDTH = 3
 BYTES_A_ROW = 2 * WIDTH
@@ -58,7 +58,7 @@ def test_each_picture_once_and_whole(shape, held_rows, size, seed, data):
     n = len(first_row) - 1
     wanted = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     generator = torch.Generator().manual_seed(seed)
-    pictures = Pictures(store, first_row, wanted, held_rows * BYTES_A_ROW)
+    pictures = PictureBags(store, first_row, wanted, held_rows * BYTES_A_ROW)
 
     for epoch in range(2):
         batches = list(pictures.in_batches(size, generator))
@@ -86,7 +86,7 @@ ALL = np.ones(20, bool)
 
 def test_pictures_that_fit_are_read_once(counted):
     store, first_row, read = counted
-    pictures = Pictures(store, first_row, ALL, held_bytes=200 * BYTES_A_ROW)
+    pictures = PictureBags(store, first_row, ALL, cache_bytes=200 * BYTES_A_ROW)
     generator = torch.Generator().manual_seed(0)
 
     list(pictures.in_order())
@@ -98,7 +98,7 @@ def test_pictures_that_fit_are_read_once(counted):
 
 def test_others_are_read_once_an_epoch_in_another_order(counted):
     store, first_row, read = counted
-    pictures = Pictures(store, first_row, ALL, held_bytes=60 * BYTES_A_ROW)
+    pictures = PictureBags(store, first_row, ALL, cache_bytes=60 * BYTES_A_ROW)
     generator = torch.Generator().manual_seed(0)
     orders = [[i for batch in pictures.in_batches(4, generator) for i, _ in batch] for _ in range(3)]
 
@@ -109,7 +109,7 @@ def test_others_are_read_once_an_epoch_in_another_order(counted):
 
 def test_batches_begin_before_all_is_read(counted):
     store, first_row, read = counted
-    pictures = Pictures(store, first_row, ALL, held_bytes=60 * BYTES_A_ROW)
+    pictures = PictureBags(store, first_row, ALL, cache_bytes=60 * BYTES_A_ROW)
 
     next(pictures.in_batches(4, torch.Generator().manual_seed(0)))
 
@@ -121,7 +121,7 @@ def test_parts_without_a_wanted_picture_are_not_read(counted):
     store, first_row, read = counted
     wanted = np.arange(20) >= 15
 
-    list(Pictures(store, first_row, wanted, held_bytes=0).in_order())
+    list(PictureBags(store, first_row, wanted, cache_bytes=0).in_order())
 
     assert read == [6, 7]
 
@@ -129,7 +129,7 @@ def test_parts_without_a_wanted_picture_are_not_read(counted):
 def test_what_is_held_is_no_view_of_a_part(counted):
     store, first_row, _ = counted
 
-    pictures = list(Pictures(store, first_row, ALL).in_order())
+    pictures = list(PictureBags(store, first_row, ALL).in_order())
 
     assert all(rows.base is None for _, rows in pictures)
 
@@ -139,7 +139,7 @@ def test_one_generator_gives_one_order(counted):
     for held in (0, 60, 200):
         orders = []
         for seed in (1, 1, 2):
-            pictures = Pictures(store, first_row, ALL, held * BYTES_A_ROW)
+            pictures = PictureBags(store, first_row, ALL, held * BYTES_A_ROW)
             batches = pictures.in_batches(4, torch.Generator().manual_seed(seed))
             orders.append([i for batch in batches for i, _ in batch])
         assert orders[0] == orders[1] != orders[2]

@@ -31,21 +31,21 @@ def blobs():
     return rng.normal(0, 1, (180, 6)) + 3 * np.eye(3, 6)[y], np.array(["cat", "dog", "fish"])[y]
 
 
-def test_it_learns_and_gives_odds(blobs):
+def test_it_learns_and_gives_probabilities(blobs):
     X, y = blobs
     head = clone(SMALL).fit(X, y)
-    odds = head.predict_proba(X)
+    probabilities = head.predict_proba(X)
     assert head.score(X, y) > 0.9
-    np.testing.assert_allclose(odds.sum(1), 1)
-    assert (head.classes_[odds.argmax(1)] == head.predict(X)).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert (head.classes_[probabilities.argmax(1)] == head.predict(X)).all()
     assert [epoch["rate"] for epoch in head.epochs_] == sorted((e["rate"] for e in head.epochs_), reverse=True)
 
 
-def test_odds_are_those_of_the_network_in_float64(blobs):
+def test_probabilities_are_those_of_the_network_in_float64(blobs):
     X, y = blobs
     head = clone(SMALL).fit(X, y)
     state = {name: tensor.double().numpy() for name, tensor in head.network_.state_dict().items()}
-    hidden = (X.astype(np.float32).astype(float) - state["mean"]) * state["gain"]
+    hidden = (X.astype(np.float32).astype(float) - state["mean"]) * state["inv_std"]
     hidden = np.maximum(hidden @ state["layers.1.weight"].T + state["layers.1.bias"], 0)
     logits = hidden @ state["layers.4.weight"].T + state["layers.4.bias"]
     expected = np.exp(logits - logits.max(1, keepdims=True))
@@ -53,7 +53,7 @@ def test_odds_are_those_of_the_network_in_float64(blobs):
     assert isinstance(head.network_, HeadNetwork)
 
 
-def test_same_seed_same_odds_and_it_can_be_kept(blobs):
+def test_same_seed_same_probabilities_and_it_can_be_pickled(blobs):
     X, y = blobs
     one, other = clone(SMALL).fit(X, y), clone(SMALL).fit(X, y)
     assert np.array_equal(one.predict_proba(X), other.predict_proba(X))

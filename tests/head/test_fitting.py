@@ -8,10 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.heads import fit_head, fit_network
 
-from pipeline.head import fitting
-from pipeline.head.head import NO_DIGEST, fit_head, save_head
-from pipeline.head.networks import HeadNetwork
+from pipeline.head.file import NO_DIGEST, save_head
 from pipeline.head.settings import HEADS, HeadSettings
 from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
@@ -23,12 +22,6 @@ RNG = np.random.default_rng(0)
 TARGETS = RNG.integers(0, 3, 300)
 ROWS = (np.repeat(np.eye(3)[TARGETS], 4, axis=1) * 3 + RNG.normal(0, 0.5, (300, 12))).astype(np.float16)
 QUICK = HeadSettings(hidden=(8,), batch=32, max_epochs=(5, 2, 1), settled=0)
-
-
-def fit_network(rows, targets, n_outputs, settings, seed, name="head"):
-    """A softmax network of its own, and its loss curve."""
-    network = HeadNetwork(rows.shape[1], n_outputs - 1, settings)
-    return network, fitting.fit_network(network, rows, targets, settings, seed, name)
 
 
 def share_right(network, rows=ROWS, targets=TARGETS) -> float:
@@ -116,8 +109,8 @@ def test_no_row():
 # ---- the same bytes --------------------------------------------------------------------------------
 
 
-def digest_of_fit(made, small, path, seed=0, held_out=0.0):
-    return save_head(fit_head(made.store, made.table, "small", small, LABELS, seed, held_out), path)
+def digest_of_fit(made, small, path, seed=0):
+    return save_head(fit_head(made.store, made.table, "small", small, LABELS, seed), path)
 
 
 def test_one_seed_gives_the_same_bytes_whatever_happened_before(made, small, tmp_path):
@@ -154,15 +147,15 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from pipeline.activations.store import Store
-from pipeline.head.head import fit_head, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.file import save_head
 from pipeline.patches.table_file import read_table
 from pipeline.head.settings import HeadSettings
 from pipeline.patches.settings import LabelSettings
 
 table, store, settings, out = sys.argv[1:]
-head = fit_head(
-    Store(Path(store)), read_table(Path(table)), "small", HeadSettings.model_validate_json(settings), LabelSettings(), 0
-)
+settings = {"small": HeadSettings.model_validate_json(settings)}
+((_, head),) = fit_heads(Store(Path(store)), read_table(Path(table)), settings, LabelSettings(), 0)
 print(save_head(head, Path(out)))
 """
 
@@ -200,16 +193,19 @@ def test_held_out_pictures_are_not_used(made, make, small, tmp_path):
     store = make.store(tmp_path / "poisoned.zarr", made.table, poisoned)
     assert store.fingerprint == made.store.fingerprint
 
-    kept = [save_head(fit_head(s, made.table, "h", small, LABELS, 0, 0.4), tmp_path / "h") for s in (made.store, store)]
-    every = [save_head(fit_head(s, made.table, "h", small, LABELS, 0), tmp_path / "h") for s in (made.store, store)]
+    def digests(**options) -> list[str]:
+        stores = (made.store, store)
+        return [save_head(fit_head(s, made.table, "h", small, LABELS, 0, **options), tmp_path / "h") for s in stores]
+
+    kept, every = digests(held_out_share=0.4), digests()
 
     assert kept[0] == kept[1]
     assert every[0] != every[1]
 
 
 def test_held_out_pictures_are_counted(made, small):
-    head = fit_head(made.store, made.table, "h", small, LABELS, 0, held_out=0.4)
+    head = fit_head(made.store, made.table, "h", small, LABELS, 0, held_out_share=0.4)
 
     n_out = int(hold_out_pictures(made.table.ids, 0.4).sum())
-    assert head.facts["pictures"] == {"used": 24 - n_out, "held_out": n_out, "skipped": 0}
-    assert head.facts["patches"]["positive"] == 3 * (24 - n_out)
+    assert head.facts.pictures == {"used": 24 - n_out, "held_out": n_out, "skipped": 0}
+    assert head.facts.patches["positive"] == 3 * (24 - n_out)

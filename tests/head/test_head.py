@@ -9,12 +9,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.heads import fit_head
 
 from pipeline.activations.identity import which_rows
-from pipeline.head.head import Head, fit_head, fit_heads, load_head, save_head
+from pipeline.head.facts import HeadFacts
+from pipeline.head.file import load_head, read_facts, read_fingerprint, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import SvmSettings, WeakSettings
 from pipeline.head.strong import rows_to_learn
-from pipeline.head.task import RowReader
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.patches.settings import LabelSettings
 
@@ -29,28 +33,28 @@ def head(made, small) -> Head:
 def test_what_a_head_says_of_itself(head, made, small):
     facts = head.facts
 
-    assert (facts["name"], facts["dataset"], facts["split"], facts["seed"]) == ("small", "made", "train", 0)
+    assert (facts.name, facts.dataset, facts.split, facts.seed) == ("small", "made", "train", 0)
     assert head.classes == made.table.classes
     # Of eight patches a picture three are positive and three background; half of those is used.
-    assert facts["patches"] == {
+    assert facts.patches == {
         "positive": 72,
         "background": 36,
         "background_of": 72,
         "per_class": {"cat": 24, "dog": 24, "fish": 24},
     }
-    assert facts["pictures"] == {"used": 24, "held_out": 0, "skipped": 0}
-    assert facts["fingerprint"] == made.store.fingerprint
-    assert facts["labels_digest"] == made.table.labels_digest(LABELS)
-    assert facts["how"] == {k: v for k, v in made.store.identity.items() if k.startswith("how.")}
-    assert facts["settings"] == small.model_dump(mode="json")
-    json.dumps(facts, allow_nan=False)
+    assert facts.pictures == {"used": 24, "held_out": 0, "skipped": 0}
+    assert facts.fingerprint == made.store.fingerprint
+    assert facts.labels_digest == made.table.labels_digest(LABELS)
+    assert facts.how == {k: v for k, v in made.store.identity.items() if k.startswith("how.")}
+    assert facts.settings == small.model_dump(mode="json")
+    json.dumps(facts.to_dict(), allow_nan=False)
 
 
 def test_the_reading_decides_the_positives(made, small):
     head = fit_head(made.store, made.table, "small", small, LabelSettings(single_object="touches"), seed=0)
 
-    assert head.facts["patches"]["positive"] == 48  # one of three is touched by a second box
-    assert head.facts["reading"]["single_object"] == "touches"
+    assert head.facts.patches["positive"] == 48  # one of three is touched by a second box
+    assert head.facts.reading["single_object"] == "touches"
 
 
 def test_unseen_patches_are_told_apart(head, make):
@@ -60,7 +64,7 @@ def test_unseen_patches_are_told_apart(head, make):
     positive = table.labels(LABELS) >= 0
     assert scores.shape == (72, 3) and scores.dtype == np.float32
     assert (scores[positive].argmax(1) == table.overlap.filling_class[positive]).mean() > 0.95
-    # The last output is background: it takes the odds of empty patches away from all classes.
+    # The last output is background: it takes the probability of empty patches away from all classes.
     assert scores[table.overlap.n_touching == 0].sum(1).mean() < scores[positive].sum(1).mean() - 0.1
 
 
@@ -152,6 +156,14 @@ def test_the_file_opens_with_safetensors_alone(path):
         assert json.loads(file.metadata()["facts"])["name"] == "small"
 
 
+def test_round_trip_of_the_facts(head, path):
+    facts = head.facts
+    assert HeadFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+    assert read_facts(path) == facts and read_fingerprint(path) == facts.fingerprint
+    with pytest.raises(KeyError):
+        HeadFacts.from_dict({"name": "small"})
+
+
 def test_no_file(tmp_path):
     with pytest.raises(HeadError, match="no such head; make it with: pipeline fit-head"):
         load_head(tmp_path / "none.safetensors")
@@ -218,11 +230,11 @@ def test_a_changed_fact_is_refused(head, path):
         pytest.param({"format": "head-0"}, "format 'head-0', expected 'head-3'", id="format"),
         pytest.param({"settings": {"hidden": [3]}}, "cannot be read as a head", id="settings of another network"),
         pytest.param({"settings": {"depth": 3}}, "cannot be read as a head", id="unknown setting"),
-        pytest.param({"classes": ["cat"]}, "cannot be read as a head", id="fewer classes"),
+        pytest.param({"classes": ("cat",)}, "cannot be read as a head", id="fewer classes"),
     ],
 )
 def test_facts_that_do_not_fit_the_weights(head, tmp_path, facts, message):
-    save_head(Head(head.network, {**head.facts, **facts}), tmp_path / "h")
+    save_head(Head(head.network, replace(head.facts, **facts)), tmp_path / "h")
 
     with pytest.raises(HeadError, match=message):
         load_head(tmp_path / "h")
@@ -253,34 +265,34 @@ def test_a_head_is_the_same_from_the_rows_that_it_learns_from(made, small, some_
     rows, store = some_rows
     assert len(rows) < made.table.n_rows / 1.2
 
-    head = fit_head(store, made.table, "small", small, LABELS, seed, read=RowReader(store, rows))
+    head = fit_head(store, made.table, "small", small, LABELS, seed, reader=RowReader(store, rows))
 
     every = fit_head(made.store, made.table, "small", small, LABELS, seed)
     for key, tensor in head.network.state_dict().items():
         assert torch.equal(tensor, every.network.state_dict()[key])
-    assert head.facts["patches"] == every.facts["patches"]
+    assert head.facts.patches == every.facts.patches
 
 
 @pytest.mark.parametrize(
     ("settings", "seed", "message"),
     [
-        (None, 7, r"of its 108 rows are not there, and the store holds [0-9]+ rows.*\n.*--rows all"),
-        (WeakSettings(kind="weak"), 0, "this kind of head looks at all patches of a picture"),
-        (SvmSettings(kind="svm"), 0, "this kind of head looks at all patches of a picture"),
+        (None, 7, r"of its 108 rows are missing, and the store holds [0-9]+ rows.*\n.*--rows all"),
+        (WeakSettings(kind="weak"), 0, "this kind of head needs all patches of a picture"),
+        (SvmSettings(kind="svm"), 0, "this kind of head needs all patches of a picture"),
     ],
 )
 def test_what_needs_other_rows_says_so(made, small, some_rows, settings, seed, message):
     rows, store = some_rows
     with pytest.raises(HeadError, match=message):
-        fit_head(store, made.table, "small", settings or small, LABELS, seed, read=RowReader(store, rows))
+        fit_head(store, made.table, "small", settings or small, LABELS, seed, reader=RowReader(store, rows))
 
 
 def test_a_store_of_chosen_rows_is_not_taken_for_one_of_all(made, small, some_rows):
     rows, store = some_rows
     with pytest.raises(StoreError, match=r"holds [0-9]+ of the 192 rows of made train.*\n.*extract --dataset made"):
         fit_head(store, made.table, "small", small, LABELS, 0)
-    with pytest.raises(StoreError, match="what is asked needs others"):
-        fit_head(store, made.table, "small", small, LABELS, 0, read=RowReader(store, rows[:-1]))
+    with pytest.raises(StoreError, match="other rows are needed"):
+        fit_head(store, made.table, "small", small, LABELS, 0, reader=RowReader(store, rows[:-1]))
 
 
 # --- several heads on one store

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.heads import fit_head
 
-from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.head.file import load_head, save_head
 from pipeline.head.settings import OwnSettings
 from pipeline.io.errors import HeadError
 from pipeline.patches.settings import LabelSettings
@@ -63,11 +64,11 @@ def test_scores_are_those_of_the_whole_network(fit, card, rows, weights):
     head = fit(card())
 
     logits = rows.astype(np.float64) @ weights["fc8.weight"].double().numpy().T + weights["fc8.bias"].double().numpy()
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    odds /= odds.sum(1, keepdims=True)
-    np.testing.assert_allclose(head.patch_scores(rows), odds[:, :3], atol=1e-5)
-    assert head.scale == "softmax"
-    assert head.facts["epochs"] == [] and head.facts["how"]["how.layer"] == "fc7"
+    expected = np.exp(logits - logits.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(head.patch_scores(rows), expected[:, :3], atol=1e-5)
+    assert head.score_kind == "softmax"
+    assert head.facts.epochs == [] and head.facts.how["how.layer"] == "fc7"
 
 
 def test_round_trip_needs_no_trunk(fit, card, rows, tmp_path):
@@ -120,7 +121,7 @@ def test_a_last_layer_that_does_not_fit(fit, card, changes):
 
 
 def test_rows_of_another_layer(fit, card):
-    with pytest.raises(HeadError, match=r"which sees fc7, and .* holds fc6; set layer: fc7"):
+    with pytest.raises(HeadError, match=r"whose input is fc7, and .* holds fc6; set layer: fc7"):
         fit(card(), **{"how.layer": "fc6"})
 
 

@@ -3,19 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from support.heads import fit_network
 from torch import nn
 
-from pipeline.head import fitting
-from pipeline.head.networks import Dropout, HeadNetwork
+from pipeline.head.dropout import Dropout
+from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HEADS, HeadSettings
 
 FCB = HeadSettings(hidden=())
-
-
-def fit_network(rows, targets, n_outputs, settings, seed, name="head"):
-    """A softmax network of its own, and its loss curve."""
-    network = HeadNetwork(rows.shape[1], n_outputs - 1, settings)
-    return network, fitting.fit_network(network, rows, targets, settings, seed, name)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +79,7 @@ def test_bf16_and_fp32_against_float64(hidden):
         network.initialise(torch.Generator().manual_seed(0))
         network.standardise_to(rows)
         networks[precision] = network
-    hidden_values = (rows.double() - network.mean) * network.gain
+    hidden_values = (rows.double() - network.mean) * network.inv_std
     for layer in network.layers[:-1]:
         hidden_values = layer.double()(hidden_values) if isinstance(layer, nn.Linear) else layer(hidden_values)
     reference = network.layers[-1].double()(hidden_values).detach()
@@ -152,8 +147,8 @@ def test_chunks_of_any_size_standardise_alike(sizes):
 
     values = COLUMNS.astype(float)
     np.testing.assert_allclose(network.mean, values.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(network.gain[:4], 1 / values.std(0)[:4], rtol=1e-5)
-    assert (network.gain[4:] == 0).all()
+    np.testing.assert_allclose(network.inv_std[:4], 1 / values.std(0)[:4], rtol=1e-5)
+    assert (network.inv_std[4:] == 0).all()
 
 
 def test_float16_does_not_overflow_in_the_sums():
@@ -204,7 +199,7 @@ def test_without_standardise_the_input_is_taken_as_it_is():
 
     network, _ = fit_network(rows, targets, 3, settings, seed=0)
 
-    assert (network.mean == 0).all() and (network.gain == 1).all()
+    assert (network.mean == 0).all() and (network.inv_std == 1).all()
 
 
 # ---- initialisation --------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.heads import fit_head
 from torch.nn import functional
 
+from pipeline.head.file import load_head, save_head
 from pipeline.head.fitting import logistic_loss
-from pipeline.head.head import fit_head, load_head, save_head
 from pipeline.head.settings import HeadSettings
 from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import average_precision
@@ -67,11 +68,11 @@ def test_classes_that_only_occur_together_are_found(heads, make):
     assert min(found["more"]) > 0.95
     # Their patches are deleted where one label a patch is allowed: nothing of them can be learnt.
     assert max(found["one"][:FISH]) < 0.7
-    assert heads["one"].facts["patches"]["per_class"] == {"cat": 0, "dog": 0, "fish": 24}
+    assert heads["one"].facts.patches["per_class"] == {"cat": 0, "dog": 0, "fish": 24}
 
 
 def test_what_a_head_of_several_classes_says_of_itself(heads):
-    facts = heads["more"].facts["patches"]
+    facts = heads["more"].facts.patches
 
     assert facts == {
         "positive": 72,
@@ -80,12 +81,12 @@ def test_what_a_head_of_several_classes_says_of_itself(heads):
         "per_class": {"cat": 48, "dog": 48, "fish": 24},
         "of_several_classes": 48,
     }
-    assert heads["more"].scale == "logistic" and heads["one"].scale == "softmax"
+    assert heads["more"].score_kind == "logistic" and heads["one"].score_kind == "softmax"
 
 
 def test_both_use_the_same_background(heads):
     for key in ("background", "background_of"):
-        assert heads["one"].facts["patches"][key] == heads["more"].facts["patches"][key]
+        assert heads["one"].facts.patches[key] == heads["more"].facts.patches[key]
 
 
 def test_scores_of_several_classes_lie_by_themselves(heads, make):
@@ -115,9 +116,7 @@ def test_difficult_objects_teach_nothing_of_their_class(make, tmp_path):
     other = fit_head(make.store(tmp_path / "o.zarr", alone, rows), alone, "h", SEVERAL, LABELS, 0)
 
     couples = table.overlap.n_filling == 2
-    assert (
-        head.facts["patches"]["per_class"] == other.facts["patches"]["per_class"] == {"cat": 48, "dog": 0, "fish": 24}
-    )
+    assert head.facts.patches["per_class"] == other.facts.patches["per_class"] == {"cat": 48, "dog": 0, "fish": 24}
     # Patches with a dog are negatives of dogs only where no dog is known of.
     masked, negative = (h.patch_scores(rows)[couples][:, DOG].mean() for h in (head, other))
     assert masked > 2 * negative
@@ -142,7 +141,7 @@ def test_the_reading_decides_which_patches_are_used(make, tmp_path):
 
     heads = [fit_head(store, table, "h", SEVERAL, LabelSettings(single_object=r), 0) for r in ("fills", "touches")]
 
-    assert [h.facts["patches"]["per_class"]["cat"] for h in heads] == [48, 24]
+    assert [h.facts.patches["per_class"]["cat"] for h in heads] == [48, 24]
 
 
 def test_no_positive_patch(make, tmp_path):

@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
+from support.heads import fit_head
 
-from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.head.file import load_head, save_head
 from pipeline.head.pooling import join_pooled
 from pipeline.head.settings import SvmSettings
 from pipeline.head.svm import FOLDS, Svm, fold_of
@@ -106,14 +107,16 @@ def test_held_out_pictures_are_not_looked_at(many, make, tmp_path):
     other_labels = table.picture_labels.copy()
     other_labels[out] *= -1
     heads = [
-        fit_head(make.store(tmp_path / f"{i}.zarr", t, r), t, "svm", SvmSettings(kind="svm"), LABELS, 0, held_out=0.4)
+        fit_head(
+            make.store(tmp_path / f"{i}.zarr", t, r), t, "svm", SvmSettings(kind="svm"), LABELS, 0, held_out_share=0.4
+        )
         for i, (t, r) in enumerate([(table, rows), (replace(table, picture_labels=other_labels), spoilt)])
     ]
 
     assert 20 < out.sum() < 50
     for name, tensor in heads[0].network.state_dict().items():
         assert torch.equal(tensor, heads[1].network.state_dict()[name]), name
-    assert heads[0].facts["svm"] == heads[1].facts["svm"]
+    assert heads[0].facts.of_kind["svm"] == heads[1].facts.of_kind["svm"]
 
 
 def test_difficult_pictures_are_left_out_of_their_class_alone(many, make, tmp_path):
@@ -151,7 +154,7 @@ def test_c_is_chosen_by_mean_ap_over_folds(many):
             ]
             found.append(mean_average_precision(np.column_stack(scores), table.picture_labels[fold == k], "voc12")[0])
         expected[cost] = np.mean(found)
-    facts = head.facts["svm"]
+    facts = head.facts.of_kind["svm"]
     for cost in costs:
         assert facts["cross_validated_mAP"][f"{cost:g}"] == pytest.approx(expected[cost], abs=0.02)
     assert facts["cost"] == max(costs, key=lambda c: facts["cross_validated_mAP"][f"{c:g}"])
@@ -168,7 +171,7 @@ def test_the_same_seed_gives_the_same_bytes_also_from_other_parts(many, make, tm
 
     assert digest == again
     loaded = load_head(path)
-    assert isinstance(loaded.network, Svm) and loaded.scale == "pooled"
+    assert isinstance(loaded.network, Svm) and loaded.score_kind == "pooled"
     for name, tensor in loaded.network.state_dict().items():
         assert torch.equal(tensor, elsewhere.network.state_dict()[name]), name
     np.testing.assert_array_equal(decisions(loaded, store, table), decisions(elsewhere, store, table))
@@ -180,7 +183,7 @@ def test_a_class_that_is_never_there_says_no(many):
 
     head = fit_head(store, replace(table, picture_labels=labels), "svm", PLAIN, LABELS, 0)
 
-    assert head.facts["svm"]["never_both"] == ["dog", "fish"]
+    assert head.facts.of_kind["svm"]["never_both"] == ["dog", "fish"]
     assert (decisions(head, store, table)[0, :, 1:] == [-1, 1]).all()
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.heads import fit_head
 from torch import nn
 
-from pipeline.head import bags as pictures
 from pipeline.head import weak
-from pipeline.head.fitting import fit_network, logistic_loss, make_optimizer
-from pipeline.head.head import fit_head, load_head, save_head
+from pipeline.head.bags import PictureBags
+from pipeline.head.file import load_head, save_head
+from pipeline.head.fitting import logistic_loss, make_optimizer
+from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
 from pipeline.io.errors import HeadError
@@ -75,8 +77,8 @@ def scene(make, tmp_path_factory):
     return table, make.store(tmp_path_factory.mktemp("weak") / "s.zarr", table, rows), rows
 
 
-def fit(store, table, settings=QUICK, seed=0, held_out=0.0):
-    return fit_head(store, table, "weak", settings, LABELS, seed, held_out)
+def fit(store, table, settings=QUICK, seed=0, held_out_share=0.0):
+    return fit_head(store, table, "weak", settings, LABELS, seed, held_out_share=held_out_share)
 
 
 # ---- it learns what it should ----------------------------------------------------------------------
@@ -101,8 +103,9 @@ def test_few_patches_of_a_picture_carry_its_class(make, tmp_path):
         head = fit(make.store(tmp_path / f"{seed}.zarr", table, rows, 4096), table, settings)
         # The same network, for which every patch of a picture shows what the picture shows.
         every = HeadNetwork(WIDTH, 3, settings, "log-odds")
-        alike = settings.model_copy(update={"batch": 4 * 30})
-        fit_network(every, rows, np.repeat(labels, 30, axis=0), alike, 0, "every", logistic_loss)
+        joint = JointFit(0, logistic_loss)
+        joint.add(every, settings.model_copy(update={"batch": 4 * 30}))
+        joint.run(rows, np.repeat(labels, 30, axis=0))
         unseen = draw_rows(seed + 100, SIZES)
         ours.append(picture_ap(head.network, unseen[0], SIZES, unseen[1]))
         theirs.append(picture_ap(every, unseen[0], SIZES, unseen[1]))
@@ -137,8 +140,8 @@ def loss_in_loops(network, rows, sizes, labels, top) -> torch.Tensor:
             if label:
                 best = sorted(logits[:, c], key=lambda logit: logit.item(), reverse=True)[:top]
                 score = sum(best) / len(best)
-                odds = torch.sigmoid(score)
-                total = total - torch.log(odds if label == 1 else 1 - odds)
+                probability = torch.sigmoid(score)
+                total = total - torch.log(probability if label == 1 else 1 - probability)
         first += size
     return total / len(sizes)
 
@@ -201,11 +204,11 @@ def test_best_patches_by_hand():
 
     best = weak.choose_best(scores, [3, 1], top=2)
 
-    assert best.rows.tolist() == [0, 1, 2, 3]
+    assert best.row_index.tolist() == [0, 1, 2, 3]
     assert best.picture_logits(scores).tolist() == [[2.5, 8.5], [5.0, 5.0]]
     one = weak.choose_best(scores, [3, 1], top=1)
-    assert one.rows.tolist() == [0, 1, 3]
-    assert one.picture_logits(scores[one.rows]).tolist() == [[3.0, 9.0], [5.0, 5.0]]
+    assert one.row_index.tolist() == [0, 1, 3]
+    assert one.picture_logits(scores[one.row_index]).tolist() == [[3.0, 9.0], [5.0, 5.0]]
 
 
 @pytest.mark.parametrize("hidden", [(64,), (64, 32)], ids=["one", "two"])
@@ -251,13 +254,13 @@ def test_held_out_pictures_are_not_looked_at(scene, make, tmp_path):
     assert other.fingerprint == store.fingerprint
     lies = replace(table, picture_labels=np.where(out[:, None], -table.picture_labels, table.picture_labels))
 
-    kept = fit(store, table, held_out=0.4)
+    kept = fit(store, table, held_out_share=0.4)
 
-    assert digest(fit(other, table, held_out=0.4), tmp_path) == digest(kept, tmp_path)
-    for name, tensor in fit(store, lies, held_out=0.4).network.state_dict().items():
+    assert digest(fit(other, table, held_out_share=0.4), tmp_path) == digest(kept, tmp_path)
+    for name, tensor in fit(store, lies, held_out_share=0.4).network.state_dict().items():
         assert torch.equal(tensor, kept.network.state_dict()[name])
     assert digest(fit(other, table), tmp_path) != digest(fit(store, table), tmp_path)
-    assert kept.facts["patches"]["looked_at"] == int((~out)[table.picture].sum())
+    assert kept.facts.patches["looked_at"] == int((~out)[table.picture].sum())
 
 
 def test_a_picture_without_a_sure_label_is_not_looked_at(scene, make, tmp_path):
@@ -325,11 +328,11 @@ def test_standardised_over_all_patches_of_the_fit_pictures(scene):
     table, store, rows = scene
     out = hold_out_pictures(table.ids, 0.4)
 
-    network = fit(store, table, held_out=0.4).network
+    network = fit(store, table, held_out_share=0.4).network
 
     used = rows[~out[table.picture]].astype(float)
     np.testing.assert_allclose(network.mean, used.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(network.gain, 1 / used.std(0), rtol=1e-5)
+    np.testing.assert_allclose(network.inv_std, 1 / used.std(0), rtol=1e-5)
 
 
 def test_without_standardise(scene):
@@ -337,7 +340,7 @@ def test_without_standardise(scene):
 
     network = fit(store, table, QUICK.model_copy(update={"standardise": False})).network
 
-    assert (network.mean == 0).all() and (network.gain == 1).all()
+    assert (network.mean == 0).all() and (network.inv_std == 1).all()
 
 
 def test_classes_begin_at_their_share_of_the_pictures():
@@ -353,9 +356,9 @@ def test_classes_begin_at_their_share_of_the_pictures():
 # ---- the same bytes, and the file ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held_bytes", [2**31, 0, 300 * 2 * WIDTH], ids=["held", "streamed", "pooled"])
-def test_one_seed_gives_the_same_bytes(scene, tmp_path, monkeypatch, held_bytes):
-    monkeypatch.setattr(pictures.Pictures.__init__, "__defaults__", (held_bytes,))
+@pytest.mark.parametrize("cache_bytes", [2**31, 0, 300 * 2 * WIDTH], ids=["held", "streamed", "pooled"])
+def test_one_seed_gives_the_same_bytes(scene, tmp_path, monkeypatch, cache_bytes):
+    monkeypatch.setattr(PictureBags.__init__, "__defaults__", (cache_bytes,))
     table, store, _ = scene
 
     first = digest(fit(store, table), tmp_path)
@@ -384,8 +387,8 @@ def test_round_trip(scene, tmp_path):
 
     data = (tmp_path / "weak.safetensors").read_bytes()
     assert hashlib.sha256(data.replace(written.encode(), b"0" * 64)).hexdigest() == written
-    assert loaded.facts == head.facts and loaded.scale == "log-odds"
-    assert loaded.facts["settings"]["kind"] == "weak"
+    assert loaded.facts == head.facts and loaded.score_kind == "log-odds"
+    assert loaded.facts.settings["kind"] == "weak"
     np.testing.assert_array_equal(loaded.patch_scores(rows), head.patch_scores(rows))
     assert head.patch_scores(rows).shape == (len(rows), 3)
     assert head.patch_scores(rows).min() < 0
@@ -395,11 +398,11 @@ def test_what_a_weak_head_says_of_itself(scene):
     table, store, _ = scene
     facts = fit(store, table).facts
 
-    assert [e["rate"] for e in facts["epochs"]] == [0.01] * 2 + [0.001]
+    assert [e["rate"] for e in facts.epochs] == [0.01] * 2 + [0.001]
     counts = (table.picture_labels == 1).sum(0).tolist()
-    assert facts["patches"]["pictures_per_class"] == dict(zip(table.classes, counts, strict=True))
-    assert facts["patches"]["looked_at"] == table.n_rows
-    assert facts["precision"] in ("bf16", "fp32")
+    assert facts.patches["pictures_per_class"] == dict(zip(table.classes, counts, strict=True))
+    assert facts.patches["looked_at"] == table.n_rows
+    assert facts.of_kind["precision"] in ("bf16", "fp32")
 
 
 def test_the_callers_random_state_is_left_alone(scene):

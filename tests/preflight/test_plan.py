@@ -17,7 +17,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.activations.layout import metadata_names, rows_a_part
+from pipeline.activations.arrays import geometry_bytes_per_row, metadata_names
+from pipeline.activations.partition import rows_per_part
 from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.preflight.costs import Costs, read_costs
@@ -162,8 +163,8 @@ def test_the_shipped_table_says_of_every_entry_what_it_was_measured_on():
     assert all("python benchmarks/scale.py" in entry.measured and "cores" in entry.measured for entry in entries)
     assert list(costs.trunks) == ["alexnet64", "alexnet", "torchvision/squeezenet1_0"]
     for trunk in costs.trunks.values():
-        assert trunk.part_rows == rows_a_part(trunk.width)
-        assert trunk.bytes_a_row < 2 * trunk.width + 21
+        assert trunk.part_rows == rows_per_part(trunk.width)
+        assert trunk.bytes_a_row < 2 * trunk.width + geometry_bytes_per_row()
     assert len(metadata_names()) + 1 + 2 == STORE_FILES
 
 
@@ -182,7 +183,8 @@ def test_a_bad_table_is_named(tmp_path, text, fragment):
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, pipeline.preflight.plan, pipeline.cli.plan; print([m for m in ('torch', 'zarr') if m in sys.modules])"
+    modules = "sys, pipeline.preflight.plan, pipeline.cli.plan"
+    code = f"import {modules}; print([m for m in ('torch', 'zarr') if m in sys.modules])"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -149,5 +149,5 @@ def test_the_comparison_of_heads_chooses_nothing_and_has_one_seed():
     settings = heads_run(RunSettings(compare=("fcb", "fca"), baselines=("random",), seed=4, aggregation=3))
 
     assert (settings.comparison, settings.seeds, settings.reference) == (("fcb", "fca", "fca-on-random"), (4,), "fcb")
-    assert {settings.recipes[name].stated_aggregation for name in settings.comparison} == {3.0}
+    assert {settings.recipes[name].stated_aggregation.to_json() for name in settings.comparison} == {3.0}
     assert apply_recipe(settings, "fca-on-random", 4).trunk == "random"

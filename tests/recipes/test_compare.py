@@ -20,12 +20,13 @@ from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.recipes import recipe
 from pipeline.recipes.catalogue import builtin_recipes
 from pipeline.recipes.compare import run_comparison
 from pipeline.recipes.paths import recipe_path
-from pipeline.recipes.run import RecipeRuns
 from pipeline.scoring.ensemble import mean_rank
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
@@ -114,7 +115,7 @@ class Compared(dict):
         seeds = [0, 1] if name == "scenes" else [0]
         write_manifest(name)
         ws = Workspace(parse_run_settings({**SETTINGS, "seeds": seeds, "comparison": recipes}))
-        self[name] = run_comparison(ws, name, ws.compare_path(name), "a test", lambda text: None)
+        self[name] = run_comparison(RunContext(ws, name, command="a test"), ws.compare_path(name))
         return self[name]
 
 
@@ -190,7 +191,7 @@ def test_a_row_is_what_its_scores_say(compared):
     by_name = rows(compared["scenes"])
     ws = Workspace(parse_run_settings(SETTINGS))
     os.chdir(compared.folder)
-    labels = current_table(ws, "scenes", "val", lambda text: None).picture_labels
+    labels = current_table(RunContext(ws, "scenes"), "val").picture_labels
 
     def scores(name: str) -> list[np.ndarray]:
         return [load_scores(Path(run["scores"])).by(by_name[name]["k"]) for run in by_name[name]["runs"]]
@@ -221,7 +222,7 @@ def test_a_finished_recipe_is_left_alone_and_one_without_its_file_fits_nothing_a
     recipe_path(ws, "scenes", "svm").unlink()
     said: list[str] = []
 
-    again = RecipeRuns(ws, "scenes", "a test", said.append).run("svm")
+    again = recipe.make(RunContext(ws, "scenes", said.append, "a test"), "svm")
 
     assert again["mAP"] == rows(compared["scenes"])["svm"]["mAP"]
     assert not any("scored" in line for line in said)
@@ -233,7 +234,7 @@ def test_what_changed_since_is_run_again_and_nothing_else(compared):
     ws = Workspace(parse_run_settings({**SETTINGS, "comparison": ["strong-fcb", "svm"]}))
     said: list[str] = []
     path = Path("results/changed.json")
-    unchanged = run_comparison(ws, "scenes", path, "a test", said.append)
+    unchanged = run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
     assert not any("again" in line or "fitted" in line for line in said)
     annotation = (
         next(Path("data/scenes/Annotations").glob("val*.xml"), None)
@@ -242,12 +243,12 @@ def test_what_changed_since_is_run_again_and_nothing_else(compared):
     before = annotation.read_text()
     annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", before))
     try:
-        run_comparison(ws, "scenes", path, "a test", said.append)
+        run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
         assert any("changed since; running strong-fcb again" in line for line in said)
         assert not any("trunk alone needs" in line for line in said)  # labels changed, rows did not
         said.clear()
         annotation.write_text(before)
-        restored = run_comparison(ws, "scenes", path, "a test", said.append)
+        restored = run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
         assert any("changed since" in line for line in said)
     finally:
         annotation.write_text(before)
@@ -261,4 +262,4 @@ def test_a_split_without_labels_cannot_be_compared(compared):
     Path("data_manifests/blind.yaml").write_text(yaml.safe_dump(content))
 
     with pytest.raises(PipelineError, match="blind val: no labels, so a recipe cannot be measured"):
-        RecipeRuns(Workspace(parse_run_settings(SETTINGS)), "blind", "a test", lambda text: None).run("strong")
+        recipe.make(RunContext(Workspace(parse_run_settings(SETTINGS)), "blind"), "strong")

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from pipeline.dataset.split import Annotation
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
-from pipeline.scoring.maps import Cover, Peaks, point_at, score_maps
-from pipeline.scoring.results import evaluate_scores
-from pipeline.scoring.scores import load_scores, save_scores, score_split
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.maps import CoverageGrid, Peaks, point_at, score_maps
+from pipeline.scoring.results import Evaluation
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores_file import load_scores, save_scores
 
 GRID = GridSettings(scales=(1.0, 1.6, 2.5))
 
@@ -34,7 +36,7 @@ def maps_by_loops(box_xyxy: np.ndarray, scores: np.ndarray, width: int, height: 
 def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
     boxes, _ = grid_windows(width, height, GridSettings(scales=(1.0, 1.6, 2.5), min_side_px=1))
     scores = np.random.default_rng(seed).random((len(boxes), 3))
-    maps = score_maps(boxes, scores, (width, height), steady=False)
+    maps = score_maps(boxes, scores, (width, height), smoothed=False)
     assert (maps.dtype, maps.shape) == (np.float32, (3, height, width))
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, width, height), atol=1e-6)
 
@@ -42,7 +44,7 @@ def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
 def test_patches_that_leave_the_picture_and_points_without_patch():
     boxes = np.array([[-5, -5, 4, 4], [6, 2, 30, 8.4]])
     scores = np.array([[0.25], [0.5]])
-    maps = score_maps(boxes, scores, (10, 8), steady=False)
+    maps = score_maps(boxes, scores, (10, 8), smoothed=False)
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, 10, 8))
     assert np.isnan(maps[0, 7, 0]) and np.nanmax(maps) == 0.5
 
@@ -52,8 +54,8 @@ def test_patches_that_leave_the_picture_and_points_without_patch():
 def test_a_steadied_mean_lies_between_the_mean_and_that_of_the_picture(width, height, seed):
     boxes, _ = grid_windows(width, height, GRID)
     scores = np.random.default_rng(seed).random((len(boxes), 2))
-    cover = Cover(boxes, (width, height))
-    plain, steady, overall = cover.mean(scores), cover.steady_mean(scores), scores.mean(0)[:, None, None]
+    cover = CoverageGrid(boxes, (width, height))
+    plain, steady, overall = cover.mean(scores), cover.smoothed_mean(scores), scores.mean(0)[:, None, None]
     n, weight = cover.n_patches, np.median(cover.n_patches)
     np.testing.assert_allclose(steady, (n * plain + weight * overall) / (n + weight))
     assert (np.abs(steady - overall) <= np.abs(plain - overall) + 1e-12).all()
@@ -65,9 +67,9 @@ def test_one_high_patch_at_an_edge_is_no_peak():
     middle = ((boxes[:, 0] < 100) & (boxes[:, 2] > 100) & (boxes[:, 1] < 100) & (boxes[:, 3] > 100)).astype(float)
     corner = ((boxes[:, 0] == 0) & (boxes[:, 1] == 0)).astype(float)
     scores = np.maximum(0.6 * middle, 0.9 * corner)[:, None]
-    cover = Cover(boxes, (200, 200))
+    cover = CoverageGrid(boxes, (200, 200))
     assert (cover.peak(cover.mean(scores)) < 20).all()
-    assert (np.abs(cover.peak(cover.steady_mean(scores)) - 100) < 40).all()
+    assert (np.abs(cover.peak(cover.smoothed_mean(scores)) - 100) < 40).all()
 
 
 def test_equal_scores_give_an_even_map():
@@ -81,7 +83,7 @@ def test_equal_scores_give_an_even_map():
 def test_the_peak_is_where_the_map_is_highest(width, height, seed):
     boxes, _ = grid_windows(width, height, GRID)
     scores = np.random.default_rng(seed).random((len(boxes), 2))
-    cover = Cover(boxes, (width, height))
+    cover = CoverageGrid(boxes, (width, height))
     cells = cover.mean(scores)
     for (x, y), values, column in zip(cover.peak(cells), cells, scores.T, strict=True):
         over = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
@@ -147,11 +149,12 @@ def test_scores_keep_peaks_and_results_say_where_maps_point(val, heads, manifest
         i: Annotation(None, np.array([boxes[c]], float), np.array([c]), np.array([False]))
         for i, c in zip(val.table.ids, columns.tolist(), strict=True)
     }
-    result = evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "", annotations)
-    assert result["pointing"]["share"] == {"cat": 1.0, "dog": 0.0, "fish": 1.0}
-    assert result["pointing"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
-    assert result["pointing"]["middle"] == pytest.approx(1 / 3, abs=1e-6)  # (50, 50), in the boxes of fish alone
-    assert evaluate_scores(scores, val.table, manifest, 5.0, "made", {}, "")["pointing"] is None
+    evaluation = Evaluation(scores, val.table, manifest, Aggregation("power", 5.0), "made", {}, "")
+    pointing = evaluation.result(annotations).pointing
+    assert pointing["share"] == {"cat": 1.0, "dog": 0.0, "fish": 1.0}
+    assert pointing["mean"] == pytest.approx(2 / 3, abs=1e-6)
+    assert pointing["middle"] == pytest.approx(1 / 3, abs=1e-6)  # (50, 50), in the boxes of fish alone
+    assert evaluation.result().pointing is None
 
 
 def test_splits_without_boxes_or_labels_have_no_peaks(val, heads, make, tmp_path):

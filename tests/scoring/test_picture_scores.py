@@ -180,7 +180,7 @@ def test_scores_that_an_aggregation_does_not_take(k, score, expect):
         PictureScores(1, 1, ["max", k]).add(np.array([[score]]), np.array([0]))
 
 
-def test_odds_that_rounding_brought_above_1_are_odds():
+def test_probabilities_that_rounding_brought_above_1_are_accepted():
     sums = PictureScores(1, 1, [5.0])
     sums.add(np.array([[np.nextafter(np.float32(1), np.float32(2))]]), np.array([0]))
 

@@ -10,8 +10,10 @@ import pytest
 from pipeline.io.errors import StoreError
 from pipeline.metrics.average_precision import average_precision
 from pipeline.patches.settings import LabelSettings
-from pipeline.scoring.results import evaluate_scores, number, write_devkit_files
-from pipeline.scoring.scores import SplitScores, score_split
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.results import Evaluation, Result, number, write_devkit_files
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
 
 KS = (1.0, 5.0, "max")
 # What reports, comparisons and people look for in a result.
@@ -26,11 +28,23 @@ def scores(val, heads) -> SplitScores:
     return score_split(val.store, val.table, [heads["fca"]], KS)[0]
 
 
+def test_round_trip_of_a_result(scores, val, manifest):
+    evaluation = Evaluation(scores, val.table, manifest, Aggregation("power", 5.0), "random", {"score": 1.5}, "x")
+
+    for result in (evaluation.result(), evaluation.unlabelled(), replace(evaluation.result(), paths={"head": "h"})):
+        entries = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert entries["k"] == 5.0 and ("paths" in entries) == (result.paths is not None)
+        assert Result.from_dict(entries) == result
+        assert list(Result.from_dict(entries).to_dict()) == list(entries)
+
+
 @pytest.fixture
 def evaluate(scores, val, manifest):
     def evaluate_with(**changes):
         given = {"scores": scores, "table": val.table, "manifest": manifest, "k": 5.0, **changes}
-        return evaluate_scores(**given, trunk="alexnet64", seconds={"score": 1.5}, command="pipeline evaluate")
+        given["k"] = Aggregation.parse(given["k"])
+        evaluation = Evaluation(**given, trunk="alexnet64", seconds={"score": 1.5}, command="pipeline evaluate")
+        return evaluation.result().to_dict()
 
     return evaluate_with
 
@@ -62,7 +76,7 @@ def test_what_a_result_says(evaluate, scores, val, train, heads):
         "labels_fit": train.table.labels_digest(LabelSettings()),
         "labels_eval": val.table.labels_digest(LabelSettings()),
     }
-    assert result["recipe"]["head"] == heads["fca"].facts["settings"]
+    assert result["recipe"]["head"] == heads["fca"].facts.settings
     assert result["seconds"] == {"score": 1.5} and result["command"] == "pipeline evaluate"
 
 
@@ -182,10 +196,10 @@ def test_devkit_files(scores, tmp_path):
         np.testing.assert_allclose([float(v) for _, v in lines], scores.by(5.0)[:, column], rtol=1e-12)
 
 
-@pytest.mark.parametrize("odds", [1.0, 1e-12])
-def test_devkit_files_keep_the_ranking(scores, tmp_path, odds):
-    # Fifth powers of small odds are tiny; decimals cut off would make them all equal.
-    tiny = replace(scores, scores=scores.scores * odds)
+@pytest.mark.parametrize("factor", [1.0, 1e-12])
+def test_devkit_files_keep_the_ranking(scores, tmp_path, factor):
+    # Fifth powers of small probabilities are tiny; decimals cut off would make them all equal.
+    tiny = replace(scores, scores=scores.scores * factor)
 
     paths = write_devkit_files(tiny, 5.0, tmp_path, "comp1")
 
@@ -211,8 +225,8 @@ def test_classes_that_are_not_scored_are_in_no_result(evaluate, scores, val):
 def test_files_for_the_server_of_persons(scores, tmp_path):
     ids = ("2011_000001_1", "2011_000001_3", "x_7_2")
     values = np.array([[[0.1, 0.2, 0.3], [1e-9, 0.5, 0.0], [0.7, 0.8, 0.9]]])
-    facts = {**scores.facts, "split": "test"}
-    tiny = SplitScores(values, (5.0,), ids, ("running", "walking", "other"), facts)
+    facts = replace(scores.facts, split="test")
+    tiny = SplitScores(values, (Aggregation("power", 5.0),), ids, ("running", "walking", "other"), facts)
 
     paths = write_devkit_files(tiny, 5.0, tmp_path, "comp10", unscored=("other",))
 

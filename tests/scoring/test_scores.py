@@ -1,5 +1,6 @@
 """Scores of a split: from rows to the file, for one head and for several."""
 
+import json
 import os
 from copy import deepcopy
 from dataclasses import replace
@@ -7,33 +8,40 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from support.heads import fit_head
 from torch import nn
 
-from pipeline.head.head import Head, fit_head, load_head, save_head
+from pipeline.head.file import load_head, save_head
+from pipeline.head.head import Head
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings, SvmSettings, WeakSettings
 from pipeline.io.checksummed import USER_BLOCK, checksum_hdf5
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
-from pipeline.scoring.scores import SplitScores, format_aggregation, load_scores, save_scores, score_split
-from pipeline.stages.sweep import sweep_settings
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import ScoreFacts, SplitScores
+from pipeline.scoring.scores_file import load_scores, save_scores
 
 KS = (1.0, 5.0, "max")
+
+
+def parsed(values) -> tuple[Aggregation, ...]:
+    return tuple(map(Aggregation.parse, values))
 
 
 def scores_in_numpy(head: Head, made, k) -> np.ndarray:
     """From the arrays of a head and the rows alone: standardise, FCa, ReLU, FCb, softmax, mean of powers."""
     state = {name: tensor.numpy().astype(float) for name, tensor in head.network.state_dict().items()}
-    x = (made.rows.astype(float) - state["mean"]) * state["gain"]
+    x = (made.rows.astype(float) - state["mean"]) * state["inv_std"]
     names = sorted({name.split(".")[1] for name in state if name.startswith("layers.")}, key=int)
     for n in names:
         x = x @ state[f"layers.{n}.weight"].T + state[f"layers.{n}.bias"]
         if n != names[-1]:
             x = np.maximum(x, 0)
-    odds = np.exp(x - x.max(1, keepdims=True))
-    y = (odds / odds.sum(1, keepdims=True))[:, :-1]
+    exponentials = np.exp(x - x.max(1, keepdims=True))
+    y = (exponentials / exponentials.sum(1, keepdims=True))[:, :-1]
     out = []
     for picture in range(len(made.table.ids)):
         of_picture = y[made.table.picture == picture]
@@ -107,15 +115,24 @@ def test_a_head_read_from_its_file_scores_the_same(scored, heads, val, tmp_path)
 
 def test_what_scores_say_of_themselves(scores, heads, val):
     assert scores.ids == val.table.ids and scores.classes == val.table.classes
-    assert scores.scores.shape == (3, 21, 3) and scores.aggregations == KS
-    assert scores.facts["fingerprint"] == val.store.fingerprint
-    assert scores.facts["head"] == heads["fca"].facts
-    assert (scores.facts["dataset"], scores.facts["split"]) == ("made", "val")
+    assert scores.scores.shape == (3, 21, 3) and scores.aggregations == parsed(KS)
+    assert scores.facts.fingerprint == val.store.fingerprint
+    assert scores.facts.head == heads["fca"].facts
+    assert (scores.facts.dataset, scores.facts.split) == ("made", "val")
 
 
-@pytest.mark.parametrize(("k", "expect"), [(5.0, "5"), (2.5, "2.5"), (1, "1"), ("max", "max")])
-def test_format_aggregation(k, expect):
-    assert format_aggregation(k) == expect
+def test_round_trip_of_the_facts(scores):
+    joined = replace(scores.facts, n_scored=7, joined={"recipe": "both", "by": "rank"})
+    for facts in (scores.facts, joined):
+        assert ScoreFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+    with pytest.raises(KeyError):
+        ScoreFacts.from_dict({})
+
+
+def test_python_users_write_aggregations_as_settings_do(scores):
+    for k in KS:
+        assert np.array_equal(scores.by(k), scores.by(Aggregation.parse(k)))
+    assert scores.resolve(5) == Aggregation("power", 5.0)
 
 
 def test_an_aggregation_that_was_not_computed(scores):
@@ -123,13 +140,13 @@ def test_an_aggregation_that_was_not_computed(scores):
         scores.by(3.0)
 
 
-# ---- heads of other scales -------------------------------------------------------------------------
+# ---- heads with other kinds of scores -------------------------------------------------------------------------
 
 
 class MeanPooled(nn.Module):
     """A head of one vector a picture: the mean of its rows, times a matrix."""
 
-    output = "pooled"
+    score_kind = "pooled"
 
     def __init__(self, weight: np.ndarray) -> None:
         super().__init__()
@@ -153,27 +170,27 @@ class MeanPooled(nn.Module):
 
 
 @pytest.fixture
-def by_scale(heads) -> dict[str, Head]:
-    """The same weights, read as softmax, as odds of each class by itself, and as log-odds; and a pooled head."""
+def by_score_kind(heads) -> dict[str, Head]:
+    """The same weights, read as softmax, as probability of each class by itself, and as log-odds; and a pooled head."""
     facts = heads["fcb"].facts
     made = {"softmax": heads["fcb"]}
-    for output in ("logistic", "log-odds"):
-        network = HeadNetwork(6, 3, HeadSettings(hidden=()), output).eval()
+    for score_kind in ("logistic", "log-odds"):
+        network = HeadNetwork(6, 3, HeadSettings(hidden=()), score_kind).eval()
         network.load_state_dict(
             {name: v[:3] if name.startswith("layers") else v for name, v in heads["fcb"].network.state_dict().items()}
         )
-        made[output] = Head(network, facts)
+        made[score_kind] = Head(network, facts)
     return {**made, "pooled": Head(MeanPooled(np.eye(6)[:, :3]), facts)}
 
 
-def test_each_head_has_the_aggregations_that_apply_to_its_scores(by_scale, val):
+def test_each_head_has_the_aggregations_that_apply_to_its_scores(by_score_kind, val):
     wanted = np.arange(21) % 2 == 0
     asked = (1.0, 5.0, "max", "top:2", "lme:4", "pooled")
 
-    scored = score_split(val.store, val.table, list(by_scale.values()), asked, wanted)
+    scored = score_split(val.store, val.table, list(by_score_kind.values()), asked, wanted)
 
-    assert [s.aggregations for s in scored] == [asked[:-1], asked[:-1], asked[2:-1], ("pooled",)]
-    for scores, head in zip(scored, by_scale.values(), strict=True):
+    assert [s.aggregations for s in scored] == [*map(parsed, (asked[:-1], asked[:-1], asked[2:-1], ("pooled",)))]
+    for scores, head in zip(scored, by_score_kind.values(), strict=True):
         (alone,) = score_split(val.store, val.table, [head], asked, wanted)
         np.testing.assert_array_equal(scores.scores, alone.scores)
         assert np.isfinite(scores.scores[:, wanted]).all() and np.isnan(scores.scores[:, ~wanted]).all()
@@ -192,26 +209,26 @@ def test_fitted_heads_of_three_kinds_share_one_pass(heads, train, val):
 
     scored = score_split(val.store, val.table, [heads["fcb"], *others], (5.0, "top:2"))
 
-    assert [s.aggregations for s in scored] == [(5.0, "top:2"), ("top:2",), ("pooled",)]
+    assert [s.aggregations for s in scored] == [*map(parsed, ((5.0, "top:2"), ("top:2",), ("pooled",)))]
     for scores in scored:
         mean, _ = mean_average_precision(scores.by(scores.aggregations[-1]), val.table.picture_labels, "voc12")
         assert mean > 0.9
 
 
-def test_scores_of_any_scale_have_a_file(by_scale, val, tmp_path):
-    for scores in score_split(val.store, val.table, list(by_scale.values()), (5.0, "top:2")):
+def test_scores_of_any_scale_have_a_file(by_score_kind, val, tmp_path):
+    for scores in score_split(val.store, val.table, list(by_score_kind.values()), (5.0, "top:2")):
         save_scores(scores, tmp_path / "s.h5")
 
         assert load_scores(tmp_path / "s.h5").aggregations == scores.aggregations
 
 
-def test_no_aggregation_that_applies(by_scale, val):
+def test_no_aggregation_that_applies(by_score_kind, val):
     with pytest.raises(
         HeadError, match="'fcb' gives log-odds scores: expected an aggregation max, top:T or lme:R, got 1, 5; add"
     ):
-        score_split(val.store, val.table, [by_scale["softmax"], by_scale["log-odds"]], (1.0, 5.0))
+        score_split(val.store, val.table, [by_score_kind["softmax"], by_score_kind["log-odds"]], (1.0, 5.0))
     with pytest.raises(HeadError, match="softmax scores: .* max, top:T or lme:R or a power, got pooled; add"):
-        score_split(val.store, val.table, [by_scale["softmax"]], ("pooled",))
+        score_split(val.store, val.table, [by_score_kind["softmax"]], ("pooled",))
 
 
 # ---- refused ---------------------------------------------------------------------------------------
@@ -225,7 +242,7 @@ def test_rows_made_in_another_way(heads, make, tmp_path):
 
 
 def test_one_head_of_several_that_does_not_fit(heads, val):
-    other = Head(heads["fcb"].network, {**heads["fcb"].facts, "how": {**heads["fcb"].facts["how"], "how.layer": "fc6"}})
+    other = Head(heads["fcb"].network, replace(heads["fcb"].facts, how={**heads["fcb"].facts.how, "how.layer": "fc6"}))
 
     with pytest.raises(HeadError, match=r"head 'fcb' was fitted on[\s\S]*how.layer: got 'fc7', expected 'fc6'"):
         score_split(val.store, val.table, [heads["fca"], other], KS)
@@ -316,9 +333,6 @@ def test_another_file_is_refused(tmp_path):
         load_scores(path)
 
 
-# ---- choosing on held-out pictures -----------------------------------------------------------------
-
-
 def test_scores_of_some_pictures_are_those_of_all(scored, heads, val):
     wanted = np.arange(21) % 3 == 0
 
@@ -327,88 +341,10 @@ def test_scores_of_some_pictures_are_those_of_all(scored, heads, val):
     for one, all_ in zip(some, scored, strict=True):
         np.testing.assert_allclose(one.scores[:, wanted], all_.scores[:, wanted], rtol=1e-6)
         assert np.isnan(one.scores[:, ~wanted]).all()
-        assert one.facts == {**all_.facts, "scored": 7}
+        assert one.facts == replace(all_.facts, n_scored=7)
 
 
 def test_no_picture_wanted(heads, val):
     (scores,) = score_split(val.store, val.table, [heads["fca"]], KS, np.zeros(21, bool))
 
     assert scores.scores.shape == (3, 21, 3) and np.isnan(scores.scores).all()
-
-
-def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
-    heads = {"fcb": HeadSettings(hidden=(), batch=8, max_epochs=(4, 1, 1))}
-    said = []
-
-    result = sweep_settings(
-        train.store,
-        train.table,
-        val.store,
-        val.table,
-        "voc12",
-        heads,
-        [LabelSettings(), LabelSettings(single_object="touches")],
-        (1.0, "max"),
-        held_out=0.3,
-        seed=0,
-        say=said.append,
-    )
-
-    assert [(r["head"], r["single_object"], r["k"]) for r in result["rows"]] == [
-        ("fcb", "fills", "1"),
-        ("fcb", "fills", "max"),
-        ("fcb", "touches", "1"),
-        ("fcb", "touches", "max"),
-    ]
-    assert result["chosen"]["held_out_mAP"] == max(r["held_out_mAP"] for r in result["rows"])
-    assert 0 < result["held_out_pictures"] < 36
-    assert all(0 < r["mAP"] <= 1 and r["positive"] == 36 for r in result["rows"])
-    assert f"chosen on {result['held_out_pictures']} held-out fit pictures: head fcb" in said[0]
-
-
-def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
-    # Patches of held-out pictures, here most of all, carry the name of the next class. A head that
-    # learnt from them would rank the classes wrongly.
-    out = hold_out_pictures(train.table.ids, 0.6)
-    assert 19 <= out.sum() <= 30
-    named = train.table.overlap.filling_class
-    lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)
-
-    result = sweep_settings(
-        train.store,
-        replace(train.table, overlap=replace(train.table.overlap, filling_class=lies)),
-        val.store,
-        val.table,
-        "voc12",
-        {"fcb": HeadSettings(hidden=(), batch=4, max_epochs=(30, 1, 1))},
-        [LabelSettings()],
-        (1.0,),
-        held_out=0.6,
-        seed=0,
-        say=lambda text: None,
-    )
-
-    assert result["held_out_pictures"] == out.sum()
-    assert result["chosen"]["held_out_mAP"] > 0.9
-    assert result["chosen"]["mAP"] < 0.7  # fitted on all pictures, lies included
-
-
-def test_a_sweep_gives_the_same_choice_whatever_the_evaluation_split_says(train, val):
-    chosen = []
-    for labels in (val.table.picture_labels, -val.table.picture_labels):
-        result = sweep_settings(
-            train.store,
-            train.table,
-            val.store,
-            replace(val.table, picture_labels=labels),
-            "voc12",
-            {"a": HeadSettings(hidden=(), batch=8, max_epochs=(1, 0, 0)), "b": HeadSettings(hidden=(4,), batch=8)},
-            [LabelSettings()],
-            (1.0, 5.0),
-            held_out=0.3,
-            seed=0,
-            say=lambda text: None,
-        )
-        chosen.append({k: v for k, v in result["chosen"].items() if k != "mAP"})
-
-    assert chosen[0] == chosen[1]

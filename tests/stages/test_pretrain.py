@@ -21,8 +21,10 @@ from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
+from pipeline.stages import trunk
+from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
-from pipeline.stages.pretrain import make_dataset_trunk, pretrain_on_patches
+from pipeline.stages.pretrain import pretrain_on_patches
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.card import TrunkCard
@@ -90,7 +92,7 @@ def train(work: Workspace, out: Path, settings: FromScratchSettings = SETTINGS, 
             raise KeyboardInterrupt
 
     settings = settings.model_copy(update=changes)
-    card = pretrain_on_patches(work, "tiny", "train", out, "mine", settings, "the command", "cpu", 1, say)
+    card = pretrain_on_patches(RunContext(work, "tiny", say, "the command"), "train", out, "mine", settings)
     return card, said
 
 
@@ -103,7 +105,7 @@ def trained(folder, tmp_path_factory) -> tuple[Path, TrunkCard]:
 
 
 def table_of(work: Workspace) -> tuple[PatchTable, dict[str, Path]]:
-    table = current_table(work, "tiny", "train", str)
+    table = current_table(RunContext(work, "tiny"), "train")
     return table, read_split(load_manifest("tiny"), "train", "data").paths_by_id
 
 
@@ -165,7 +167,7 @@ def test_in_the_cache_what_is_of_other_pictures_is_trained_anew(work, trained, t
     checkpoint = card.with_name(f"{card.stem}.checkpoint.pt")
     checkpoint.write_bytes((trained[0] / "mine.checkpoint.pt").read_bytes())
 
-    made = make_dataset_trunk(own, "tiny", "the command", said.append)
+    made = trunk.make(RunContext(own, "tiny", said.append, "the command"))
 
     assert f"{checkpoint}: of other pictures or settings; training anew" in said
     assert not any(line.startswith("going on") for line in said)
@@ -198,7 +200,7 @@ def test_what_does_not_fit_into_memory_is_refused(work, monkeypatch):
 
 def test_a_split_without_objects_is_refused(work, tmp_path):
     with pytest.raises(DatasetError, match="tiny empty: no positive patch"):
-        pretrain_on_patches(work, "tiny", "empty", tmp_path, "mine", SETTINGS, "", "cpu", 1, str)
+        pretrain_on_patches(RunContext(work, "tiny"), "empty", tmp_path, "mine", SETTINGS)
 
 
 def test_the_command_chooses_the_rate_on_held_out_pictures(work, tmp_path):

@@ -174,7 +174,7 @@ KEPT = (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8")
     ],
 )
 def test_scores_are_always_kept_for_the_one_that_is_asked_for(aggregation, expect):
-    assert RunSettings(aggregation=aggregation).all_aggregations == expect
+    assert tuple(a.to_json() for a in RunSettings(aggregation=aggregation).all_aggregations) == expect
 
 
 MODELS = [GridSettings, LabelSettings, HeadSettings, PretrainSettings, RunSettings]

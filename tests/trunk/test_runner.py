@@ -73,7 +73,7 @@ def test_fp16_on_a_cpu_is_refused():
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_absent_cuda_is_refused(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SettingsError, match=f"device '{device}': .* sees no CUDA device; use --device cpu"):
+    with pytest.raises(SettingsError, match=f"device '{device}': .* finds no CUDA device; use --device cpu"):
         resolve_device(device)
     assert resolve_device("auto") == CPU
 
@@ -153,8 +153,8 @@ def test_a_compiled_trunk_gives_the_same_rows_whatever_fills_the_batch(patches, 
     # Fewer patches are filled up to the compiled size, with no trace in their rows.
     assert np.array_equal(compiled(patches[:2]), rows[:2])
     assert plain.precision_name == "cpu-fp32" and compiled.precision_name == "cpu-fp32-compiled"
-    with pytest.raises(SettingsError, match="compiled: only one layer a pass"):
-        compiled.layers_of(patches, ("fc6", "fc7"))
+    with pytest.raises(SettingsError, match="compiled: only one layer per pass"):
+        compiled.launch(patches, ("fc6", "fc7"))
 
 
 def test_without_a_compiler_it_is_said(monkeypatch):
@@ -172,13 +172,13 @@ def test_layers_of_one_pass_are_those_of_runners_of_their_own(patches, precision
     layers = ("fc6", "pool5", "fc7")
     runner = TrunkRunner(load_trunk("random", own), CPU, precision)
 
-    found = runner.layers_of(patches, layers)
+    found = runner.launch(patches, layers).result()
 
     assert sorted(found) == sorted(layers)
     for layer in layers:
         alone = TrunkRunner(load_trunk("random", layer), CPU, precision)(patches)
         assert found[layer].dtype == np.float16 and np.array_equal(found[layer], alone), layer
-        assert np.array_equal(runner.layers_of(patches, (layer,))[layer], alone), layer
+        assert np.array_equal(runner.launch(patches, (layer,)).result()[layer], alone), layer
 
 
 def test_a_trunk_at_another_layer_shares_its_weights():

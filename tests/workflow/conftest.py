@@ -9,55 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image, ImageDraw
+from support.dataset import CONFIG, make_dataset, make_movable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = "results/tiny_map.json"
 SETTINGS = ("trunk=random", "grid={scales: [1.0, 2.0], overlap: 0.5}", "precision=fp32", "threads=1")
-HEAD = {"hidden": [32], "max_epochs": [2, 1, 1]}
-SIZE_WH = (64, 48)
-BALL, CRATE = (40, 10, 59, 29), (6, 20, 25, 39)  # 1-based, inclusive, as in VOC files
-
-
-def draw_scene(path: Path, names: list[str], shade: int) -> None:
-    """A red disc to the right and a blue square to the left, as asked, on grey."""
-    picture = Image.new("RGB", SIZE_WH, (shade, shade, shade))
-    draw = ImageDraw.Draw(picture)
-    if "ball" in names:
-        draw.ellipse([v - 1 for v in BALL], fill=(220, 30, 30))
-    if "crate" in names:
-        draw.rectangle([v - 1 for v in CRATE], fill=(30, 30, 220))
-    picture.save(path)
-
-
-def write_annotation(path: Path, names: list[str]) -> None:
-    objects = "".join(
-        f"<object><name>{name}</name><difficult>0</difficult><bndbox>"
-        f"<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
-        for name, box in (("ball", BALL), ("crate", CRATE))
-        if name in names
-    )
-    size = f"<size><width>{SIZE_WH[0]}</width><height>{SIZE_WH[1]}</height><depth>3</depth></size>"
-    path.write_text(f"<annotation>{size}{objects}</annotation>")
-
-
-def make_dataset(root: Path) -> None:
-    """Six pictures to fit on (p0 ... p5), four to score (q0 ... q3); balls, crates, both, in turn."""
-    kinds = (["ball"], ["crate"], ["ball", "crate"])
-    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / sub).mkdir(parents=True)
-    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
-        ids = [f"{letter}{i}" for i in range(n)]
-        for i, name in enumerate(ids):
-            draw_scene(root / "JPEGImages" / f"{name}.png", kinds[i % 3], 90 + 20 * i)
-            write_annotation(root / "Annotations" / f"{name}.xml", kinds[i % 3])
-        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
 
 
 @dataclass(frozen=True)
@@ -148,11 +110,8 @@ def make_work(path: Path) -> Work:
     work = Work(path)
     command = ["pipeline", "data", "new", "--root", "data/tiny", "--name", "tiny"]
     subprocess.run(command, cwd=path, env=work.environment(None), check=True, capture_output=True)
-    # Relative, so that a copy of the work folder has pictures of its own.
-    manifest = path / "data_manifests/tiny.yaml"
-    content = yaml.safe_load(manifest.read_text())
-    manifest.write_text(yaml.safe_dump({**content, "folder": "tiny"}, sort_keys=False))
-    (path / "config.yaml").write_text(yaml.safe_dump({"heads": {"fca": HEAD}}))
+    make_movable(path)
+    (path / "config.yaml").write_text(yaml.safe_dump({"heads": CONFIG["heads"]}))
     return work
 
 
@@ -197,13 +156,3 @@ def slurm_cluster() -> Iterator[None]:
     if cannot_here and os.environ.get("CI") != "true":
         pytest.skip(said)
     pytest.fail(said or "the test cluster did not start; its logs are on standard error")
-
-
-@pytest.fixture
-def scene() -> Callable[[Path, list[str], int], None]:
-    return draw_scene
-
-
-@pytest.fixture
-def annotate() -> Callable[[Path, list[str]], None]:
-    return write_annotation

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.dataset import draw_scene, write_annotation
+from support.small_parts import code_to_bind
 
 from pipeline.activations.store import Store
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.table_file import read_table
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 
 CHECKOUT = Path(__file__).parents[2]
 NOTHING = "Nothing to be done"
@@ -88,9 +90,9 @@ def test_second_run_does_nothing(finished_work):
 # --- one change, the rules that must follow
 
 
-def test_changed_picture_is_looked_at_again(finished_work, scene):
+def test_changed_picture_is_looked_at_again(finished_work):
     before, old_store = scores_of(finished_work), finished_work.stores("val")
-    scene(finished_work.pictures / "q2.png", ["ball", "crate"], 255)
+    draw_scene(finished_work.pictures / "q2.png", ["ball", "crate"], 255)
 
     again = finished_work.snakemake()
 
@@ -104,11 +106,11 @@ def test_changed_picture_is_looked_at_again(finished_work, scene):
     assert read_result(finished_work)["fingerprints"]["eval"] == Store(new_store).fingerprint
 
 
-def test_changed_annotation_does_not_run_the_trunk(finished_work, annotate):
+def test_changed_annotation_does_not_run_the_trunk(finished_work):
     store = finished_work.stores("val")[0]
     stored = finished_work.touched(store)
     old = read_result(finished_work)
-    annotate(finished_work.annotations / "q1.xml", ["ball"])  # it was a crate
+    write_annotation(finished_work.annotations / "q1.xml", ["ball"])  # it was a crate
 
     again = finished_work.snakemake()
 
@@ -125,8 +127,8 @@ def test_changed_annotation_does_not_run_the_trunk(finished_work, annotate):
     assert new["fingerprints"]["labels_eval"] != old["fingerprints"]["labels_eval"]
 
 
-def test_changed_annotation_of_the_fit_split_fits_again(finished_work, annotate):
-    annotate(finished_work.annotations / "p0.xml", ["crate"])
+def test_changed_annotation_of_the_fit_split_fits_again(finished_work):
+    write_annotation(finished_work.annotations / "p0.xml", ["crate"])
     due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
     assert sorted(due.jobs) == sorted(
         ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]
@@ -337,18 +339,18 @@ def test_output_that_a_failed_stage_lost_is_due_again(finished_work, lost, room,
 
 # --- killed in the middle
 
-SMALL_PARTS = """
+SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
     import pathlib, time
-    from pipeline.activations import extraction as extract, store
-    extract.rows_a_part = lambda width: 32
+    from pipeline.activations import writer
+    {code_to_bind(32)}
     if pathlib.Path("slow").exists():
-        write_part = store.StoreWriter.write_part
-        def write_then_wait(writer, part, columns):
-            write_part(writer, part, columns)
+        write_part = writer.StoreWriter.write_part
+        def write_then_wait(self, part, columns):
+            write_part(self, part, columns)
             time.sleep(60)
-        store.StoreWriter.write_part = write_then_wait
+        writer.StoreWriter.write_part = write_then_wait
 """
 
 
@@ -379,7 +381,7 @@ def test_a_run_killed_in_the_middle_of_extraction_goes_on(finished_work):
 
     assert finished.code == 0, finished.output
     assert finished.jobs == ["extract val"]
-    assert f"{store.name}: going on, 1 of 3 parts are there" in finished.output
+    assert f"{store.name}: resuming, 1 of 3 parts are recorded" in finished.output
     assert written.items() <= finished_work.touched(store).items()
     complete = Store(store)
     (table,) = (finished_work.path / "cache/patches").glob("tiny-val-*.h5")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.activations.run_log import log_name
+from pipeline.activations.run_log import RunLog, describe_shares
 from pipeline.cache.inventory import list_stores
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError, StoreError
-from pipeline.io.progress import Say, track
+from pipeline.io.progress import track
 from pipeline.metrics.average_precision import precision_recall
-from pipeline.scoring.aggregation import POOLED
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.stages import evaluate, extract, fit_head
+from pipeline.stages.context import RunContext
 from pipeline.stages.receipt import read_receipt
-from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import curves
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.ranking import Ranked
@@ -93,26 +91,6 @@ class StoreLine:
     users: tuple[str, ...]
 
 
-def result_of(ws: Workspace, dataset: str, head: str) -> dict[str, Any]:
-    """The result of a run.
-
-    Raises
-    ------
-    PipelineError
-        It was not evaluated yet, or its file is damaged.
-    """
-    path = ws.run_dir(dataset, head) / "map.json"
-    if not path.is_file():
-        raise PipelineError(
-            f"{dataset}: no result of head {head!r} with these settings yet (no {path}); "
-            f"make it with: snakemake --cores 2 {ws.results}/{dataset}_map.json, or pipeline evaluate"
-        )
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path}: cannot be read as a result: {error}; make it again: pipeline evaluate") from error
-
-
 def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[ClassRow]:
     """One row a class that is measured."""
     pointing = (result.get("pointing") or {}).get("share", {})
@@ -146,7 +124,7 @@ def charts(result: Mapping[str, Any]) -> dict[str, str]:
     if result["loss"]:
         found["loss"] = svg(curves.loss_chart(result["loss"]), "loss", "mean loss by epoch")
     if len([v for v in result["k_sweep"].values() if v is not None]) > 1:
-        k = result["k"] if isinstance(result["k"], str) else f"{result['k']:g}"
+        k = str(Aggregation.from_json(result["k"]))
         found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep", "mAP by aggregation")
     return found
 
@@ -178,14 +156,14 @@ def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[
     }
 
 
-def mapped_classes(ws: Workspace, ranking: Ranking, head: str, ranked: RankedClasses, say: Say) -> list[MappedClass]:
+def mapped_classes(ranking: Ranking, head: str, ranked: RankedClasses) -> list[MappedClass]:
     """For each class its highest right picture and the map of the class over it."""
-    fitted = load_head(ws.head_path(ranking.dataset, head))
-    if fitted.scale == POOLED or fitted.facts["how"]["how.source"] != "grid":
+    fitted = load_head(fit_head.path(ranking.run, head))
+    if not fitted.scores_patches or fitted.facts.how["how.source"] != "grid":
         return []
     best = {name: right[0] for name, (right, _) in ranked.items() if right}
     ids = list(dict.fromkeys(picture.id for picture in best.values()))
-    looks = dict(zip(ids, SplitReader(ws, fitted, ranking.dataset, ranking.split, say).looks(ids), strict=True))
+    looks = dict(zip(ids, SplitReader(ranking.run, fitted, ranking.split).looks(ids), strict=True))
     return [_mapped(name, picture, looks[picture.id]) for name, picture in best.items()]
 
 
@@ -209,50 +187,41 @@ def color_bar() -> str:
     return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
 
 
-def stages_of(ws: Workspace, dataset: str, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:
+def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:
     """What ran, from the logs beside what it made."""
     stages = []
     for role, split in splits.items():
-        path = ws.receipt_path(dataset, split)
+        path = extract.path(run, split)
         if not path.is_file():
             continue
-        log = ws.cache / log_name(read_receipt(path)["store"])
-        if not log.is_file():
-            continue
-        for line in log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):  # a line that a full disk cut off
-                entry = json.loads(line)
-                shares = sum(entry["stages"].values()) or 1
-                note = ", ".join(f"{name} {100 * s / shares:.0f} %" for name, s in entry["stages"].items())
-                stages.append(
-                    Stage(f"extract {split} ({role})", entry["finished"], entry["rows"], entry["seconds"], note)
-                )
+        for entry in RunLog.of_store(run.ws.cache, read_receipt(path).store).read():
+            note = describe_shares(entry.stages)
+            stages.append(Stage(f"extract {split} ({role})", entry.finished, entry.rows, entry.seconds, note))
     for name, label in (("fit_head", "fit the head"), ("score", "score")):
         if name in result["seconds"]:
             stages.append(Stage(label, "", 0, result["seconds"][name], ""))
     return stages
 
 
-def stores_of(ws: Workspace, dataset: str, splits: Mapping[str, str]) -> list[StoreLine]:
+def stores_of(run: RunContext, splits: Mapping[str, str]) -> list[StoreLine]:
     """The stores that a result stands on, and what else was made from them."""
-    cached = {store.folder.name: store for store in list_stores(ws)}
+    cached = {store.folder.name: store for store in list_stores(run.ws)}
     lines = []
     for role, split in splits.items():
-        path = ws.receipt_path(dataset, split)
         try:
-            receipt = read_receipt(path)
+            receipt = read_receipt(extract.path(run, split))
         except StoreError:
             continue
-        store = cached.get(receipt["store"])
+        store = cached.get(receipt.store)
         users = tuple(sorted({*store.heads, *store.results})) if store else ()
-        raw = receipt["rows"] * receipt["width"] * 2
+        raw = receipt.rows * receipt.width * 2
         lines.append(
             StoreLine(
-                receipt["store"],
-                receipt["fingerprint"],
+                receipt.store,
+                receipt.fingerprint,
                 f"{split} ({role})",
-                receipt["rows"],
-                receipt["bytes"],
+                receipt.rows,
+                receipt.bytes,
                 raw,
                 users,
             )
@@ -294,44 +263,43 @@ def read_comparison(path: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def gather(ws: Workspace, dataset: str, head: str, command: str, say: Say) -> Content:
-    """Read everything that a report of a run says.
+def gather(run: RunContext, head: str) -> Content:
+    """Read everything that a report of a run shows.
 
     Raises
     ------
     PipelineError
         There is no result yet, or something that it stands on is damaged.
     """
-    manifest = load_manifest(dataset)
-    result = result_of(ws, dataset, head)
+    ws, result = run.ws, evaluate.read_result(run, head)
     splits = {"fit": result["fit_split"], "measured": result["split"]}
-    ranking = read_ranking(ws, dataset, result["split"], head, say) if result["mAP"] is not None else None
+    ranking = read_ranking(run, result["split"], head) if result["mAP"] is not None else None
     rows = class_rows(result, ranking)
     shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
     ranked = {}
     if ranking is not None:
         for name in track(shown, "pictures of the report", len(shown), "classes"):
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
-    comparison = read_comparison(ws.compare_path(dataset)) or read_comparison(ws.heads_path(dataset))
+    comparison = read_comparison(ws.compare_path(run.dataset)) or read_comparison(ws.heads_path(run.dataset))
     drawn = charts(result)
     if comparison is not None:
         drawn["comparison"] = svg(
             curves.comparison_chart(comparison["recipes"]), "recipes", "mAP of each recipe with its interval"
         )
     return Content(
-        title=manifest.title,
+        title=run.manifest.title,
         result=result,
         classes=rows,
         shown_classes=shown,
         precision_recall=precision_recall_charts(ranking, shown) if ranking else {},
         charts=drawn,
         ranked=ranked_pictures(ranked),
-        mapped=mapped_classes(ws, ranking, head, ranked, say) if ranking else [],
+        mapped=mapped_classes(ranking, head, ranked) if ranking else [],
         color_bar=color_bar(),
         comparison=comparison,
-        stages=stages_of(ws, dataset, splits, result),
-        stores=stores_of(ws, dataset, splits),
+        stages=stages_of(run, splits, result),
+        stores=stores_of(run, splits),
         protocol=protocol(result, ws.settings.grid),
-        command=command,
+        command=run.command,
         paths=result["paths"],
     )

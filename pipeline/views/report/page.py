@@ -9,8 +9,7 @@ import jinja2
 
 from pipeline.io.atomic import write_atomic
 from pipeline.io.numbers import format_bytes, format_seconds
-from pipeline.io.progress import Say
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.context import RunContext
 from pipeline.views.report.content import Content, gather
 
 
@@ -39,6 +38,6 @@ def render(content: Content) -> str:
     )
 
 
-def run_report(ws: Workspace, dataset: str, head: str, path: Path, command: str, say: Say) -> None:
-    """Write the report of a run, whole or not at all."""
-    write_atomic(path, render(gather(ws, dataset, head, command, say)).encode())
+def write_report(run: RunContext, head: str, path: Path) -> None:
+    """Write the report of a run, atomically."""
+    write_atomic(path, render(gather(run, head)).encode())

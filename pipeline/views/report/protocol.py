@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.patches.settings import GridSettings
-from pipeline.scoring.aggregation import POOLED, Aggregation
+from pipeline.scoring.aggregation import Aggregation
 
 RULES = {
     "voc07": "the mean of the highest precision at eleven recalls (the devkit's rule of 2007)",
@@ -24,7 +24,7 @@ def protocol(result: Mapping[str, Any], grid: GridSettings) -> list[str]:
         f"The trunk {result['trunk']}, which is not trained here, looks at each patch once. Its layer "
         f"{result['layer']} is kept, and everything below reads what was kept.",
         _fit(result),
-        aggregation_in_words(result["k"]),
+        Aggregation.from_json(result["k"]).in_words(),
         f"Average precision is {RULES[result['metric']]}. A picture in which all objects of a class are difficult is "
         f"left out for that class. mAP is the mean over classes, on {used['eval']['used']:,} pictures of "
         f"{result['split']}.",
@@ -45,20 +45,3 @@ def _fit(result: Mapping[str, Any]) -> str:
         f"{patches['positive']:,} positives and {patches['background']:,} of {patches['background_of']:,} background "
         f"patches of {pictures}."
     )
-
-
-def aggregation_in_words(k: Aggregation) -> str:
-    """How a picture's score follows from its patches'.
-
-    >>> aggregation_in_words(5.0)
-    "A picture's score is the mean over its patches of the score to the power of 5."
-    """
-    if not isinstance(k, str):
-        return f"A picture's score is the mean over its patches of the score to the power of {k:g}."
-    name, _, number = k.partition(":")
-    return {
-        "max": "A picture's score is its highest patch's.",
-        "top": f"A picture's score is the mean of its {number} highest patches'.",
-        "lme": f"A picture's score is log(mean(exp({number} s))) / {number} over the scores s of its patches.",
-        POOLED: "The head looks at one vector a picture, pooled over its patches.",
-    }[name]

@@ -16,8 +16,7 @@ from flask import Flask, Response, abort, jsonify, render_template, request
 
 from pipeline.head.head import Head
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.scores import applicable, format_aggregation
+from pipeline.scoring.aggregation import MAXIMUM, Aggregation, select_applicable
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.style import jpeg_uri
@@ -85,8 +84,8 @@ class Desk:
         photo, reader = self._photos[key], self.readers[head]
         self._photos.move_to_end(key)
         look = reader.judge(photo)
-        known = applicable(look.scale, self.aggregations) or ("max",)
-        chosen = next((each for each in known if format_aggregation(each) == k), known[0])
+        known = select_applicable(look.score_kind, self.aggregations) or (MAXIMUM,)
+        chosen = next((each for each in known if str(each) == k), known[0])
         scores = look.picture_scores(chosen)
         order = np.argsort(-scores, kind="stable")
         if wanted is not None and wanted not in look.classes:
@@ -100,8 +99,8 @@ class Desk:
             "photo": key,
             "name": photo.name,
             "head": head,
-            "k": format_aggregation(chosen),
-            "ks": [format_aggregation(each) for each in known],
+            "k": str(chosen),
+            "ks": [str(each) for each in known],
             "patches": len(photo.rows),
             "picture": jpeg_uri(photo.pixels, MAP_PX),
             "highest": float(scale.vmax),
@@ -177,7 +176,7 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
     SettingsError
         There is none.
     """
-    from pipeline.head.head import load_head
+    from pipeline.head.file import load_head
     from pipeline.views.photos import check_makes_maps
 
     found = {}

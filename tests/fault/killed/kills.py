@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from support.dataset import CONFIG as TINY_CONFIG
+from support.dataset import make_dataset, write_manifest
 
 from pipeline.activations.store import Store
 from pipeline.io.errors import StoreError
@@ -41,6 +43,7 @@ HERE = Path(__file__).resolve().parent
 SERVER = "PIPELINE_KILLS_SERVER"
 PRELOAD = (
     "kills",
+    "support.small_parts",
     "numpy.ma",
     "torch._dynamo",
     "zarr",
@@ -56,14 +59,7 @@ TORTURE = os.environ.get("PIPELINE_TORTURE") == "1"
 DEADLINE_S = 120.0
 
 PART_ROWS = 3  # of 102 rows: 34 parts
-CONFIG: dict[str, Any] = {
-    "trunk": "random",
-    "precision": "fp32",
-    "threads": 1,
-    "batch": PART_ROWS,
-    "grid": {"scales": [1.0, 2.0], "overlap": 0.5},
-    "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
-}
+CONFIG: dict[str, Any] = {**TINY_CONFIG, "batch": PART_ROWS}
 EXTRACT = "extract --dataset tiny --split train --config config.yaml"
 EXTRACT_VAL = "extract --dataset tiny --split val --config config.yaml"
 FIT = "fit-head --dataset tiny --config config.yaml"
@@ -71,26 +67,6 @@ SCORE = "score --dataset tiny --config config.yaml"
 
 
 # --- a work folder
-
-
-def make_dataset(root: Path) -> None:
-    """Six pictures of coloured noise to fit on (p0 ... p5), four to score (q0 ... q3); balls and crates."""
-    for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / sub).mkdir(parents=True)
-    boxes = {"ball": (40, 10, 59, 29), "crate": (6, 20, 25, 39)}
-    kinds = (["ball"], ["crate"], ["ball", "crate"])
-    for split, letter, n in (("train", "p", 6), ("val", "q", 4)):
-        ids = [f"{letter}{i}" for i in range(n)]
-        for i, name in enumerate(ids):
-            draw_noise(root / "JPEGImages" / f"{name}.png", name)
-            objects = "".join(
-                f"<object><name>{kind}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
-                f"<ymax>{y1}</ymax></bndbox></object>"
-                for kind, (x0, y0, x1, y1) in boxes.items()
-                if kind in kinds[i % 3]
-            )
-            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
-        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
 
 
 def draw_noise(path: Path, seed: str) -> None:
@@ -131,19 +107,8 @@ class Work:
 
 def make_work(path: Path, **changes: Any) -> Work:
     """A work folder in which nothing ran yet."""
-    make_dataset(path / "data/tiny")
-    (path / "data_manifests").mkdir()
-    manifest = {
-        "name": "tiny",
-        "title": "drawn",
-        "folder": "tiny",
-        "metric": "voc12",
-        "fit": "train",
-        "eval": "val",
-        "splits": {"train": {}, "val": {}},
-        "classes": ["ball", "crate"],
-    }
-    (path / "data_manifests/tiny.yaml").write_text(yaml.safe_dump(manifest))
+    make_dataset(path / "data/tiny", draw=lambda path, names, shade: draw_noise(path, path.stem))
+    write_manifest(path)
     (path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
     return Work(path)
 
@@ -243,7 +208,7 @@ def server() -> Iterator[None]:
     context = multiprocessing.get_context("forkserver")
     changes = {
         SERVER: "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH")])),
         # Threads do not come along in a fork.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
@@ -317,10 +282,11 @@ def _run_child(
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
-    import pipeline.activations.extraction
+    from support.small_parts import bind_part_rows
+
     from pipeline.cli.main import main
 
-    pipeline.activations.extraction.rows_a_part = lambda width: part_rows
+    bind_part_rows(part_rows)
     steps = Steps(Path(folder), at, signal_number, lose_power) if at is not None or trace is not None else None
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -663,18 +629,18 @@ def _prepare_server() -> None:
     """In the server, before any fork: what a child would otherwise do again each time."""
     import torch
 
-    import pipeline.stages.extract
+    import pipeline.stages.runner
 
     torch.set_num_threads(1)
     Image.preinit()
-    load_trunk = pipeline.stages.extract.load_trunk
+    load_trunk = pipeline.stages.runner.load_trunk
     drawn = {layer: load_trunk("random", layer, None, 0) for layer in ("fc7", "pool5")}
 
     def load(name: str, layer: str, weights: Path | None, seed: int) -> Any:
         plain = name == "random" and weights is None and seed == 0
         return drawn[layer] if plain and layer in drawn else load_trunk(name, layer, weights, seed)
 
-    pipeline.stages.extract.load_trunk = load
+    pipeline.stages.runner.load_trunk = load
 
 
 if os.environ.get(SERVER):

@@ -20,10 +20,11 @@ from pathlib import Path
 import kills
 import pytest
 from kills import EXTRACT, EXTRACT_VAL, FIT, SCORE, VAL_ONLY, Child, Snapshot, Work, differences, without
+from support.small_parts import code_to_bind
 
-from pipeline.head.head import load_head
+from pipeline.head.file import load_head
 from pipeline.io.errors import StoreError
-from pipeline.scoring.scores import load_scores
+from pipeline.scoring.scores_file import load_scores
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 # A chain begins with nothing, and is killed so often before it may end.
@@ -155,8 +156,7 @@ def processes_in(folder: Path) -> list[str]:
 SMALL_PARTS = f"""
 import sys
 if "extract" in sys.orig_argv:
-    from pipeline.activations import extraction as extract
-    extract.rows_a_part = lambda width: {kills.PART_ROWS}
+    {code_to_bind(kills.PART_ROWS)}
 """
 
 

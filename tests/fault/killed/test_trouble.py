@@ -14,8 +14,8 @@ import kills
 import pytest
 from kills import EXTRACT, VAL_ONLY, Work, differences, without
 
-from pipeline.activations.layout import parts_of
-from pipeline.activations.store import check_record
+from pipeline.activations.partition import parts_of
+from pipeline.activations.records import check_record
 from pipeline.activations.writer import StoreWriter
 from pipeline.io.digests import sha256_bytes
 
@@ -46,8 +46,8 @@ def check_recorded_parts(work: Work) -> int:
     recorded = [part for part in parts_of(writer.identity) if (store / part.record_name).exists()]
     for part in recorded:
         record = check_record((store / part.record_name).read_bytes(), part, writer.fingerprint)
-        for name, entry in record["objects"].items():
-            assert sha256_bytes((store / name).read_bytes()) == entry["sha256"], name
+        for name, entry in record.objects.items():
+            assert sha256_bytes((store / name).read_bytes()) == entry.sha256, name
     return len(recorded)
 
 
@@ -113,7 +113,7 @@ def test_full_disk(finished, on_disk, share):
     assert check_recorded_parts(work) >= there
 
     disk.remount("size=16m")
-    assert f"going on, {check_recorded_parts(work)} of 34 parts are there" in run_to_the_end(work)
+    assert f"resuming, {check_recorded_parts(work)} of 34 parts are recorded" in run_to_the_end(work)
     assert differences(work.files(), expected_of(finished)) == []
 
 
@@ -204,7 +204,7 @@ def test_picture_that_vanishes_during_the_run(untouched, finished, folder):
     code, output = kills.run(work, EXTRACT)
     assert code == 2 and "p5" in output and "Traceback" not in output
     (folder / "away.png").rename(picture)
-    assert "going on, " in run_to_the_end(work)
+    assert "resuming, " in run_to_the_end(work)
     assert differences(work.files(), expected_of(finished)) == []
 
 
@@ -218,7 +218,7 @@ def test_picture_that_changes_during_the_run(untouched, finished, folder):
 
     check_stopped(work, child.wait(), child.output, "p5", "changed since the patch table was made")
     picture.write_bytes(old)
-    assert "going on, " in run_to_the_end(work)
+    assert "resuming, " in run_to_the_end(work)
     assert differences(work.files(), expected_of(finished)) == []
 
 

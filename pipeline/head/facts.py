@@ -1,0 +1,72 @@
+"""The facts of a head: what it was fitted on, and how, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+FORMAT = "head-3"
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head's file records next to its weights.
+
+    Attributes
+    ----------
+    name, dataset, split : of the head, and of the rows of the fit
+    classes : background not counted
+    settings, reading : JSON objects, settings of the head and the label rule
+    width : columns of a row
+    seed : of the fit
+    held_out : share of the pictures that was left out of the fit
+    how, fingerprint : how the rows were computed, and the fingerprint of their store
+    labels_digest : of the labels of the patches under the label rule
+    pictures : numbers of pictures ``used``, ``held_out`` and ``skipped``
+    skipped : id and reason of each bad picture
+    epochs : the loss curve, one ``{rate, loss}`` per epoch
+    of_kind : JSON object, what heads of one kind record in addition, such as ``patches``, ``precision`` and ``svm``
+    """
+
+    name: str
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    width: int
+    reading: dict[str, Any]
+    seed: int
+    held_out: float
+    how: dict[str, Any]
+    fingerprint: str
+    labels_digest: str
+    pictures: dict[str, int]
+    skipped: list[list[str]]
+    epochs: list[dict[str, float]]
+    of_kind: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+    @property
+    def patches(self) -> dict[str, Any] | None:
+        """Counts of the patches of the fit; None for kinds that are not fitted on patches."""
+        return self.of_kind.get("patches")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object in files: all fields, and those of the kind among them."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "of_kind"}
+        return {**own, "classes": list(self.classes), **self.of_kind}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> HeadFacts:
+        """Read `to_dict`.
+
+        Raises
+        ------
+        KeyError
+            A missing fact.
+        """
+        names = [item.name for item in fields(cls) if item.name != "of_kind"]
+        own = {name: facts[name] for name in names}
+        of_kind = {name: value for name, value in facts.items() if name not in names}
+        return cls(**{**own, "classes": tuple(own["classes"])}, of_kind=of_kind)

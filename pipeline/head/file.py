@@ -1,0 +1,128 @@
+"""The file of a head: one safetensors file with the weights, the standardisation and the facts.
+
+The facts are JSON in the metadata: settings, seed, loss curve, the *how* of the input rows, and digests of what the
+head was fitted on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from pipeline.head.facts import FORMAT, HeadFacts
+from pipeline.head.head import Head
+from pipeline.head.kinds import KINDS
+from pipeline.head.settings import AnyHead
+from pipeline.io.atomic import write_atomic
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import HeadError
+
+NO_DIGEST = b"0" * 64
+"""Placeholder in a head's file for the digest of its bytes, while the digest is computed."""
+STORED_NAMES = {"inv_std": "gain"}
+"""Names in files of tensors that have another name in code."""
+LARGEST_HEADER = 2**24
+
+
+def save_head(head: Head, path: Path) -> str:
+    """Write a head atomically, and return the digest of its bytes.
+
+    Equal heads give equal bytes: seconds and versions are in the results, not here. safetensors has no checksum, so
+    the file carries one: over all of its bytes, with zeros in place of the digest itself.
+    """
+    state = head.network.state_dict()
+    tensors = {STORED_NAMES.get(name, name): tensor.contiguous() for name, tensor in state.items()}
+    facts = {**head.facts.to_dict(), "sha256": NO_DIGEST.decode()}
+    # One key only: safetensors writes several in an order that differs from call to call.
+    data = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    digest = sha256_bytes(data)
+    write_atomic(path, data.replace(NO_DIGEST, digest.encode(), 1))
+    return digest
+
+
+def read_facts(path: Path) -> HeadFacts:
+    """Read the facts of a head, without reading or checking its weights.
+
+    Raises
+    ------
+    HeadError
+        Not a head.
+    """
+    facts = _read_header(path)
+    try:
+        return _to_facts(facts)
+    except (KeyError, TypeError) as error:
+        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
+
+
+def read_fingerprint(path: Path) -> str:
+    """Read the fingerprint of the store of a head, also of a head in an older format.
+
+    Raises
+    ------
+    HeadError
+        Not a head.
+    """
+    facts = _read_header(path)
+    if "fingerprint" not in facts:
+        raise HeadError(f"{path}: cannot be read as a head: it names no store")
+    return facts["fingerprint"]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Read the JSON object of the facts; its content is not checked."""
+    try:
+        with open(path, "rb") as stream:
+            size = stream.read(8)
+            return _parse_header(size + stream.read(min(int.from_bytes(size, "little"), LARGEST_HEADER)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
+
+
+def _parse_header(data: bytes) -> dict[str, Any]:
+    """Parse the JSON object of the facts from the beginning of a safetensors file."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return json.loads(json.loads(header)["__metadata__"]["facts"])
+
+
+def _to_facts(facts: dict[str, Any]) -> HeadFacts:
+    return HeadFacts.from_dict({name: value for name, value in facts.items() if name != "sha256"})
+
+
+def load_head(path: Path) -> Head:
+    """Read a head.
+
+    Raises
+    ------
+    HeadError
+        No such file, not a head, changed since it was written, or weights that do not fit its settings.
+    """
+    if not path.is_file():
+        raise HeadError(f"{path}: no such head; make it with: pipeline fit-head")
+    try:
+        return _parse_head(path.read_bytes(), path)
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, HeadError):
+            raise
+        raise HeadError(f"{path}: cannot be read as a head: {error}; fit it again: pipeline fit-head") from error
+
+
+def _parse_head(data: bytes, path: Path) -> Head:
+    stored = _parse_header(data)
+    digest = stored["sha256"]
+    if len(digest) != 64 or sha256_bytes(data.replace(digest.encode(), NO_DIGEST, 1)) != digest:
+        raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
+    if stored["format"] != FORMAT:
+        raise HeadError(f"{path}: format {stored['format']!r}, expected {FORMAT!r}; fit it again")
+    facts = _to_facts(stored)
+    settings = TypeAdapter(AnyHead).validate_python(facts.settings)
+    shape = facts.width, len(facts.classes), settings
+    network = KINDS[settings.kind].make_network(*shape, **facts.of_kind.get("network", {}))
+    names = {stored_name: name for name, stored_name in STORED_NAMES.items()}
+    network.load_state_dict({names.get(name, name): tensor for name, tensor in load(data).items()})
+    return Head(network.eval(), facts)

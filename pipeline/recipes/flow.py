@@ -1,0 +1,291 @@
+"""What the rules of the workflow ask: which settings a digest in a file's name stands for, inputs, and states.
+
+Plain Python, so that it can be tested without Snakemake: ``stages/common.smk`` only wires it to the rules. Each
+method takes Snakemake's wildcards, whose attributes are the placeholders of a rule's output. Nothing here imports
+torch or decodes a picture.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from pipeline.dataset.manifest import Manifest, load_manifest
+from pipeline.io.atomic import write_atomic
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import MissingDataError, PipelineError
+from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, needs_boxes, parts_of
+from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
+from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
+
+
+class Wildcards(Protocol):
+    """Placeholders of a rule's output; each rule has some of them."""
+
+    dataset: str
+    split: str
+    head: str
+    recipe: str
+    digest: str
+
+
+class Flow:
+    """The main run and the compared recipes of one configuration.
+
+    Parameters
+    ----------
+    config : settings, as Snakemake's ``config``; None values are left out
+
+    Attributes
+    ----------
+    run : workspace of the main run
+
+    Raises
+    ------
+    SettingsError
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.run = Workspace(parse_run_settings({k: v for k, v in config.items() if v is not None}, "--config"))
+        heads = Workspace(heads_run(self.run.settings))
+        # Each comparison's workspace, and its recipes.
+        self._comparisons = {
+            "heads": (heads, compared_recipes(heads.settings)[0]),
+            "compare": (self.run, compared_recipes(self.run.settings)[0]),
+        }
+        self._recipes = {
+            (name, recipe_digest(ws, name)): ws
+            for ws, names in self._comparisons.values()
+            for name in (part for compared in names for part in parts_of(ws.settings, compared))
+        }
+        runs = [self.run, *(run for (name, _), ws in self._recipes.items() for run in _runs_of(ws, name))]
+        runs.reverse()  # of two runs with one digest the first is taken
+        self._tables = {ws.table_digest: ws for ws in runs}
+        self._trunks = {ws.trunk_digest: ws for ws in runs if ws.makes_trunk}
+        self._stores = {ws.store_digest: ws for ws in runs}
+        self._joint_layers = {
+            self.run.with_layer(layer).store_digest
+            for layer in self.run.settings.layers
+            if layer != self.run.settings.layer
+        }
+        self._manifest = cache(load_manifest)
+        self._split_state = cache(self._find_split_state)
+        self._state_of_weights = cache(self._find_state_of_weights)
+
+    # ---- inputs
+
+    def trunk_inputs(self, wildcards: Wildcards) -> Path:
+        split = self._manifest(wildcards.dataset).fit
+        return self._trunks[wildcards.digest].table_path(wildcards.dataset, split)
+
+    def store_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        """Return the table, the card of a trunk made from the dataset, and the pass that extracts this layer too."""
+        ws = self._stores[wildcards.digest]
+        names = (wildcards.dataset, wildcards.split)
+        inputs = {"table": ws.table_path(*names)}
+        if ws.makes_trunk:
+            inputs["trunk"] = ws.trunk_path(wildcards.dataset)
+        if wildcards.digest in self._joint_layers:
+            inputs["joint"] = self.run.receipt_path(*names)
+        return inputs
+
+    def extract_shares(self, wildcards: Wildcards) -> list[Path]:
+        """Return the files of the shares of a store that jobs of their own make; none for an extraction in one job."""
+        ws, count = self._stores[wildcards.digest], self.run.settings.scatter
+        shares = range(1, count + 1) if count > 1 else ()
+        return [ws.share_path(wildcards.dataset, wildcards.split, index, count) for index in shares]
+
+    def fit_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        split = self.run.split_of_rows(self._manifest(wildcards.dataset), wildcards.head)
+        return self._table_and_receipt(wildcards.dataset, split)
+
+    def score_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        split = self._manifest(wildcards.dataset).eval
+        head = self.run.head_path(wildcards.dataset, wildcards.head)
+        return {**self._table_and_receipt(wildcards.dataset, split), "head": head}
+
+    def _table_and_receipt(self, dataset: str, split: str) -> dict[str, Path]:
+        return {"table": self.run.table_path(dataset, split), "receipt": self.run.receipt_path(dataset, split)}
+
+    def evaluate_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        split = self._manifest(wildcards.dataset).eval
+        return {
+            "table": self.run.table_path(wildcards.dataset, split),
+            "scores": self.run.scores_path(wildcards.dataset, wildcards.head, split),
+        }
+
+    def main_run(self, wildcards: Wildcards) -> Path:
+        return self.run.run_dir(wildcards.dataset) / "map.json"
+
+    def recipe_inputs(self, wildcards: Wildcards) -> list[Path]:
+        """Return tables and receipts of a recipe's runs; of a join, its members' outcomes."""
+        ws = self._recipes[wildcards.recipe, wildcards.digest]
+        recipe = find_recipe(ws.settings, wildcards.recipe)
+        if recipe.join:
+            return [recipe_path(ws, wildcards.dataset, member) for member in recipe.join]
+        manifest = self._manifest(wildcards.dataset)
+        return [
+            path(wildcards.dataset, split)
+            for run in _runs_of(ws, wildcards.recipe)
+            for path in (run.table_path, run.receipt_path)
+            for split in {run.split_of_rows(manifest, wildcards.recipe), manifest.eval}
+        ]
+
+    def heads_inputs(self, wildcards: Wildcards) -> list[Path]:
+        return self._outcomes("heads", wildcards.dataset)
+
+    def compare_inputs(self, wildcards: Wildcards) -> list[Path]:
+        return self._outcomes("compare", wildcards.dataset)
+
+    def _outcomes(self, comparison: str, dataset: str) -> list[Path]:
+        """Return the outcomes of those recipes of a comparison that can run on a dataset."""
+        ws, names = self._comparisons[comparison]
+        has_boxes = self._manifest(dataset).has_boxes
+        able = [name for name in names if has_boxes or not needs_boxes(ws.settings, name)]
+        return [recipe_path(ws, dataset, name) for name in able]
+
+    def sweep_inputs(self, wildcards: Wildcards) -> list[Path]:
+        manifest = self._manifest(wildcards.dataset)
+        return [
+            path(wildcards.dataset, split)
+            for path in (self.run.table_path, self.run.receipt_path)
+            for split in (manifest.fit, manifest.eval)
+        ]
+
+    # ---- settings of a job, as a file
+
+    def table_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self._tables[wildcards.digest], "patches", wildcards.digest)
+
+    def trunk_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self._trunks[wildcards.digest], "trunk", wildcards.digest)
+
+    def store_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self._stores[wildcards.digest], "extract", wildcards.digest)
+
+    def head_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self.run, "fit-head", wildcards.digest)
+
+    def scores_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self.run, "score", wildcards.digest)
+
+    def result_config(self, wildcards: Wildcards) -> str:
+        return self._settings_file(self.run, "evaluate", wildcards.digest)
+
+    def recipe_config(self, wildcards: Wildcards) -> str:
+        ws = self._recipes[wildcards.recipe, wildcards.digest]
+        return self._settings_file(ws, "recipe", wildcards.digest)
+
+    def comparison_config(self, wildcards: Wildcards) -> str:
+        """Of the rules that take in several recipes: any change of settings makes their files anew."""
+        everything = {"settings": self.run.settings.model_dump(mode="json"), "versions": VERSIONS}
+        return self._settings_file(self.run, "compare", digest_of(everything)[:DIGITS])
+
+    def _settings_file(self, ws: Workspace, stage: str, digest: str) -> str:
+        """Write all settings of a workspace as a file that any command takes as --config; return its quoted path.
+
+        Its name, which Snakemake compares as a parameter, holds the digest of the settings that the
+        stage depends on, so that a changed k reruns no head.
+        """
+        path = ws.results / "settings" / f"{stage}-{digest}.yaml"
+        data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+        return shlex.quote(path.as_posix())
+
+    # ---- states: parameters that change with what Snakemake cannot see
+
+    def dataset_state(self, wildcards: Wildcards) -> str:
+        return self._split_state(wildcards.dataset, wildcards.split)
+
+    def weights_state(self, wildcards: Wildcards) -> str:
+        return self._state_of_weights(wildcards.digest)
+
+    def store_making(self, wildcards: Wildcards) -> int:
+        """Return the receipt's number of the making, or one more if its store was deleted."""
+        return self._stores[wildcards.digest].store_making(wildcards.dataset, wildcards.split)
+
+    def fit_state(self, wildcards: Wildcards) -> list[str]:
+        """Return the state of all that a head depends on."""
+        split = self._manifest(wildcards.dataset).fit
+        return [self._split_state(wildcards.dataset, split), self._state_of_weights(self.run.store_digest)]
+
+    def result_state(self, wildcards: Wildcards) -> list[Any]:
+        """Return the state of all that the main run's scores and results depend on."""
+        return [*self._evaluation_state(wildcards.dataset), self._state_of_weights(self.run.store_digest)]
+
+    def recipe_state(self, wildcards: Wildcards) -> list[Any]:
+        """Return the state of all that a recipe depends on."""
+        ws = self._recipes[wildcards.recipe, wildcards.digest]
+        stores = {run.store_digest for run in _runs_of(ws, wildcards.recipe)}
+        return [*self._evaluation_state(wildcards.dataset), *map(self._state_of_weights, sorted(stores))]
+
+    def comparison_state(self, wildcards: Wildcards) -> list[int | None]:
+        """Return a state of the comparisons of recipes that a report takes in."""
+        paths = (self.run.compare_path(wildcards.dataset), self.run.heads_path(wildcards.dataset))
+        return [path.stat().st_mtime_ns if path.is_file() else None for path in paths]
+
+    def joint_layers(self, wildcards: Wildcards) -> str:
+        """Return the option with the layers that the main run's pass extracts; other stores are of one layer."""
+        layers = self.run.settings.layers
+        if not layers or wildcards.digest != self.run.store_digest:
+            return ""
+        return f" --layers {','.join(dict.fromkeys((self.run.settings.layer, *layers)))}"
+
+    def _evaluation_state(self, dataset: str) -> list[Any]:
+        """Return the state of the splits, and what the manifest says of them."""
+        manifest = self._manifest(dataset)
+        roles = (manifest.fit, manifest.eval)
+        return [*(self._split_state(dataset, split) for split in roles), _facts_of_roles(manifest)]
+
+    def _find_split_state(self, dataset: str, split: str) -> str:
+        """Return a state that changes with any picture, XML or list of the split.
+
+        Where the pictures are gone and the table is there, it is the state that was last seen:
+        nothing after the store needs pictures.
+        """
+        seen = self.run.cache / "states" / f"{dataset}-{split}-{self.run.table_digest}.txt"
+        try:
+            state = self.run.dataset_state(self._manifest(dataset), split)
+        except MissingDataError:
+            if not self.run.table_path(dataset, split).is_file():
+                raise
+            return seen.read_text() if seen.is_file() else "absent"
+        return _remember(seen, state)
+
+    def _find_state_of_weights(self, store_digest: str) -> str:
+        """Return a state that changes with a local weights file; where that is gone, the state that was last seen."""
+        ws = self._stores[store_digest]
+        seen = ws.cache / "states" / f"weights-{ws.store_digest}.txt"
+        try:
+            ws.check_weights()
+        except PipelineError:
+            if not seen.is_file():
+                raise
+            return seen.read_text()
+        return _remember(seen, ws.weights_state())
+
+
+def _runs_of(ws: Workspace, name: str) -> list[Workspace]:
+    """Return the runs of a recipe, one per seed; of a join, those of its members."""
+    return [
+        recipe_workspace(ws, member, seed) for member in members_of(ws.settings, name) for seed in ws.settings.seeds
+    ]
+
+
+def _facts_of_roles(manifest: Manifest) -> list[Any]:
+    roles = (manifest.fit, manifest.eval)
+    pictures = (manifest.splits[role].pictures for role in roles)
+    return [manifest.metric, manifest.official, manifest.unscored, *roles, *pictures]
+
+
+def _remember(path: Path, state: str) -> str:
+    if not path.is_file() or path.read_text() != state:
+        write_atomic(path, state.encode())
+    return state

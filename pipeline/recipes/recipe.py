@@ -1,0 +1,257 @@
+"""Stage ``recipe``: one recipe with every seed, from activations to mAP; a join after its members.
+
+A recipe's aggregation is chosen on held-out fit pictures with the first seed, by a head that was fitted without
+them; nothing is ever chosen on the split that is reported. Current files are reused, so that an interrupted run
+resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.io.atomic import write_json
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import PipelineError
+from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.metrics.bootstrap import spread
+from pipeline.patches.sampling import hold_out_pictures
+from pipeline.recipes.catalogue import find_recipe, members_of
+from pipeline.recipes.join import describe_members, facts_of_member, join_seed
+from pipeline.recipes.outcome import Outcome, mean_each, read_outcome
+from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.ensemble import fit_stack, mean_rank
+from pipeline.scoring.results import number, versions
+from pipeline.scoring.scores import SplitScores
+from pipeline.scoring.scores_file import load_scores
+from pipeline.stages import evaluate, extract, fit_head, score, trunk
+from pipeline.stages.context import RunContext
+from pipeline.stages.patches import current_table
+from pipeline.stages.settings import RecipeSettings
+from pipeline.stages.workspace import Workspace
+
+
+def path(run: RunContext, name: str) -> Path:
+    """Return the file of a recipe's outcome."""
+    return recipe_path(run.ws, run.dataset, name)
+
+
+def why_due(run: RunContext, name: str) -> str | None:
+    """Return why a recipe must be run, or None if its outcome is of the current pictures, labels and weights."""
+    file = path(run, name)
+    if not file.is_file():
+        return "it has not been run yet"
+    if read_outcome(file)["made_from"] != digest_of_inputs(run, name):
+        return "pictures, labels or weights changed since"
+    return None
+
+
+def make(run: RunContext, name: str) -> Outcome:
+    """Run a recipe with every seed, and write its outcome.
+
+    Missing inputs are made first: trunk, activations, members of a join.
+
+    Raises
+    ------
+    PipelineError
+    """
+    members_of(run.settings, name)  # refuses circles before anything runs
+    recipe, manifest = find_recipe(run.settings, name), run.manifest
+    if not current_table(run, manifest.eval).labelled:
+        raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a recipe cannot be measured on it")
+    about = _run_join(run, name, recipe) if recipe.join else _run_head(run, name, recipe)
+    maps = [item["mAP"] for item in about["runs"] if item["mAP"] is not None]
+    outcome = {
+        "name": name,
+        "title": recipe.title,
+        "published": recipe.published,
+        "dataset": run.dataset,
+        "split": manifest.eval,
+        "fit_split": manifest.fit,
+        "metric": manifest.metric,
+        "mAP": number(float(np.mean(maps))) if maps else None,
+        "std": spread(maps),
+        "seeds": list(run.settings.seeds),
+        "AP": mean_each([item["AP"] for item in about["runs"]]),
+        **about,
+        "made_from": digest_of_inputs(run, name),
+        "versions": versions(),
+        "command": run.command,
+    }
+    write_json(path(run, name), outcome)
+    return outcome
+
+
+def current_outcome(run: RunContext, name: str) -> Outcome:
+    """Return a recipe's outcome; the recipe is run unless its outcome is current."""
+    file, reason = path(run, name), why_due(run, name)
+    if reason is None:
+        return read_outcome(file)
+    if file.is_file():
+        run.say(f"{file}: {reason}; running {name} again")
+    return make(run, name)
+
+
+def digest_of_inputs(run: RunContext, name: str) -> str:
+    """Return the digest of the pictures, boxes, labels and weights from which an outcome would be made now.
+
+    All else that decides an outcome is in the name of its file.
+    """
+    recipe = find_recipe(run.settings, name)
+    if recipe.join:
+        return digest_of([digest_of_inputs(run, member) for member in recipe.join])
+    first = _with_first_seed(run, name)
+    tables = [current_table(first, split) for split in (run.manifest.fit, run.manifest.eval)]
+    seen = [(table.pictures_digest(), table.labels_digest(first.settings.labels)) for table in tables]
+    return digest_of([seen, first.ws.weights_state(run.dataset), run.manifest.metric])
+
+
+def scores_of_outcome(run: RunContext, outcome: Outcome) -> list[np.ndarray]:
+    """Return scores (n_pictures, n_classes) of the evaluation split by a recipe, one array per seed.
+
+    Raises
+    ------
+    PipelineError
+        Bad pictures were left out for this recipe and not for others, or the other way round.
+    """
+    table = current_table(run, run.manifest.eval)
+    scores = [load_scores(Path(item["scores"])) for item in outcome["runs"]]
+    if any(item.ids != table.ids for item in scores):
+        raise PipelineError(
+            f"recipe {outcome['name']!r} scored other pictures of {run.dataset} {run.manifest.eval} than are "
+            "compared: bad ones were skipped for one of them; repair or remove them (pipeline data check), "
+            "or use on_error=fail"
+        )
+    return [item.by(outcome["k"]) for item in scores]
+
+
+def _with_first_seed(run: RunContext, name: str) -> RunContext:
+    return run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
+
+
+# ---- a recipe with a head of its own
+
+
+def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, Any]:
+    aggregation, choice = _choose_aggregation(run, name, recipe)
+    results = []
+    for seed in run.settings.seeds:
+        settings = recipe_workspace(run.ws, name, seed).settings
+        with_seed = run.on(Workspace(settings.model_copy(update={"aggregation": aggregation.to_json()})))
+        _current_scores(with_seed, name)
+        results.append(evaluate.make(with_seed, name))
+    first, seconds = results[0], [result["seconds"] for result in results]
+    return {
+        "head": first["recipe"]["head"],
+        "trunk": first["trunk"],
+        "layer": first["layer"],
+        "source": settings.source,
+        "reading": first["recipe"]["reading"],
+        "k": first["k"],
+        "choice": choice,
+        "k_sweep": mean_each([result["k_sweep"] for result in results]),
+        "seconds": {
+            stage: round(float(np.mean([s.get(stage, 0.0) for s in seconds])), 2) for stage in ("fit_head", "score")
+        },
+        "extract_seconds": {stage: s for stage, s in seconds[0].items() if stage.startswith("extract_")},
+        "fingerprints": first["fingerprints"],
+        "pictures": first["pictures"],
+        "official": first["official"],
+        "notes": first["notes"],
+        "runs": [
+            {"seed": r["seed"], "mAP": r["mAP"], "AP": r["AP"], **{k: r["paths"][k] for k in ("scores", "result")}}
+            for r in results
+        ],
+    }
+
+
+def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> tuple[Aggregation, dict[str, Any]]:
+    """Return a recipe's aggregation and how it came about: stated, or the best on held-out fit pictures."""
+    if recipe.stated_aggregation is not None:
+        return recipe.stated_aggregation, {"chosen": "stated"}
+    first = _with_first_seed(run, name)
+    scores = _current_scores(first, name, held_out=True)
+    labels, is_held_out = _held_out_labels(first)
+    maps = {
+        a: number(mean_average_precision(scores.by(a)[is_held_out], labels, run.manifest.metric)[0])
+        for a in scores.aggregations
+    }
+    measured = {a: value for a, value in maps.items() if value is not None}
+    if not measured:
+        raise PipelineError(
+            f"{run.dataset}: no positive picture among the {len(labels)} held out, so no aggregation can be "
+            "chosen; raise held_out, or state `aggregation` in the recipe"
+        )
+    best = max(measured, key=lambda a: measured[a])
+    run.say(
+        f"{name}: aggregation {best} chosen on {len(labels)} held-out fit pictures ({100 * measured[best]:.1f} mAP)"
+    )
+    by_name = {str(a): value for a, value in maps.items()}
+    return best, {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
+
+
+def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (m, n_classes) of the held-out fit pictures, and a mask of them over all fit pictures."""
+    table = current_table(run, run.manifest.fit)
+    is_held_out = hold_out_pictures(table.group_ids, run.settings.held_out)
+    return table.scored_labels[is_held_out], is_held_out
+
+
+def _current_scores(run: RunContext, name: str, held_out: bool = False) -> SplitScores:
+    """Return scores of the evaluation split, or of the held-out fit pictures; missing inputs are made first."""
+    splits = {run.ws.split_of_rows(run.manifest, name, held_out), score.scored_split(run, held_out=held_out)}
+    _ensure_activations(run, sorted(splits))
+    fit_head.ensure(run, [name], held_out)
+    return score.current_scores(run, name, held_out=held_out)
+
+
+def _ensure_activations(run: RunContext, splits: Sequence[str]) -> None:
+    if trunk.why_due(run) is not None:
+        trunk.make(run)
+    for split in splits:
+        if extract.why_due(run, split) is not None:
+            extract.make(run, split)
+
+
+# ---- joins
+
+
+def _run_join(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, Any]:
+    members = [current_outcome(run, member) for member in recipe.join]
+    scores = [scores_of_outcome(run, member) for member in members]
+    table, metric = current_table(run, run.manifest.eval), run.manifest.metric
+    started = time.perf_counter()
+    facts: dict[str, Any] = {"join": list(recipe.join), "by": recipe.by}
+    stack = None
+    if recipe.by == "stack":
+        held_out = [_held_out_scores(run, member) for member in recipe.join]
+        stack = fit_stack(held_out, _held_out_labels(run)[0], metric)
+        facts["stack"] = stack.facts
+    runs = []
+    for index, seed in enumerate(run.settings.seeds):
+        file = f"{run.dataset}-{run.manifest.eval}-{name}-{recipe_digest(run.ws, name)}-{seed}.h5"
+        first = facts_of_member(members[0], index)
+        about = replace(first, joined={**first.joined, "recipe": name, **facts})
+        of_seed = [of_member[index] for of_member in scores]
+        joined = join_seed(of_seed, stack, table, metric, run.ws.results / "scores" / file, about)
+        runs.append({"seed": seed, **joined})
+    seconds = {"join": round(time.perf_counter() - started, 2)}
+    return {"head": None, **facts, **describe_members(members, seconds), "runs": runs}
+
+
+def _held_out_scores(run: RunContext, name: str) -> np.ndarray:
+    """Return scores (m, n_classes) of the held-out fit pictures by a recipe fitted without them."""
+    recipe = find_recipe(run.settings, name)
+    if recipe.by == "stack" and recipe.join:
+        raise PipelineError(f"recipe {name!r} is a stack: it has no held-out scores of its own to learn from")
+    if recipe.join:
+        return mean_rank([_held_out_scores(run, member) for member in recipe.join])
+    first = _with_first_seed(run, name)
+    is_held_out = _held_out_labels(first)[1]
+    return _current_scores(first, name, held_out=True).by(current_outcome(run, name)["k"])[is_held_out]

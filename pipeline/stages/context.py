@@ -1,0 +1,78 @@
+"""A run context: what one command has opened. Each input is read and checked once per command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.dataset.manifest import Manifest, load_manifest
+from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Split
+from pipeline.io.progress import Say, silent
+from pipeline.patches.table import PatchTable
+from pipeline.stages.settings import RunSettings
+from pipeline.stages.workspace import Workspace
+
+
+@dataclass
+class Opened:
+    """Inputs that were opened, by what names them; shared by all workspaces of one command."""
+
+    manifest: Manifest | None = None
+    splits: dict[tuple[str, str | None], Split] = field(default_factory=dict)
+    tables: dict[Path, PatchTable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One dataset under one set of settings, for the length of one command.
+
+    It opens inputs and remembers them. It names no file (`Workspace` does), decides nothing (the stages do)
+    and draws nothing.
+
+    Parameters
+    ----------
+    ws : settings and names of files
+    dataset : name of a manifest
+    say : takes lines for the user
+    command : the command line of the user, recorded in results
+    """
+
+    ws: Workspace
+    dataset: str
+    say: Say = silent
+    command: str = ""
+    opened: Opened = field(default_factory=Opened, repr=False, compare=False)
+
+    def on(self, ws: Workspace) -> RunContext:
+        """Return the context of the same dataset under other settings, with the same opened inputs."""
+        return replace(self, ws=ws)
+
+    @property
+    def settings(self) -> RunSettings:
+        return self.ws.settings
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dataset's manifest.
+
+        Raises
+        ------
+        SettingsError
+            There is no such manifest, or it is malformed.
+        """
+        if self.opened.manifest is None:
+            self.opened.manifest = load_manifest(self.dataset)
+        return self.opened.manifest
+
+    def split(self, name: str) -> Split:
+        """Return a split: its pictures, objects and labels.
+
+        Raises
+        ------
+        MissingDataError, DatasetError
+        """
+        key = (name, self.settings.data_root)
+        if key not in self.opened.splits:
+            self.opened.splits[key] = read_split(self.manifest, name, self.settings.data_root)
+        return self.opened.splits[key]

@@ -1,0 +1,52 @@
+"""The configured trunk, loaded, on the configured device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from pipeline.io.errors import MissingDataError
+from pipeline.stages.workspace import Workspace
+from pipeline.trunk.dense import DenseRunner
+from pipeline.trunk.devices import resolve_device
+from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.runner import TrunkRunner, resolve_precision
+from pipeline.trunk.trunk import Trunk
+
+
+def set_threads(n: int) -> int:
+    """Give torch `n` threads, or one per usable core for 0; return the number given."""
+    n = n or len(os.sched_getaffinity(0))
+    torch.set_num_threads(n)
+    return n
+
+
+def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
+    """Load the configured trunk; one that is made from a dataset must have been made.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
+    s = ws.settings
+    name = s.trunk
+    if dataset is not None and ws.makes_trunk:
+        card = ws.trunk_path(dataset)
+        if not card.is_file():
+            raise MissingDataError(
+                f"{dataset}: trunk {s.trunk!r} has not been made from its fit split yet (no {card}); "
+                f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
+            )
+        name = str(card)
+    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
+
+
+def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
+    """Load the configured trunk on the configured device."""
+    set_threads(ws.settings.threads)
+    device = resolve_device(ws.settings.device)
+    trunk = make_trunk(ws, dataset)
+    kind = DenseRunner if ws.dense else TrunkRunner
+    return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)

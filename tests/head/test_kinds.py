@@ -1,0 +1,31 @@
+"""The table of kinds of heads, against the settings of kinds."""
+
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from pipeline.head.kinds import KINDS
+from pipeline.head.settings import HEAD_KINDS, AnyHead, ScoreKind
+from pipeline.head.task import PatchScorer, PooledScorer
+
+FURTHER = {"adapted": {"fc_widths": [6, 5]}}
+"""Arguments of networks that are made from more than their settings."""
+
+
+def test_every_kind_has_settings_and_an_implementation():
+    assert tuple(KINDS) == HEAD_KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_scores_patches_or_whole_pictures(kind):
+    settings = TypeAdapter(AnyHead).validate_python({"kind": kind})
+    network = KINDS[kind].make_network(8, 3, settings, **FURTHER.get(kind, {})).eval()
+
+    assert isinstance(network, PatchScorer) != isinstance(network, PooledScorer)
+    assert isinstance(network, PatchScorer) == settings.scores_patches
+    assert network.score_kind in get_args(ScoreKind)
+    if isinstance(network, PatchScorer):
+        with torch.inference_mode():
+            assert network.patch_scores(torch.zeros(4, 8, dtype=torch.float16)).shape == (4, 3)

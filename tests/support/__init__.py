@@ -1,0 +1,1 @@
+"""What several rooms of the tests share: a tiny dataset, commands in and out of this process, stores, waiting."""

@@ -59,7 +59,7 @@ class Work:
             folder = self.path / "site"
             folder.mkdir(exist_ok=True)
             (folder / "sitecustomize.py").write_text(sitecustomize)
-            env["PYTHONPATH"] = str(folder)
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         return env
 
     def start(self, *arguments: str, sitecustomize: str | None = None) -> subprocess.Popen[str]:

@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request
 
+from pipeline.head.file import load_head
 from pipeline.head.head import Head
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.scoring.aggregation import MAXIMUM, Aggregation, select_applicable
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.style import jpeg_uri
-from pipeline.views.photos import Photo, PhotoReader
+from pipeline.views.photos import Photo, PhotoReader, check_makes_maps
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PHOTOS_KEPT = 8
@@ -176,9 +177,6 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
     SettingsError
         There is none.
     """
-    from pipeline.head.file import load_head
-    from pipeline.views.photos import check_makes_maps
-
     found = {}
     names = dict.fromkeys([ws.settings.head, *ws.settings.compare, *ws.settings.heads])
     for name in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -17,6 +16,7 @@ from pipeline.dataset.report import CheckReport, Depth
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say
 
 __all__ = ["check", "fetch"]
 
@@ -26,7 +26,7 @@ def _survey(manifest: Manifest, root: Path) -> CheckReport:
     return survey(manifest, root, Depth(read_xml=False, decode=False))
 
 
-def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] = print) -> Path:
+def fetch(manifest: Manifest, data_root: str | Path, say: Say = print) -> Path:
     """Draw or download a dataset below `data_root`; existing files stay as they are.
 
     Parameters
@@ -70,7 +70,7 @@ def fetch(manifest: Manifest, data_root: str | Path, say: Callable[[str], None] 
     return folder
 
 
-def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], None]) -> None:
+def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Say) -> None:
     if manifest.layout == "voc-action":  # their shapes are needed by no other dataset
         from pipeline.dataset.demo.actions import DRAWING, draw_demo
     else:
@@ -93,7 +93,7 @@ def _draw(manifest: Manifest, drawn: Drawn, root: Path, say: Callable[[str], Non
     draw_demo(folder, drawn.train, drawn.val, drawn.seed)
 
 
-def _fetch_archives(manifest: Manifest, root: Path, say: Callable[[str], None]) -> None:
+def _fetch_archives(manifest: Manifest, root: Path, say: Say) -> None:
     report = _survey(manifest, root)
     target = report.folder or root / manifest.folder
     done = [a for a in manifest.archives if report.folder and (target / f".fetched-{a.md5}").is_file()]

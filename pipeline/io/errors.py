@@ -39,6 +39,10 @@ class StoreNotFoundError(StoreError):
     """There is no store at this place, or none was extracted yet."""
 
 
+class StoreNotExtractedError(StoreNotFoundError):
+    """No receipt names a store for these settings: nothing was extracted with them yet, or not here."""
+
+
 class StoreIncompleteError(StoreError):
     """A store has no seal: parts are missing, or only the seal is."""
 

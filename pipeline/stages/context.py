@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.read import read_split
@@ -64,6 +65,13 @@ class RunContext:
         if self.opened.manifest is None:
             self.opened.manifest = load_manifest(self.dataset)
         return self.opened.manifest
+
+    def facts_of_roles(self) -> list[Any]:
+        """Return what the manifest says beside its pictures that decides a result: metric, roles, counts, classes."""
+        entry = self.manifest
+        roles = (entry.fit, entry.eval)
+        pictures = [entry.splits[role].pictures for role in roles]
+        return [entry.metric, *roles, entry.official, pictures, list(entry.unscored), list(entry.classes)]
 
     def split(self, name: str) -> Split:
         """Return a split: its pictures, objects and labels.

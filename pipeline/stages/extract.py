@@ -18,7 +18,7 @@ from pipeline.activations.parts import PartMaker
 from pipeline.activations.store import Store
 from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
-from pipeline.io.errors import SettingsError, StoreError
+from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
@@ -224,7 +224,7 @@ def sealed_store(run: RunContext, split: str) -> Store:
     ws, s, file = run.ws, run.settings, path(run, split)
     again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
     if not file.is_file():
-        raise StoreError(
+        raise StoreNotExtractedError(
             f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {file}); make them with: {again}" + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )

@@ -47,10 +47,12 @@ def why_due(run: RunContext, head: str, split: str | None = None) -> str | None:
     try:
         found = read_json(file)
         expected = _measure(replace(run, say=silent), head, split or run.manifest.eval).to_dict()
+        # Where the boxes are not available, it cannot be measured where maps point.
+        left_out = NOT_DECIDED if expected["pointing"] is not None else (*NOT_DECIDED, "pointing")
         differing = [
             field
             for field in dict.fromkeys((*expected, *found))
-            if field not in NOT_DECIDED and found.get(field) != expected.get(field)
+            if field not in left_out and found.get(field) != expected.get(field)
         ]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return f"{file}: cannot be read as a result: {error}"

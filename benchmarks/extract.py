@@ -31,9 +31,10 @@ from safetensors.torch import save_file
 from pipeline.activations.extraction import extract
 from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
-from pipeline.patches.settings import GridSettings
-from pipeline.patches.table import PatchTable, make_table
+from pipeline.dataset.split import Split
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import SourceSettings
+from pipeline.patches.table import PatchTable
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -137,8 +138,7 @@ def pictures(folder: Path | None, n: int, scratch: Path) -> Split:
         eval="all",
         splits={"all": SplitEntry()},
     )
-    ids = tuple(path.stem for path in paths)
-    return Split(manifest, "all", folder, ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
+    return Split.of_files(manifest, paths, name="all")
 
 
 def compare(rates: dict[str, list[float]], form: str, stages: dict[str, float]) -> dict[str, Any]:
@@ -168,10 +168,10 @@ def main() -> None:
         trunk = load(options.trunk, options.weights, scratch)
         px = trunk.card.input_px
         split = pictures(options.pictures_dir, options.pictures or (10 if px > 100 else 40), scratch)
-        table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        table = make_table(split, SourceSettings())
+        paths = split.paths_by_id
         batch = 64 if px > 100 else 256
-        one = make_table(pictures(options.pictures_dir, 1, scratch), GridSettings())
+        one = make_table(pictures(options.pictures_dir, 1, scratch), SourceSettings())
         trial = {workers: plain_loop(one, paths, trunk, workers, batch) for workers in (0, 1, 2)}
         workers = min(trial, key=trial.get)
         runners = {form: make_runner(form, load(options.trunk, options.weights, scratch)) for form in options.forms}

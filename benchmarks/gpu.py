@@ -38,8 +38,8 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.head.fit import fit_heads
 from pipeline.head.settings import HeadSettings
-from pipeline.patches.settings import GridSettings, LabelSettings
-from pipeline.patches.table import make_table
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import LabelSettings, SourceSettings
 from pipeline.scoring.score import score_split
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
@@ -119,8 +119,8 @@ def main() -> None:
         draw_demo(scratch / "demo", options.pictures, 1, seed=0)
         print(f"{options.pictures} pictures drawn in {time.perf_counter() - began:.0f} s", flush=True)
         split = read_split(load_manifest("demo"), "train", str(scratch))
-        table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        table = make_table(split, SourceSettings())
+        paths = split.paths_by_id
 
         trunk = load(options.trunk, None, scratch)
         precision = resolve_precision("auto", device, trunk.precision)

@@ -59,8 +59,8 @@ def main() -> None:
     from pipeline.activations.cutting import cut_patches
     from pipeline.activations.row_plan import plan_rows
     from pipeline.activations.run_log import StageClock
-    from pipeline.patches.settings import GridSettings
-    from pipeline.patches.table import make_table
+    from pipeline.patches.build import make_table
+    from pipeline.patches.settings import SourceSettings
     from pipeline.trunk.registry import load_trunk
     from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
@@ -80,8 +80,8 @@ def main() -> None:
         runner = make_runner("patches", load_trunk("alexnet", weights=scratch / "alexnet.safetensors"))
 
         split = pictures(options.pictures_dir, options.pictures, scratch)
-        table = make_table(split, GridSettings())
-        paths = dict(zip(split.ids, split.paths, strict=True))
+        table = make_table(split, SourceSettings())
+        paths = split.paths_by_id
         kept = scratch / "patches"
         kept.mkdir()
         number = 0

@@ -47,7 +47,7 @@ def main() -> None:
     head = load_head(ws.head_path(options.dataset, ws.settings.head))
     scores = np.concatenate([head.patch_scores(rows) for _, rows in store.iter_parts()])
     split = read_split(manifest, manifest.eval, ws.settings.data_root)
-    of_id = dict(zip(split.ids, split.annotations, strict=True))
+    of_id = split.annotations_by_id
     annotations, first_row = [of_id[i] for i in table.ids], table.first_row
 
     shape = (len(table.ids), len(table.classes), 2)

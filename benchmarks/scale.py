@@ -176,7 +176,7 @@ def traced_bytes(function: Callable[[], Any]) -> tuple[Any, int, int]:
 
 def table_row_bytes(work: Path, name: str) -> float:
     """Memory that reading a patch table takes, a row."""
-    from pipeline.patches.table import read_table
+    from pipeline.patches.table_file import read_table
 
     (path,) = (work / "cache" / name / "patches").glob("*.h5")
     table, _, peak = traced_bytes(lambda: read_table(path))
@@ -214,13 +214,13 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.picture import decode_picture
     from pipeline.dataset.read import read_split
-    from pipeline.patches.settings import GridSettings
-    from pipeline.patches.table import make_table
+    from pipeline.patches.build import make_table
+    from pipeline.patches.settings import SourceSettings
     from pipeline.trunk.registry import load_trunk
     from pipeline.trunk.runner import TrunkRunner, resolve_precision
 
     split = read_split(load_manifest("few", work / "data_manifests"), "all")
-    table = make_table(split, GridSettings())
+    table = make_table(split, SourceSettings())
     rates: dict[str, float | None] = {"cuda-fp16": None}
     cpu = torch.device("cpu")
     kinds = [(cpu, "fp32"), (cpu, "bf16")]

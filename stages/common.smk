@@ -1,9 +1,9 @@
-# Wires the rules to the settings of this run; `pipeline/recipes/flow.py` answers. Nothing here imports torch.
+# Wires the rules to the settings of this run; `pipeline.workflow.flow.py` answers. Nothing here imports torch.
 import sys
 
 from pipeline.dataset.manifest import known_datasets
 from pipeline.io.errors import PipelineError
-from pipeline.recipes.flow import Flow
+from pipeline.workflow.flow import Flow
 
 
 def stop(error):

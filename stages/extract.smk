@@ -4,6 +4,7 @@ rule extract:
     input:
         unpack(ask(FLOW.store_inputs)),
         shares=ask(FLOW.extract_shares),
+        due=ask(FLOW.extract_due),
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
     log:
@@ -14,8 +15,6 @@ rule extract:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=ask(FLOW.dataset_state),
-        weights=ask(FLOW.weights_state),
         made=ask(FLOW.store_making),
         config=ask(FLOW.store_config),
         layers=ask(FLOW.joint_layers),
@@ -29,6 +28,7 @@ rule extract:
 rule extract_share:
     input:
         unpack(ask(FLOW.store_inputs)),
+        due=ask(FLOW.extract_due),
     output:
         share=temp(
             f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"
@@ -41,8 +41,6 @@ rule extract_share:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or max(1, (workflow.cores or 1) // RUN.settings.scatter)
     params:
-        state=ask(FLOW.dataset_state),
-        weights=ask(FLOW.weights_state),
         made=ask(FLOW.store_making),
         config=ask(FLOW.store_config),
         layers=ask(FLOW.joint_layers),

@@ -2,6 +2,7 @@
 rule fit_head:
     input:
         unpack(ask(FLOW.fit_inputs)),
+        due=ask(FLOW.fit_due),
     output:
         head=f"{RUN.settings.results}/heads/{{dataset}}-{{head}}-{{digest}}.safetensors",
     log:
@@ -12,7 +13,6 @@ rule fit_head:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=ask(FLOW.fit_state),
         config=ask(FLOW.head_config),
     shell:
         "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"

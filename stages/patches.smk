@@ -1,5 +1,7 @@
 # Decode every picture, find the bad ones, fix the row plan of a split.
 rule patches:
+    input:
+        due=ask(FLOW.patches_due),
     output:
         table=f"{RUN.settings.cache}/patches/{{dataset}}-{{split}}-{{digest}}.h5",
     log:
@@ -10,7 +12,6 @@ rule patches:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or min(2, workflow.cores)
     params:
-        state=ask(FLOW.dataset_state),
         config=ask(FLOW.table_config),
     shell:
         "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"

@@ -3,6 +3,7 @@
 rule recipe:
     input:
         ask(FLOW.recipe_inputs),
+        due=ask(FLOW.recipe_due),
     output:
         outcome=f"{RUN.settings.results}/recipes/{{dataset}}-{{recipe}}-{{digest}}.json",
     log:
@@ -13,7 +14,6 @@ rule recipe:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=ask(FLOW.recipe_state),
         config=ask(FLOW.recipe_config),
     shell:
         "pipeline recipe run {wildcards.recipe} --dataset {wildcards.dataset}"

@@ -11,6 +11,7 @@ localrules:
 rule evaluate:
     input:
         unpack(ask(FLOW.evaluate_inputs)),
+        due=ask(FLOW.evaluate_due),
     output:
         result=f"{RUN.settings.results}/runs/{{dataset}}-{{head}}-{{digest}}/map.json",
     log:
@@ -18,7 +19,6 @@ rule evaluate:
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=ask(FLOW.result_state),
         config=ask(FLOW.result_config),
     shell:
         "pipeline evaluate --dataset {wildcards.dataset} --head {wildcards.head}"
@@ -27,6 +27,7 @@ rule evaluate:
 
 rule map:
     input:
+        due=ask(FLOW.map_due),
         result=ask(FLOW.main_run),
     output:
         named=f"{RUN.settings.results}/{{dataset}}_map.json",
@@ -34,8 +35,6 @@ rule map:
         "logs/map/{dataset}.log",
     conda:
         "../envs/pipeline.yaml"
-    params:
-        state=ask(FLOW.result_state),
     shell:
         "cp {input.result:q} {output.named:q} 2> {log:q} && pipeline show {output.named:q} | tee -a {log:q}"
 
@@ -44,6 +43,7 @@ rule map:
 rule html_report:
     input:
         f"{RUN.settings.results}/{{dataset}}_map.json",
+        due=ask(FLOW.report_due),
     output:
         page=report(
             f"{RUN.settings.results}/{{dataset}}_report.html",
@@ -55,8 +55,6 @@ rule html_report:
     conda:
         "../envs/pipeline.yaml"
     params:
-        state=ask(FLOW.result_state),
-        comparison=ask(FLOW.comparison_state),
         config=ask(FLOW.comparison_config),
     shell:
         "pipeline report --dataset {wildcards.dataset} --output {output.page:q} --config {params.config} 2>&1 | tee {log:q}"
@@ -64,6 +62,7 @@ rule html_report:
 
 rule heads:
     input:
+        due=ask(FLOW.heads_due),
         outcomes=ask(FLOW.heads_inputs),
     output:
         comparison=f"{RUN.settings.results}/{{dataset}}_heads.json",
@@ -79,6 +78,7 @@ rule heads:
 
 rule compare:
     input:
+        due=ask(FLOW.compare_due),
         outcomes=ask(FLOW.compare_inputs),
     output:
         comparison=f"{RUN.settings.results}/{{dataset}}_compare.json",
@@ -94,6 +94,7 @@ rule compare:
 
 rule sweep:
     input:
+        due=ask(FLOW.sweep_due),
         tables=ask(FLOW.sweep_inputs),
     output:
         sweep=f"{RUN.settings.results}/{{dataset}}_sweep.json",
@@ -103,7 +104,6 @@ rule sweep:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=ask(FLOW.result_state),
         config=ask(FLOW.comparison_config),
     shell:
         "pipeline sweep --dataset {wildcards.dataset} --threads {threads} --config {params.config} 2>&1 | tee {log}"

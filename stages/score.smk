@@ -2,6 +2,7 @@
 rule score:
     input:
         unpack(ask(FLOW.score_inputs)),
+        due=ask(FLOW.score_due),
     output:
         scores=f"{RUN.settings.results}/scores/{{dataset}}-{{split}}-{{head}}-{{digest}}.h5",
     log:
@@ -12,7 +13,6 @@ rule score:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or workflow.cores
     params:
-        state=ask(FLOW.result_state),
         config=ask(FLOW.scores_config),
     shell:
         "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"

@@ -21,9 +21,11 @@ from pipeline.head.settings import HeadSettings
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import DatasetError
 from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.patches.build import make_table
 from pipeline.patches.labels import BACKGROUND, UNUSED
-from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings
-from pipeline.patches.table import PatchTable, make_table, read_table
+from pipeline.patches.settings import BoxSettings, CropSettings, LabelSettings, SourceSettings
+from pipeline.patches.table import PatchTable
+from pipeline.patches.table_file import read_table
 from pipeline.recipes.catalogue import apply_recipe
 from pipeline.scoring.score import score_split
 from pipeline.stages.settings import RunSettings
@@ -137,9 +139,9 @@ def test_with_shuffled_labels_nothing_is_left(work):
     single = np.flatnonzero(train.labels(LABELS) >= 0)
     maps = []
     for seed in range(3):
-        classes = train.filling_class.copy()
+        classes = train.overlap.filling_class.copy()
         classes[single] = np.random.default_rng(seed).permutation(classes[single])
-        shuffled = replace(train, filling_class=classes)
+        shuffled = replace(train, overlap=replace(train.overlap, filling_class=classes))
         head = fit_head(work.store("acts", "train"), shuffled, "shuffled", HeadSettings(**HEAD), LABELS, 0)
         (scores,) = score_split(work.store("acts", "val"), val, [head], [5.0])
         maps.append(mean_average_precision(scores.by(5.0), val.scored_labels, "voc12")[0])
@@ -163,7 +165,8 @@ def test_a_split_without_labels_gives_files_for_the_server(work):
 
 def test_mirrored_squares_are_scored_with_the_others(work):
     table = make_table(
-        read_split(work.manifest("acts"), "val"), GridSettings(), "boxes", boxes=BoxSettings(margin=1.5, flips=True)
+        read_split(work.manifest("acts"), "val"),
+        SourceSettings(source="boxes", boxes=BoxSettings(margin=1.5, flips=True)),
     )
     plain = work.table("acts", "val")
 
@@ -174,13 +177,13 @@ def test_mirrored_squares_are_scored_with_the_others(work):
 @pytest.mark.parametrize(
     ("dataset", "source", "message"),
     [
-        pytest.param("acts", "grid", "samples are persons, and a grid looks at pictures.*source=boxes", id="persons"),
+        pytest.param("acts", "grid", "samples are persons, and a grid covers pictures.*source=boxes", id="persons"),
         pytest.param("sights", "boxes", "source boxes is for samples that are persons.*source=grid", id="pictures"),
     ],
 )
 def test_sources_that_do_not_go_with_the_samples_are_refused(work, dataset, source, message):
     with pytest.raises(DatasetError, match=message):
-        make_table(read_split(work.manifest(dataset), "val"), GridSettings(), source)
+        make_table(read_split(work.manifest(dataset), "val"), SourceSettings(source=source))
 
 
 # ---- pictures ----------------------------------------------------------------------------------------

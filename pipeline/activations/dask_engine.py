@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.activations.engines import ReportProgress
-from pipeline.activations.extraction import Extraction, Say
+from pipeline.activations.extraction import Extraction
 from pipeline.activations.identity import Identity
 from pipeline.activations.parts import PartMaker, PartTask
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.progress import Say
 
 RETRIES = 2
 CONNECT_S = 30.0

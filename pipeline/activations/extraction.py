@@ -22,12 +22,12 @@ from pipeline.activations.settings import Codec, StoredDtype
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.io.progress import Progress, format_seconds
+from pipeline.io.names import make_file_part
+from pipeline.io.numbers import format_seconds
+from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
-
-Say = Callable[[str], None]
 
 PartRows = Callable[[int], int]
 """Rows per part, from the width of a row."""
@@ -58,7 +58,7 @@ def identity_of(
 
 def store_name(table: PatchTable, runner: TrunkRunner, identity: Identity) -> str:
     """Return ``<dataset>-<split>-<trunk>-<layer>-<first 12 of the fingerprint>.zarr``."""
-    layer = "".join(c if c.isalnum() or c in "._+" else "-" for c in identity.layer)
+    layer = make_file_part(identity.layer, "._+")
     return f"{table.dataset}-{table.split}-{runner.trunk.slug}-{layer}-{fingerprint(identity)[:12]}.zarr"
 
 
@@ -134,7 +134,7 @@ class Extraction:
     runner: TrunkRunner
     stores: Folder
     batch: int | None = None
-    say: Say = lambda text: None
+    say: Say = silent
     log_folder: Path | None = None
     layers: Sequence[str] = ()
     dtype: StoredDtype = "float16"
@@ -320,7 +320,7 @@ def extract(
     runner: TrunkRunner,
     stores: str | Path | Folder,
     batch: int | None = None,
-    say: Say = lambda text: None,
+    say: Say = silent,
     part_rows: PartRows = rows_per_part,
 ) -> Store:
     """Extract or complete the store of the runner's layer over one patch table, in this process; see `Extraction`."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.io.atomic import create_whole, write_whole
+from pipeline.io.atomic import create_atomic, write_atomic
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.model import refuse_credentials
 
@@ -99,10 +99,10 @@ class LocalFolder:
         return {name: self.read(name) for name in names if self.exists(name)}
 
     def write(self, name: str, data: bytes) -> None:
-        write_whole(self.path / name, data, self.path.parent / ".partial")
+        write_atomic(self.path / name, data, self.path.parent / ".partial")
 
     def create(self, name: str, data: bytes) -> None:
-        create_whole(self.path / name, data, self.path.parent / ".partial")
+        create_atomic(self.path / name, data, self.path.parent / ".partial")
 
     def exists(self, name: str) -> bool:
         return (self.path / name).is_file()

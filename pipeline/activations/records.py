@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.activations.identity import Identity, fingerprint
 from pipeline.activations.partition import Part
 from pipeline.activations.settings import UNNAMED_CODEC
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.digests import sha256_bytes
 
 
@@ -126,11 +126,11 @@ class PartRecord:
         ValueError
             Any byte differs from the written ones, or it is no record.
         """
-        return cls.from_dict(read_signed_json(data))
+        return cls.from_dict(read_checksummed_json(data))
 
     def to_bytes(self) -> bytes:
         """Return the content of the record's file."""
-        return signed_json(self.to_dict())
+        return checksummed_json(self.to_dict())
 
     @property
     def n_bytes(self) -> int:
@@ -222,11 +222,11 @@ class Seal:
         ValueError
             Any byte differs from the written ones, or it is no seal.
         """
-        return cls.from_dict(read_signed_json(data))
+        return cls.from_dict(read_checksummed_json(data))
 
     def to_bytes(self) -> bytes:
         """Return the content of the seal's file."""
-        return signed_json(self.to_dict())
+        return checksummed_json(self.to_dict())
 
     @property
     def files(self) -> dict[str, FileDigest]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
+from pipeline.io.memory import total_memory
 from pipeline.io.progress import Progress
 from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.table import PatchTable
@@ -45,7 +45,7 @@ def cut_labelled(
         They do not fit into memory, or a picture changed since the table was made.
     """
     n_bytes = len(rows) * px * px * 3
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_memory()
     if n_bytes > MEMORY_SHARE * memory:
         raise PipelineError(
             f"{len(rows):,} patches of {px} px take {n_bytes / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB; "

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.activations import SEAL
 from pipeline.activations.run_log import log_name
 from pipeline.cache.inventory import CachedStore, list_stores, read_receipts
-from pipeline.io.atomic import sweep_partials
+from pipeline.io.atomic import remove_stale_partials
 from pipeline.stages.workspace import Workspace
 
 YOUNG_S = 24 * 3600.0
@@ -83,4 +83,4 @@ def sweep(ws: Workspace) -> list[Path]:
     """Remove temporary files of writers of this machine that are no more."""
     places = [ws.cache / ".partial", ws.cache, ws.cache / "receipts", ws.cache / "patches"]
     places += [ws.results, ws.results / "heads", ws.results / "scores"]
-    return [path for place in places for path in sweep_partials(place)]
+    return [path for place in places for path in remove_stale_partials(place)]

@@ -19,8 +19,9 @@ from pipeline.head.file import read_fingerprint
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import HeadError, PipelineError, StoreError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say, silent
 from pipeline.stages import patches
-from pipeline.stages.context import RunContext, Say, silent
+from pipeline.stages.context import RunContext
 from pipeline.stages.receipt import Receipt, read_receipt
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace

@@ -19,8 +19,8 @@ from pipeline.cache.verify import BadFile
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import StoreError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say
 from pipeline.stages import extract
-from pipeline.stages.context import Say
 from pipeline.stages.receipt import Receipt
 from pipeline.stages.workspace import Workspace
 

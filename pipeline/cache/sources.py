@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.activations.extraction import Extraction
 from pipeline.cache.inventory import find_receipt
-from pipeline.stages.context import RunContext, Say
+from pipeline.io.progress import Say
+from pipeline.stages.context import RunContext
 from pipeline.stages.extract import plan_extraction
 from pipeline.stages.workspace import Workspace
 

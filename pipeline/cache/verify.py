@@ -16,11 +16,11 @@ from pipeline.cache.inventory import find_stores, read_receipts
 from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
 from pipeline.head.file import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
-from pipeline.io.progress import Progress
-from pipeline.patches.table import read_table
+from pipeline.io.progress import Progress, Say
+from pipeline.patches.table_file import read_table
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import extract
-from pipeline.stages.context import RunContext, Say
+from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
 
 

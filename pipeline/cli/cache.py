@@ -17,7 +17,7 @@ from pipeline.cli.common import (
     workspace_from,
 )
 from pipeline.cli.show import print_table
-from pipeline.io.progress import format_bytes
+from pipeline.io.numbers import format_bytes
 
 STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
 

@@ -35,18 +35,14 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
       pipeline compare --dataset demo --heads
     """
     from pipeline.cli.show import print_comparison
-    from pipeline.recipes.catalogue import heads_run
-    from pipeline.recipes.compare import run_comparison
+    from pipeline.recipes import compare
     from pipeline.stages.context import RunContext
     from pipeline.stages.workspace import Workspace
 
     ws = workspace_from(options)
-    path = ws.compare_path(dataset)
-    if heads:
-        ws, path = Workspace(heads_run(ws.settings)), ws.heads_path(dataset)
-    elif recipes:
+    if recipes and not heads:
         ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
-    joined = run_comparison(RunContext(ws, dataset, say, this_command()), path)
+    joined = compare.make(RunContext(ws, dataset, say, this_command()), of_heads=heads)
     if as_json:
         echo_json(joined)
     else:

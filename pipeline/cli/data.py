@@ -123,19 +123,19 @@ def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, met
       pipeline data new --table ~/faces/attributes.csv --name faces
       snakemake --cores 2 results/mine_map.json
     """
-    from pipeline.dataset.describe.labelled import has_class_folders, new_folders_manifest, new_table_manifest
-    from pipeline.dataset.describe.voc import new_manifest
+    from pipeline.dataset.describe.labelled import new_table_manifest
+    from pipeline.dataset.describe.recognise import recognise_folder
 
     rest: dict[str, Any] = {"seed": seed, "metric": metric, "overwrite": overwrite}
     manifests = Path("data_manifests")
     if table is not None:
-        path = new_table_manifest(table, root, name, manifests, **rest)
+        path, has_boxes = new_table_manifest(table, root, name, manifests, **rest), False
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
-    elif has_class_folders(root):
-        path = new_folders_manifest(root, name, manifests, **rest)
     else:
-        path = new_manifest(root, name, manifests, **rest)
+        shape = recognise_folder(root)
+        path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
+    if has_boxes:
         say(f"next: snakemake --cores 2 results/{name}_map.json")
         click.echo(f"{path}")
         return

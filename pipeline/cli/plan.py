@@ -12,6 +12,8 @@ import click
 
 from pipeline.cli.common import echo_json, json_option, settings_options, workspace_from
 from pipeline.cli.show import print_table
+from pipeline.io.memory import total_memory
+from pipeline.io.numbers import estimate_bytes, estimate_time, format_count, format_number
 
 if TYPE_CHECKING:
     from pipeline.preflight.plan import Counts, Plan
@@ -116,17 +118,17 @@ def command(
         echo_json({**given, **asdict(plan), "warnings": warnings})
         return
     for name, counts in counted.items():
-        click.echo(f"{name}: {_count(counts.pictures)} pictures, {_count(counts.rows)} patches")
+        click.echo(f"{name}: {format_count(counts.pictures)} pictures, {format_count(counts.rows)} patches")
     kind = "GPU" if fleet.gpu else "worker"
     who = f"{fleet.n:,} {kind}{'s' * (fleet.n > 1)} of {cores} core{'s' * (cores > 1)}"
     click.echo(f"{s.trunk} {trunk.layer}, {trunk.width:,} columns; {who}; arithmetic {arithmetic}")
     _print(plan)
     speed = plan.speed
     click.echo(
-        f"parts: {plan.parts:,} of {trunk.part_rows:,} patches, {_time(plan.part_seconds / 3600)} each\n"
+        f"parts: {plan.parts:,} of {trunk.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
         f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
-        f"bound by {speed.bound_by}: a worker makes {_rounded(speed.together)} patches/s "
-        f"(the trunk alone {_rounded(speed.trunk)}, decoding and cutting alone {_rounded(speed.feed)})"
+        f"bound by {speed.bound_by}: a worker makes {format_number(speed.together)} patches/s "
+        f"(the trunk alone {format_number(speed.trunk)}, decoding and cutting alone {format_number(speed.feed)})"
     )
     if given_price is None and table.price:
         click.echo(f"assumed price: ${table.price:g} a worker and hour")
@@ -147,7 +149,7 @@ def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: lis
     from pipeline.dataset.read import read_split
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
-    from pipeline.patches.table import read_table
+    from pipeline.patches.table_file import read_table
     from pipeline.preflight.plan import Counts, count_split
 
     manifest = load_manifest(dataset)
@@ -174,15 +176,15 @@ def _warn(ws: Workspace, plan: Plan) -> list[str]:
     needed, free = plan.stages["extract"].bytes_at_most, ws.stores.free_bytes()
     if free is not None and needed > free:
         warnings.append(
-            f"{ws.stores}: up to {_size(needed)} are needed and {_size(free)} are free; extract refuses to begin like "
-            "that: choose another --cache or --stores"
+            f"{ws.stores}: up to {estimate_bytes(needed)} are needed and {estimate_bytes(free)} are free; extract "
+            "refuses to begin like that: choose another --cache or --stores"
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_memory()
     large = [name for name, stage in plan.stages.items() if stage.memory_bytes > memory]
     if large:
         warnings.append(
-            f"{', '.join(large)}: more memory than the {_size(memory)} of this machine; patch table, annotations and "
-            "the rows of a fit are held whole, so cut the pictures into several datasets"
+            f"{', '.join(large)}: more memory than the {estimate_bytes(memory)} of this machine; patch table, "
+            "annotations and the rows of a fit are held whole, so cut the pictures into several datasets"
         )
     return warnings
 
@@ -196,8 +198,16 @@ def _print(plan: Plan) -> None:
         table.add_column(column, justify="left" if column == "stage" else "right")
 
     def add(name: str, hours: float, dollars: float, expected: float, most: float, files: int, memory: float) -> None:
-        paid = [f"${_rounded(dollars)}"] if priced else []
-        table.add_row(name, _time(hours), *paid, _size(expected), _size(most), _count(files), _size(memory))
+        paid = [f"${format_number(dollars)}"] if priced else []
+        table.add_row(
+            name,
+            estimate_time(hours),
+            *paid,
+            estimate_bytes(expected),
+            estimate_bytes(most),
+            format_count(files),
+            estimate_bytes(memory),
+        )
 
     rows = [list(asdict(stage).values()) for stage in plan.stages.values()]
     for name, row in zip(plan.stages, rows, strict=True):
@@ -206,50 +216,3 @@ def _print(plan: Plan) -> None:
     table.add_section()
     add("all", *[*(sum(v or 0 for v in column) for column in columns), max(memories)])
     print_table(table)
-
-
-def _rounded(value: float) -> str:
-    """Three digits or more, never an exponent.
-
-    >>> _rounded(0.1234), _rounded(12.34), _rounded(1234.5)
-    ('0.12', '12.3', '1,234')
-    """
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
-
-
-def _time(hours: float) -> str:
-    """A duration as a person says it.
-
-    >>> _time(0.01), _time(0.5), _time(30), _time(100), _time(87600)
-    ('36 s', '30 min', '30.0 h', '100 h (4.17 days)', '87,600 h (10.0 years)')
-    """
-    if hours < 0.025:
-        return f"{hours * 3600:.0f} s" if hours > 0.0027 else f"{hours * 3600:.1f} s"
-    if hours < 1.5:
-        return f"{hours * 60:.0f} min"
-    days = hours / 24
-    long = f" ({_rounded(days)} days)" if days < 730 else f" ({_rounded(days / 365)} years)"
-    return f"{_rounded(hours)} h" + (long if days > 2 else "")
-
-
-def _size(n_bytes: float) -> str:
-    """
-    >>> _size(2048), _size(22.5 * 2**30), _size(3 * 2**50)
-    ('2.00 KiB', '22.5 GiB', '3.00 PiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if n_bytes < 1000 or unit == "PiB":
-            break
-        n_bytes /= 1024
-    return f"{n_bytes:.0f} B" if unit == "B" else f"{_rounded(n_bytes)} {unit}"
-
-
-def _count(n: int) -> str:
-    """
-    >>> _count(22531), _count(640_000_000), _count(10**9)
-    ('22,531', '640 million', '1 billion')
-    """
-    for unit, name in ((10**9, "billion"), (10**6, "million")):
-        if n >= unit:
-            return f"{n / unit:.4g} {name}" if n < 1000 * unit else f"{n / unit:,.0f} {name}"
-    return f"{n:,}"

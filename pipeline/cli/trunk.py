@@ -36,12 +36,12 @@ def list_trunks(part: str) -> None:
       pipeline trunk ls resnet
     """
     from pipeline.io.errors import MissingDataError
-    from pipeline.trunk.settings import TRUNKS
+    from pipeline.trunk.sources import FAMILY_TRUNKS
     from pipeline.trunk.zoo.timm import import_timm
     from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     models = import_torchvision().models
-    names = [*TRUNKS, *(f"torchvision/{name}" for name in models.list_models(models))]
+    names = [*FAMILY_TRUNKS, *(f"torchvision/{name}" for name in models.list_models(models))]
     try:
         names += [f"timm/{name}" for name in import_timm().list_models()]
     except MissingDataError as error:

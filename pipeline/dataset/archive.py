@@ -1,4 +1,4 @@
-"""Archives: downloading with resume, unpacking without trust, merging into a dataset's folder."""
+"""Download archives with resume, unpack them without trust, merge them into a dataset's folder."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pipeline.io.progress import Progress, track
 
 ATTEMPTS = 5
 PAUSE_S = 1.0
-"""Before the second attempt; doubled for each further one."""
+"""Pause before the second attempt; doubled for each further one."""
 TIMEOUT_S = 60.0
 BLOCK_BYTES = 1 << 20
 SPARE_BYTES = 200_000_000
-"""Left free on the disk: other programs write too."""
+"""Bytes left free on the disk for other programs."""
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Stop before a disk runs full.
+    """Raise an error before a disk runs full.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """Download `archive` into `folder` and check its MD5; an interrupted download is gone on with.
+    """Download `archive` into `folder` and check its MD5; an interrupted download is resumed.
 
     The part that is there is asked for no second time if the server still has the same file
     (``If-Range`` with its ETag or date, and the same length); otherwise all of it is.
@@ -86,7 +86,7 @@ def download(archive: Archive, folder: Path) -> Path:
             kept = f"{have:,} bytes are kept in {partial}; " if have else ""
             raise MissingDataError(
                 f"{archive.url}: {reason} ({ATTEMPTS} attempts)\n"
-                f"{kept}the same command goes on, from there if the server can"
+                f"{kept}the same command resumes it, from there if the server can"
             )
     _check_md5(archive, target if target.is_file() else partial)
     if not target.is_file():
@@ -114,18 +114,18 @@ def _facts_path(partial: Path) -> Path:
 
 
 def _remembered(archive: Archive, partial: Path) -> dict[str, Any]:
-    """What the server said of the file when the download began; empty if that is of no use now."""
+    """Read the headers of the file from when the download began; empty if they cannot be used."""
     try:
         facts = read_json(_facts_path(partial))
     except (FileNotFoundError, ValueError):
         return {}
-    # Without an ETag or a date nothing can tell that the server still has the same file.
+    # Only an ETag or a date shows that the server still has the same file.
     same = isinstance(facts, dict) and facts.get("url") == archive.url and facts.get("validator")
     return facts if same and partial.is_file() else {}
 
 
 def _download_some(archive: Archive, partial: Path) -> str | None:
-    """One request; returns None if all bytes are there now, else why they are not."""
+    """Make one request; return None if all bytes have arrived, else the reason why not."""
     facts = _remembered(archive, partial)
     have = partial.stat().st_size if facts else 0
     request = urllib.request.Request(archive.url, headers={"User-Agent": "pipeline", "Accept-Encoding": "identity"})
@@ -140,9 +140,9 @@ def _download_some(archive: Archive, partial: Path) -> str | None:
                     partial.unlink()
                     return "the file on the server has changed"
                 total: int | None = int(span[2])
-            else:  # 200: no resume here, or another file than the one that was begun
+            else:  # 200: no resume here, or another file than at the beginning
                 have, total = 0, _content_length(response)
-                partial.unlink(missing_ok=True)  # old bytes must never lie beside the new file's ETag
+                partial.unlink(missing_ok=True)  # old bytes must never be stored with the new file's ETag
                 etag = response.headers.get("ETag", "")
                 # A weak ETag promises equal meaning, not equal bytes.
                 strong = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
@@ -151,7 +151,7 @@ def _download_some(archive: Archive, partial: Path) -> str | None:
             require_space(partial.parent, 2 * (total or 0) - have, f"{archive.filename}, packed and unpacked,")
             have = _receive(response, partial, have, total, archive.filename)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing behind what is there: all bytes came, or too many
+        if error.code == 416:  # no bytes after the stored ones: all have arrived, or too many
             if have == facts.get("total"):
                 return None
             partial.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def _content_length(response: http.client.HTTPResponse) -> int | None:
 
 
 def _receive(response: http.client.HTTPResponse, partial: Path, have: int, total: int | None, name: str) -> int:
-    """Append the response's bytes to `partial`; returns its size."""
+    """Append the response's bytes to `partial`; return its size."""
     megabyte = 1_000_000
     with (
         open(partial, "ab" if have else "wb") as stream,
@@ -222,7 +222,7 @@ def unpack(path: Path, into: Path) -> None:
 
 
 def _refused_members(members: list[tarfile.TarInfo], into: Path) -> list[str]:
-    """Why members must not be unpacked.
+    """List the reasons why members must not be unpacked.
 
     The ``data`` filter alone is not enough: it strips the slash of an absolute path without a word,
     and before Python 3.11.13 a chain of symbolic links leads it outside. No dataset needs those.
@@ -248,7 +248,7 @@ def _refused_members(members: list[tarfile.TarInfo], into: Path) -> list[str]:
 
 
 def merge_folder(source: Path, target: Path) -> None:
-    """Move all files of `source` into `target`; a file that is there already stays.
+    """Move all files of `source` into `target`; a file that already exists stays.
 
     Id lists come last, so that a list never names pictures that have not arrived.
 

@@ -1,4 +1,4 @@
-"""Manifests: one YAML file names a dataset, its splits, and how to get it."""
+"""Manifests: a YAML file names a dataset, its splits, and how to get it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_SEED, Settings, explain_validation
 from pipeline.io.yaml import read_mapping
 
-# What becomes part of file names must not be a path, nor longer than a file system takes.
+# Parts of file names must not be paths, nor longer than a file system allows.
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
 CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
@@ -25,7 +25,7 @@ INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
 
 
 def _inside(path: str) -> str:
-    """A relative path that stays below the folder that it is joined to."""
+    """Check that a path is relative and stays below the folder that it is joined to."""
     if ".." in PurePosixPath(path).parts:
         raise ValueError("must not contain '..'")
     if PurePosixPath(path).is_absolute():
@@ -62,7 +62,7 @@ class Archive(Settings):
 
 
 class Drawn(Settings):
-    """A dataset that our own code draws: counts of scenes a split, and the seed."""
+    """A dataset that this package draws: counts of scenes per split, and the seed."""
 
     train: int = Field(ge=2, le=MAX_PICTURES)
     val: int = Field(ge=2, le=MAX_PICTURES)
@@ -72,8 +72,8 @@ class Drawn(Settings):
 class Manifest(Settings):
     """A named dataset.
 
-    `folder` is looked for below the data root, as it is and inside ``VOCdevkit/``; an absolute
-    `folder` is taken as it is.
+    `folder` is searched below the data root, as it is and inside ``VOCdevkit/``; an absolute `folder` is used as
+    it is.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Manifest(Settings):
 
     @property
     def has_boxes(self) -> bool:
-        """Whether objects have boxes; without, patches have no labels and pictures have."""
+        """Whether objects have boxes; without boxes, pictures have labels and patches have none."""
         return self.layout not in ("folders", "table")
 
     @field_validator("name")
@@ -182,7 +182,7 @@ class Manifest(Settings):
 
 
 def manifest_folders(extra: Path | None = None) -> list[Path]:
-    """Where manifests are looked for: `extra`, the working folder, the checkout of the package, or its installation."""
+    """List the folders of manifests: `extra`, the working folder, the package's checkout, its installation."""
     folders = [
         Path("data_manifests"),
         Path(__file__).resolve().parents[2] / "data_manifests",
@@ -194,7 +194,7 @@ def manifest_folders(extra: Path | None = None) -> list[Path]:
 
 
 def known_datasets() -> list[str]:
-    """Names of all manifests that can be found."""
+    """List the names of all manifests that can be found."""
     return sorted({p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"})
 
 
@@ -204,7 +204,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     Raises
     ------
     SettingsError
-        No such manifest (the known names are listed), or mistakes in it (all are listed).
+        No such manifest (all names are listed), or mistakes in it (all are listed).
     """
     if not NAME.fullmatch(name):
         raise SettingsError(f"dataset {brief(name)}: expected lower case letters, digits and _, at most 64")
@@ -232,12 +232,12 @@ def _parse_manifest(path: Path) -> Manifest:
 
 
 def data_root(given: str | Path | None) -> Path:
-    """The folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``."""
+    """Return the folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``."""
     return Path(given or os.environ.get("PIPELINE_DATA") or "data")
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:
-    """Whether a folder is this dataset's, by what its layout has in it."""
+    """Whether a folder is this dataset's, by the files of its layout."""
     if manifest.layout == "folders":
         inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder]
         return all(path.is_dir() for path in inside or [folder])
@@ -247,12 +247,12 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
 
 
 def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
-    """The folder of a dataset: with ``JPEGImages`` and ``Annotations``, or what its layout has instead.
+    """Find the folder of a dataset: with ``JPEGImages`` and ``Annotations``, or its layout's own files.
 
     Raises
     ------
     MissingDataError
-        It is nowhere; the message names the ways on.
+        It is in none of the places searched; the message says how to get it.
     """
     base = data_root(root)
     named = Path(manifest.folder)
@@ -277,5 +277,5 @@ def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
         ways.insert(0, manifest.where.strip())
     ways.append("make demo: the same job on drawn pictures, nothing to download")
     raise MissingDataError(
-        f"{manifest.title}: pictures not found (looked in {looked})\nways on:\n{enumerate_problems(ways)}"
+        f"{manifest.title}: pictures not found (looked in {looked})\nyou can:\n{enumerate_problems(ways)}"
     )

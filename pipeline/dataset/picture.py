@@ -1,4 +1,4 @@
-"""Decoding: bytes of an image file -> uint8 RGB, one way for the whole project."""
+"""Decode image files: bytes to uint8 RGB, in one way for the whole project."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ DECODER = "pillow-rgb-1"
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-"""Looked for in the bytes, whatever the file's name says. Pillow knows more, and hands EPS to a program outside."""
+"""Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
 
 # Pillow warns of odd metadata in pictures that decode well. Filtered here, once: setting filters
 # around each call would not be safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.ndarray:
+def decode_picture(
+    data: bytes, apply_exif: bool, name: str = "picture", formats: tuple[str, ...] = FORMATS
+) -> np.ndarray:
     """Decode a whole picture.
 
     Greyscale, palette, CMYK and 16-bit files become 8-bit RGB; transparency is put on white.
@@ -35,8 +37,9 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
     ----------
     data : the file's bytes
     apply_exif : bool
-        Turn the picture as its EXIF orientation says.
+        Turn the picture by its EXIF orientation.
     name : for messages
+    formats : names of Pillow's formats that are accepted
 
     Returns
     -------
@@ -47,13 +50,13 @@ def decode_picture(data: bytes, apply_exif: bool, name: str = "picture") -> np.n
     BadPictureError
         Empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
-    with _opened(io.BytesIO(data), name) as image:
+    with _opened(io.BytesIO(data), name, formats) as image:
         image.load()
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
 
 
 def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
-    """Width and height of the stored pixels, from the file's header alone.
+    """Read width and height of the stored pixels, from the file's header alone.
 
     Raises
     ------
@@ -62,21 +65,21 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
     OSError
         It cannot be read.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise BadPictureError(f"{name}: no plain file")
     with open(path, "rb") as stream, _opened(stream, name) as image:
         return image.size
 
 
 @contextmanager
-def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """A picture whose header has been read; whatever fails in the block is the picture's fault."""
+def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """Open a picture and read its header; an exception in the block is raised as BadPictureError."""
     first = stream.read(8)
     stream.seek(0)
     if not first:
         raise BadPictureError(f"{name}: the file is empty")
     try:
-        with Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadPictureError(
                     f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are decoded"
@@ -86,9 +89,9 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
         raise BadPictureError(
-            f"{name}: cannot be decoded: expected {', '.join(FORMATS)}, the file begins with {first!r}"
+            f"{name}: cannot be decoded: expected {', '.join(formats)}, the file begins with {first!r}"
         ) from error
-    except Image.DecompressionBombError as error:  # found by Pillow before the size can be asked for
+    except Image.DecompressionBombError as error:  # raised by Pillow before the size can be read
         raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
@@ -107,11 +110,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_annotated(data: bytes, size_wh: tuple[int, int] | None, name: str = "picture") -> tuple[np.ndarray, bool]:
-    """Decode a picture the way round that its annotation means.
+    """Decode a picture in the orientation of its annotation.
 
-    Boxes belong either to the stored pixels or to the picture as turned by EXIF; the size in the
-    annotation tells which. Where it does not (no size, or one that fits both ways), stored pixels are
-    taken: that is what the devkit and most tools for drawing boxes count in.
+    Boxes refer either to the stored pixels or to the picture turned by EXIF; the size in the annotation tells
+    which. If it does not (no size, or one that fits both), stored pixels are used, as in the devkit and in most
+    annotation tools.
 
     Returns
     -------

@@ -1,23 +1,38 @@
-"""Read a split by its manifest's layout, and a cheap state of its files."""
+"""The table of layouts: which module reads, digests and checks the files of a split.
+
+A new layout of annotations is a module with the three functions of `LayoutReader`, one line in `LAYOUTS`, and its
+name in the manifest's field ``layout``.
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Protocol
 
+from pipeline.dataset import labelled, voc, voc_action
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.dataset.split import (
-    EMPTY_ANNOTATION,
-    Annotation,
-    Split,
-    find_pictures,
-    id_list_path,
-    lists_folder,
-    read_ids,
-    refuse_split,
-)
-from pipeline.dataset.voc import labels_from_lists, labels_from_objects, parse_annotation
-from pipeline.io.digests import digest_of, sha256_bytes
+from pipeline.dataset.report import CheckReport, Depth, SplitCheck
+from pipeline.dataset.split import Split
+from pipeline.io.errors import MissingDataError
+
+
+class LayoutReader(Protocol):
+    """A module that reads one layout of a dataset's files."""
+
+    def read(self, manifest: Manifest, split: str, folder: Path) -> Split:
+        """Read a split: ids, paths, annotations, labels. Raises DatasetError with everything that is wrong."""
+        ...
+
+    def state(self, manifest: Manifest, split: str, folder: Path) -> str:
+        """Digest names, sizes and times of all files that `read` reads, and the facts of the manifest it uses."""
+        ...
+
+    def check(self, manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
+        """Compare the files of a split with its lists; problems are returned, never raised."""
+        ...
+
+
+LAYOUTS: dict[str, LayoutReader] = {"voc": voc, "voc-action": voc_action, "folders": labelled, "table": labelled}
 
 
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> Split:
@@ -26,97 +41,42 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
     Raises
     ------
     MissingDataError
-        The dataset's folder is not there.
+        The dataset's folder does not exist.
     DatasetError
         Everything wrong with the split, in one message.
     """
-    folder = dataset_folder(manifest, data_root)
-    if manifest.layout == "voc-action":
-        from pipeline.dataset.voc_action import read_action_split  # it reads XML with the functions above
-
-        return read_action_split(manifest, split, folder)
-    if not manifest.has_boxes:
-        from pipeline.dataset.labelled import read_labelled_split  # it needs what stands above
-
-        return read_labelled_split(manifest, split, folder)
-    list_path = id_list_path(manifest, split, folder)
-    ids = read_ids(list_path)
-    labelled = manifest.splits[split].labelled
-    paths, problems = find_pictures(folder, ids)
-    digests = [("ids", digest_of(ids))]
-    annotations: list[Annotation] = []
-    for i in ids:
-        path = folder / "Annotations" / f"{i}.xml"
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            if labelled:
-                problems.append(f"{i}: no annotation Annotations/{i}.xml")
-            annotations.append(EMPTY_ANNOTATION)
-            continue
-        except OSError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
-            annotations.append(EMPTY_ANNOTATION)
-            continue
-        digests.append((i, sha256_bytes(data)))
-        try:
-            annotations.append(parse_annotation(data, manifest.classes))
-        except ValueError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error}")
-            annotations.append(EMPTY_ANNOTATION)
-    labels = None
-    if labelled:
-        labels, contents, list_problems = labels_from_lists(manifest, split, folder, ids)
-        problems += list_problems
-        digests += [("list", sha256_bytes(content)) for content in contents]
-        if labels is None:
-            labels = labels_from_objects(annotations, len(manifest.classes))
-    refuse_split(manifest, split, folder, problems)
-    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
+    return LAYOUTS[manifest.layout].read(manifest, split, dataset_folder(manifest, data_root))
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:
-    """A cheap digest of names, sizes and times of all files that a split is read from, and of its classes.
+    """Digest names, sizes and times of all files that a split is read from, and its classes.
 
-    It sees every change that alters size or time, reads no content, and costs one stat a file.
+    Every change that alters size or time changes the digest. No picture is read; the cost is one stat per file.
     """
-    if not manifest.has_boxes:
-        from pipeline.dataset.labelled import state_of_labelled
-
-        about = digest_of([manifest.layout, manifest.classes, manifest.zero, manifest.splits[split].labelled])
-        return digest_of(sorted([(about, 0, 0), *state_of_labelled(manifest, split, data_root)]))
-    folder = dataset_folder(manifest, data_root)
-    list_path = id_list_path(manifest, split, folder)
-    wanted = set(_listed_ids(manifest, list_path))
-    entries = [("list", list_path.stat().st_size, list_path.stat().st_mtime_ns)]
-    entries.append((digest_of([manifest.classes, manifest.splits[split].labelled]), 0, 0))
-    for sub in ("JPEGImages", "Annotations"):
-        if not (folder / sub).is_dir():
-            continue
-        with os.scandir(folder / sub) as listing:
-            for entry in listing:
-                if os.path.splitext(entry.name)[0] in wanted:
-                    try:
-                        stat = entry.stat()
-                    except OSError:  # a dangling link, say: the patch table names it
-                        entries.append((f"{sub}/{entry.name}", -1, 0))
-                    else:
-                        entries.append((f"{sub}/{entry.name}", stat.st_size, stat.st_mtime_ns))
-    if manifest.layout != "voc":
-        entries.append((digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0))
-    for name in manifest.classes:
-        path = lists_folder(manifest, folder) / f"{name}_{split}.txt"
-        if path.is_file():
-            entries.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
-    return digest_of(sorted(entries))
+    return LAYOUTS[manifest.layout].state(manifest, split, dataset_folder(manifest, data_root))
 
 
-def _listed_ids(manifest: Manifest, list_path: Path) -> tuple[str, ...]:
-    if manifest.layout == "voc-action":
-        from pipeline.dataset.voc_action import read_action_list
+def check(manifest: Manifest, data_root: str | Path | None = None, deep: bool = False) -> CheckReport:
+    """Compare a dataset's folder with its manifest; problems are returned, never raised.
 
-        return tuple(read_action_list(list_path))
-    return read_ids(list_path)
+    Parameters
+    ----------
+    deep : bool
+        Decode every picture as well, and compare its size with its annotation's (minutes, not seconds).
+    """
+    return survey(manifest, data_root, Depth(read_xml=True, decode=deep))
+
+
+def survey(manifest: Manifest, data_root: str | Path | None, depth: Depth) -> CheckReport:
+    """Check all splits of a dataset as thoroughly as `depth` demands."""
+    try:
+        folder = dataset_folder(manifest, data_root)
+    except MissingDataError as error:
+        return CheckReport(manifest.name, None, missing=str(error))
+    layout = LAYOUTS[manifest.layout]
+    return CheckReport(
+        manifest.name, folder, tuple(layout.check(manifest, split, folder, depth) for split in manifest.splits)
+    )
 
 
 def is_official(manifest: Manifest, split: str, n_pictures: int) -> bool:

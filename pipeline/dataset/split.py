@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,12 @@ class Annotation:
 
     Attributes
     ----------
-    size_wh : (width, height) as the XML states them, or None
+    size_wh : (width, height) as stated by the XML, or None
     box_xyxy : float64 ndarray of shape (n, 4), continuous, 0-based
     class_index : int64 ndarray of shape (n,), index into the manifest's classes
     difficult : bool ndarray of shape (n,)
     sample_xyxy : float64 ndarray of shape (4,), box of the person, where the sample is a person of the picture; else
-        None. The objects are then what this person does, each with the same box.
+        None. The objects are then the actions of this person, each with the same box.
     """
 
     size_wh: tuple[int, int] | None
@@ -48,8 +49,8 @@ class Split:
 
     Attributes
     ----------
-    ids, paths : one entry a sample (a picture; in some datasets a person), in the order of the id list
-    annotations : one `Annotation` a sample
+    ids, paths : one entry per sample (a picture; in some datasets a person), in the order of the id list
+    annotations : one `Annotation` per sample
     labels : int8 ndarray of shape (n_samples, n_classes), 1, 0 (only difficult objects), -1;
         None where the split has no labels
     annotation_digest : SHA-256 over all that was read: id list, XML files, class list files
@@ -64,24 +65,33 @@ class Split:
     labels: np.ndarray | None
     annotation_digest: str
 
+    @classmethod
+    def of_files(
+        cls, manifest: Manifest, paths: Sequence[Path], ids: Sequence[str] | None = None, name: str = "files"
+    ) -> Split:
+        """Make a split of plain picture files, without annotations and labels.
 
-def id_list_path(manifest: Manifest, split: str, folder: Path) -> Path:
-    """The file with the ids of a split, one a line."""
-    entry = manifest.splits.get(split)
-    if entry is None:
-        raise DatasetError(f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}")
-    if entry.ids is not None and manifest.path is not None:
-        return manifest.path.parent / entry.ids
-    return lists_folder(manifest, folder) / f"{split}.txt"
+        Parameters
+        ----------
+        manifest : names the dataset and its classes
+        ids : one per path; None for the names of the files without their suffixes
+        """
+        ids = tuple(path.stem for path in paths) if ids is None else tuple(ids)
+        return cls(manifest, name, Path(), ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
 
+    @cached_property
+    def paths_by_id(self) -> dict[str, Path]:
+        """File of each sample."""
+        return dict(zip(self.ids, self.paths, strict=True))
 
-def lists_folder(manifest: Manifest, folder: Path) -> Path:
-    """Where a dataset's id lists and class lists are."""
-    return folder / "ImageSets" / ("Action" if manifest.layout == "voc-action" else "Main")
+    @cached_property
+    def annotations_by_id(self) -> dict[str, Annotation]:
+        """Annotation of each sample."""
+        return dict(zip(self.ids, self.annotations, strict=True))
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of an id list.
+    """Read the lines of an id list.
 
     Raises
     ------
@@ -99,12 +109,12 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """Ids of a list file, in its order; a label (-1, 0 or 1) behind an id is passed over.
+    """Read the ids of a list file, in its order; a label (-1, 0 or 1) after an id is ignored.
 
     Raises
     ------
     DatasetError
-        No such file, no id, an id twice, or one that is no plain file name.
+        No such file, no id, an id twice, or an id that is no plain file name.
     """
     ids, problems = [], []
     for line in read_list(path):
@@ -127,24 +137,8 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def find_pictures(folder: Path, ids: tuple[str, ...]) -> tuple[list[Path], list[str]]:
-    """Path of each id's picture, and what is missing; ids have no suffix. One listing, no stat a file."""
-    by_stem: dict[str, str] = {}
-    for name in sorted(os.listdir(folder / "JPEGImages"), reverse=True):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in PICTURE_SUFFIXES:
-            by_stem[stem] = name
-    paths, missing = [], []
-    for i in ids:
-        if i in by_stem:
-            paths.append(folder / "JPEGImages" / by_stem[i])
-        else:
-            missing.append(f"{i}: no picture JPEGImages/{i}.jpg")
-    return paths, missing
-
-
-def refuse_split(manifest: Manifest, split: str, folder: Path, problems: list[str]) -> None:
-    """Stop if there are problems, and name them.
+def refuse_split(manifest: Manifest, split: str, folder: Path, problems: Sequence[str]) -> None:
+    """Raise an error that lists the problems of a split, if there are any.
 
     Raises
     ------
@@ -153,5 +147,5 @@ def refuse_split(manifest: Manifest, split: str, folder: Path, problems: list[st
     if problems:
         raise DatasetError(
             f"{manifest.name} {split} in {folder}: {len(problems)} problem(s)\n{enumerate_problems(problems)}\n"
-            f"mend them and check with: pipeline data check {manifest.name}"
+            f"fix them and check with: pipeline data check {manifest.name}"
         )

@@ -1,127 +1,137 @@
-"""The VOC devkit's layout: ``JPEGImages``, ``Annotations``, ``ImageSets/Main``.
-
-Boxes leave this module continuous and 0-based, ``[x0, y0, x1, y1]`` in pixels of the stored
-picture: ``[xmin - 1, ymin - 1, xmax, ymax]`` of the devkit's 1-based, inclusive corners.
-"""
+"""The VOC devkit's layout: ``JPEGImages``, ``Annotations``, ``ImageSets/Main``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import defusedxml.ElementTree
 import numpy as np
-from defusedxml.common import DefusedXmlException
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.split import LABELS, Annotation
-from pipeline.io.messages import brief, shorten
+from pipeline.dataset.report import Depth, SplitCheck, picture_faults
+from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, read_ids, refuse_split
+from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, state_of_voc_files
+from pipeline.dataset.voc_xml import parse_annotation, parse_objects
+from pipeline.io.digests import digest_of, sha256_bytes
+from pipeline.io.errors import DatasetError
+from pipeline.io.messages import brief
+from pipeline.io.progress import track
 
-MAX_SIDE_PX = 1_000_000
-# Annotators' boxes end up to one pixel outside of the picture now and then; more is a mistake.
-OUTSIDE_TOLERANCE_PX = 1.0
-
-
-@dataclass(frozen=True)
-class FoundObject:
-    """One object of an XML file; `actions` are its flags by name, None where it has no ``<actions>``."""
-
-    name: str
-    box_xyxy: np.ndarray
-    difficult: bool
-    actions: dict[str, bool] | None
+NO_LABEL = -2
 
 
-def parse_objects(
-    data: bytes, classes: tuple[str, ...] | None = None
-) -> tuple[tuple[int, int] | None, list[FoundObject]]:
-    """Size of the picture, as far as stated, and all objects of one XML file of the devkit, in its order.
-
-    Coordinates may have fractions, ``difficult`` may be absent, ``<part>`` boxes are no objects.
-
-    Parameters
-    ----------
-    classes : names that objects may have; None for any
+def read(manifest: Manifest, split: str, folder: Path) -> Split:
+    """Read the id list, all annotations and all class lists of one split.
 
     Raises
     ------
-    ValueError
-        Malformed or hostile XML, an unknown class, a box outside of the picture or without area;
-        the message joins all problems with "; ".
+    DatasetError
+        Everything wrong with the split, in one message.
     """
+    ids = read_ids(id_list_path(manifest, split, folder))
+    labelled = manifest.splits[split].labelled
+    paths, problems = find_pictures(folder, ids)
+    digests = [("ids", digest_of(ids))]
+    annotations: list[Annotation] = []
+    for i in ids:
+        annotations.append(EMPTY_ANNOTATION)
+        try:
+            data = (folder / "Annotations" / f"{i}.xml").read_bytes()
+        except FileNotFoundError:
+            if labelled:
+                problems.append(f"{i}: no annotation Annotations/{i}.xml")
+            continue
+        except OSError as error:
+            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
+            continue
+        digests.append((i, sha256_bytes(data)))
+        try:
+            annotations[-1] = parse_annotation(data, manifest.classes)
+        except ValueError as error:
+            problems.append(f"{i}: Annotations/{i}.xml: {error}")
+    labels = None
+    if labelled:
+        labels, contents, list_problems = labels_from_lists(manifest, split, folder, ids)
+        problems += list_problems
+        digests += [("list", sha256_bytes(content)) for content in contents]
+        if labels is None:
+            labels = labels_from_objects(annotations, len(manifest.classes))
+    refuse_split(manifest, split, folder, problems)
+    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
+
+
+def state(manifest: Manifest, split: str, folder: Path) -> str:
+    """Digest the states of all files that `read` reads."""
+    ids = read_ids(id_list_path(manifest, split, folder))
+    return digest_of(sorted(state_of_voc_files(manifest, split, folder, ids)))
+
+
+def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
+    """Compare the files of a split with its lists."""
+
+    def lists_of(ids: Sequence[str]) -> tuple[list[bytes], list[str]]:
+        return labels_from_lists(manifest, split, folder, ids)[1:]
+
+    return check_voc_files(manifest, split, folder, depth, read_ids, lists_of, manifest.classes)
+
+
+def check_voc_files(
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+    depth: Depth,
+    read_id_list: Callable[[Path], Sequence[str]],
+    read_class_lists: Callable[[Sequence[str]], tuple[list[bytes], list[str]]],
+    object_names: tuple[str, ...] | None,
+) -> SplitCheck:
+    """Compare files in the devkit's folders with a split's lists.
+
+    Parameters
+    ----------
+    read_class_lists : returns the contents of the class lists and their problems, for the ids of the split
+    object_names : names that objects may have; None for any
+    """
+    entry = manifest.splits[split]
     try:
-        root = defusedxml.ElementTree.fromstring(data)
-    except DefusedXmlException as error:
-        raise ValueError(f"refused: {type(error).__name__} (entities are not allowed)") from error
-    except (defusedxml.ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"not valid XML: {error}") from error
-    if root.tag != "annotation":
-        raise ValueError(f"no annotation: expected <annotation> at the top, got <{shorten(root.tag)}>")
-    problems: list[str] = []
-    size = root.find("size")
-    size_wh = None
-    if size is not None:
-        try:
-            size_wh = (int(float(size.findtext("width", ""))), int(float(size.findtext("height", ""))))
-        except (ValueError, OverflowError):
-            problems.append("size: width and height are not numbers")
-        else:
-            if min(size_wh) < 1:  # written by tools that did not know the size
-                size_wh = None
-            elif max(size_wh) > MAX_SIDE_PX:
-                problems.append(f"size: at most {MAX_SIDE_PX:,} pixels, got {max(map(float, size_wh)):g}")
-                size_wh = None
-    found = []
-    for number, entry in enumerate(root.findall("object"), start=1):
-        name = (entry.findtext("name") or "").strip()
-        where = f"object {number} ({shorten(name) or 'no name'})"
-        if classes is not None and name not in classes:
-            problems.append(f"{where}: unknown class, expected one of {shorten(', '.join(classes), 400)}")
-            continue
-        try:
-            corners = [float(entry.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
-            flag = float((entry.findtext("difficult") or "0").strip() or 0)
-        except ValueError:
-            problems.append(f"{where}: bndbox or difficult is missing or not a number")
-            continue
-        box = np.array([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])
-        if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
-            problems.append(f"{where}: box without area, got xmin, ymin, xmax, ymax = {corners}")
-            continue
-        # Without a size the right and lower edge are unknown; the left and upper one are 0 in any picture.
-        limit = np.array([*size_wh, *size_wh], float) if size_wh else np.full(4, np.inf)
-        clipped = np.clip(box, 0, limit)
-        outside = (box < -OUTSIDE_TOLERANCE_PX).any() or (box > limit + OUTSIDE_TOLERANCE_PX).any()
-        if outside or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            of = f" of {size_wh[0]} x {size_wh[1]}" if size_wh else ""
-            problems.append(f"{where}: box {corners} outside of the picture{of}")
-            continue
-        actions = entry.find("actions")
-        try:
-            flags = None if actions is None else {a.tag: float(a.text or 0) != 0 for a in actions}
-        except ValueError:
-            problems.append(f"{where}: actions are not all numbers")
-            continue
-        found.append(FoundObject(name, clipped, flag != 0, flags))
-    if problems:
-        more = [f"and {len(problems) - 10} more problems"] if len(problems) > 10 else []
-        raise ValueError("; ".join([*problems[:10], *more]))
-    return size_wh, found
-
-
-def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
-    """Objects of one XML file of the devkit, all of known classes; raises as `parse_objects`."""
-    size_wh, found = parse_objects(data, classes)
-    return Annotation(
-        size_wh,
-        np.array([item.box_xyxy for item in found], float).reshape(-1, 4),
-        np.array([classes.index(item.name) for item in found], np.int64),
-        np.array([item.difficult for item in found], bool),
+        ids = tuple(read_id_list(id_list_path(manifest, split, folder)))
+    except (DatasetError, OSError) as error:
+        return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
+    paths, absent = find_pictures(folder, ids)
+    missing = {line.split(":")[0] for line in absent}
+    path_of = dict(zip([i for i in ids if i not in missing], paths, strict=True))
+    annotations = folder / "Annotations"
+    annotated = {p.stem for p in annotations.glob("*.xml")} if annotations.is_dir() else set()
+    if depth.read_xml:
+        for i in track(ids, f"check {split}", len(ids), "pictures"):
+            if i not in depth.faults:
+                xml = annotations / f"{i}.xml" if i in annotated else None
+                depth.faults[i] = _read_files(xml, path_of.get(i) if depth.decode else None, object_names)
+    lists, list_problems = read_class_lists(ids) if entry.labelled else ([], [])
+    return SplitCheck(
+        split,
+        entry.labelled,
+        len(ids),
+        None if manifest.by_person else entry.pictures,  # which then counts persons, not pictures
+        tuple(i for i in ids if i in missing),
+        tuple(i for i in ids if i not in annotated) if entry.labelled else (),
+        len(lists),
+        tuple([f"{i}: {fault}" for i in ids for fault in depth.faults.get(i, ())] + list_problems),
     )
 
 
-def labels_from_objects(annotations: list[Annotation], n_classes: int) -> np.ndarray:
-    """Per-picture labels: 1 an object, 0 only difficult objects, -1 none. int8, (n_pictures, n_classes)."""
+def _read_files(xml: Path | None, picture: Path | None, object_names: tuple[str, ...] | None) -> list[str]:
+    """Read one annotation and one picture, as far as they are given; return their problems."""
+    faults, size_wh = [], None
+    if xml is not None:
+        try:
+            size_wh, _ = parse_objects(xml.read_bytes(), object_names)
+        except (ValueError, OSError) as error:
+            faults.append(f"Annotations/{xml.name}: {error}")
+    return faults if picture is None else [*faults, *picture_faults(picture, size_wh)]
+
+
+def labels_from_objects(annotations: Sequence[Annotation], n_classes: int) -> np.ndarray:
+    """Derive per-picture labels: 1 an object, 0 only difficult objects, -1 none. int8, (n_pictures, n_classes)."""
     labels = np.full((len(annotations), n_classes), -1, np.int8)
     for row, annotation in zip(labels, annotations, strict=True):
         row[annotation.class_index[annotation.difficult]] = 0
@@ -130,17 +140,23 @@ def labels_from_objects(annotations: list[Annotation], n_classes: int) -> np.nda
 
 
 def labels_from_lists(
-    manifest: Manifest, split: str, folder: Path, ids: tuple[str, ...]
+    manifest: Manifest, split: str, folder: Path, ids: Sequence[str]
 ) -> tuple[np.ndarray | None, list[bytes], list[str]]:
-    """Labels from ``<class>_<split>.txt`` (id, then -1, 0 or 1), or None where no class has a list."""
-    lists = [folder / "ImageSets" / "Main" / f"{name}_{split}.txt" for name in manifest.classes]
+    """Read labels from ``<class>_<split>.txt`` (id, then -1, 0 or 1).
+
+    Returns
+    -------
+    labels : int8 ndarray of shape (n_pictures, n_classes); None where no class has a list
+    contents : the files' bytes
+    problems : one line each
+    """
+    lists = class_list_paths(manifest, split, folder)
     present = [path.is_file() for path in lists]
     if not any(present):
         return None, [], []
-    problems = [
-        f"{p.name}: missing, other classes have theirs" for p, there in zip(lists, present, strict=True) if not there
-    ]
-    labels = np.full((len(ids), len(lists)), -2, np.int8)
+    absent = [path for path, has_list in zip(lists, present, strict=True) if not has_list]
+    problems = [f"{path.name}: missing, other classes have theirs" for path in absent]
+    labels = np.full((len(ids), len(lists)), NO_LABEL, np.int8)
     row_of = {i: row for row, i in enumerate(ids)}
     contents = []
     for column, path in enumerate(lists):
@@ -155,6 +171,6 @@ def labels_from_lists(
                 problems.append(f"{path.name} line {number}: expected 'id -1|0|1', got {brief(line.strip())}")
             elif fields[0] in row_of:
                 labels[row_of[fields[0]], column] = int(fields[1])
-        for row in np.flatnonzero(labels[:, column] == -2):
+        for row in np.flatnonzero(labels[:, column] == NO_LABEL).tolist():
             problems.append(f"{path.name}: no line for {ids[row]}")
     return labels, contents, problems

@@ -1,4 +1,4 @@
-"""The action task of the VOC devkit: ``ImageSets/Action``, persons who do something.
+"""The layout of the VOC devkit's action task: ``ImageSets/Action``, labelled persons.
 
 A sample is a listed person (or, for localising actions without boxes, a picture with listed persons). A line of
 ``<split>.txt`` is a picture's id, alone or with the number of an object of its XML file, counted from 1; a line
@@ -9,24 +9,18 @@ Source: VOC2012 development kit, section on the action classification task.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.split import (
-    LABELS,
-    PICTURE_ID,
-    Annotation,
-    Split,
-    find_pictures,
-    id_list_path,
-    lists_folder,
-    read_list,
-    refuse_split,
-)
-from pipeline.dataset.voc import FoundObject, parse_objects
+from pipeline.dataset.report import Depth, SplitCheck
+from pipeline.dataset.split import LABELS, PICTURE_ID, Annotation, Split, read_list, refuse_split
+from pipeline.dataset.voc import check_voc_files
+from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, state_of_voc_files
+from pipeline.dataset.voc_xml import XmlObject, parse_objects
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief, enumerate_problems
@@ -38,14 +32,14 @@ Labels = dict[tuple[str, int], np.ndarray]
 
 @dataclass(frozen=True)
 class ActionLists:
-    """What the class lists of a split say.
+    """Content of the class lists of a split.
 
     Attributes
     ----------
     labels : int8 ndarray (n_classes,) of each (picture id, object number): 1, -1, 0, or `UNLISTED`
     contents : the files' bytes, for their digest
     has_list : bool ndarray (n_classes,), classes that have a file
-    problems : a line each
+    problems : one line each
     """
 
     labels: Labels
@@ -55,7 +49,7 @@ class ActionLists:
 
 
 def sample_id(picture: str, number: int) -> str:
-    """Id of a person.
+    """Make the id of a person.
 
     >>> sample_id("2011_003285", 2)
     '2011_003285_2'
@@ -64,7 +58,7 @@ def sample_id(picture: str, number: int) -> str:
 
 
 def split_sample_id(sample: str) -> tuple[str, int]:
-    """Picture id and object number of a person.
+    """Split the id of a person into picture id and object number.
 
     >>> split_sample_id("2011_003285_2")
     ('2011_003285', 2)
@@ -74,12 +68,12 @@ def split_sample_id(sample: str) -> tuple[str, int]:
 
 
 def read_action_list(path: Path) -> dict[str, list[int]]:
-    """Pictures of a list file, in its order, with the object numbers that stand behind their ids, if any.
+    """Read the pictures of a list file, in its order, with the object numbers after their ids, if any.
 
     Raises
     ------
     DatasetError
-        No such file, an empty one, or lines that are neither ``id`` nor ``id number``, or stand there twice.
+        No such file, an empty one, or lines that are neither ``id`` nor ``id number``, or that occur twice.
     """
     numbers: dict[str, list[int]] = {}
     seen, problems = set(), []
@@ -102,13 +96,13 @@ def read_action_list(path: Path) -> dict[str, list[int]]:
 
 
 def _are_numbers(fields: list[str]) -> bool:
-    """Object numbers, counted from 1."""
+    """Whether all fields are object numbers, counted from 1."""
     return all(field.isascii() and field.isdecimal() and 0 < int(field) < 100_000 for field in fields)
 
 
 def read_class_lists(manifest: Manifest, split: str, folder: Path) -> ActionLists:
-    """Read ``<class>_<split>.txt`` of all classes; those that are not scored may have none."""
-    paths = [lists_folder(manifest, folder) / f"{name}_{split}.txt" for name in manifest.classes]
+    """Read ``<class>_<split>.txt`` of all classes; classes that are not scored may have none."""
+    paths = class_list_paths(manifest, split, folder)
     has_list = np.array([path.is_file() for path in paths])
     lists = ActionLists({}, [], has_list, [])
     if not has_list.any():
@@ -135,12 +129,12 @@ def read_class_lists(manifest: Manifest, split: str, folder: Path) -> ActionList
     return lists
 
 
-def settle_labels(listed: np.ndarray, person: FoundObject, manifest: Manifest, has_list: np.ndarray) -> np.ndarray:
-    """Labels of one person, 1, 0 (unknown, left out) or -1, from the class lists and what the XML adds.
+def settle_labels(listed: np.ndarray, person: XmlObject, manifest: Manifest, has_list: np.ndarray) -> np.ndarray:
+    """Derive the labels of one person, 1, 0 (unknown, left out) or -1, from class lists and XML.
 
-    A person whom a class's list does not name is unknown to this class: some pictures were collected before a
-    class was thought of. Classes without any list take the flags of the XML's ``<actions>``; ``other``, if
-    the XML has none either, is what a person does who does nothing else.
+    If a class's list does not name a person, the label is unknown: some pictures were collected before the class
+    was introduced. Classes without any list take the flags of the XML's ``<actions>``. If the XML has no flag for
+    ``other`` either, a person has this label if no other action applies.
 
     Parameters
     ----------
@@ -159,7 +153,7 @@ def settle_labels(listed: np.ndarray, person: FoundObject, manifest: Manifest, h
 
 
 def actions_of(labels: np.ndarray) -> list[tuple[int, bool]]:
-    """What a person does, as (class, difficult): difficult is one of whom nothing is known for certain."""
+    """List the actions of a person, as (class, difficult); without any, the first unknown one as difficult."""
     done = np.flatnonzero(labels == 1)
     unknown = np.flatnonzero(labels == 0)
     return [(int(c), False) for c in done] or [(int(c), True) for c in unknown[:1]]
@@ -167,19 +161,19 @@ def actions_of(labels: np.ndarray) -> list[tuple[int, bool]]:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture of a split: its persons who are listed, by number, with their labels, and all others."""
+    """A picture of a split: its listed persons, by number, with their labels, and all others."""
 
     id: str
     path: Path
     size_wh: tuple[int, int] | None
-    listed: dict[int, tuple[FoundObject, np.ndarray | None]]
-    others: list[FoundObject]
+    listed: dict[int, tuple[XmlObject, np.ndarray | None]]
+    others: list[XmlObject]
 
 
-def read_action_split(manifest: Manifest, split: str, folder: Path) -> Split:
+def read(manifest: Manifest, split: str, folder: Path) -> Split:
     """Read one split of the action task; a sample is a person or a picture, as the manifest says.
 
-    Pictures of whom no person is listed give no sample. Where there are no class lists, the persons with
+    Pictures without a listed person give no sample. Where there are no class lists, the persons with
     ``<actions>`` in the XML are listed; in a split without labels, all persons.
 
     Raises
@@ -189,64 +183,99 @@ def read_action_split(manifest: Manifest, split: str, folder: Path) -> Split:
     """
     numbers_of = read_action_list(id_list_path(manifest, split, folder))
     labelled = manifest.splits[split].labelled
-    lists = read_class_lists(manifest, split, folder) if labelled else ActionLists({}, [], np.zeros(0, bool), [])
+    lists = read_class_lists(manifest, split, folder) if labelled else None
     paths, problems = find_pictures(folder, tuple(numbers_of))
     missing = {line.split(":")[0] for line in problems}
-    problems += lists.problems
+    path_of = dict(zip([i for i in numbers_of if i not in missing], paths, strict=True))
+    problems += lists.problems if lists else []
     digests: list[tuple[str, str]] = [
         ("ids", digest_of([[i, n] for i, n in numbers_of.items()])),
         ("samples", digest_of([manifest.samples, manifest.unscored])),
     ]
     named: dict[str, list[int]] = {}
-    for i, number in lists.labels:
+    for i, number in lists.labels if lists else ():
         named.setdefault(i, []).append(number)
-    path_of = dict(zip([i for i in numbers_of if i not in missing], paths, strict=True))
     pictures: list[_Picture] = []
     for i, numbers in numbers_of.items():
-        try:
-            data = (folder / "Annotations" / f"{i}.xml").read_bytes()
-            size_wh, objects = parse_objects(data)
-        except FileNotFoundError:  # without boxes there is no person, labelled or not
-            problems.append(f"{i}: no annotation Annotations/{i}.xml")
-            continue
-        except OSError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
-            continue
-        except ValueError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error}")
+        data, size_wh, objects, problem = _read_xml(folder, i)
+        if problem:
+            problems.append(problem)
             continue
         digests.append((i, sha256_bytes(data)))
         persons = {n: item for n, item in enumerate(objects, start=1) if item.name == PERSON}
-        if not numbers:
-            numbers = sorted(named.get(i, []))
-            if not lists.labels:
-                numbers = [n for n, item in persons.items() if item.actions is not None or not labelled]
+        numbers = numbers or _default_numbers(named.get(i, []), persons, lists)
         strangers = [n for n in numbers if n not in persons]
         problems += [f"{i}: object {n} is listed, Annotations/{i}.xml has no person of this number" for n in strangers]
-        listed = {}
-        for n in numbers:
-            if n in persons:
-                known = lists.labels.get((i, n), np.full(len(manifest.classes), UNLISTED, np.int8))
-                labels = settle_labels(known, persons[n], manifest, lists.has_list) if labelled else None
-                listed[n] = (persons[n], labels)
+        listed = {n: (persons[n], _labels_of(i, n, persons[n], manifest, lists)) for n in numbers if n in persons}
         if listed and i in path_of:
             others = [item for n, item in persons.items() if n not in listed]
             pictures.append(_Picture(i, path_of[i], size_wh, listed, others))
     if not pictures and not problems:
         problems.append("no person is listed")
     refuse_split(manifest, split, folder, problems)
-    digests += [("list", sha256_bytes(content)) for content in lists.contents]
+    digests += [("list", sha256_bytes(content)) for content in (lists.contents if lists else ())]
     samples = _persons(pictures) if manifest.by_person else _whole_pictures(pictures)
     ids, files, annotations, rows = zip(*samples, strict=True)
     labels = np.stack(rows) if labelled else None
     return Split(manifest, split, folder, ids, files, annotations, labels, digest_of(digests))
 
 
+def state(manifest: Manifest, split: str, folder: Path) -> str:
+    """Digest the states of all files that `read` reads."""
+    ids = read_action_list(id_list_path(manifest, split, folder))
+    states = state_of_voc_files(manifest, split, folder, tuple(ids))
+    return digest_of(sorted([*states, (digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0)]))
+
+
+def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
+    """Compare the files of a split with its lists."""
+
+    def lists_of(ids: Sequence[str]) -> tuple[list[bytes], list[str]]:
+        lists = read_class_lists(manifest, split, folder)
+        return lists.contents, lists.problems
+
+    return check_voc_files(manifest, split, folder, depth, lambda path: tuple(read_action_list(path)), lists_of, None)
+
+
+def _read_xml(folder: Path, i: str) -> tuple[bytes, tuple[int, int] | None, list[XmlObject], str]:
+    """Read the annotation of a picture: bytes, size, objects, and the problem if it cannot be used, or ""."""
+    try:
+        data = (folder / "Annotations" / f"{i}.xml").read_bytes()
+        size_wh, objects = parse_objects(data)
+    except FileNotFoundError:  # without boxes there is no person, labelled or not
+        return b"", None, [], f"{i}: no annotation Annotations/{i}.xml"
+    except OSError as error:
+        return b"", None, [], f"{i}: Annotations/{i}.xml: {error.strerror}"
+    except ValueError as error:
+        return b"", None, [], f"{i}: Annotations/{i}.xml: {error}"
+    return data, size_wh, objects, ""
+
+
+def _default_numbers(named: list[int], persons: dict[int, XmlObject], lists: ActionLists | None) -> list[int]:
+    """Number the listed persons of a picture whose line in the id list has no number.
+
+    Parameters
+    ----------
+    named : persons of this picture in the class lists
+    lists : None in a split without labels
+    """
+    if lists is not None and lists.labels:
+        return sorted(named)
+    return [n for n, item in persons.items() if item.actions is not None or lists is None]
+
+
+def _labels_of(i: str, n: int, person: XmlObject, manifest: Manifest, lists: ActionLists | None) -> np.ndarray | None:
+    if lists is None:
+        return None
+    stated = lists.labels.get((i, n), np.full(len(manifest.classes), UNLISTED, np.int8))
+    return settle_labels(stated, person, manifest, lists.has_list)
+
+
 _Sample = tuple[str, Path, Annotation, np.ndarray | None]
 
 
 def _persons(pictures: list[_Picture]) -> list[_Sample]:
-    """One sample a listed person: what it does, all with its own box."""
+    """Make one sample per listed person: its actions, all with its own box."""
     samples: list[_Sample] = []
     for picture in pictures:
         for number, (person, labels) in picture.listed.items():
@@ -257,9 +286,9 @@ def _persons(pictures: list[_Picture]) -> list[_Sample]:
 
 
 def _whole_pictures(pictures: list[_Picture]) -> list[_Sample]:
-    """One sample a picture; it shows an action if one of its persons does it.
+    """Make one sample per picture; it has the label of an action if one of its persons has.
 
-    A person of whom no action is known is a difficult object, so that no patch with it is background.
+    A person without a known action is a difficult object, so that no patch with it is background.
     """
     samples: list[_Sample] = []
     for picture in pictures:
@@ -271,14 +300,14 @@ def _whole_pictures(pictures: list[_Picture]) -> list[_Sample]:
                 rows.append(labels)
         union = None
         if rows:
-            some = np.stack(rows)
-            union = np.where((some == 1).any(0), 1, np.where((some == 0).any(0), 0, -1)).astype(np.int8)
+            stacked = np.stack(rows)
+            union = np.where((stacked == 1).any(0), 1, np.where((stacked == 0).any(0), 0, -1)).astype(np.int8)
         samples.append((picture.id, picture.path, _annotate(picture.size_wh, objects, None), union))
     return samples
 
 
 def _annotate(
-    size_wh: tuple[int, int] | None, objects: list[tuple[FoundObject, int, bool]], sample_xyxy: np.ndarray | None
+    size_wh: tuple[int, int] | None, objects: list[tuple[XmlObject, int, bool]], sample_xyxy: np.ndarray | None
 ) -> Annotation:
     return Annotation(
         size_wh,

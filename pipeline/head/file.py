@@ -18,7 +18,7 @@ from pipeline.head.facts import FORMAT, HeadFacts
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
 from pipeline.head.settings import AnyHead
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import HeadError
 
@@ -41,7 +41,7 @@ def save_head(head: Head, path: Path) -> str:
     # One key only: safetensors writes several in an order that differs from call to call.
     data = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
     digest = sha256_bytes(data)
-    write_whole(path, data.replace(NO_DIGEST, digest.encode(), 1))
+    write_atomic(path, data.replace(NO_DIGEST, digest.encode(), 1))
     return digest
 
 

@@ -1,1 +1,1 @@
-"""Files, messages, progress and the base of settings: what every room needs, and needs no room."""
+"""Files, messages, progress and the base of settings; every room uses them, and they use no room."""

@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader, also after a crash, sees the old file or all of the new one."""
+"""Write files atomically: a reader, also after a crash, sees the old file or all of the new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fsync_path(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; on return their names will survive a crash."""
+    """Make a folder and its parents; on return their names survive a crash."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -33,7 +33,7 @@ def make_folder(path: Path) -> None:
 
 
 def _partial_name(path: Path, folder: Path) -> Path:
-    """A name that no other writer has, and that says whose it is."""
+    """Make a name that no other writer has, with the writer's host and process id."""
     return folder / f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
 
 
@@ -44,11 +44,11 @@ def _host() -> str:
 
 @contextlib.contextmanager
 def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Path]:
-    """The data in a file of its own, forced to the disk; removed on leaving, where it still is."""
+    """Write the data to a temporary file, forced to the disk; remove it on leaving, if it is still there."""
     make_folder(path.parent)
     if folder is None:
         folder = path.parent
-        sweep_partials(folder, path.name)
+        remove_stale_partials(folder, path.name)
     folder.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path, folder)
     try:
@@ -62,32 +62,41 @@ def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Pat
     fsync_path(path.parent)
 
 
-def write_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
-    """Write a file so that a reader, also after a crash, sees the old one or all of the new one.
+def write_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+    """Write a file atomically: a reader, also after a crash, sees the old one or all of the new one.
 
     Parameters
     ----------
-    partial_folder : where the file grows, on the same disk; None for beside `path`
+    partial_folder : folder of the temporary file, on the same disk; None for the folder of `path`
     """
     with _written_apart(path, data, partial_folder) as partial:
         os.replace(partial, path)
 
 
-def create_whole(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
-    """As `write_whole`, but of several writers the first one's file stays."""
+def create_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
+    """As `write_atomic`, but with several writers the file of the first one stays."""
     with _written_apart(path, data, partial_folder) as partial, contextlib.suppress(FileExistsError):
         try:
             os.link(partial, path)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
-            # Some file systems know no links; there the last of two writers in one moment stays.
+            # Some file systems have no links; there, of two simultaneous writers, the last one's file stays.
             if not path.exists():
                 os.replace(partial, path)
 
 
-def sweep_partials(folder: Path, name: str | None = None) -> list[Path]:
-    """Remove what killed writers of this machine left in a folder, of one file or of all; what was removed."""
+def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove temporary files that killed writers of this machine left in a folder.
+
+    Parameters
+    ----------
+    name : file whose temporary files are removed; None for those of all files
+
+    Returns
+    -------
+    list of Path, the removed files
+    """
     removed = []
     for partial in folder.glob(f".{'' if name is None else glob.escape(name) + '.'}*.partial"):
         # Host, process id, a random part, "partial".
@@ -109,13 +118,15 @@ def _is_running(pid: int) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, whole or not at all; NaN is refused (use None)."""
-    write_whole(path, render_json(value))
+    """Write indented JSON atomically; NaN is refused (use None)."""
+    write_atomic(path, render_json(value))
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file."""
     return json.loads(path.read_bytes())
 
 
 def render_json(value: Any) -> bytes:
+    """Render a value as indented JSON; NaN is refused (use None)."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

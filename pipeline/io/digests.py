@@ -1,4 +1,4 @@
-"""SHA-256 of bytes, files and values, and a memory of the digests of files."""
+"""Digest bytes, files and values with SHA-256, and cache the digests of files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 
 def sha256_bytes(data: bytes) -> str:
-    """SHA-256 as hex."""
+    """Return the SHA-256 of bytes, as hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Return the SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON bytes that depend on the value alone: sorted keys, no spaces, finite numbers.
+    """Render JSON that depends on the value alone: sorted keys, no spaces, finite numbers.
 
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     b'{"a":[1.5,null],"b":1}'
@@ -34,16 +34,16 @@ def canonical_json(value: Any) -> bytes:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, as hex."""
+    """Return the SHA-256 of a value's canonical JSON, as hex."""
     return sha256_bytes(canonical_json(value))
 
 
 class DigestMemory:
-    """SHA-256 of files, remembered by (path, size, mtime, inode), so that asking again costs a stat.
+    """Cache the SHA-256 of files by (path, size, mtime, inode), so that a cached one costs a stat.
 
-    A file whose bytes changed while size, time and inode stayed equal is not noticed here; the
-    extraction hashes what it decodes, and `forget` makes this memory hash everything again. Where the
-    memory's own file cannot be used (full or read-only disk, damage), it remembers for this process only.
+    A change of bytes with equal size, time and inode is not detected here. The extraction hashes the bytes that it
+    decodes, and `forget` empties the cache. If the cache's own file cannot be used (full or read-only disk, damage),
+    digests are cached for this process only.
     """
 
     TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
@@ -59,7 +59,7 @@ class DigestMemory:
             self._db.execute(self.TABLE)
 
     def digests(self, paths: Iterable[Path]) -> list[str]:
-        """Digest of each file; those not known are hashed now, one that cannot be read has the digest ""."""
+        """Return each file's digest; files that are not cached are hashed now, an unreadable file has the digest ""."""
         found, new = [], []
         for path in paths:
             try:
@@ -87,6 +87,7 @@ class DigestMemory:
         return found
 
     def forget(self) -> None:
+        """Empty the cache."""
         try:
             with self._db:
                 self._db.execute("DELETE FROM digests")

@@ -1,4 +1,4 @@
-"""The errors that a user can fix.
+"""Errors that a user can fix.
 
 ``PipelineError`` means: the input, the settings or the machine is at fault, not the code. The CLI
 prints its message and exits with 2. Anything else that escapes is a bug: traceback, exit 1.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Something that the user can mend; the message says what, where, and what to do next."""
+    """An error that the user can fix; the message says what, where, and what to do next."""
 
 
 class SettingsError(PipelineError, ValueError):
@@ -16,11 +16,11 @@ class SettingsError(PipelineError, ValueError):
 
 
 class DatasetError(PipelineError, ValueError):
-    """A dataset's folder, lists or annotations are not what the manifest says."""
+    """A dataset's folder, lists or annotations disagree with its manifest."""
 
 
 class MissingDataError(PipelineError, FileNotFoundError):
-    """Pictures, annotations or weights that a run needs are not on this machine."""
+    """Pictures, annotations or weights of a run are not on this machine."""
 
 
 class BadPictureError(PipelineError, ValueError):
@@ -37,6 +37,10 @@ class StoreError(PipelineError, ValueError):
 
 class StoreNotFoundError(StoreError):
     """There is no store at this place, or none was extracted yet."""
+
+
+class StoreNotExtractedError(StoreNotFoundError):
+    """No receipt names a store for these settings: nothing was extracted with them yet, or not here."""
 
 
 class StoreIncompleteError(StoreError):

@@ -19,7 +19,7 @@ class _Brief(reprlib.Repr):
 
 
 def brief(value: object) -> str:
-    """``repr`` of something that a user gave, at most a line long.
+    """Render a user's value with ``repr``, at most one line long.
 
     >>> brief("fc9"), brief(2**300)
     ("'fc9'", 'a number of 301 bits')
@@ -28,7 +28,7 @@ def brief(value: object) -> str:
 
 
 def shorten(text: str, width: int = 100) -> str:
-    """The beginning of a text that may be endless.
+    """Cut a text of any length.
 
     >>> shorten("cat" * 100, width=4)
     'catc...'

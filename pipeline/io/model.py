@@ -17,7 +17,7 @@ from pydantic import (
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import brief, shorten
 
-# Bounds far above any use, and below what makes a machine stop without a word.
+# Bounds far above any use, and below values that make a machine stop without a message.
 MAX_BATCH = 65_536
 MAX_WIDTH = 65_536
 MAX_FC_WIDTH = 16_384
@@ -30,13 +30,13 @@ MAX_THREADS = 1024
 class Settings(BaseModel):
     """Base of all settings: frozen, and closed against unknown keys."""
 
-    # Inputs are said by `explain_validation`, which leaves out refused URLs; pydantic's own message would not.
+    # `explain_validation` reports inputs, except refused URLs; pydantic's own message would report all.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _plain_values(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse what pydantic lets pass: ``true`` as the number 1, and text that no file name can hold."""
+        """Refuse values that pydantic accepts: ``true`` as the number 1, and text that no file name can hold."""
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         assert info.field_name is not None  # it is None in validators of types alone
         if any(isinstance(item, bool) for item in items) and _is_numeric(cls.model_fields[info.field_name].annotation):
@@ -51,15 +51,15 @@ def _is_numeric(annotation: object) -> bool:
 
 
 def explain_validation(error: ValidationError, hide: Collection[str] = ()) -> list[str]:
-    """One line per mistake: where, what, and what was got.
+    """List the mistakes, one line each: where, what, and the value.
 
     Parameters
     ----------
-    hide : parts of a place that nobody wrote: tags by which pydantic tells the members of a union apart
+    hide : parts of a place that are no keys: tags by which pydantic tells the members of a union apart
     """
     lines = []
     for item in error.errors(include_url=False, include_context=False):
-        # The first two parts are keys always: a head may be called as a kind is.
+        # The first two parts are always keys: a head may have the name of a kind.
         keys = [part for index, part in enumerate(item["loc"]) if index < 2 or part not in hide]
         where = ".".join(shorten(str(part)) for part in keys) or "settings"
         # A URL may carry a password, also under a key that is mistyped.

@@ -1,56 +1,39 @@
-"""Progress with rate and time left: a bar on a terminal, plain lines elsewhere. Always on stderr."""
+"""Progress with rate and time left, and messages: a bar on a terminal, plain lines elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.io.numbers import format_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 T = TypeVar("T")
+Say = Callable[[str], None]
+"""A receiver of messages: it is called with one message at a time."""
 PLAIN_EVERY_S = 10.0
 quiet = False
-"""Whether nothing is shown: the commands' ``--quiet``."""
+"""Whether progress is hidden: the commands' ``--quiet``."""
 
 
-def format_seconds(seconds: float) -> str:
-    """A duration as a person reads it.
-
-    >>> format_seconds(7.2), format_seconds(125), format_seconds(7500)
-    ('7s', '2m05s', '2h05m')
-    """
-    whole = int(round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def format_bytes(n_bytes: float) -> str:
-    """A number of bytes as a person reads it.
-
-    >>> format_bytes(700), format_bytes(2560), format_bytes(3 * 2**30)
-    ('700 B', '2.5 KiB', '3.0 GiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:,.1f} TiB"
+def silent(message: str) -> None:
+    """Receive a message and drop it."""
 
 
 class Progress:
-    """Counts work of a known total.
+    """Show the progress of work of a known total.
 
     >>> with Progress("extract", total=100, unit="patches") as progress:
     ...     progress.advance(100)
 
-    Work that was done in an earlier run is given as `done`: it counts for the share, not for the rate.
+    Parameters
+    ----------
+    done : work of an earlier run, which counts for the share and not for the rate
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
@@ -86,10 +69,11 @@ class Progress:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since the progress was entered."""
         return time.monotonic() - self.started
 
     def status(self) -> str:
-        """For example ``1,200/5,000 patches, 850/s, 4s left``."""
+        """Describe the progress, for example ``1,200/5,000 patches, 850/s, 4s left``."""
         new = self.done - self.done_before
         rate = new / self.elapsed_s if self.elapsed_s > 0 else 0.0
         text = f"{self.done:,}/{self.total:,} {self.unit}"
@@ -100,6 +84,7 @@ class Progress:
         return text + (f" | {self.note}" if self.note else "")
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
+        """Count `n` more units as done; `note` is shown after the rate from now on."""
         self.done += n
         if note is not None:
             self.note = note

@@ -1,4 +1,4 @@
-"""YAML files that a person wrote: read within bounds, so that no text costs more than its size."""
+"""Read YAML files that a person wrote, within bounds: no text costs more than its size."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def read_mapping(path: Path, error: type[PipelineError] = SettingsError) -> dict[Any, Any]:
-    """The mapping in a YAML file; an empty file is an empty one.
+    """Read the mapping in a YAML file; an empty file is an empty mapping.
 
     Parameters
     ----------
-    error : what is raised where the file is not such a file
+    error : type of the error that is raised for any other file
     """
     try:
-        with open(path, "rb") as stream:  # a pipe or a device too: bounded by what is read, not by a size
+        with open(path, "rb") as stream:  # also pipes and devices, so the bytes are counted, not the size
             data = stream.read(MAX_BYTES + 1)
     except OSError as reason:
         raise error(f"{path}: cannot be read as YAML: {reason.strerror}") from reason

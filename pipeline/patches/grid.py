@@ -1,7 +1,7 @@
 """The multi-scale grid of square windows.
 
 Source: Oquab et al. (CVPR 2014) section 3.2: square windows of side ``min(w, h) / scale`` at nine
-scales, neighbours overlapping by at least half, around 500 a picture.
+scales, neighbours overlapping by at least half, around 500 per picture.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pipeline.patches.settings import GridSettings
 
 
 def count_along(side: float, window: float, overlap: float) -> int:
-    """Windows that cover `side` with at least `overlap` between neighbours.
+    """Count the windows that cover `side` with at least `overlap` between neighbours.
 
     >>> count_along(500, 375, 0.65), count_along(375, 375, 0.65)
     (2, 1)
     """
-    # 1e-9 off before the ceiling, so that an exact fit in real numbers gains no window by rounding.
+    # 1e-9 is subtracted before the ceiling, so that an exact fit in real numbers gains no window by rounding.
     return max(0, math.ceil((side - window) / ((1 - overlap) * window) - 1e-9)) + 1
 
 
 def grid_windows(width: int, height: int, grid: GridSettings) -> tuple[np.ndarray, np.ndarray]:
-    """All windows of a picture.
+    """List all windows of a picture.
 
     Parameters
     ----------

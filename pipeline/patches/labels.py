@@ -1,11 +1,12 @@
-"""How much of each patch and of each object lies in the other, and the label that follows.
+"""Overlap of patches and objects, and the label of a patch that follows from it.
 
 Source: Oquab et al. (CVPR 2014) section 3.2, conditions (i) to (iii), and figure 4.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -21,18 +22,19 @@ MOST_COUNTED = 255  # objects of a patch are counted in one byte
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the objects of a picture do in each patch; every reading of the label follows from it.
+    """Overlap of patches with objects; the label under every rule follows from it.
 
     Attributes
     ----------
-    n_filling, n_touching : uint8 ndarray of shape (n_patches,), objects that do, at most ``MOST_COUNTED``
+    n_filling, n_touching : uint8 ndarray of shape (n_patches,)
+        Number of objects that fill or touch the patch, at most ``MOST_COUNTED``.
     filling_class : int16 ndarray of shape (n_patches,)
-        Class of the object that fills the patch where exactly one does, else -1.
-    filling_difficult : bool ndarray of shape (n_patches,), that object is difficult
+        Class of the object that fills the patch if exactly one does, else -1.
+    filling_difficult : bool ndarray of shape (n_patches,), whether this object is difficult
     fill_row : int64 ndarray of shape (n_fills,), rising
-        One entry for each object that fills a patch, also where several do: the patch; objects of a patch in
-        the order of the annotation.
-    fill_class, fill_difficult : int16 and bool ndarrays of shape (n_fills,), of that object
+        Index of the patch, one entry per patch and object that fills it; objects of a patch in the order of the
+        annotation.
+    fill_class, fill_difficult : int16 and bool ndarrays of shape (n_fills,), of this object
     """
 
     n_filling: np.ndarray
@@ -42,6 +44,30 @@ class Overlap:
     fill_row: np.ndarray
     fill_class: np.ndarray
     fill_difficult: np.ndarray
+
+    @classmethod
+    def concatenate(cls, overlaps: Sequence[Overlap]) -> Overlap:
+        """Join the overlaps of several pictures, patches one after the other.
+
+        >>> one = measure_overlap(np.array([[0, 0, 8, 8]]), np.array([[0, 0, 8, 8]]), np.array([4]), np.array([False]))
+        >>> both = Overlap.concatenate([one, one])
+        >>> both.filling_class.tolist(), both.fill_row.tolist()
+        ([4, 4], [0, 1])
+        """
+        columns = {
+            name: np.concatenate([getattr(overlap, name) for overlap in overlaps])
+            for name in (*PATCH_COLUMNS, *FILL_COLUMNS)
+        }
+        # Rows are counted within a picture, and are shifted by the patches of the pictures before.
+        n_before = np.cumsum([0, *(len(overlap.n_filling) for overlap in overlaps)])
+        shifts = np.repeat(n_before[:-1], [len(overlap.fill_row) for overlap in overlaps])
+        return cls(**{**columns, "fill_row": columns["fill_row"] + shifts})
+
+
+FILL_COLUMNS = tuple(field.name for field in fields(Overlap) if field.name.startswith("fill_"))
+"""Columns with one entry per patch and object that fills it."""
+PATCH_COLUMNS = tuple(field.name for field in fields(Overlap) if field.name not in FILL_COLUMNS)
+"""Columns with one entry per patch."""
 
 
 def measure_overlap(
@@ -89,9 +115,9 @@ def measure_overlap(
 
 
 def label_patches(overlap: Overlap, settings: LabelSettings) -> np.ndarray:
-    """One label a patch: a class, ``BACKGROUND`` or ``UNUSED``.
+    """Label each patch: a class, ``BACKGROUND`` or ``UNUSED``.
 
-    - one object fills the patch (and, under the reading ``touches``, no other touches it): its
+    - one object fills the patch (and, under the rule ``touches``, no other touches it): its
       class, or unused if it is difficult;
     - no box touches the patch (``background: untouched``) or none fills it (``unfilled``): background;
     - everything else is unused.
@@ -112,16 +138,16 @@ def label_patches(overlap: Overlap, settings: LabelSettings) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClassTargets:
-    """What each patch says of each class, where several classes a patch are allowed.
+    """Targets of each patch for each class, where several classes per patch are allowed.
 
     Attributes
     ----------
     used : bool ndarray of shape (n_patches,), patches that a head may be fitted on
-    background : bool ndarray of shape (n_patches,), those of them that show no object
+    background : bool ndarray of shape (n_patches,), used patches that show no object
     row, of_class : int64 and int16 ndarrays of shape (n_entries,), rising by row, then by class, each pair once
     sure : bool ndarray of shape (n_entries,)
-        Whether patch `row` shows `of_class`: True, or only difficult objects of it, which say nothing. Of all other
-        classes a patch that is used is a negative.
+        Whether patch `row` shows `of_class`; False if only difficult objects of the class fill it, which leave the
+        target unknown. A used patch is a negative of all other classes.
     """
 
     used: np.ndarray
@@ -131,7 +157,7 @@ class ClassTargets:
     sure: np.ndarray
 
     def matrix(self, rows: np.ndarray, n_classes: int) -> np.ndarray:
-        """Targets of some patches: 1, -1, and 0 for classes of which a patch says nothing.
+        """Make the targets of chosen patches: 1, -1, and 0 for classes with an unknown target.
 
         Parameters
         ----------
@@ -142,23 +168,25 @@ class ClassTargets:
         int8 ndarray of shape (n, n_classes)
         """
         targets = np.full((len(rows), n_classes), -1, np.int8)
-        kept = np.isin(self.row, rows)
-        targets[np.searchsorted(rows, self.row[kept]), self.of_class[kept]] = self.sure[kept]
+        chosen = np.isin(self.row, rows)
+        targets[np.searchsorted(rows, self.row[chosen]), self.of_class[chosen]] = self.sure[chosen]
         return targets
 
 
 def label_classes(overlap: Overlap, settings: LabelSettings) -> ClassTargets:
-    """Targets of each patch for all classes: the change that the paper proposes in section 4
-    ("Failure modes") for objects that occur together, such as a person on a chair.
+    """Derive each patch's targets for all classes.
 
-    - a class of which an object that is not difficult fills the patch: positive;
-    - a class of which only difficult objects fill it: the patch says nothing of it;
+    The paper proposes this in section 4 ("Failure modes") for objects that occur together, such as a person on a
+    chair:
+
+    - a class with an object that fills the patch and is not difficult: positive;
+    - a class with only difficult objects that fill it: unknown;
     - every other class: negative.
 
-    Used are the patches with one positive class at least, and the background as `label_patches` has it. Under the
-    reading ``single_object: touches`` a patch with an object that touches it without filling it is not used: there
-    no second object may be in it in part; one that fills it, too, is what this is for. So the positives of
-    `label_patches` are positives here under both readings.
+    Used are the patches with at least one positive class, and the background as in `label_patches`. Under the rule
+    ``single_object: touches`` a patch is not used if an object touches it without filling it: a second object must
+    not be in the patch in part. A second object that fills it is allowed, which is the purpose of these targets. So
+    the positives of `label_patches` are positives here under both rules.
     """
     n_patches = len(overlap.n_filling)
     n_classes = int(overlap.fill_class.max(initial=-1)) + 1

@@ -1,4 +1,4 @@
-"""Which rows are learned from, and which pictures are held out. Fixed by hashes, not by order."""
+"""Choose training rows and held-out pictures. Both are fixed by hashes, not by order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pipeline.patches.labels import BACKGROUND
 
 
 def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
-    """Pictures that are held out of the fit split, by a hash of their id.
+    """Choose pictures that are held out of the fit split, by a hash of their id.
 
-    Adding or removing a picture moves no other one between the two sides; equal ids are on the same one.
+    Adding or removing a picture moves no other one between the two sides; equal ids are on the same side.
 
     Returns
     -------
@@ -24,7 +24,7 @@ def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
 
 
 def choose_rows(labels: np.ndarray, background_share: float, seed: int) -> np.ndarray:
-    """All positive rows and a seeded share of the background rows.
+    """Choose all positive rows and a seeded share of the background rows.
 
     Parameters
     ----------

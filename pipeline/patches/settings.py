@@ -1,4 +1,4 @@
-"""Settings of patches: which windows of a picture are cut, and how a patch gets its label."""
+"""Settings of patches: the windows of a picture, and the label rule."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SourceSettings(Settings):
     boxes: BoxSettings = BoxSettings()
 
     def own(self) -> dict[str, object]:
-        """Settings of ``crops`` or ``boxes``, by name; nothing for the sources that came before them."""
+        """Return the settings of ``crops`` or ``boxes``, by name; nothing for ``grid`` and ``whole``."""
         own = {"crops": self.crops, "boxes": self.boxes}.get(self.source)
         return {} if own is None else {f"{self.source}_{name}": v for name, v in own.model_dump(mode="json").items()}
 

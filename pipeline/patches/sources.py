@@ -1,7 +1,7 @@
-"""Where the patches of a picture come from: the grid, the whole picture, crops of it, or a person's box.
+"""Sources of a picture's patches: the grid, the whole picture, crops of it, or a person's box.
 
-Windows are boxes in pixels of the picture. They may leave it (``boxes``): what lies outside is the picture
-mirrored at its edge, and the cutting of patches sees to that.
+Windows are boxes in pixels of the picture. They may leave it (``boxes``): when patches are cut, pixels outside are
+the picture mirrored at its edge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Windows(NamedTuple):
     ----------
     box_xyxy : float64 ndarray of shape (n, 4), continuous, in pixels of the picture
     scale : uint8 ndarray of shape (n,), index into the grid's scales; for other sources the patch's number
-    flip : bool ndarray of shape (n,), mirrored left to right after cutting; None where no patch ever is
+    flip : bool ndarray of shape (n,), mirrored left to right after cutting; None if no patch of the source ever is
     """
 
     box_xyxy: np.ndarray
@@ -31,7 +31,7 @@ class Windows(NamedTuple):
 
 
 def plan_windows(width: int, height: int, settings: SourceSettings, sample_xyxy: np.ndarray | None = None) -> Windows:
-    """All patches of a picture.
+    """Plan all patches of a picture.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def plan_windows(width: int, height: int, settings: SourceSettings, sample_xyxy:
 
 
 def count_windows(width: int, height: int, settings: SourceSettings) -> int:
-    """Patches of a picture of this size; raises as `plan_windows`."""
+    """Count the patches of a picture of this size; raises as `plan_windows`."""
     return len(plan_windows(width, height, settings, np.array([0, 0, width, height])).scale)
 
 
 def crop_windows(width: int, height: int, crops: CropSettings) -> np.ndarray:
-    """The crops of a picture, not mirrored.
+    """List the crops of a picture, not mirrored.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def crop_windows(width: int, height: int, crops: CropSettings) -> np.ndarray:
 
 
 def square_window(box_xyxy: np.ndarray, margin: float) -> np.ndarray:
-    """The square centred on a box, `margin` times its longer side wide; it may leave the picture."""
+    """Make the square centred on a box, `margin` times its longer side wide; it may leave the picture."""
     x0, y0, x1, y1 = map(float, box_xyxy)
     half = margin * max(x1 - x0, y1 - y0) / 2
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -100,7 +100,7 @@ def square_window(box_xyxy: np.ndarray, margin: float) -> np.ndarray:
 
 
 def _with_mirrored(boxes: np.ndarray, flips: bool) -> Windows:
-    """Number the windows; with `flips` all of them come a second time, mirrored, behind the first."""
+    """Number the windows; with `flips` all of them come a second time, mirrored, after the first."""
     flip = np.arange(len(boxes) * (1 + flips)) >= len(boxes)
     boxes = np.concatenate([boxes] * (1 + flips))
     return Windows(boxes, np.arange(len(boxes), dtype=np.uint8), flip)

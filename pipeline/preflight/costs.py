@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import Settings, explain_validation
+from pipeline.trunk.sources import names_layer
 
 MEASURE = "measure it there: python benchmarks/scale.py --costs costs.yaml, then pipeline plan --costs costs.yaml"
 
@@ -74,7 +75,7 @@ class Costs(Settings):
         if found is None:
             known = ", ".join(("random", *self.trunks))
             raise SettingsError(f"trunk {name!r}: not in the table of costs, which has {known}; {MEASURE}")
-        if layer != found.layer and not name.startswith(("torchvision/", "timm/")):
+        if layer != found.layer and not names_layer(name):
             raise SettingsError(f"trunk {name!r}: layer {layer!r} is not in the table of costs; it has {found.layer}")
         return found
 

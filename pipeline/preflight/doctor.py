@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
 from pipeline.dataset.manifest import Manifest, dataset_folder, load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.errors import PipelineError
-from pipeline.io.progress import format_bytes, format_seconds
+from pipeline.io.memory import available_memory
+from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.preflight.costs import read_costs
 from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
 from pipeline.stages.workspace import Workspace
@@ -91,17 +91,6 @@ def _cores(ws: Workspace) -> Finding:
     if asked > usable:
         return Finding("CPU", "note", f"{found}; threads: {asked}", f"give threads: {usable} or fewer")
     return Finding("CPU", "ok", found)
-
-
-def available_memory() -> int:
-    """Bytes that programs may still take."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _memory() -> Finding:

@@ -16,9 +16,10 @@ from pipeline.head.settings import HEAD_KINDS, HEADS
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import explain_validation
+from pipeline.io.names import make_file_part
 from pipeline.io.yaml import read_mapping
 from pipeline.stages.settings import RecipeSettings, RunSettings
-from pipeline.trunk.settings import LAYERS
+from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, names_layer
 
 
 @cache
@@ -62,11 +63,11 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
     if recipe.join:
         raise SettingsError(f"recipe {name!r} joins {', '.join(recipe.join)}: it has no run of its own")
     trunk = recipe.trunk or settings.trunk
-    if recipe.layer in LAYERS and trunk.partition("/")[0] in ("torchvision", "timm"):
+    if recipe.layer in LAYERS and names_layer(trunk):
         raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
     values = settings.model_dump(mode="json")
     if trunk != settings.trunk:
-        values.update(weights=None, layer="fc7", layers=())
+        values.update(weights=None, layer=DEFAULT_LAYER, layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
     if recipe.stated_aggregation is not None:
         values["aggregation"] = recipe.stated_aggregation.to_json()
@@ -151,7 +152,7 @@ def heads_run(settings: RunSettings) -> RunSettings:
     recipes = {name: stated(known[name]) for name in settings.compare}
     main = settings.head_settings(settings.head)
     for trunk in settings.baselines:
-        slug = "".join(c if c.isalnum() or c in ".-" else "-" for c in trunk).strip("-")
+        slug = make_file_part(trunk, ".-").strip("-")
         title = f"{settings.head} on {trunk}"
         recipes[f"{settings.head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
     return settings.model_copy(

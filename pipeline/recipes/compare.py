@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.atomic import write_json
+from pipeline.io.atomic import read_json, write_json
+from pipeline.io.digests import digest_of
 from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
-from pipeline.recipes.catalogue import compared_recipes
-from pipeline.recipes.recipe import current_outcome, scores_of_outcome
+from pipeline.recipes import recipe
+from pipeline.recipes.catalogue import compared_recipes, heads_run
+from pipeline.recipes.paths import recipe_digest
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
+from pipeline.stages.workspace import VERSIONS, Workspace
 
 SHARED = ("dataset", "split", "fit_split", "metric", "pictures", "official")
 """What all rows of a comparison have in common."""
@@ -20,7 +24,42 @@ OF_ONE = (*SHARED, "versions", "command", "notes", "made_from")
 """What only a single recipe's file keeps."""
 
 
-def run_comparison(run: RunContext, path: Path) -> dict[str, Any]:
+def path(run: RunContext, of_heads: bool = False) -> Path:
+    """Return the file of the comparison of recipes, or of that of the configured heads."""
+    return run.ws.heads_path(run.dataset) if of_heads else run.ws.compare_path(run.dataset)
+
+
+def context_of(run: RunContext, of_heads: bool) -> RunContext:
+    """Return the context in which the recipes of a comparison run; the configured heads are recipes of their own."""
+    return run.on(Workspace(heads_run(run.settings))) if of_heads else run
+
+
+def why_due(run: RunContext, of_heads: bool = False) -> str | None:
+    """Return why a comparison must be made, or None if it is of these recipes, settings, pictures and roles.
+
+    Its name holds no digest, so the file records what it was made from.
+    """
+    file, compared = path(run, of_heads), context_of(run, of_heads)
+    if not file.is_file():
+        return "it has not been made yet"
+    names, left_out = compared_recipes(compared.settings, run.manifest.has_boxes)
+    for name in names:
+        reason = recipe.why_due(compared, name)
+        if reason is not None:
+            return f"recipe {name!r}: {reason}"
+    try:
+        made_from = read_json(file)["made_from"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
+    return None if made_from == _digest_of_inputs(compared, names, left_out) else "it is of other recipes or settings"
+
+
+def _digest_of_inputs(run: RunContext, names: Sequence[str], left_out: Mapping[str, str]) -> str:
+    recipes = [[name, recipe_digest(run.ws, name), recipe.digest_of_inputs(run, name)] for name in names]
+    return digest_of([VERSIONS, recipes, sorted(left_out), run.settings.reference, published_rows(run.dataset)])
+
+
+def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     """Run the recipes whose outcome is not current, and compare all with each other and with published rows.
 
     Each row carries its spread over seeds, a bootstrap interval over pictures, and a paired difference to the
@@ -30,14 +69,15 @@ def run_comparison(run: RunContext, path: Path) -> dict[str, Any]:
     ------
     PipelineError
     """
+    file, run = path(run, of_heads), context_of(run, of_heads)
     manifest = run.manifest
     names, left_out = compared_recipes(run.settings, manifest.has_boxes)
     for why in left_out.values():
         run.say(f"left out: {why}")
-    outcomes = {name: current_outcome(run, name) for name in names}
+    outcomes = {name: recipe.current_outcome(run, name) for name in names}
     labels = current_table(run, manifest.eval).scored_labels
     resampled = {
-        name: bootstrap_map(scores_of_outcome(run, outcome), labels, manifest.metric)
+        name: bootstrap_map(recipe.scores_of_outcome(run, outcome), labels, manifest.metric)
         for name, outcome in outcomes.items()
     }
     reference = run.settings.reference if run.settings.reference in outcomes else names[0]
@@ -58,9 +98,10 @@ def run_comparison(run: RunContext, path: Path) -> dict[str, Any]:
         "left_out": [{"name": name, "why": why} for name, why in left_out.items()],
         "published": published_rows(run.dataset),
         "published_note": WHY_APART,
+        "made_from": _digest_of_inputs(run, names, left_out),
         "versions": versions(),
         "command": run.command,
     }
-    write_json(path, joined)
-    run.say(f"{path}: {len(rows)} recipes side by side")
+    write_json(file, joined)
+    run.say(f"{file}: {len(rows)} recipes side by side")
     return joined

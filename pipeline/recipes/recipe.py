@@ -48,7 +48,7 @@ def why_due(run: RunContext, name: str) -> str | None:
     if not file.is_file():
         return "it has not been run yet"
     if read_outcome(file)["made_from"] != digest_of_inputs(run, name):
-        return "pictures, labels or weights changed since"
+        return "pictures, labels, weights or the manifest changed since"
     return None
 
 
@@ -99,7 +99,7 @@ def current_outcome(run: RunContext, name: str) -> Outcome:
 
 
 def digest_of_inputs(run: RunContext, name: str) -> str:
-    """Return the digest of the pictures, boxes, labels and weights from which an outcome would be made now.
+    """Return the digest of pictures, boxes, labels, weights and roles from which an outcome would be made now.
 
     All else that decides an outcome is in the name of its file.
     """
@@ -109,7 +109,7 @@ def digest_of_inputs(run: RunContext, name: str) -> str:
     first = _with_first_seed(run, name)
     tables = [current_table(first, split) for split in (run.manifest.fit, run.manifest.eval)]
     seen = [(table.pictures_digest(), table.labels_digest(first.settings.labels)) for table in tables]
-    return digest_of([seen, first.ws.weights_state(run.dataset), run.manifest.metric])
+    return digest_of([seen, first.ws.weights_state(run.dataset), run.facts_of_roles()])
 
 
 def scores_of_outcome(run: RunContext, outcome: Outcome) -> list[np.ndarray]:

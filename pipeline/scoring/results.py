@@ -16,7 +16,7 @@ from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
 from pipeline.dataset.read import is_official
 from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_action import split_sample_id
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import StoreError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
@@ -310,6 +310,6 @@ def write_devkit_files(
         lines = [f"{i} {float(value)!r}" for i, value in zip(names, scores.by(k)[:, column], strict=True)]
         task = "action" if by_person else "cls"
         path = folder / f"{competition}_{task}_{scores.facts.split}_{name}.txt"
-        write_whole(path, ("\n".join(lines) + "\n").encode())
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
         paths.append(path)
     return paths

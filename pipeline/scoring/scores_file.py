@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.io.atomic import write_whole
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, sign_hdf5
+from pipeline.io.atomic import write_atomic
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5
 from pipeline.io.errors import StoreError
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.scores import ScoreFacts, SplitScores
@@ -32,7 +32,7 @@ def save_scores(scores: SplitScores, path: Path) -> None:
         # As a dataset: attributes are limited to 64 KiB.
         facts = json.dumps(scores.facts.to_dict(), sort_keys=True)
         file.create_dataset("facts", data=facts, dtype=h5py.string_dtype())
-    write_whole(path, sign_hdf5(buffer.getvalue()))
+    write_atomic(path, checksum_hdf5(buffer.getvalue()))
 
 
 def load_scores(path: Path) -> SplitScores:

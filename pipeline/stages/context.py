@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.dataset.manifest import Manifest, load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Split
+from pipeline.io.progress import Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
-
-Say = Callable[[str], None]
-
-
-def silent(text: str) -> None:
-    """Drop a line that no person reads."""
 
 
 @dataclass
@@ -70,6 +65,13 @@ class RunContext:
         if self.opened.manifest is None:
             self.opened.manifest = load_manifest(self.dataset)
         return self.opened.manifest
+
+    def facts_of_roles(self) -> list[Any]:
+        """Return what the manifest says beside its pictures that decides a result: metric, roles, counts, classes."""
+        entry = self.manifest
+        roles = (entry.fit, entry.eval)
+        pictures = [entry.splits[role].pictures for role in roles]
+        return [entry.metric, *roles, entry.official, pictures, list(entry.unscored), list(entry.classes)]
 
     def split(self, name: str) -> Split:
         """Return a split: its pictures, objects and labels.

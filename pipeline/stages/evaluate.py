@@ -9,15 +9,14 @@ from typing import Any
 from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import MissingDataError, PipelineError
-from pipeline.patches.settings import LabelSettings
-from pipeline.scoring.results import Evaluation, write_devkit_files
-from pipeline.scoring.scores_file import load_scores
+from pipeline.io.progress import silent
+from pipeline.scoring.results import Evaluation, Result, write_devkit_files
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
-from pipeline.trunk.settings import SEEDED_TRUNKS
+from pipeline.trunk.sources import SEEDED_TRUNKS
 
 
 def path(run: RunContext, head: str) -> Path:
@@ -25,52 +24,37 @@ def path(run: RunContext, head: str) -> Path:
     return run.ws.run_dir(run.dataset, head) / "map.json"
 
 
+NOT_DECIDED = ("seconds", "versions", "command", "paths", "devkit_files")
+"""Fields of a result that its inputs do not decide."""
+
+
 def why_due(run: RunContext, head: str, split: str | None = None) -> str | None:
-    """Return why a head must be evaluated, or None if its result is of these scores, labels and roles.
+    """Return why a head must be evaluated, or None if its result is what an evaluation would give now.
+
+    The evaluation itself takes less than comparing everything that decides it, so it is made and compared.
 
     Raises
     ------
-    StoreError, HeadError
-        There are no scores, or what they were made from is missing.
+    MissingDataError
+        Neither the pictures of a split nor their patch table.
     """
     file = path(run, head)
     if not file.is_file():
         return "it has not been evaluated yet"
     reason = score.why_due(run, head, split)
     if reason is not None:
-        return f"scores: {reason}"
+        return reason
     try:
-        return _first_difference(read_json(file), _decided_by(run, head, split))
+        found = read_json(file)
+        expected = _measure(replace(run, say=silent), head, split or run.manifest.eval).to_dict()
+        differing = [
+            field
+            for field in dict.fromkeys((*expected, *found))
+            if field not in NOT_DECIDED and found.get(field) != expected.get(field)
+        ]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return f"{file}: cannot be read as a result: {error}"
-
-
-def _decided_by(run: RunContext, head: str, split: str | None) -> dict[str, Any]:
-    """Return those fields of a result that follow from its inputs, as the inputs are now."""
-    manifest, split = run.manifest, split or run.manifest.eval
-    scores, table = load_scores(score.path(run, head, split)), current_table(run, split)
-    fitted = scores.facts.head
-    return {
-        "dataset": run.dataset,
-        "split": split,
-        "fit_split": fitted.split,
-        "metric": manifest.metric,
-        "k": scores.resolve(run.settings.aggregation).to_json(),
-        "head": fitted.name,
-        "fingerprints": {
-            "fit": fitted.fingerprint,
-            "eval": scores.facts.fingerprint,
-            "labels_fit": fitted.labels_digest,
-            "labels_eval": table.labels_digest(LabelSettings.model_validate(fitted.reading)),
-        },
-    }
-
-
-def _first_difference(result: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    for field, value in expected.items():
-        if result.get(field) != value:
-            return f"{field} differs"
-    return None
+    return f"{', '.join(differing[:5])} would differ" if differing else None
 
 
 def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]:
@@ -81,39 +65,41 @@ def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     The result, a JSON object.
     """
     ws, manifest, split = run.ws, run.manifest, split or run.manifest.eval
-    table = current_table(run, split)
-    scores_file = score.path(run, head, split)
-    scores = load_scores(scores_file)
-    folder, trunk = path(run, head).parent, run.settings.trunk
-    evaluation = Evaluation(
-        scores=scores,
-        table=table,
-        manifest=manifest,
-        k=scores.resolve(run.settings.aggregation),
-        trunk=trunk,
-        seconds=stage_seconds(run, head, split),
-        command=run.command,
-    )
-    if not table.labelled:
-        result = evaluation.unlabelled()
-        competition = manifest.competition_with(outside_data=trunk not in SEEDED_TRUNKS)
-        files = write_devkit_files(scores, evaluation.k, folder / "devkit", competition, manifest.unscored)
+    result = _measure(run, head, split)
+    if not current_table(run, split).labelled:
+        folder = path(run, head).parent / "devkit"
+        competition = manifest.competition_with(outside_data=run.settings.trunk not in SEEDED_TRUNKS)
+        scores = score.require(run, head, split)
+        files = write_devkit_files(scores, result.k, folder, competition, manifest.unscored)
         result = replace(result, devkit_files=[file.as_posix() for file in files])
-        where = f"{folder / 'devkit'}: {len(files)} files for the evaluation server ({competition})"
-        run.say(f"{where}; {split} has no labels")
-    else:
-        result = evaluation.result(_annotations(run, split) if scores.peak_xy is not None else None)
-        for note in result.notes:
-            run.say(f"NOTE: {note}")
+        run.say(f"{folder}: {len(files)} files for the evaluation server ({competition}); {split} has no labels")
+    for note in result.notes:
+        run.say(f"NOTE: {note}")
     paths = {
         "head": ws.head_path(run.dataset, head).as_posix(),
-        "scores": scores_file.as_posix(),
+        "scores": score.path(run, head, split).as_posix(),
         "store": str(ws.stores.child(read_receipt(ws.receipt_path(run.dataset, split)).store)),
         "result": path(run, head).as_posix(),
     }
     entries = replace(result, paths=paths).to_dict()
     write_json(path(run, head), entries)
     return entries
+
+
+def _measure(run: RunContext, head: str, split: str) -> Result:
+    scores, table = score.require(run, head, split), current_table(run, split)
+    evaluation = Evaluation(
+        scores=scores,
+        table=table,
+        manifest=run.manifest,
+        k=scores.resolve(run.settings.aggregation),
+        trunk=run.settings.trunk,
+        seconds=stage_seconds(run, head, split),
+        command=run.command,
+    )
+    if not table.labelled:
+        return evaluation.unlabelled()
+    return evaluation.result(_annotations(run, split) if scores.peak_xy is not None else None)
 
 
 def read_result(run: RunContext, head: str) -> dict[str, Any]:
@@ -145,4 +131,4 @@ def _annotations(run: RunContext, split: str) -> dict[str, Annotation] | None:
     except MissingDataError:
         run.say(f"{run.dataset} {split}: its boxes are not available, so it is not measured where maps point")
         return None
-    return dict(zip(of_split.ids, of_split.annotations, strict=True))
+    return of_split.annotations_by_id

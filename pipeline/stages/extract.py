@@ -17,12 +17,12 @@ from pipeline.activations.identity import Identity, explain_differences, trunk_f
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.store import Store
 from pipeline.head.strong import rows_to_learn
-from pipeline.io.atomic import sweep_partials, write_json
-from pipeline.io.errors import SettingsError, StoreError
+from pipeline.io.atomic import remove_stale_partials, write_json
+from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
 from pipeline.stages.runner import make_runner
 from pipeline.stages.settings import RunSettings
@@ -82,7 +82,7 @@ def make(
         workers = _settings_of_workers(run, DaskEngine.n_local(scheduler))
         engine_of = partial(DaskEngine, scheduler, partial(make_part_maker, workers))
     if isinstance(run.ws.stores, LocalFolder):
-        sweep_partials(run.ws.stores.path / ".partial")
+        remove_stale_partials(run.ws.stores.path / ".partial")
     extraction = plan_extraction(run, split, layers, rehash)
     stores = extraction.run_layers(engine=None if engine_of is None else engine_of(extraction, run.say))
     for of_layer, store in zip(_of_each_layer(run, layers), stores, strict=True):
@@ -120,7 +120,7 @@ def _of_each_layer(run: RunContext, layers: Sequence[str]) -> list[RunContext]:
 def plan_extraction(run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False) -> Extraction:
     """Return the extraction that the settings ask for: table, pictures, trunk, place."""
     table = current_table(run, split, rehash)
-    return extraction_of(_of_each_layer(run, layers)[0], table, picture_paths(run.split(split)), layers)
+    return extraction_of(_of_each_layer(run, layers)[0], table, run.split(split).paths_by_id, layers)
 
 
 def extraction_of(
@@ -224,7 +224,7 @@ def sealed_store(run: RunContext, split: str) -> Store:
     ws, s, file = run.ws, run.settings, path(run, split)
     again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
     if not file.is_file():
-        raise StoreError(
+        raise StoreNotExtractedError(
             f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
             f"(no {file}); make them with: {again}" + (f" --layer {s.layer}" if s.layer != "fc7" else "")
         )

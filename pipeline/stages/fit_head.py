@@ -13,8 +13,9 @@ from pipeline.head.fit import fit_heads
 from pipeline.head.head import Head
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
-from pipeline.io.errors import HeadError
+from pipeline.io.errors import HeadError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
+from pipeline.stages import patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.patches import current_table
@@ -29,12 +30,15 @@ def path(run: RunContext, head: str, without_held_out: bool = False) -> Path:
 
 
 def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str | None:
-    """Return why a head must be fitted, or None if it is current: sound, of this store and of these labels.
+    """Return why a head must be fitted, or None if it is current.
+
+    A current head is sound, and was fitted on this split, these classes, this store and these labels. As much is
+    compared as is available: without the activations of its fit split, a sound head of this split counts as current.
 
     Raises
     ------
-    StoreError
-        There are no activations to fit it on.
+    MissingDataError
+        Neither the pictures of the fit split nor their patch table.
     """
     file = path(run, head, without_held_out)
     if not file.is_file():
@@ -44,12 +48,40 @@ def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str |
     except HeadError as error:
         return str(error)
     split = run.ws.split_of_rows(run.manifest, head, without_held_out)
-    store, table = sealed_store(run, split), current_table(run, split)
-    if facts.fingerprint != store.fingerprint:
-        return "it was fitted on another store"
-    if facts.labels_digest != table.labels_digest(run.settings.labels):
+    if facts.split != split:
+        return f"it was fitted on split {facts.split!r}, and the manifest says {split!r}"
+    if facts.classes != run.manifest.classes:
+        return "it was fitted on other classes than the manifest has"
+    try:
+        if facts.fingerprint != sealed_store(run, split).fingerprint:
+            return "it was fitted on another store"
+    except StoreNotExtractedError:
+        return None
+    reason = patches.why_due(run, split)
+    if reason is not None:
+        return f"{run.dataset} {split}: {reason}"
+    if facts.labels_digest != current_table(run, split).labels_digest(run.settings.labels):
         return "it was fitted on other labels"
     return None
+
+
+def require(run: RunContext, head: str, without_held_out: bool = False) -> Head:
+    """Load a head that is current.
+
+    Raises
+    ------
+    HeadError
+        It is not there, damaged, or was fitted on something else than there is now.
+    """
+    file = path(run, head, without_held_out)
+    if file.is_file():  # if not, loading says so
+        reason = why_due(run, head, without_held_out)
+        if reason is not None:
+            raise HeadError(
+                f"{file}: {reason}; fit it again: pipeline fit-head --dataset {run.dataset} --head {head}, with the "
+                "same settings"
+            )
+    return load_head(file)
 
 
 def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) -> dict[str, Path]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.dataset.split import Split
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
-from pipeline.patches.table import PatchTable, make_table, read_table, why_stale, write_table
+from pipeline.patches.build import make_table
+from pipeline.patches.table import PatchTable
+from pipeline.patches.table_file import read_table, why_stale, write_table
 from pipeline.stages.context import RunContext
 
 
@@ -64,14 +65,11 @@ def make(run: RunContext, split: str) -> PatchTable:
     s = run.settings
     table = make_table(
         run.split(split),
-        s.grid,
-        s.source,
-        s.on_error,
-        s.max_skipped,
+        s.sources,
+        on_error=s.on_error,
+        max_skipped=s.max_skipped,
         workers=s.threads or len(os.sched_getaffinity(0)),
         say=run.say,
-        crops=s.crops,
-        boxes=s.boxes,
     )
     file = path(run, split)
     write_table(table, file)
@@ -89,8 +87,3 @@ def current_table(run: RunContext, split: str, rehash: bool = False) -> PatchTab
     if file.is_file():
         run.say(f"{file}: {reason}; making it again")
     return make(run, split)
-
-
-def picture_paths(split: Split) -> dict[str, Path]:
-    """Return the file of each id."""
-    return dict(zip(split.ids, split.paths, strict=True))

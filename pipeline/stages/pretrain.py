@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.training_patches import cut_labelled
 from pipeline.io.errors import DatasetError
-from pipeline.io.progress import Progress
+from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
-from pipeline.trunk.architectures import FORMS
+from pipeline.trunk.architectures import CONFIGS
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.fisher.codebook import choose_windows, fit_codebooks
@@ -27,8 +27,6 @@ from pipeline.trunk.pretrain.classes import select_classes
 from pipeline.trunk.pretrain.images import LabelledPictures, decode_both, list_classes
 from pipeline.trunk.pretrain.training import pretrain
 from pipeline.trunk.settings import ClassSelection, FisherSettings, FromScratchSettings, PretrainSettings
-
-Say = Callable[[str], None]
 
 
 def pretrain_on_folders(
@@ -52,7 +50,7 @@ def pretrain_on_folders(
     if selection is not None and selection.select != "all":
         chosen = select_classes(list_classes(train_dir), selection, say)
         say(f"{train_dir}: {len(chosen)} classes selected")
-    train, val = decode_both(train_dir, val_dir, FORMS[settings.architecture].input_px, chosen)
+    train, val = decode_both(train_dir, val_dir, CONFIGS[settings.architecture].input_px, chosen)
     about: dict[str, Any] = {
         "source": f"{len(train.labels):,} pictures of {len(train.classes)} classes",
         "evaluated_on": f"{len(val.labels):,} pictures of the same classes",
@@ -84,12 +82,12 @@ def pretrain_on_patches(
     set_threads(run.settings.threads)
     dataset, split = run.dataset, split or run.manifest.fit
     table = current_table(run, split)
-    paths = picture_paths(run.split(split))
+    paths = run.split(split).paths_by_id
     table.need_boxes(f"trunk {run.settings.trunk!r}, which learns from patches,")
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
-    px = FORMS[settings.architecture].input_px
+    px = CONFIGS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():
         if not (labels[chosen] >= 0).any() and (side == "train" or settings.held_out):
@@ -139,7 +137,7 @@ def fit_fisher(run: RunContext, out: Path, name: str, settings: FisherSettings) 
     set_threads(run.settings.threads)
     split = run.manifest.fit
     table = current_table(run, split)
-    paths = picture_paths(run.split(split))
+    paths = run.split(split).paths_by_id
     rows = choose_windows(table.n_rows, settings)
     ahead = prefetch_patches(plan_rows(table, paths, rows), settings.input_px, StageClock())
 

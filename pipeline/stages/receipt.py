@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.atomic import write_whole
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.atomic import write_atomic
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 
 
@@ -58,7 +58,7 @@ class Receipt:
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
     """Write a receipt with its checksum, atomically."""
-    write_whole(path, signed_json(receipt.to_dict()))
+    write_atomic(path, checksummed_json(receipt.to_dict()))
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -70,6 +70,6 @@ def read_receipt(path: Path) -> Receipt:
         It is missing or was changed.
     """
     try:
-        return Receipt.from_dict(read_signed_json(path.read_bytes()))
+        return Receipt.from_dict(read_checksummed_json(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: missing or damaged receipt ({error}); run pipeline extract again") from error

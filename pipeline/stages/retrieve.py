@@ -14,9 +14,10 @@ from pipeline.activations.identity import explain_differences, how_part
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.io.errors import StoreError
-from pipeline.patches.table import PatchTable, make_table
+from pipeline.patches.build import make_table
+from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
 from pipeline.stages.context import RunContext
@@ -42,10 +43,8 @@ def query_table(run: RunContext, pictures: Sequence[Path]) -> PatchTable:
         Pictures that are not there or cannot be decoded; all are named.
     """
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
-    nothing = (EMPTY_ANNOTATION,) * len(ids)
-    split = Split(run.manifest, "query", Path(), ids, tuple(map(Path, pictures)), nothing, None, "")
-    s = run.settings
-    return make_table(split, s.grid, s.source, crops=s.crops, boxes=s.boxes)
+    split = Split.of_files(run.manifest, [Path(picture) for picture in pictures], ids, "query")
+    return make_table(split, run.settings.sources)
 
 
 def extract_queries(

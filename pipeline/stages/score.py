@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.head.file import load_head, read_facts
-from pipeline.io.errors import StoreError
+from pipeline.head.file import read_facts
+from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
-from pipeline.stages import fit_head
+from pipeline.stages import fit_head, patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -31,30 +31,57 @@ def path(run: RunContext, head: str, split: str | None = None, held_out: bool = 
 
 
 def why_due(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> str | None:
-    """Return why a split must be scored, or None if its scores are of this head, this store and these pictures.
+    """Return why a split must be scored, or None if its scores are of a current head, this store and these pictures.
 
     Raises
     ------
-    StoreError, HeadError
-        There are no activations, or no head, to score with.
+    MissingDataError
+        Neither the pictures of a split nor their patch table.
     """
+    file = path(run, head, split, held_out)
+    if not file.is_file():
+        return "it has not been scored yet"
     try:
-        scores = load_scores(path(run, head, split, held_out))
+        scores = load_scores(file)
     except StoreError as error:
         return str(error)
-    return _why_other(run, scores, head, split, held_out)
-
-
-def _why_other(run: RunContext, scores: SplitScores, head: str, split: str | None, held_out: bool) -> str | None:
+    reason = fit_head.why_due(run, head, held_out)
+    if reason is not None:
+        return f"head {head!r}: {reason}"
     name = scored_split(run, split, held_out)
+    reason = patches.why_due(run, name)
+    if reason is not None:
+        return f"{run.dataset} {name}: {reason}"
     table = current_table(run, name)
     if scores.facts.head != read_facts(fit_head.path(run, head, held_out)):
-        return "they are of another head"
-    if scores.facts.fingerprint != sealed_store(run, name).fingerprint:
-        return "they are of another store"
+        return "the scores are of another head"
     if (scores.facts.rows_digest, scores.ids) != (table.rows_digest, table.ids):
-        return "they are of other pictures or patches"
+        return "the scores are of other pictures or patches"
+    try:
+        if scores.facts.fingerprint != sealed_store(run, name).fingerprint:
+            return "the scores are of another store"
+    except StoreNotExtractedError:
+        pass  # scores outlive their store
     return None
+
+
+def require(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> SplitScores:
+    """Load scores that are current.
+
+    Raises
+    ------
+    StoreError
+        They are not there, damaged, or of something else than there is now.
+    """
+    file = path(run, head, split, held_out)
+    if file.is_file():  # if not, loading says so
+        reason = why_due(run, head, split, held_out)
+        if reason is not None:
+            raise StoreError(
+                f"{file}: {reason}; score again: pipeline score --dataset {run.dataset} --head {head} "
+                f"--split {scored_split(run, split, held_out)}, with the same settings"
+            )
+    return load_scores(file)
 
 
 def make(run: RunContext, heads: Sequence[str], split: str | None = None, held_out: bool = False) -> dict[str, Path]:
@@ -68,7 +95,7 @@ def make(run: RunContext, heads: Sequence[str], split: str | None = None, held_o
     name = scored_split(run, split, held_out)
     table, store = current_table(run, name), sealed_store(run, name)
     set_threads(run.settings.threads)
-    loaded = [load_head(fit_head.path(run, head, held_out)) for head in heads]
+    loaded = [fit_head.require(run, head, held_out) for head in heads]
     wanted = hold_out_pictures(table.group_ids, run.settings.held_out) if held_out else None
     started = time.perf_counter()
     scored = score_split(store, table, loaded, run.settings.all_aggregations, wanted)

@@ -19,7 +19,8 @@ from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.scoring.aggregation import POOLED, Aggregation
-from pipeline.trunk.settings import LAYERS, MADE_TRUNKS, TRUNKS, FisherSettings, FromScratchSettings
+from pipeline.trunk.settings import FisherSettings, FromScratchSettings
+from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
 
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
 
@@ -84,7 +85,7 @@ class RunSettings(Settings):
     )
     results: str = Field("results", description="folder of heads, scores and results")
     trunk: str = Field("alexnet64", description="name or path of the frozen network")
-    layer: str = Field("fc7", description="layer whose activations are kept")
+    layer: str = Field(DEFAULT_LAYER, description="layer whose activations are kept")
     layers: tuple[str, ...] = Field(
         (), description="further layers that the workflow keeps from the same pass, for recipes on them"
     )
@@ -181,19 +182,14 @@ class RunSettings(Settings):
     @field_validator("trunk")
     @classmethod
     def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
-        known = trunk in (*TRUNKS, *MADE_TRUNKS) or re.fullmatch(r"(torchvision|timm)/\w+(\.\w+)?(@.+)?", trunk)
-        if not known and not trunk.endswith((".yaml", ".yml", ".safetensors")):
-            raise ValueError(
-                f"must be one of {', '.join(dict.fromkeys((*TRUNKS, *MADE_TRUNKS)))}, "
-                f"torchvision/NAME@LAYER, timm/NAME@LAYER or the path of a card (YAML), got {brief(trunk)}"
-            )
-        return trunk
+        return check_trunk_name(trunk)
 
     @model_validator(mode="after")
     def _layer_belongs_to_the_family(self) -> RunSettings:
+        source = find_source(self.trunk)
         for layer in (self.layer, *self.layers):
-            if self.trunk in TRUNKS and layer not in LAYERS:
-                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(LAYERS)}, got {brief(layer)}")
+            if source is not None and source.layers and layer not in source.layers:
+                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(source.layers)}, got {brief(layer)}")
         return self
 
     @field_validator("heads")

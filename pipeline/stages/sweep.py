@@ -17,6 +17,7 @@ from pipeline.head.fit import fit_heads
 from pipeline.head.head import Head
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import read_json, write_json
+from pipeline.io.digests import digest_of
 from pipeline.io.errors import HeadError, PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
@@ -26,10 +27,12 @@ from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
+from pipeline.stages import extract
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
+from pipeline.stages.workspace import VERSIONS
 
 
 @dataclass(frozen=True)
@@ -63,33 +66,37 @@ def path(run: RunContext) -> Path:
 
 
 def why_due(run: RunContext) -> str | None:
-    """Return why the sweep must be made, or None if it is of these heads, label rules and roles.
+    """Return why the sweep must be made, or None if it is of these heads, label rules, pictures and roles.
 
-    Its name holds no digest, so that every field that decides it is compared.
+    Its name holds no digest, so the file records what it was made from.
     """
     file = path(run)
     if not file.is_file():
         return "it has not been made yet"
+    for split in dict.fromkeys((run.manifest.fit, run.manifest.eval)):
+        reason = extract.why_due(run, split)
+        if reason is not None:
+            return reason
     try:
-        swept = read_json(file)
-    except (OSError, ValueError) as error:
-        return f"{file}: cannot be read as a sweep: {error}"
-    if not isinstance(swept, dict):
-        return f"{file}: not a sweep"
-    return next((f"{key} differs" for key, value in _decided_by(run).items() if swept.get(key) != value), None)
+        made_from = read_json(file)["made_from"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
+    return None if made_from == _digest_of_inputs(run) else "it is of other settings, pictures, labels or roles"
 
 
-def _decided_by(run: RunContext) -> dict[str, Any]:
-    manifest, s = run.manifest, run.settings
-    return {
-        "dataset": run.dataset,
-        "split": manifest.eval,
-        "fit_split": manifest.fit,
-        "metric": manifest.metric,
-        "trunk": s.trunk,
-        "layer": sealed_store(run, manifest.eval).identity["how.layer"],
-        "seed": s.seed,
-    }
+def _digest_of_inputs(run: RunContext) -> str:
+    s = run.settings
+    tables = [current_table(run, split) for split in (run.manifest.fit, run.manifest.eval)]
+    stores = [sealed_store(run, split) for split in (run.manifest.fit, run.manifest.eval)]
+    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
+    settings = [
+        {name: s.head_settings(name).model_dump(mode="json") for name in s.compare},
+        [rule.model_dump(mode="json") for rule in rules],
+        [aggregation.to_json() for aggregation in s.all_aggregations],
+        [s.held_out, s.seed],
+    ]
+    data = [[store.fingerprint for store in stores], [table.labels_digest(s.labels) for table in tables]]
+    return digest_of([VERSIONS, settings, data, run.facts_of_roles()])
 
 
 def make(run: RunContext) -> dict[str, Any]:
@@ -116,9 +123,16 @@ def make(run: RunContext) -> dict[str, Any]:
         f"single_object {chosen['single_object']}, k {chosen['k']}"
     )
     result = {
-        **_decided_by(run),
+        "dataset": run.dataset,
+        "split": manifest.eval,
+        "fit_split": manifest.fit,
+        "metric": manifest.metric,
+        "trunk": s.trunk,
+        "layer": shown.store.identity.layer,
+        "seed": s.seed,
         **swept,
         "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
+        "made_from": _digest_of_inputs(run),
         "versions": versions(),
     }
     write_json(path(run), result)

@@ -20,13 +20,12 @@ from pipeline.dataset.read import state_of_split
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.io.atomic import read_json
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import MissingDataError
-from pipeline.io.messages import enumerate_problems
 from pipeline.patches import VERSION as PATCHES_VERSION
 from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.settings import MADE_TRUNKS, SEEDED_TRUNKS
+from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS
+from pipeline.trunk.weight_files import check_weights, digest_weights_state, has_weights
 
 VERSIONS = {
     "dataset": DATASET_VERSION,
@@ -233,49 +232,16 @@ class Workspace:
 
     def weights_state(self, dataset: str | None = None) -> str:
         """Changes when a local weights file or card changes size or time; of `dataset` where it is made from one."""
-        parts = []
         made = str(self.trunk_path(dataset)) if dataset and self.makes_trunk else None
-        for name in filter(None, (self.settings.weights, self.settings.trunk, made)):
-            path = Path(name)
-            # A card without its weights is no trunk, nor are weights without their card.
-            for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):
-                if candidate.is_file():
-                    stat = candidate.stat()
-                    parts.append([str(candidate), stat.st_size, stat.st_mtime_ns])
-        return digest_of(parts)[:DIGITS]
+        return digest_weights_state((self.settings.weights, self.settings.trunk, made))[:DIGITS]
 
     def has_weights(self) -> bool:
-        """Whether every local file that the trunk needs is there."""
-        try:
-            self.check_weights()
-        except MissingDataError:
-            return False
-        return True
+        """Whether every local file that the trunk needs exists."""
+        return has_weights(self.settings.trunk, self.settings.weights)
 
     def check_weights(self) -> None:
-        """Stop early where the trunk's weights are not at hand.
-
-        Raises
-        ------
-        MissingDataError
-            A file that the settings name is not there, or none is named and none is shipped.
-        """
-        s = self.settings
-        named = [s.weights] if s.weights else []
-        named += [s.trunk] if s.trunk.endswith((".yaml", ".yml", ".safetensors")) else []
-        missing = [name for name in named if not Path(name).is_file()]
-        if missing:
-            problem = f"no such file: {', '.join(missing)}"
-        elif s.trunk == "krizhevsky" and not s.weights:
-            problem = "no weights are shipped for it"
-        else:
-            return
-        ways = [
-            "weights=FILE (or --weights FILE): a safetensors file that fits the trunk",
-            "pipeline pretrain: a card with weights of your own, given as trunk=OUT/NAME.yaml",
-            "trunk=alexnet64: the embedded trunk; make demo shows it",
-        ]
-        raise MissingDataError(f"trunk {s.trunk!r}: {problem}\nways on:\n{enumerate_problems(ways)}")
+        """Raise MissingDataError early if the trunk's weights are not available."""
+        check_weights(self.settings.trunk, self.settings.weights)
 
     def store_making(self, dataset: str, split: str) -> int:
         """Which making of the store is due: the receipt's number, or one more if its store is gone.

@@ -1,6 +1,6 @@
-"""The AlexNet family: C1 to FC7 in five forms, one table of layers.
+"""The AlexNet family: C1 to FC7 in five configurations, one table of layers.
 
-A form is a row of data (`AlexNetForm`); one module runs them all. The layers that can be asked for
+A configuration is a value (`AlexNetConfig`); one module runs them all. The layers that can be returned
 are ``pool5`` (flattened, channel by row by column), ``fc6`` and ``fc7``, each after its ReLU.
 
 Sources: Krizhevsky et al. (NIPS 2012) section 3; Oquab et al. (CVPR 2014) section 3.1; Jia et al. (Caffe, 2014)
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-LAYERS = ("pool5", "fc6", "fc7")
+from pipeline.trunk.sources import DEFAULT_LAYER
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class AlexNetForm:
+class AlexNetConfig:
     """One row of the family: input size in pixels, five convolutions, widths of FC6 and FC7.
 
     Response normalisation divides by ``(norm_k + 1e-4 / 5 * sum of squares of 5 maps) ** 0.75``.
@@ -63,12 +63,12 @@ class AlexNetForm:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Columns of each layer that can be asked for."""
+        """Columns of each layer."""
         pool5 = self.convs[-1].channels * self.pool5_px**2
         return {"pool5": pool5, "fc6": self.fc_widths[0], "fc7": self.fc_widths[1]}
 
 
-KRIZHEVSKY = AlexNetForm(
+KRIZHEVSKY = AlexNetConfig(
     input_px=224,
     convs=(
         # 227 px without padding and 224 px with padding 2 give the same 55 cells; see `krizhevsky`.
@@ -92,7 +92,7 @@ BVLC_ALEXNET = replace(
 )
 CAFFENET = replace(BVLC_ALEXNET, norm_after_pool=True)
 
-ALEXNET = AlexNetForm(
+ALEXNET = AlexNetConfig(
     input_px=224,
     convs=(
         Conv(64, 11, stride=4, padding=2, pool=True),
@@ -104,7 +104,7 @@ ALEXNET = AlexNetForm(
     fc_widths=(4096, 4096),
 )
 
-ALEXNET64 = AlexNetForm(
+ALEXNET64 = AlexNetConfig(
     input_px=64,
     convs=(
         Conv(48, 5, stride=2, padding=2, pool=True),
@@ -116,7 +116,7 @@ ALEXNET64 = AlexNetForm(
     fc_widths=(1024, 1024),
 )
 
-FORMS = {
+CONFIGS = {
     "krizhevsky": KRIZHEVSKY,
     "alexnet": ALEXNET,
     "alexnet64": ALEXNET64,
@@ -125,8 +125,8 @@ FORMS = {
 }
 
 
-def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
-    """The paper's form at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
+def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetConfig:
+    """Make the paper's configuration at 224 or 227 px, with FC6 and FC7 `fc_width` (4096 or 6144) wide.
 
     >>> krizhevsky(227).pool5_px == krizhevsky(224).pool5_px == 6
     True
@@ -142,22 +142,22 @@ def krizhevsky(input_px: int = 224, fc_width: int = 4096) -> AlexNetForm:
     )
 
 
-def make_form(architecture: str, fc_width: int | None = None) -> AlexNetForm:
-    """A form by name, with FC6 and FC7 `fc_width` wide if that is given.
+def make_config(architecture: str, fc_width: int | None = None) -> AlexNetConfig:
+    """Make a configuration by name, with FC6 and FC7 `fc_width` wide if given.
 
-    >>> make_form("alexnet64", 2048).widths["fc7"], make_form("alexnet64").widths["fc7"]
+    >>> make_config("alexnet64", 2048).widths["fc7"], make_config("alexnet64").widths["fc7"]
     (2048, 1024)
     """
-    form = FORMS[architecture]
-    return form if fc_width is None else replace(form, fc_widths=(fc_width, fc_width))
+    config = CONFIGS[architecture]
+    return config if fc_width is None else replace(config, fc_widths=(fc_width, fc_width))
 
 
 class AlexNet(nn.Module):
-    """C1 to FC7 of one form.
+    """C1 to FC7 of one configuration.
 
     Parameters
     ----------
-    form : AlexNetForm
+    config : AlexNetConfig
     batch_norm : bool
         Batch normalisation before each ReLU; for pre-training only. `fold_batch_norm` gives the
         plain network that computes the same.
@@ -165,11 +165,11 @@ class AlexNet(nn.Module):
         Share of the inputs of FC6 and FC7 that is dropped in training mode.
     """
 
-    def __init__(self, form: AlexNetForm, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, config: AlexNetConfig, batch_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.form = form
+        self.config = config
         channels = 3
-        for index, conv in enumerate(form.convs, start=1):
+        for index, conv in enumerate(config.convs, start=1):
             layer = nn.Conv2d(
                 channels,
                 conv.channels,
@@ -183,14 +183,14 @@ class AlexNet(nn.Module):
             if batch_norm:
                 self.add_module(f"norm{index}", nn.BatchNorm2d(conv.channels))
             channels = conv.channels
-        n_inputs = form.widths["pool5"]
-        for index, width in enumerate(form.fc_widths, start=6):
+        n_inputs = config.widths["pool5"]
+        for index, width in enumerate(config.fc_widths, start=6):
             self.add_module(f"fc{index}", nn.Linear(n_inputs, width, bias=not batch_norm))
             if batch_norm:
                 self.add_module(f"norm{index}", nn.BatchNorm1d(width))
             n_inputs = width
         self.batch_norm = batch_norm
-        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=form.norm_k)
+        self.response_norm = nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=config.norm_k)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
         self.dropout = nn.Dropout(dropout)
 
@@ -200,15 +200,15 @@ class AlexNet(nn.Module):
         return self.get_submodule(f"norm{name[-1]}")(x) if self.batch_norm else x
 
     def _normalise(self, x: Tensor) -> Tensor:
-        return self.response_norm(x.float()).to(x.dtype) if self.form.norm_in_float32 else self.response_norm(x)
+        return self.response_norm(x.float()).to(x.dtype) if self.config.norm_in_float32 else self.response_norm(x)
 
-    def forward(self, x: Tensor, layers: Iterable[str] = ("fc7",)) -> dict[str, Tensor]:
-        """Activations of the asked layers; nothing beyond the last one is computed.
+    def forward(self, x: Tensor, layers: Iterable[str] = (DEFAULT_LAYER,)) -> dict[str, Tensor]:
+        """Compute the activations of the given layers; nothing beyond the last one is computed.
 
         Parameters
         ----------
         x : Tensor of shape (n, 3, input_px, input_px), float, normalised
-        layers : names out of ``LAYERS``
+        layers : names out of `pipeline.trunk.sources.LAYERS`
 
         Returns
         -------
@@ -217,12 +217,12 @@ class AlexNet(nn.Module):
         return self.connect(torch.flatten(self.convolve(x), 1), layers)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """C1 to C5: the map of pool5 over pictures of any size, a cell every ``form.stride`` pixels."""
-        for index, conv in enumerate(self.form.convs, start=1):
+        """Compute C1 to C5: the map of pool5 over pictures of any size, one cell per ``config.stride`` pixels."""
+        for index, conv in enumerate(self.config.convs, start=1):
             x = self._linear(f"conv{index}", x)
             # The order ReLU, response norm, pool is the published one; CaffeNet pools first. Max and ReLU
             # commute exactly, and pooling first leaves ReLU a quarter of the cells.
-            if conv.response_norm and not self.form.norm_after_pool:
+            if conv.response_norm and not self.config.norm_after_pool:
                 x = self._normalise(torch.relu(x))
                 x = self.pool(x) if conv.pool else x
             elif conv.response_norm:
@@ -232,7 +232,7 @@ class AlexNet(nn.Module):
         return x
 
     def connect(self, pool5: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """FC6 and FC7, as far as they are asked for, from pool5 of shape (n, width); otherwise as `forward`."""
+        """Compute FC6 and FC7, as far as requested, from pool5 of shape (n, width); otherwise as `forward`."""
         wanted = set(layers)
         out = {"pool5": pool5} if "pool5" in wanted else {}
         x = pool5
@@ -247,18 +247,18 @@ class AlexNet(nn.Module):
 
 @torch.no_grad()
 def fold_batch_norm(trained: AlexNet) -> dict[str, Tensor]:
-    """Weights of the plain network that computes what `trained` computes in eval mode.
+    """Make the weights of the plain network that computes the same as `trained` in eval mode.
 
     Returns
     -------
-    dict of name -> float32 Tensor, loadable into ``AlexNet(trained.form)``
+    dict of name -> float32 Tensor, loadable into ``AlexNet(trained.config)``
     """
     folded = {}
     for name in [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7"]:
         layer, norm = trained.get_submodule(name), trained.get_submodule(f"norm{name[-1]}")
         assert isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None  # they are tracked, as by default
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        folded[f"{name}.weight"] = layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1))
-        folded[f"{name}.bias"] = norm.bias - norm.running_mean * gain
+        factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        folded[f"{name}.weight"] = layer.weight * factor.view(-1, *[1] * (layer.weight.ndim - 1))
+        folded[f"{name}.bias"] = norm.bias - norm.running_mean * factor
     return {name: tensor.float().contiguous() for name, tensor in folded.items()}

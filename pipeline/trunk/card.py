@@ -1,4 +1,4 @@
-"""A trunk as data: weights (safetensors) and the card beside them that says everything else."""
+"""A trunk as data: weights (safetensors), and next to them a card with everything else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Preprocessing(Settings):
-    """What happens to a patch between decoding and C1."""
+    """Preprocessing of a patch between decoding and C1."""
 
     colour_order: Literal["RGB"] = "RGB"
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="of values in 0..1")
@@ -40,7 +40,7 @@ class Preprocessing(Settings):
 
 
 class TrunkCard(Settings):
-    """All that must travel with a trunk's weights."""
+    """Description that must accompany a trunk's weights."""
 
     name: str = Field(max_length=100, description="becomes part of file names")
     architecture: str
@@ -69,11 +69,11 @@ def read_card(path: Path) -> TrunkCard:
 
 
 def save_trunk(stem: Path, weights: dict[str, Tensor], card: TrunkCard) -> TrunkCard:
-    """Write ``<stem>.safetensors`` and then ``<stem>.yaml``, each whole or not at all."""
+    """Write ``<stem>.safetensors``, then ``<stem>.yaml``, each atomically; return the card as written."""
     weights_path = stem.with_name(stem.name + ".safetensors")
     data = save(weights, metadata={"architecture": card.architecture})
-    write_whole(weights_path, data)
+    write_atomic(weights_path, data)
     card = card.model_copy(update={"weights_file": weights_path.name, "weights_sha256": sha256_bytes(data)})
     text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False)
-    write_whole(stem.with_name(stem.name + ".yaml"), text.encode())
+    write_atomic(stem.with_name(stem.name + ".yaml"), text.encode())
     return card

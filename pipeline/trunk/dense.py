@@ -77,11 +77,11 @@ class AlexNetMaps:
 
     def __init__(self, network: AlexNet) -> None:
         self.network = network
-        self.strides: tuple[int, ...] = (network.form.stride,)
+        self.strides: tuple[int, ...] = (network.config.stride,)
 
     def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
         cells = self.network.convolve(pixels)
-        side, stride = self.network.form.pool5_px, self.strides[0]
+        side, stride = self.network.config.pool5_px, self.strides[0]
         height, width = cells.shape[2:]
         first = cells_of(x, stride, width - side), cells_of(y, stride, height - side)
         return windows_at(cells, side, *first).flatten(1)

@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.io.digests import sha256_bytes, sha256_file
+from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import ALEXNET64, FORMS, AlexNet, AlexNetForm, krizhevsky, make_form
+from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
-from pipeline.trunk.trunk import LayeredNetwork, Trunk, download_weights, load_state, read_weights
+from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
 
 
-def _family_trunk(card: TrunkCard, form: AlexNetForm, state: dict[str, Tensor], layer: str, digest: str = "") -> Trunk:
-    if layer not in form.widths:
-        raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(form.widths)}")
-    with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are taken
-        network = AlexNet(form)
-    # FC8 travels with pre-trained weights; the trunk ends at FC7, and hands FC8 on as it is.
+def _family_trunk(
+    card: TrunkCard, config: AlexNetConfig, state: dict[str, Tensor], layer: str, digest: str = ""
+) -> Trunk:
+    if layer not in config.widths:
+        raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(config.widths)}")
+    with torch.device("meta"):  # names and shapes only: other weights are refused before 240 MB are allocated
+        network = AlexNet(config)
+    # Pre-trained weights include FC8; the trunk ends at FC7, and carries FC8 unchanged.
     load_state(network, {k: v for k, v in state.items() if not k.startswith("fc8.")}, card.name)
     last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
     classifier = last if len(last) == 2 else None
-    digest = digest or sha256_bytes(save({k: v.contiguous() for k, v in state.items()}))
-    return Trunk(card, layer, form.widths[layer], digest, LayeredNetwork(network, layer).eval(), classifier)
+    return Trunk(
+        card,
+        layer,
+        config.widths[layer],
+        digest or digest_weights(state),
+        LayeredNetwork(network, layer).eval(),
+        classifier,
+    )
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:
-    """Width of FC6 and FC7 of Krizhevsky's form, as the weights have it; a network of it is made before any check."""
+    """Read the width of FC6 and FC7 from the weights, within bounds: a network of it is made before any check."""
     shape = tuple(state["fc6.weight"].shape) if "fc6.weight" in state else (4096,)
     if not shape or not 1 <= shape[0] <= MAX_FC_WIDTH:
         raise TrunkError(f"{where}: fc6.weight: shape {shape}, expected 1 to {MAX_FC_WIDTH:,} rows")
     return shape[0]
 
 
+def load_embedded(request: TrunkRequest) -> Trunk:
+    """Load a trunk whose card and weights are part of the package."""
+    path = Path(str(files("pipeline.trunk") / "weights" / f"{request.name}.yaml"))
+    return load_card(path, request.layer or DEFAULT_LAYER)
+
+
+def load_card_file(request: TrunkRequest) -> Trunk:
+    """Load a trunk by the path of its card, or of the weights next to the card."""
+    path = Path(request.name)
+    if path.suffix == ".safetensors":
+        path = path.with_suffix(".yaml")
+        if not path.is_file():
+            raise TrunkError(f"trunk {request.name!r}: no card {path}; weights need one (YAML) beside them")
+    return load_card(path, request.layer or DEFAULT_LAYER)
+
+
 def load_card(path: Path, layer: str) -> Trunk:
     card = read_card(path)
-    known = (*FORMS, FISHER)
+    known = (*CONFIGS, FISHER)
     if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
         raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
@@ -60,25 +85,25 @@ def load_card(path: Path, layer: str) -> Trunk:
         )
     if card.architecture == FISHER:
         return fisher_trunk(card, state, layer, digest)
-    form = FORMS[card.architecture]
+    config = CONFIGS[card.architecture]
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")
-        form = krizhevsky(card.input_px, _fc_width(state, weights))
+        config = krizhevsky(card.input_px, _fc_width(state, weights))
     elif card.architecture in CAFFE_FORMS:
-        form = make_form(card.architecture, _fc_width(state, weights))
+        config = make_config(card.architecture, _fc_width(state, weights))
     elif card.architecture == "alexnet64":
-        width = card.layers.get("fc6", form.fc_widths[0])
+        width = card.layers.get("fc6", config.fc_widths[0])
         if not 1 <= width <= MAX_FC_WIDTH:
             raise TrunkError(f"{path}: layers.fc6 must be 1 to {MAX_FC_WIDTH:,} wide, got {width:,}")
-        form = make_form("alexnet64", width)
-    if card.input_px != form.input_px:
-        raise TrunkError(f"{path}: input_px of {card.architecture} is {form.input_px}, got {card.input_px}")
-    return _family_trunk(card, form, state, layer, digest)
+        config = make_config("alexnet64", width)
+    if card.input_px != config.input_px:
+        raise TrunkError(f"{path}: input_px of {card.architecture} is {config.input_px}, got {card.input_px}")
+    return _family_trunk(card, config, state, layer, digest)
 
 
 def _scale_like_he(network: AlexNet) -> None:
-    """He initialisation: torch's default lets activations fade from layer to layer."""
+    """Initialise as He et al.: with torch's default, activations fade from layer to layer."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -86,8 +111,9 @@ def _scale_like_he(network: AlexNet) -> None:
             nn.init.zeros_(module.bias)
 
 
-def load_random(layer: str, seed: int) -> Trunk:
-    """`alexnet64` with random weights: a baseline, named for what it is."""
+def load_random(request: TrunkRequest) -> Trunk:
+    """Make `alexnet64` with random weights, a baseline."""
+    seed = request.seed
     card = TrunkCard(
         name=f"random{seed}",
         architecture="alexnet64",
@@ -95,12 +121,12 @@ def load_random(layer: str, seed: int) -> Trunk:
         layers=ALEXNET64.widths,
         trained={"source": f"nothing: random weights from seed {seed}"},
     )
-    # The caller's generator goes on as if nothing had been drawn.
+    # The state of the caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AlexNet(ALEXNET64)
         _scale_like_he(network)
-        return _family_trunk(card, ALEXNET64, network.state_dict(), layer)
+        return _family_trunk(card, ALEXNET64, network.state_dict(), request.layer or DEFAULT_LAYER)
 
 
 def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,8 +148,10 @@ def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_alexnet(layer: str, weights: Path | None) -> Trunk:
-    form = FORMS["alexnet"]
+def load_alexnet(request: TrunkRequest) -> Trunk:
+    """Load torchvision's ``alexnet``, with downloaded weights or those of a file."""
+    weights = request.weights
+    config = CONFIGS["alexnet"]
     if weights is None:
         enum = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
         state = download_weights("alexnet", lambda: enum.get_state_dict(progress=False, check_hash=True))
@@ -133,24 +161,26 @@ def load_alexnet(layer: str, weights: Path | None) -> Trunk:
     if "features.0.weight" in state:
         state = from_torchvision_names(state)
     card = TrunkCard(
-        name="alexnet", architecture="alexnet", input_px=form.input_px, layers=form.widths, trained=trained
+        name="alexnet", architecture="alexnet", input_px=config.input_px, layers=config.widths, trained=trained
     )
-    return _family_trunk(card, form, state, layer)
+    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)
 
 
-def load_krizhevsky(layer: str, weights: Path | None) -> Trunk:
+def load_krizhevsky(request: TrunkRequest) -> Trunk:
+    """Load weights of the paper's network from a file."""
+    weights = request.weights
     if weights is None:
         raise MissingDataError(
             "trunk 'krizhevsky': no weights are shipped; give --weights FILE.safetensors, or a card that "
             "'pipeline pretrain --architecture krizhevsky' wrote"
         )
     state = read_weights(weights)
-    form = krizhevsky(224, _fc_width(state, weights))
+    config = krizhevsky(224, _fc_width(state, weights))
     card = TrunkCard(
         name="krizhevsky",
         architecture="krizhevsky",
         input_px=224,
-        layers=form.widths,
+        layers=config.widths,
         trained={"source": f"as the file {weights.name} was"},
     )
-    return _family_trunk(card, form, state, layer)
+    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)

@@ -1,4 +1,4 @@
-"""Named nodes of any network, and how what they give becomes one row a patch."""
+"""Named nodes of any network, and the pooling of their values to one row per patch."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Node:
-    """A node and its pooling; an empty one means the usual: mean of a map, class token (or mean) of tokens."""
+    """A node and its pooling; empty for the usual one: mean of a map, class token (or mean) of tokens."""
 
     name: str
     pooling: str = ""
 
     @property
     def label(self) -> str:
-        """The node as a part of a layer's name; the mean of a map goes without saying."""
+        """The node as a part of a layer's name; the mean of a map is not named."""
         return self.name if self.pooling in ("", "mean") else f"{self.name}:{self.pooling}"
 
 
 def parse_nodes(spec: str, where: str) -> tuple[Node, ...]:
-    """``a:max+b`` as nodes.
+    """Parse ``a:max+b`` as nodes.
 
     >>> parse_nodes("features.12+classifier.2:max", "trunk 'x'")
     (Node(name='features.12', pooling=''), Node(name='classifier.2', pooling='max'))
@@ -56,7 +56,7 @@ def parse_nodes(spec: str, where: str) -> tuple[Node, ...]:
 
 
 def pool(value: Tensor, node: Node, prefix: Prefix) -> Tensor:
-    """One row a patch from what a node gives.
+    """Pool a node's value to one row per patch.
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ def pool(value: Tensor, node: Node, prefix: Prefix) -> Tensor:
 
 
 class NodesNetwork(nn.Module):
-    """Joined rows of several nodes of one network.
+    """Network that joins the rows of several nodes.
 
     Parameters
     ----------
-    extractor : takes a Tensor (n, 3, px, px), gives a dict of node name -> Tensor
+    extractor : turns a Tensor (n, 3, px, px) into a dict of node name -> Tensor
     """
 
     def __init__(self, extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix) -> None:
@@ -110,7 +110,7 @@ class NodesNetwork(nn.Module):
         return self.join(self.extractor(x), len(x))
 
     def join(self, found: Mapping[str, Any], n_patches: int) -> Tensor:
-        """Rows of `n_patches` patches, from what the extractor found."""
+        """Join the rows of `n_patches` patches from the extractor's values."""
         rows = []
         for node in self.nodes:
             value = found[node.name]
@@ -123,7 +123,7 @@ class NodesNetwork(nn.Module):
 
 @torch.inference_mode()
 def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int) -> tuple[NodesNetwork, str, int]:
-    """The network that gives rows, with the usual poolings filled in; its layer's name and columns.
+    """Make the network that returns rows, with the usual poolings filled in; its layer's name and columns.
 
     The extractor is run once, on two black patches, on the device of its weights.
     """

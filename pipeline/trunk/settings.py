@@ -106,13 +106,3 @@ class FisherSettings(Settings):
     )
     samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
     seed: int = Field(0, ge=0, le=MAX_SEED)
-
-
-TRUNKS = ("alexnet64", "random", "alexnet", "krizhevsky", "no-pretrain")
-"""Trunks of the AlexNet family, by name."""
-MADE_TRUNKS = ("no-pretrain", "fisher")
-"""Trunks that are made from a dataset's fit split."""
-SEEDED_TRUNKS = ("random", *MADE_TRUNKS)
-"""Trunks whose weights depend on ``trunk_seed``; they have seen nothing but the dataset, if anything."""
-LAYERS = ("pool5", "fc6", "fc7")
-"""Layers of the AlexNet family."""

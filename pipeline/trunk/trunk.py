@@ -1,8 +1,7 @@
-"""A frozen network, ready to run, and the one way in which weights come into the project."""
+"""A frozen network, ready to run, and the one way in which weights are read."""
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import make_file_part
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
 
@@ -24,7 +24,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class LayeredNetwork(nn.Module):
-    """A member of the AlexNet family that gives one layer when called, and several when asked for them."""
+    """A network of the AlexNet family that returns one layer when called, and several on request."""
 
     def __init__(self, network: AlexNet, layer: str) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class LayeredNetwork(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """Columns of each layer that it has."""
-        return self.network.form.widths
+        """Columns of each layer."""
+        return self.network.config.widths
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, (self.layer,))[self.layer]
@@ -46,11 +46,11 @@ class Trunk:
 
     Attributes
     ----------
-    card : what travels with the weights
-    layer : the one layer whose activations it gives
+    card : description that accompanies the weights
+    layer : the one layer whose activations it returns
     width : columns of that layer
-    weights_sha256 : digest of the weights as they are used
-    network : takes a normalised float Tensor (n, 3, px, px), gives a Tensor (n, width)
+    weights_sha256 : digest of the weights in use
+    network : turns a normalised float Tensor (n, 3, px, px) into a Tensor (n, width)
     classifier : ``weight`` (n_outputs, width of FC7) and ``bias`` of the last layer that the network was
         trained with, where the weights hold it and the trunk is of the AlexNet family
     precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
@@ -67,15 +67,15 @@ class Trunk:
     @property
     def slug(self) -> str:
         """The trunk's name as a part of a file name."""
-        return re.sub(r"[^A-Za-z0-9_.+]+", "-", self.card.name)
+        return make_file_part(self.card.name, "_.+", ascii_only=True, merge=True)
 
     def at(self, layer: str) -> Trunk:
-        """The same weights, giving another layer; nothing is loaded or copied.
+        """Return a trunk of the same weights with another layer; nothing is loaded or copied.
 
         Raises
         ------
         TrunkError
-            There is no such layer in this trunk.
+            This trunk has no such layer.
         """
         if layer == self.layer:
             return self
@@ -87,7 +87,7 @@ class Trunk:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def digest_weights(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights as they are used, by name: the same from whatever file they came."""
+    """Digest weights by name with SHA-256; the file that they came from does not matter."""
     return sha256_bytes(save({name: tensor.contiguous() for name, tensor in sorted(state.items())}))
 
 
@@ -141,19 +141,19 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
         raise TrunkError(f"{where}: weights do not fit\n{enumerate_problems(problems)}")
     floats = OrderedDict((k, v.float() if v.is_floating_point() else v) for k, v in state.items())
     floats |= {name: torch.zeros((), dtype=torch.int64) for name in optional - state.keys()}
-    # Versions of modules, which files do not keep; all shapes are those of this version (MNASNet asks).
-    # They are an attribute that torch sets on its dict, which no type knows.
+    # Versions of modules, which files do not hold; all shapes are those of this version (MNASNet checks it).
+    # They are an attribute that torch sets on its dict, unknown to its types.
     floats._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
     network.load_state_dict(floats, assign=True)
 
 
 def download_weights(name: str, fetch: Callable[[], Any]) -> Any:
-    """Weights through torchvision's own API, which checks the digest in the file's name."""
+    """Download weights through torchvision's own API, which checks the digest in the file's name."""
     try:
         return fetch()
     except (OSError, RuntimeError) as error:
         raise MissingDataError(
-            f"trunk {name!r}: torchvision's weights are not at hand and could not be downloaded: {error}\n"
-            "ways on: connect once (they are kept in torch's cache), or --weights FILE.safetensors, "
+            f"trunk {name!r}: torchvision's weights are not on this machine and could not be downloaded: {error}\n"
+            "you can: connect once (torch caches them), or --weights FILE.safetensors, "
             "or the embedded trunk alexnet64"
         ) from error

@@ -13,14 +13,14 @@ import numpy as np
 from pipeline.activations.match import check_joined
 from pipeline.dataset.picture import decode_picture
 from pipeline.head.head import Head
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import track
 from pipeline.scoring.aggregation import MAXIMUM
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.maps import map_sheet
@@ -62,7 +62,7 @@ class SplitReader:
         store = sealed_store(run, name)
         check_joined(store, table)
         self.head.check_rows(store)
-        paths = picture_paths(run.split(name))
+        paths = run.split(name).paths_by_id
         looks = []
         for i in track(ids, "pictures from the store", len(ids), "pictures"):
             index = table.ids.index(i)
@@ -158,7 +158,7 @@ def draw_maps(
             buffer = io.BytesIO()
             maps = look.maps(np.arange(len(look.classes)))
             np.savez_compressed(buffer, maps=maps, classes=np.array(look.classes), scores=scores)
-            write_whole(path.with_suffix(".npz"), buffer.getvalue())
+            write_atomic(path.with_suffix(".npz"), buffer.getvalue())
         order = np.argsort(-scores, kind="stable")
         made.append(
             {

@@ -20,7 +20,7 @@ from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.views.figures import style
 from pipeline.views.figures.ranking import Ranked, ranking_sheet
 from pipeline.views.maps import choose_classes
@@ -95,8 +95,8 @@ def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
     check_scores(scores, table)
     k = scores.resolve(run.settings.aggregation)
     of_split = run.split(split)
-    annotations = dict(zip(of_split.ids, of_split.annotations, strict=True))
-    paths = picture_paths(of_split)
+    annotations = of_split.annotations_by_id
+    paths = of_split.paths_by_id
     return Ranking(run, split, scores, k, table.scored_labels, table.apply_exif, paths, annotations)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.dataset.picture import decode_annotated
 from pipeline.dataset.split import Annotation
-from pipeline.dataset.voc import parse_annotation
+from pipeline.dataset.voc_xml import parse_annotation
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.patches.grid import grid_windows

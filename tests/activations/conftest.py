@@ -16,9 +16,10 @@ from pipeline.activations.extraction import extract
 from pipeline.activations.identity import Identity
 from pipeline.activations.writer import StoreWriter
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
-from pipeline.patches.settings import GridSettings
-from pipeline.patches.table import PatchTable, make_table
+from pipeline.dataset.split import Split
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import GridSettings, SourceSettings
+from pipeline.patches.table import PatchTable
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
@@ -50,7 +51,7 @@ def make_split(folder: Path) -> Split:
         eval="train",
         splits={"train": SplitEntry()},
     )
-    return Split(manifest, "train", folder, ids, paths, (EMPTY_ANNOTATION,) * 6, None, "none")
+    return Split.of_files(manifest, paths, ids, "train")
 
 
 @pytest.fixture
@@ -61,12 +62,12 @@ def split(tmp_path) -> Split:
 
 @pytest.fixture
 def table(split) -> PatchTable:
-    return make_table(split, GRID)
+    return make_table(split, SourceSettings(grid=GRID))
 
 
 @pytest.fixture
 def picture_paths(split) -> dict[str, Path]:
-    return dict(zip(split.ids, split.paths, strict=True))
+    return split.paths_by_id
 
 
 @pytest.fixture(scope="session")

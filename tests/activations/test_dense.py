@@ -40,7 +40,7 @@ def store(table, picture_paths, tmp_path) -> Store:
 
 def test_rows_equal_a_slow_direct_computation(table, picture_paths, store):
     network = load_trunk("random").network.network
-    stride, side = network.form.stride, network.form.pool5_px
+    stride, side = network.config.stride, network.config.pool5_px
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     rows = store.read_rows(np.arange(table.n_rows))
 

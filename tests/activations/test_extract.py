@@ -33,8 +33,8 @@ from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
 from pipeline.io.errors import PipelineError, StoreError
-from pipeline.patches.settings import CropSettings, GridSettings
-from pipeline.patches.table import make_table
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
 from pipeline.trunk.runner import PendingBatch, TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
@@ -127,7 +127,7 @@ def test_parts_split_a_picture(table, uninterrupted):
 
 
 def test_whole_pictures(split, picture_paths, make_runner, tmp_path):
-    table = make_table(split, GridSettings(), source="whole")
+    table = make_table(split, SourceSettings(source="whole"))
     store = extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
     runner = make_runner()
     squashed = [np.asarray(Image.open(p).resize((64, 64), Image.Resampling.BILINEAR)) for p in split.paths]
@@ -145,7 +145,7 @@ def crops_of(split, make_runner, tmp_path):
         for seed, path in enumerate(paths):
             Image.fromarray(pixels_of(seed)).save(path)
         drawn = replace(split, paths=paths)
-        table = make_table(drawn, GridSettings(), "crops", crops=CropSettings(shares=(0.5, 0.8)))
+        table = make_table(drawn, SourceSettings(source="crops", crops=CropSettings(shares=(0.5, 0.8))))
         store = extract(table, dict(zip(split.ids, paths, strict=True)), make_runner(), folder / "cache", BATCH)
         return table, store, store.read_rows(np.arange(table.n_rows)).reshape(6, 22, -1)
 
@@ -201,7 +201,7 @@ def test_codes_of_the_same_rows(table, picture_paths, make_runner, tmp_path):
 
 
 def test_recomputed_rows_of_crops_are_equal(split, picture_paths, make_runner, tmp_path):
-    table = make_table(split, GridSettings(), "crops")
+    table = make_table(split, SourceSettings(source="crops"))
     store = extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
     assert not len(recompute_rows(store, table, picture_paths, make_runner(), 20).bad_rows)
 
@@ -459,7 +459,7 @@ def test_removed_picture_is_named(table, picture_paths, make_runner, tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_activations_that_are_not_finite_name_the_picture(split, make_runner, tmp_path, picture_paths, value):
     Image.new("RGB", (64, 48), "white").save(picture_paths["c"])
-    table = make_table(split, GridSettings(scales=(1.0, 2.0), overlap=0.5))
+    table = make_table(split, SourceSettings(grid=GridSettings(scales=(1.0, 2.0), overlap=0.5)))
     runner = make_runner()
     broken = BrokenRunner(runner.trunk, runner.device, runner.precision)
     broken.value = value

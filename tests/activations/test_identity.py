@@ -158,7 +158,7 @@ def test_names_labels_and_places_do_not_show(identify, table, trunk):
         dataset="other",
         split="val",
         classes=("cat", "dog"),
-        filling_class=table.filling_class + 1,
+        overlap=replace(table.overlap, filling_class=table.overlap.filling_class + 1),
         annotation_digest="changed",
     )
     renamed = with_card(trunk, name="other", trained={"source": "else"})

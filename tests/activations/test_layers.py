@@ -255,9 +255,9 @@ def test_batches_that_would_not_be_those_of_one_layer_are_refused(make, batch):
 
 def test_usual_batches_and_parts_always_fit_together():
     from pipeline.activations.partition import rows_per_part
-    from pipeline.trunk.architectures import FORMS, krizhevsky
+    from pipeline.trunk.architectures import CONFIGS, krizhevsky
 
-    for form in [*FORMS.values(), krizhevsky(224, 6144)]:
+    for form in [*CONFIGS.values(), krizhevsky(224, 6144)]:
         rows = [rows_per_part(width) for width in form.widths.values()]
         # 512 of small or dense patches, 64 of others.
         assert all(max(rows) % n == 0 and n % 512 == 0 for n in rows)

@@ -18,7 +18,7 @@ from pipeline.activations.records import (
     make_record,
     make_seal,
 )
-from pipeline.io.checksummed import signed_json
+from pipeline.io.checksummed import checksummed_json
 from pipeline.io.digests import sha256_bytes
 
 STORE = "f" * 64
@@ -92,7 +92,7 @@ def test_a_sound_record_from_elsewhere_is_a_foreign_one(part, fingerprint, codec
 )
 def test_what_is_no_record_is_damage_and_not_foreign(value):
     with pytest.raises(ValueError, match="is no record of a part") as error:
-        check_record(signed_json(value), Part(1, 4, 8), STORE)
+        check_record(checksummed_json(value), Part(1, 4, 8), STORE)
     assert not isinstance(error.value, ForeignRecordError)
 
 
@@ -112,7 +112,7 @@ def test_what_is_no_seal_is_refused(change):
     value = {**make_seal(IDENTITY, RECORDS, METADATA).to_dict(), **change}
     value = {key: content for key, content in value.items() if content is not None}
     with pytest.raises(ValueError, match="is no seal|states no files"):
-        Seal.from_bytes(signed_json(value))
+        Seal.from_bytes(checksummed_json(value))
 
 
 def test_the_seal_does_not_depend_on_the_order_of_its_files():

@@ -26,7 +26,7 @@ from pipeline.activations.settings import Codec
 from pipeline.activations.store import PARTS_AHEAD, Store
 from pipeline.activations.verify import verify_store
 from pipeline.activations.writer import StoreWriter, create_store
-from pipeline.io.checksummed import read_signed_json, signed_json
+from pipeline.io.checksummed import checksummed_json, read_checksummed_json
 from pipeline.io.errors import StoreError
 
 # --- from identity to seal
@@ -325,9 +325,9 @@ SEAL = "integrity/seal.json"
 
 def sign_again(path, name, change):
     """Change a record or the seal so that its own digest is right."""
-    content = read_signed_json((path / name).read_bytes())
+    content = read_checksummed_json((path / name).read_bytes())
     change(content)
-    (path / name).write_bytes(signed_json(content))
+    (path / name).write_bytes(checksummed_json(content))
 
 
 def forge(name, *keys, value):

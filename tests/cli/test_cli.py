@@ -204,7 +204,7 @@ ERRORS = {
         "recipe run fc6 --dataset tiny --trunk torchvision/resnet18",
         "recipe 'fc6': trunk 'torchvision/resnet18' has no layer fc6",
     ),
-    "no data": ("patches --dataset voc12 --split train", "(?s)ways on:.*pipeline data fetch voc12.*make demo"),
+    "no data": ("patches --dataset voc12 --split train", "(?s)you can:.*pipeline data fetch voc12.*make demo"),
 }
 
 
@@ -226,7 +226,7 @@ def test_mendable_error_is_a_message_and_exit_2(run, what):
         ("show results/none.json", "results/none.json: cannot be read as a result"),
         ("show config.yaml", "config.yaml: cannot be read as a result"),
         ("data check tine", "dataset 'tine': no manifest"),
-        ("data new --root data/tiny --name tiny", "is there already; choose another --name, or give --overwrite"),
+        ("data new --root data/tiny --name tiny", "exists already; choose another --name, or give --overwrite"),
         ("pretrain --train none --val none --out out", "none: no such folder; expected class folders"),
         ("pretrain --train none --val none --out out --epochs 0", "epochs: Input should be greater than or equal to 1"),
     ],

@@ -19,7 +19,7 @@ from pipeline.dataset.describe.labelled import (
     new_table_manifest,
 )
 from pipeline.dataset.fetch import check
-from pipeline.dataset.labelled import id_of
+from pipeline.dataset.listing import id_of
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split, state_of_split
 from pipeline.dataset.split import PICTURE_ID

@@ -183,7 +183,7 @@ def test_an_existing_manifest_is_kept_unless_asked(own, manifests):
     new_manifest(own, "mine", manifests, say=lambda message: None)
     (manifests / "mine.yaml").write_text("edited by hand")
 
-    with pytest.raises(SettingsError, match=r"mine.yaml: is there already; .* --overwrite"):
+    with pytest.raises(SettingsError, match=r"mine.yaml: exists already; .* --overwrite"):
         new_manifest(own, "mine", manifests)
     assert (manifests / "mine.yaml").read_text() == "edited by hand"
 

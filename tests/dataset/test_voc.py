@@ -9,7 +9,8 @@ from PIL import Image
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.read import is_official, read_split, state_of_split
 from pipeline.dataset.split import read_ids
-from pipeline.dataset.voc import labels_from_objects, parse_annotation
+from pipeline.dataset.voc import labels_from_objects
+from pipeline.dataset.voc_xml import parse_annotation
 from pipeline.io.errors import DatasetError, MissingDataError
 
 CLASSES = ("cat", "dog")

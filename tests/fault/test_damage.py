@@ -164,7 +164,7 @@ def test_damage_is_refused_found_and_mended(work):
         with pytest.raises(PipelineError) as refusal:
             read_like_a_user(fault)
         message = str(refusal.value)
-        assert "pipeline " in message or "ways on" in message, f"{number}: {fault}: no way on in: {message}"
+        assert "pipeline " in message or "you can" in message, f"{number}: {fault}: no way on in: {message}"
 
         reports = {report.folder.name: report for report in verify_stores(WS, [])}
         small = verify_small_files(WS)

@@ -11,19 +11,19 @@ Bytes are those of the versions in requirements.lock.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import math
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from support.cli import run_command
+from support.dataset import FIT_AND_EVAL, make_dataset
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected"
@@ -142,18 +142,6 @@ def golden(pytestconfig) -> Golden:
     return Golden(pytestconfig.getoption("--update-golden", default=False))
 
 
-def load_commands() -> ModuleType:
-    """The tiny dataset and the in-process commands of tests/cli."""
-    path = HERE.parent / "cli" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("golden_commands", path)
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up while it is made.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(importlib.sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
-
-
 def write_png(path: Path, picture: Image.Image) -> None:
     """A PNG that is not compressed: its bytes are the same by all versions of all libraries."""
     width, height = picture.size
@@ -171,11 +159,10 @@ def write_png(path: Path, picture: Image.Image) -> None:
 @pytest.fixture(scope="session")
 def draw(tmp_path_factory) -> Callable[[], tuple[Path, Callable[[str], str]]]:
     """Makes a work folder with the tiny dataset and settings; and what runs a command line there."""
-    commands = load_commands()
 
     def draw() -> tuple[Path, Callable[[str], str]]:
         folder = tmp_path_factory.mktemp("golden") / "work"
-        commands.make_dataset(folder / "data/tiny")
+        make_dataset(folder / "data/tiny", {**FIT_AND_EVAL, "test": ("t", 3)}, unannotated=("test",))
         for path in (folder / "data/tiny/JPEGImages").glob("*.png"):
             with Image.open(path) as picture:
                 picture.load()
@@ -183,7 +170,7 @@ def draw(tmp_path_factory) -> Callable[[], tuple[Path, Callable[[str], str]]]:
         (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
 
         def run(line: str) -> str:
-            ended = commands.run_command(folder, *line.split())
+            ended = run_command(folder, *line.split())
             assert ended.code == 0, f"{line}\n{ended.err}"
             return ended.out
 

@@ -21,12 +21,13 @@ from pipeline.head.facts import HeadFacts
 from pipeline.head.file import STORED_NAMES, read_facts, save_head
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
-from pipeline.io.checksummed import USER_BLOCK, signed_json
+from pipeline.io.checksummed import USER_BLOCK, checksummed_json
 from pipeline.io.digests import canonical_json
 from pipeline.io.errors import PipelineError
 from pipeline.patches import VERSION as PATCHES_VERSION
 from pipeline.patches.table import FORMAT as TABLE_FORMAT
-from pipeline.patches.table import ROWS_FORMAT, read_table
+from pipeline.patches.table import ROWS_FORMAT
+from pipeline.patches.table_file import read_table
 from pipeline.recipes.catalogue import builtin_recipes
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.scoring import VERSION as SCORING_VERSION
@@ -72,7 +73,7 @@ __all__ = [
     "recipe_workspace",
     "save_head",
     "save_scores",
-    "signed_json",
+    "checksummed_json",
     "workspace",
 ]
 

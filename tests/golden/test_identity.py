@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 from contents import content_of, digests_below, sha256
-from surface import SEAL, RunContext, canonical_json, extraction_of, fingerprint, read_table, signed_json, workspace
+from surface import (
+    SEAL,
+    RunContext,
+    canonical_json,
+    checksummed_json,
+    extraction_of,
+    fingerprint,
+    read_table,
+    workspace,
+)
 
 MASK = "(of floats)"
 """In place of sizes and digests that hang on the last bits of rows."""
@@ -125,5 +134,5 @@ def test_a_receipt_keeps_its_bytes(golden, receipt):
     fixed = {key: value for key, value in receipt.items() if key != "sha256"} | {"bytes": 1000}
     assert list(receipt)[-1] == "sha256"
 
-    data = signed_json(fixed)
+    data = checksummed_json(fixed)
     golden.check_json("receipt.json", {"bytes": hashlib.sha256(data).hexdigest(), "content": json.loads(data)})

@@ -15,7 +15,7 @@ from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.verify import TOLERANCES
 from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import EMPTY_ANNOTATION, Split
+from pipeline.dataset.split import Split
 from pipeline.head import adapted
 from pipeline.head.file import load_head, save_head
 from pipeline.head.head import Head
@@ -24,16 +24,16 @@ from pipeline.head.settings import AdaptedSettings, HeadSettings
 from pipeline.head.strong import choose_training_patches
 from pipeline.head.task import FitTask
 from pipeline.io.errors import HeadError
-from pipeline.patches.settings import GridSettings, LabelSettings
-from pipeline.patches.table import make_table
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, Conv
+from pipeline.patches.build import make_table
+from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, Conv
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 LABELS = LabelSettings()
-FORM = AlexNetForm(
+FORM = AlexNetConfig(
     64,
     (Conv(4, 5, 2, 2, pool=True), Conv(4, 3, 1, 1, pool=True), *[Conv(4, 3, 1, 1)] * 2, Conv(6, 3, pool=True)),
     (24, 16),
@@ -70,10 +70,10 @@ def trunk() -> Trunk:
 def make_pool5(table, seed: int) -> np.ndarray:
     """Noise, and in the first columns the class of the object that fills a patch."""
     rows = np.abs(np.random.default_rng(seed).normal(0, 0.5, (table.n_rows, WIDTH)))
-    filled = np.flatnonzero(table.filling_class >= 0)
+    filled = np.flatnonzero(table.overlap.filling_class >= 0)
     rows[:, SIGNAL] = 0
-    rows[filled, table.filling_class[filled]] = 2
-    rows[filled, table.filling_class[filled] + 3] = 1
+    rows[filled, table.overlap.filling_class[filled]] = 2
+    rows[filled, table.overlap.filling_class[filled] + 3] = 1
     return rows.astype(np.float16)
 
 
@@ -108,7 +108,7 @@ def fit(drawn, trunk, settings=QUICK, seed=0) -> Head:
 
 def share_right(head: Head, table, rows: np.ndarray) -> float:
     positive = table.labels(LABELS) >= 0
-    return float((head.patch_scores(rows)[positive].argmax(1) == table.filling_class[positive]).mean())
+    return float((head.patch_scores(rows)[positive].argmax(1) == table.overlap.filling_class[positive]).mean())
 
 
 # ---- what it is ------------------------------------------------------------------------------------
@@ -130,8 +130,8 @@ def test_without_training_it_is_the_trunks_own_fc7(tmp_path):
         eval="train",
         splits={"train": SplitEntry()},
     )
-    split = Split(manifest, "train", tmp_path, ("a", "b"), tuple(paths), (EMPTY_ANNOTATION,) * 2, None, "none")
-    table = make_table(split, GridSettings(scales=(1.0, 2.0)))
+    split = Split.of_files(manifest, paths, ("a", "b"), "train")
+    table = make_table(split, SourceSettings(grid=GridSettings(scales=(1.0, 2.0))))
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     where = LocalFolder(tmp_path / "cache")
     stores = Extraction(table, dict(zip("ab", paths, strict=True)), runner, where, layers=("pool5", "fc7")).run_layers()

@@ -15,7 +15,7 @@ from pipeline.head.settings import HEADS, HeadSettings
 from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
-from pipeline.patches.table import write_table
+from pipeline.patches.table_file import write_table
 
 LABELS = LabelSettings()
 RNG = np.random.default_rng(0)
@@ -149,7 +149,7 @@ sys.meta_path.insert(0, Blocked())
 from pipeline.activations.store import Store
 from pipeline.head.fit import fit_heads
 from pipeline.head.file import save_head
-from pipeline.patches.table import read_table
+from pipeline.patches.table_file import read_table
 from pipeline.head.settings import HeadSettings
 from pipeline.patches.settings import LabelSettings
 

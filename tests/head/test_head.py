@@ -63,9 +63,9 @@ def test_unseen_patches_are_told_apart(head, make):
 
     positive = table.labels(LABELS) >= 0
     assert scores.shape == (72, 3) and scores.dtype == np.float32
-    assert (scores[positive].argmax(1) == table.filling_class[positive]).mean() > 0.95
+    assert (scores[positive].argmax(1) == table.overlap.filling_class[positive]).mean() > 0.95
     # The last output is background: it takes the probability of empty patches away from all classes.
-    assert scores[table.n_touching == 0].sum(1).mean() < scores[positive].sum(1).mean() - 0.1
+    assert scores[table.overlap.n_touching == 0].sum(1).mean() < scores[positive].sum(1).mean() - 0.1
 
 
 def test_probabilities_do_not_depend_on_the_batch(head, made):
@@ -90,9 +90,10 @@ def test_rows_are_read_from_their_places(made, small, make, tmp_path):
 
 def test_no_positive_patch(made, small):
     difficult = np.ones(made.table.n_rows, bool)
+    table = replace(made.table, overlap=replace(made.table.overlap, filling_difficult=difficult))
 
     with pytest.raises(HeadError, match=r"made train: no positive patch among 192 .* pipeline data check made"):
-        fit_head(made.store, replace(made.table, filling_difficult=difficult), "h", small, LABELS, 0)
+        fit_head(made.store, table, "h", small, LABELS, 0)
 
 
 def test_a_table_of_other_rows(made, make, small):

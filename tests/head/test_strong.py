@@ -13,6 +13,7 @@ from pipeline.head.fitting import logistic_loss
 from pipeline.head.settings import HeadSettings
 from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import average_precision
+from pipeline.patches.labels import Overlap
 from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
@@ -32,13 +33,15 @@ def make_couples(make, n_pictures: int, split: str = "train", difficult_dogs: bo
     fill_class = np.tile([CAT, DOG, CAT, DOG, FISH], n_pictures)
     table = replace(
         table,
-        n_filling=np.tile(n_filling, n_pictures).astype(np.uint8),
-        n_touching=np.tile(n_filling + (np.arange(8) > 5), n_pictures).astype(np.uint8),
-        filling_class=np.tile(np.where(fish, FISH, -1), n_pictures).astype(np.int16),
-        filling_difficult=np.zeros(len(table.picture), bool),
-        fill_row=fill_row,
-        fill_class=fill_class.astype(np.int16),
-        fill_difficult=(fill_class == DOG) & difficult_dogs,
+        overlap=Overlap(
+            n_filling=np.tile(n_filling, n_pictures).astype(np.uint8),
+            n_touching=np.tile(n_filling + (np.arange(8) > 5), n_pictures).astype(np.uint8),
+            filling_class=np.tile(np.where(fish, FISH, -1), n_pictures).astype(np.int16),
+            filling_difficult=np.zeros(len(table.picture), bool),
+            fill_row=fill_row,
+            fill_class=fill_class.astype(np.int16),
+            fill_difficult=(fill_class == DOG) & difficult_dogs,
+        ),
     )
     rows = np.random.default_rng(len(split)).normal(0, 0.3, (table.n_rows, 8))
     rows[fill_row, fill_class] += 2
@@ -90,26 +93,29 @@ def test_scores_of_several_classes_lie_by_themselves(heads, make):
     table, rows = make_couples(make, 12, "val")
     scores = heads["more"].patch_scores(rows)
 
-    couples = table.n_filling == 2
+    couples = table.overlap.n_filling == 2
     assert scores.min() >= 0 and scores.max() <= 1
     assert scores[couples][:, [CAT, DOG]].mean() > 0.8 and scores[couples][:, FISH].mean() < 0.2
-    assert scores[table.n_touching == 0].mean() < 0.2
+    assert scores[table.overlap.n_touching == 0].mean() < 0.2
 
 
 def test_difficult_objects_teach_nothing_of_their_class(make, tmp_path):
     table, rows = make_couples(make, 24, difficult_dogs=True)
     head = fit_head(make.store(tmp_path / "s.zarr", table, rows), table, "h", SEVERAL, LABELS, 0)
     # The same, but for the dogs, which are not there at all.
-    gone = table.fill_class != DOG
+    gone = table.overlap.fill_class != DOG
     alone = replace(
         table,
-        fill_row=table.fill_row[gone],
-        fill_class=table.fill_class[gone],
-        fill_difficult=table.fill_difficult[gone],
+        overlap=replace(
+            table.overlap,
+            fill_row=table.overlap.fill_row[gone],
+            fill_class=table.overlap.fill_class[gone],
+            fill_difficult=table.overlap.fill_difficult[gone],
+        ),
     )
     other = fit_head(make.store(tmp_path / "o.zarr", alone, rows), alone, "h", SEVERAL, LABELS, 0)
 
-    couples = table.n_filling == 2
+    couples = table.overlap.n_filling == 2
     assert head.facts.patches["per_class"] == other.facts.patches["per_class"] == {"cat": 48, "dog": 0, "fish": 24}
     # Patches with a dog are negatives of dogs only where no dog is known of.
     masked, negative = (h.patch_scores(rows)[couples][:, DOG].mean() for h in (head, other))
@@ -129,7 +135,8 @@ def test_round_trip(heads, make, tmp_path):
 def test_the_reading_decides_which_patches_are_used(make, tmp_path):
     table, rows = make_couples(make, 24)
     # Something else is in the second patch of every picture in part.
-    table = replace(table, n_touching=table.n_touching + np.tile(np.arange(8) == 1, 24).astype(np.uint8))
+    n_touching = table.overlap.n_touching + np.tile(np.arange(8) == 1, 24).astype(np.uint8)
+    table = replace(table, overlap=replace(table.overlap, n_touching=n_touching))
     store = make.store(tmp_path / "s.zarr", table, rows)
 
     heads = [fit_head(store, table, "h", SEVERAL, LabelSettings(single_object=r), 0) for r in ("fills", "touches")]
@@ -139,7 +146,8 @@ def test_the_reading_decides_which_patches_are_used(make, tmp_path):
 
 def test_no_positive_patch(make, tmp_path):
     table, rows = make_couples(make, 3)
-    table = replace(table, fill_difficult=np.ones(len(table.fill_row), bool))
+    fill_difficult = np.ones(len(table.overlap.fill_row), bool)
+    table = replace(table, overlap=replace(table.overlap, fill_difficult=fill_difficult))
     store = make.store(tmp_path / "s.zarr", table, rows)
 
     with pytest.raises(HeadError, match="made train: no positive patch among 24"):

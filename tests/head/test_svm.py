@@ -27,8 +27,8 @@ def hard_rows(table, seed=0):
     """As the fixture's rows, with more noise: some pictures stay unclear."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(0, 0.8, (table.n_rows, 8))
-    filled = np.flatnonzero(table.filling_class >= 0)
-    rows[filled, table.filling_class[filled]] += 1
+    filled = np.flatnonzero(table.overlap.filling_class >= 0)
+    rows[filled, table.overlap.filling_class[filled]] += 1
     rows[:, 7] = 1
     return rows.astype(np.float16)
 

@@ -19,6 +19,7 @@ from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
 from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.patches.labels import Overlap
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 
@@ -53,13 +54,15 @@ def make_table(make, sizes: list[int], labels: np.ndarray):
         picture=np.repeat(np.arange(len(sizes)), sizes).astype(np.int32),
         box_xyxy=np.zeros((n, 4), np.float32),
         scale=nothing,
-        n_filling=nothing,
-        n_touching=nothing,
-        filling_class=np.full(n, -1, np.int16),
-        filling_difficult=np.zeros(n, bool),
-        fill_row=np.zeros(0, np.int64),
-        fill_class=np.zeros(0, np.int16),
-        fill_difficult=np.zeros(0, bool),
+        overlap=Overlap(
+            n_filling=nothing,
+            n_touching=nothing,
+            filling_class=np.full(n, -1, np.int16),
+            filling_difficult=np.zeros(n, bool),
+            fill_row=np.zeros(0, np.int64),
+            fill_class=np.zeros(0, np.int16),
+            fill_difficult=np.zeros(0, bool),
+        ),
         picture_labels=labels,
     )
     return replace(table, rows_digest=table.compute_rows_digest())
@@ -291,9 +294,9 @@ def test_difficult_labels_teach_nothing():
 
 
 def test_labels_of_patches_are_not_looked_at(made, tmp_path):
-    lies = replace(
-        made.table, filling_class=(made.table.filling_class + 1) % 3, fill_class=(made.table.fill_class + 1) % 3
-    )
+    true = made.table.overlap
+    false = replace(true, filling_class=(true.filling_class + 1) % 3, fill_class=(true.fill_class + 1) % 3)
+    lies = replace(made.table, overlap=false)
 
     heads = [fit(made.store, table) for table in (made.table, lies)]
 

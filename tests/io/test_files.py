@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.io.atomic
-from pipeline.io.atomic import create_whole, read_json, sweep_partials, write_json, write_whole
-from pipeline.io.checksummed import USER_BLOCK, check_hdf5, read_signed_json, sign_hdf5, signed_json
+from pipeline.io.atomic import create_atomic, read_json, remove_stale_partials, write_atomic, write_json
+from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5, checksummed_json, read_checksummed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
 
 # ---- whole or not at all ---------------------------------------------------------------------------
@@ -28,8 +28,8 @@ from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_
 def test_write_whole_makes_folders_and_leaves_only_the_file(tmp_path):
     path = tmp_path / "a/b/c.bin"
 
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
 
     assert path.read_bytes() == b"two"
     assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
@@ -39,14 +39,14 @@ def test_write_whole_makes_folders_and_leaves_only_the_file(tmp_path):
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_content_and_no_partial(tmp_path, monkeypatch, fault, kind):
     path = tmp_path / "file.json"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
 
     def fail(*_):
         raise kind("no space left")
 
     monkeypatch.setattr(pipeline.io.atomic.os, fault, fail)
     with pytest.raises(kind):
-        write_whole(path, b"new")
+        write_atomic(path, b"new")
 
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
@@ -58,7 +58,7 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda d: (calls.append("fsync"), fsync(d)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
 
-    write_whole(tmp_path / "f", b"x")
+    write_atomic(tmp_path / "f", b"x")
 
     assert calls == ["fsync", "replace", "fsync"]  # the content, the name, the folder
 
@@ -69,8 +69,8 @@ def test_a_file_may_grow_in_another_folder(tmp_path, monkeypatch):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda a, b, real=real: (seen.append(a.parent), real(a, b)))
 
-    write_whole(tmp_path / "a/f", b"x", tmp_path / "grow/here")
-    create_whole(tmp_path / "a/g", b"y", tmp_path / "grow/here")
+    write_atomic(tmp_path / "a/f", b"x", tmp_path / "grow/here")
+    create_atomic(tmp_path / "a/g", b"y", tmp_path / "grow/here")
 
     assert seen == [tmp_path / "grow/here"] * 2
     assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["a", "f", "g", "grow", "here"]
@@ -89,8 +89,8 @@ def test_create_whole_leaves_what_is_there(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", refuse_links)
     path = tmp_path / "deep/file"
 
-    create_whole(path, b"first")
-    create_whole(path, b"second")
+    create_atomic(path, b"first")
+    create_atomic(path, b"second")
 
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
@@ -101,7 +101,7 @@ def test_of_many_creators_one_wins_for_all(tmp_path):
 
     def create(i: int) -> bytes:
         start.wait()
-        create_whole(tmp_path / "file", bytes([i]) * 10_000)
+        create_atomic(tmp_path / "file", bytes([i]) * 10_000)
         return (tmp_path / "file").read_bytes()
 
     with ThreadPoolExecutor(16) as pool:
@@ -120,7 +120,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, monkeypatch, fault, kind):
 
     monkeypatch.setattr(pipeline.io.atomic.os, fault, fail)
     with pytest.raises(kind):
-        create_whole(tmp_path / "file", b"new")
+        create_atomic(tmp_path / "file", b"new")
 
     assert not list(tmp_path.iterdir())
 
@@ -132,7 +132,7 @@ import os, sys
 from pathlib import Path
 import pipeline.io.atomic
 pipeline.io.atomic.os.replace = lambda *_: os._exit(9)
-pipeline.io.atomic.write_whole(Path(sys.argv[1]), b"half")
+pipeline.io.atomic.write_atomic(Path(sys.argv[1]), b"half")
 """
 
 
@@ -165,13 +165,13 @@ def test_only_what_dead_processes_of_this_host_left_is_swept(tmp_path, monkeypat
     for path in kept:
         path.touch()
 
-    assert sweep_partials(tmp_path) == [left]
+    assert remove_stale_partials(tmp_path) == [left]
     assert sorted(tmp_path.iterdir()) == sorted(kept)
-    assert sweep_partials(tmp_path) == []
+    assert remove_stale_partials(tmp_path) == []
 
 
 def test_sweeping_where_nothing_is(tmp_path):
-    assert sweep_partials(tmp_path / "none") == []
+    assert remove_stale_partials(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, {"a": -math.inf}]])
@@ -250,7 +250,7 @@ def changed_by_one_byte(data: bytes, draw) -> bytes:
 def is_refused(data: bytes) -> bool:
     """By this room's own error, or that of a decoder: all are ValueError."""
     try:
-        read_signed_json(data)
+        read_checksummed_json(data)
     except ValueError:
         return True
     return False
@@ -261,17 +261,17 @@ OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES,
 
 @given(OBJECTS)
 def test_signed_json_round_trip(value):
-    data = signed_json(value)
+    data = checksummed_json(value)
 
-    assert read_signed_json(data) == value
-    assert signed_json(read_signed_json(data)) == data
+    assert read_checksummed_json(data) == value
+    assert checksummed_json(read_checksummed_json(data)) == data
     assert json.loads(data) == {**value, "sha256": digest_of(value)}
 
 
 @settings(max_examples=400)
 @given(OBJECTS, st.data())
 def test_any_change_of_signed_json_is_refused(value, data):
-    signed = signed_json(value)
+    signed = checksummed_json(value)
     changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
 
     assert is_refused(changed)
@@ -292,7 +292,7 @@ def test_any_change_of_signed_json_is_refused(value, data):
     ],
 )
 def test_the_same_content_in_other_bytes_is_refused(change):
-    data = signed_json({"a": 1, "b": 1.5, "c": "ä"})
+    data = checksummed_json({"a": 1, "b": 1.5, "c": "ä"})
     changed = change(data)
     assert changed != data
 
@@ -302,23 +302,23 @@ def test_the_same_content_in_other_bytes_is_refused(change):
 @pytest.mark.parametrize("data", [b"[]", b"{}", b"null", b'{"a": 1}', b'"sha256"'])
 def test_json_without_a_digest_is_refused(data):
     with pytest.raises(ValueError, match="carries no digest of its own"):
-        read_signed_json(data)
+        read_checksummed_json(data)
 
 
 @given(st.binary(max_size=600))
 def test_signed_hdf5_round_trip(rest):
-    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+    signed = checksum_hdf5(bytes(USER_BLOCK) + rest)
 
     assert check_hdf5(signed) is signed
     assert signed[USER_BLOCK:] == rest
     assert hashlib.sha256(rest).hexdigest().encode() in signed[:USER_BLOCK]
-    assert sign_hdf5(signed) == signed
+    assert checksum_hdf5(signed) == signed
 
 
 @settings(max_examples=400)
 @given(st.binary(max_size=600), st.data())
 def test_any_change_of_signed_hdf5_is_refused(rest, data):
-    signed = sign_hdf5(bytes(USER_BLOCK) + rest)
+    signed = checksum_hdf5(bytes(USER_BLOCK) + rest)
     changed = changed_by_one_byte(signed, lambda strategy, label: data.draw(strategy, label))
 
     with pytest.raises(ValueError, match="changed since it was written"):
@@ -328,7 +328,7 @@ def test_any_change_of_signed_hdf5_is_refused(rest, data):
 def test_a_signed_file_is_hdf5(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w", userblock_size=USER_BLOCK) as file:
         file["x"] = [1, 2, 3]
-    (tmp_path / "f.h5").write_bytes(sign_hdf5((tmp_path / "f.h5").read_bytes()))
+    (tmp_path / "f.h5").write_bytes(checksum_hdf5((tmp_path / "f.h5").read_bytes()))
 
     check_hdf5((tmp_path / "f.h5").read_bytes())
     with h5py.File(tmp_path / "f.h5") as file:
@@ -350,7 +350,7 @@ def hashed(monkeypatch):
     """Names of the files that were really hashed."""
     names = []
     real = pipeline.io.digests.sha256_file
-    monkeypatch.setattr(pipeline.io.atomic, "sha256_file", lambda path: (names.append(path.name), real(path))[1])
+    monkeypatch.setattr(pipeline.io.digests, "sha256_file", lambda path: (names.append(path.name), real(path))[1])
     return names
 
 

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.io.errors import BadPictureError
+from pipeline.patches.build import make_table
 from pipeline.patches.grid import grid_windows
+from pipeline.patches.labels import Overlap
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, SourceSettings
 from pipeline.patches.sources import count_windows, crop_windows, plan_windows, square_window
-from pipeline.patches.table import PatchTable, make_table, read_table, write_table
+from pipeline.patches.table import PatchTable
+from pipeline.patches.table_file import read_table, write_table
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)
 
@@ -116,13 +119,15 @@ def fixed_table(**changes) -> PatchTable:
         "picture": np.array([0, 0, 1], np.int32),
         "box_xyxy": np.arange(12, dtype=np.float32).reshape(3, 4),
         "scale": np.array([0, 1, 0], np.uint8),
-        "n_filling": np.zeros(3, np.uint8),
-        "n_touching": np.zeros(3, np.uint8),
-        "filling_class": np.full(3, -1, np.int16),
-        "filling_difficult": np.zeros(3, bool),
-        "fill_row": np.zeros(0, np.int32),
-        "fill_class": np.zeros(0, np.int16),
-        "fill_difficult": np.zeros(0, bool),
+        "overlap": Overlap(
+            np.zeros(3, np.uint8),
+            np.zeros(3, np.uint8),
+            np.full(3, -1, np.int16),
+            np.zeros(3, bool),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.int16),
+            np.zeros(0, bool),
+        ),
         "ids": ("a", "b"),
         "size_wh": np.array([[64, 48], [50, 50]], np.int32),
         "apply_exif": np.zeros(2, bool),
@@ -154,26 +159,26 @@ def test_flips_are_in_the_digest_of_the_rows():
 
 def test_a_table_of_crops_survives_its_file(voc, tmp_path):
     crops = CropSettings(shares=(0.5,))
-    table = make_table(voc.read(), GRID, "crops", crops=crops)
+    table = make_table(voc.read(), SourceSettings(source="crops", grid=GRID, crops=crops))
     write_table(table, tmp_path / "crops.h5")
 
     again = read_table(tmp_path / "crops.h5")
 
     assert again.crops == crops and again.n_rows == 12 * 6 and again.flip.sum() == 36
     assert np.array_equal(again.flip, table.flip) and again.rows_digest == table.rows_digest
-    assert again.pictures_digest() == make_table(voc.read(), GRID).pictures_digest()
+    assert again.pictures_digest() == make_table(voc.read(), SourceSettings(grid=GRID)).pictures_digest()
 
 
 def test_a_mirrored_crop_has_the_label_of_its_window(voc):
     voc.annotate("p0", [("dog", (1, 1, 32, 32), 0)])  # fills the top left crop alone
-    table = make_table(voc.read(), GRID, "crops", crops=CropSettings(shares=(0.5,)))
+    table = make_table(voc.read(), SourceSettings(source="crops", grid=GRID, crops=CropSettings(shares=(0.5,))))
 
-    filled = np.flatnonzero(table.n_filling[:12])
-    assert filled.tolist() == [2, 8] and table.filling_class[filled].tolist() == [1, 1]
+    filled = np.flatnonzero(table.overlap.n_filling[:12])
+    assert filled.tolist() == [2, 8] and table.overlap.filling_class[filled].tolist() == [1, 1]
 
 
 def test_a_changed_flip_is_noticed(voc, tmp_path):
-    table = make_table(voc.read(), GRID, "crops")
+    table = make_table(voc.read(), SourceSettings(source="crops", grid=GRID))
     write_table(replace(table, flip=~table.flip), tmp_path / "t.h5")
 
     with pytest.raises(Exception, match="rows disagree with their digest"):

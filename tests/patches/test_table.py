@@ -9,30 +9,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, checksum_hdf5
 from pipeline.io.digests import DigestMemory, sha256_file
 from pipeline.io.errors import DatasetError, StoreError
+from pipeline.patches.build import make_table
 from pipeline.patches.grid import grid_windows
-from pipeline.patches.settings import GridSettings, LabelSettings
-from pipeline.patches.table import (
-    FILL_COLUMNS,
-    PICTURE_COLUMNS,
-    ROW_COLUMNS,
-    PatchTable,
-    make_table,
-    read_table,
-    why_stale,
-    write_table,
-)
+from pipeline.patches.labels import FILL_COLUMNS, PATCH_COLUMNS, Overlap
+from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
+from pipeline.patches.table import PatchTable
+from pipeline.patches.table_file import PICTURE_COLUMNS, WINDOW_COLUMNS, read_table, why_stale, write_table
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)  # on 96 x 64: 2 windows of 64 px and 5 x 3 of 32 px
+SOURCES = SourceSettings(grid=GRID)
 FILLS, TOUCHES = LabelSettings(), LabelSettings(single_object="touches")
 
 
-def assert_same(table: PatchTable, other: PatchTable) -> None:
-    for field in fields(PatchTable):
+def assert_same(table: PatchTable | Overlap, other: PatchTable | Overlap) -> None:
+    for field in fields(table):
         one, two = getattr(table, field.name), getattr(other, field.name)
-        if isinstance(one, np.ndarray):
+        if isinstance(one, Overlap):
+            assert_same(one, two)
+        elif isinstance(one, np.ndarray):
             np.testing.assert_array_equal(one, two, err_msg=field.name)
             assert one.dtype == two.dtype, field.name
         else:
@@ -45,7 +42,7 @@ def assert_same(table: PatchTable, other: PatchTable) -> None:
 def test_rows_are_ordered_by_picture_then_as_the_grid(voc):
     voc.add("large", [], (128, 96))
 
-    table = make_table(voc.read(), GRID, workers=3)
+    table = make_table(voc.read(), SOURCES, workers=3)
 
     sizes = [(96, 64)] * 6 + [(128, 96)]
     windows = [grid_windows(*size, GRID) for size in sizes]
@@ -64,7 +61,7 @@ def test_rows_are_ordered_by_picture_then_as_the_grid(voc):
 def test_labels_of_a_table(voc):
     # Windows of 64 px at x 0 and 32: the cat (8, 8)..(72, 60) has 56/64 of itself in the first and
     # 40/64 in the second. Of the 32 px windows none holds 60 % of it; those at x 64 touch it.
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
 
     labels = table.labels(FILLS).reshape(6, 17)
 
@@ -76,13 +73,13 @@ def test_objects_that_fill_are_listed_by_row(voc):
     voc.annotate("p0", [])
     voc.annotate("p2", [("cat", (9, 9, 72, 60), 1), ("dog", (10, 10, 72, 60), 0)])
 
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
 
     # The two windows of 64 px of each picture; see above.
     large = {picture: [17 * picture, 17 * picture + 1] for picture in range(6)}
-    assert table.fill_row.tolist() == large[1] + sorted(2 * large[2]) + large[3] + large[4] + large[5]
-    assert table.fill_class.tolist() == [0, 0] + [0, 1, 0, 1] + [0, 0] + [1, 1] + [0, 0]
-    assert table.fill_difficult.tolist() == [False] * 2 + [True, False] * 2 + [False] * 6
+    assert table.overlap.fill_row.tolist() == large[1] + sorted(2 * large[2]) + large[3] + large[4] + large[5]
+    assert table.overlap.fill_class.tolist() == [0, 0] + [0, 1, 0, 1] + [0, 0] + [1, 1] + [0, 0]
+    assert table.overlap.fill_difficult.tolist() == [False] * 2 + [True, False] * 2 + [False] * 6
     targets = table.class_targets(FILLS)
     assert targets.matrix(np.array(large[1] + large[2]), 2).tolist() == [[1, -1], [1, -1], [0, 1], [0, 1]]
 
@@ -90,19 +87,19 @@ def test_objects_that_fill_are_listed_by_row(voc):
 def test_no_object_fills_anything(voc, tmp_path):
     for name in voc.ids:
         voc.annotate(name, [])
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
     write_table(table, tmp_path / "t.h5")
 
-    assert table.fill_row.shape == table.fill_class.shape == table.fill_difficult.shape == (0,)
+    assert table.overlap.fill_row.shape == table.overlap.fill_class.shape == table.overlap.fill_difficult.shape == (0,)
     assert_same(read_table(tmp_path / "t.h5"), table)
 
 
 def test_the_number_of_threads_changes_nothing(voc):
-    assert_same(make_table(voc.read(), GRID, workers=1), make_table(voc.read(), GRID, workers=4))
+    assert_same(make_table(voc.read(), SOURCES, workers=1), make_table(voc.read(), SOURCES, workers=4))
 
 
 def test_whole_is_one_row_a_picture(voc):
-    table = make_table(voc.read(), GRID, source="whole")
+    table = make_table(voc.read(), SourceSettings(source="whole", grid=GRID))
 
     assert table.n_rows == 6 and table.source == "whole"
     assert table.box_xyxy.tolist() == [[0, 0, 96, 64]] * 6
@@ -114,8 +111,8 @@ def test_a_small_picture_is_bad_for_the_grid_only(voc):
     voc.add("small", [], (15, 15))
 
     with pytest.raises(DatasetError, match=r"small: .*small\.jpg: 15 x 15 pixels: the smallest window is 7\.5 px"):
-        make_table(voc.read(), GRID)
-    assert make_table(voc.read(), GRID, source="whole").n_rows == 7
+        make_table(voc.read(), SOURCES)
+    assert make_table(voc.read(), SourceSettings(source="whole", grid=GRID)).n_rows == 7
 
 
 def test_a_turned_picture_is_taken_the_way_its_annotation_means(voc):
@@ -126,7 +123,7 @@ def test_a_turned_picture_is_taken_the_way_its_annotation_means(voc):
         voc.add(name, [], size)
         pixels.save(voc.picture(name), exif=exif)
 
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
 
     assert table.apply_exif.tolist() == [False] * 6 + [False, True]
     assert table.size_wh[-2:].tolist() == [[96, 64], [64, 96]]
@@ -136,7 +133,7 @@ def test_a_split_without_labels(voc):
     manifest = voc.manifest()
     split = replace(voc.read(), manifest=manifest, labels=None)
 
-    table = make_table(split, GRID)
+    table = make_table(split, SOURCES)
 
     assert not table.labelled and table.picture_labels.shape == (6, 0)
 
@@ -176,19 +173,19 @@ def spoilt(voc):
 
 def test_all_bad_pictures_are_listed_at_once(spoilt):
     with pytest.raises(DatasetError) as caught:
-        make_table(spoilt, GRID)
+        make_table(spoilt, SOURCES)
 
     lines = str(caught.value).splitlines()
     assert lines[0] == "tiny train: 6 of 7 pictures are bad"
     for line, reason in zip(lines[1:7], REASONS, strict=True):
         assert re.search(reason, line)
-    assert lines[7] == "mend them, or leave them out with --on-error skip"
+    assert lines[7] == "fix them, or leave them out with --on-error skip"
 
 
 def test_skipped_pictures_are_recorded_and_leave_no_row(spoilt):
     said = []
 
-    table = make_table(spoilt, GRID, on_error="skip", max_skipped=0.9, say=said.append)
+    table = make_table(spoilt, SOURCES, on_error="skip", max_skipped=0.9, say=said.append)
 
     assert table.ids == ("p0",) and set(table.picture.tolist()) == {0}
     assert table.picture_labels.shape == (1, 2)
@@ -202,12 +199,12 @@ def test_skipped_pictures_are_recorded_and_leave_no_row(spoilt):
 
 def test_skipping_gives_the_table_of_the_others(voc):
     voc.write_ids(["p0", "p2", "p3"])
-    expected = make_table(voc.read(), GRID)
+    expected = make_table(voc.read(), SOURCES)
     voc.write_ids(["p0", "p1", "p2", "p3"])
     split = voc.read()
     voc.picture("p1").write_bytes(b"")
 
-    table = make_table(split, GRID, on_error="skip", max_skipped=0.25)
+    table = make_table(split, SOURCES, on_error="skip", max_skipped=0.25)
 
     assert table.rows_digest == expected.rows_digest
     assert table.pictures_digest() == expected.pictures_digest()
@@ -222,9 +219,9 @@ def test_too_many_skipped_are_refused(voc, max_skipped, refused):
         voc.picture(name).write_bytes(b"")
     if refused:
         with pytest.raises(DatasetError, match=r"3 of 6 pictures are bad[\s\S]*more than may be skipped"):
-            make_table(split, GRID, on_error="skip", max_skipped=max_skipped)
+            make_table(split, SOURCES, on_error="skip", max_skipped=max_skipped)
     else:
-        assert make_table(split, GRID, on_error="skip", max_skipped=max_skipped).ids == ("p1", "p3", "p4")
+        assert make_table(split, SOURCES, on_error="skip", max_skipped=max_skipped).ids == ("p1", "p3", "p4")
 
 
 def test_all_bad_is_refused_whatever_may_be_skipped(voc):
@@ -233,14 +230,14 @@ def test_all_bad_is_refused_whatever_may_be_skipped(voc):
         voc.picture(name).write_bytes(b"")
 
     with pytest.raises(DatasetError, match=r"6 of 6 pictures are bad[\s\S]*and never all"):
-        make_table(split, GRID, on_error="skip", max_skipped=1.0)
+        make_table(split, SOURCES, on_error="skip", max_skipped=1.0)
 
 
 def test_a_box_outside_of_a_picture_whose_size_was_unknown(voc):
     voc.annotate("p3", [("cat", (200, 200, 250, 250), 0)], size=(0, 0))
 
     with pytest.raises(DatasetError, match=r"p3: .*a box lies outside of the picture of 96 x 64"):
-        make_table(voc.read(), GRID)
+        make_table(voc.read(), SOURCES)
 
 
 # ---- digests ---------------------------------------------------------------------------------------
@@ -298,10 +295,10 @@ def nothing(voc):
     ],
 )
 def test_what_changes_which_digest(voc, change, rows, pictures, labels):
-    before = make_table(voc.read(), GRID)
+    before = make_table(voc.read(), SOURCES)
     change(voc)
 
-    after = make_table(voc.read(), GRID)
+    after = make_table(voc.read(), SOURCES)
 
     assert (after.rows_digest != before.rows_digest) == rows
     assert (after.pictures_digest() != before.pictures_digest()) == pictures
@@ -312,15 +309,18 @@ def test_what_changes_which_digest(voc, change, rows, pictures, labels):
 def test_rows_digest_follows_grid_and_source(voc):
     split = voc.read()
     tables = [
-        make_table(split, GRID),
-        make_table(split, GRID.model_copy(update={"overlap": 0.65})),
-        make_table(split, GRID.model_copy(update={"scales": (1.0, 2.1)})),
-        make_table(split, GRID, source="whole"),
+        make_table(split, SOURCES),
+        make_table(split, SourceSettings(grid=GRID.model_copy(update={"overlap": 0.65}))),
+        make_table(split, SourceSettings(grid=GRID.model_copy(update={"scales": (1.0, 2.1)}))),
+        make_table(split, SourceSettings(source="whole", grid=GRID)),
     ]
 
     assert len({t.rows_digest for t in tables}) == len(tables)
     # Limits that no picture met decide no row.
-    assert make_table(split, GRID.model_copy(update={"max_patches": 99})).rows_digest == tables[0].rows_digest
+    assert (
+        make_table(split, SourceSettings(grid=GRID.model_copy(update={"max_patches": 99}))).rows_digest
+        == tables[0].rows_digest
+    )
 
 
 @pytest.mark.parametrize(
@@ -337,24 +337,24 @@ def test_rows_digest_follows_grid_and_source(voc):
     ],
 )
 def test_every_part_of_the_row_plan_is_in_its_digest(voc, field, value):
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
 
     assert replace(table, **{field: value}).compute_rows_digest() != table.rows_digest
 
 
 def test_the_rows_digest_of_a_table_stays_what_it_was(voc):
     # Stores are joined on it: one that is made of these rows must go on to be found.
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
 
     assert table.rows_digest == "d66f448d0b2ed6d5a5b5436d411627f4f42de14d7613ad41464fc8a1158b20b6"
 
 
 def test_labels_digest_follows_every_object_that_fills(voc):
     voc.annotate("p3", [("cat", (9, 9, 72, 60), 0), ("dog", (10, 10, 72, 60), 0)])
-    before = make_table(voc.read(), GRID)
+    before = make_table(voc.read(), SOURCES)
     voc.annotate("p3", [("cat", (9, 9, 72, 60), 0), ("dog", (10, 10, 72, 60), 1)])
 
-    after = make_table(voc.read(), GRID)
+    after = make_table(voc.read(), SOURCES)
 
     # Two objects fill: no single label either way.
     np.testing.assert_array_equal(after.labels(FILLS), before.labels(FILLS))
@@ -362,7 +362,7 @@ def test_labels_digest_follows_every_object_that_fills(voc):
 
 
 def test_labels_digest_follows_reading_and_class_names(voc):
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
     readings = [FILLS, TOUCHES, LabelSettings(background="unfilled")]
     renamed = replace(table, classes=("cat", "wolf"))
 
@@ -376,7 +376,7 @@ def test_labels_digest_follows_reading_and_class_names(voc):
 def table(voc) -> PatchTable:
     split = voc.read()
     voc.picture("p4").write_bytes(b"")
-    return make_table(split, GRID, on_error="skip", max_skipped=0.5)
+    return make_table(split, SOURCES, on_error="skip", max_skipped=0.5)
 
 
 def test_write_read_round_trip(table, tmp_path):
@@ -393,7 +393,7 @@ def test_equal_tables_give_equal_bytes(table, voc, tmp_path):
 
 
 def test_a_split_without_labels_survives_the_file(voc, tmp_path):
-    table = make_table(replace(voc.read(), labels=None), GRID)
+    table = make_table(replace(voc.read(), labels=None), SOURCES)
     write_table(table, tmp_path / "t.h5")
 
     assert_same(read_table(tmp_path / "t.h5"), table)
@@ -423,7 +423,7 @@ def test_a_flipped_byte_is_refused_wherever_it_is(path):
     read_table(path)
 
 
-COLUMNS = {"rows": ROW_COLUMNS, "fills": FILL_COLUMNS, "pictures": PICTURE_COLUMNS}
+COLUMNS = {"rows": (*WINDOW_COLUMNS, *PATCH_COLUMNS), "fills": FILL_COLUMNS, "pictures": PICTURE_COLUMNS}
 
 
 @pytest.mark.parametrize("name", [f"{group}/{name}" for group, names in COLUMNS.items() for name in names])
@@ -453,16 +453,16 @@ def test_rows_that_disagree_with_their_digest_are_refused(table, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda t: {"fill_row": t.fill_row[::-1].copy()}, id="not in order"),
-        pytest.param(lambda t: {"fill_row": t.fill_row + 1}, id="other rows"),
-        pytest.param(lambda t: {"fill_row": t.fill_row + t.n_rows}, id="no such row"),
-        pytest.param(lambda t: {"fill_class": t.fill_class + np.int16(2)}, id="no such class"),
-        pytest.param(lambda t: {"fill_class": t.fill_class[1:]}, id="one class fewer"),
-        pytest.param(lambda t: {"n_filling": t.n_filling + np.uint8(1)}, id="more are counted"),
+        pytest.param(lambda o: {"fill_row": o.fill_row[::-1].copy()}, id="not in order"),
+        pytest.param(lambda o: {"fill_row": o.fill_row + 1}, id="other rows"),
+        pytest.param(lambda o: {"fill_row": o.fill_row + len(o.n_filling)}, id="no such row"),
+        pytest.param(lambda o: {"fill_class": o.fill_class + np.int16(2)}, id="no such class"),
+        pytest.param(lambda o: {"fill_class": o.fill_class[1:]}, id="one class fewer"),
+        pytest.param(lambda o: {"n_filling": o.n_filling + np.uint8(1)}, id="more are counted"),
     ],
 )
 def test_fills_that_disagree_with_the_rows_are_refused(table, tmp_path, change):
-    write_table(replace(table, **change(table)), tmp_path / "t.h5")
+    write_table(replace(table, overlap=replace(table.overlap, **change(table.overlap))), tmp_path / "t.h5")
 
     with pytest.raises(StoreError, match="objects that fill rows disagree with their number in each row"):
         read_table(tmp_path / "t.h5")
@@ -471,7 +471,7 @@ def test_fills_that_disagree_with_the_rows_are_refused(table, tmp_path, change):
 def test_another_format_is_refused(path):
     with h5py.File(path, "r+") as file:
         file.attrs["format"] = "patch-table-0"
-    path.write_bytes(sign_hdf5(path.read_bytes()))
+    path.write_bytes(checksum_hdf5(path.read_bytes()))
 
     with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-3'"):
         read_table(path)
@@ -480,7 +480,7 @@ def test_another_format_is_refused(path):
 def test_a_missing_column_is_refused(path):
     with h5py.File(path, "r+") as file:
         del file["rows/scale"]
-    path.write_bytes(sign_hdf5(path.read_bytes()))
+    path.write_bytes(checksum_hdf5(path.read_bytes()))
 
     with pytest.raises(StoreError, match="cannot be read as a patch table: .*scale"):
         read_table(path)
@@ -501,7 +501,7 @@ def test_a_missing_column_is_refused(path):
     ],
 )
 def test_what_makes_a_table_stale(voc, tmp_path, change, expect):
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
     memory = DigestMemory(tmp_path / "digests.sqlite")
     assert why_stale(table, voc.read(), memory) is None
     change(voc)
@@ -512,14 +512,14 @@ def test_what_makes_a_table_stale(voc, tmp_path, change, expect):
 def test_a_class_list_makes_a_table_stale(voc, tmp_path):
     for name in ("cat", "dog"):
         (voc.folder / f"ImageSets/Main/{name}_train.txt").write_text("".join(f"{i} 1\n" for i in voc.ids))
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
     (voc.folder / "ImageSets/Main/dog_train.txt").write_text("".join(f"{i} -1\n" for i in voc.ids))
 
     assert why_stale(table, voc.read(), DigestMemory(tmp_path / "m.sqlite")) == "annotations or lists changed"
 
 
 def test_other_classes_make_a_table_stale(voc, tmp_path):
-    table = make_table(voc.read(), GRID)
+    table = make_table(voc.read(), SOURCES)
     other = voc.read(classes=("dog", "cat"))
 
     assert why_stale(table, other, DigestMemory(tmp_path / "m.sqlite")) == "the classes changed"
@@ -528,7 +528,7 @@ def test_other_classes_make_a_table_stale(voc, tmp_path):
 def test_skipped_pictures_do_not_make_a_table_stale_until_they_are_mended(voc, tmp_path):
     data = voc.picture("p4").read_bytes()
     voc.picture("p4").write_bytes(b"")
-    table = make_table(voc.read(), GRID, on_error="skip", max_skipped=0.5)
+    table = make_table(voc.read(), SOURCES, on_error="skip", max_skipped=0.5)
     memory = DigestMemory(tmp_path / "m.sqlite")
     assert why_stale(table, voc.read(), memory) is None
 

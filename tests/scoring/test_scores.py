@@ -15,7 +15,7 @@ from pipeline.head.file import load_head, save_head
 from pipeline.head.head import Head
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings, SvmSettings, WeakSettings
-from pipeline.io.checksummed import USER_BLOCK, sign_hdf5
+from pipeline.io.checksummed import USER_BLOCK, checksum_hdf5
 from pipeline.io.errors import HeadError, StoreError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
@@ -328,7 +328,7 @@ def test_another_file_is_refused(tmp_path):
     with pytest.raises(StoreError, match="damaged: .*make it again with: pipeline score"):
         load_scores(path)
 
-    path.write_bytes(sign_hdf5(path.read_bytes()))
+    path.write_bytes(checksum_hdf5(path.read_bytes()))
     with pytest.raises(StoreError, match="not a file of scores"):
         load_scores(path)
 

@@ -23,7 +23,7 @@ from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
 from pipeline.stages import trunk
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table, picture_paths
+from pipeline.stages.patches import current_table
 from pipeline.stages.pretrain import pretrain_on_patches
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
@@ -106,7 +106,7 @@ def trained(folder, tmp_path_factory) -> tuple[Path, TrunkCard]:
 
 def table_of(work: Workspace) -> tuple[PatchTable, dict[str, Path]]:
     table = current_table(RunContext(work, "tiny"), "train")
-    return table, picture_paths(read_split(load_manifest("tiny"), "train", "data"))
+    return table, read_split(load_manifest("tiny"), "train", "data").paths_by_id
 
 
 def test_the_card_says_what_was_trained_and_how_well(work, trained):

@@ -62,10 +62,10 @@ def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
     # learnt from them would rank the classes wrongly.
     out = hold_out_pictures(train.table.ids, 0.6)
     assert 19 <= out.sum() <= 30
-    named = train.table.filling_class
+    named = train.table.overlap.filling_class
     lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)
 
-    lying = replace(train, table=replace(train.table, filling_class=lies))
+    lying = replace(train, table=replace(train.table, overlap=replace(train.table.overlap, filling_class=lies)))
     heads = {"fcb": HeadSettings(hidden=(), batch=4, max_epochs=(30, 1, 1))}
     result = sweep_grid(lying, val, grid(heads, (1.0,), 0.6))
 

@@ -22,8 +22,8 @@ class SplitData:
 def draw_rows(table: PatchTable, width: int, seed: int = 0) -> np.ndarray:
     """Draw float16 rows of noise; column c is high in a patch that an object of class c fills."""
     rows = np.random.default_rng(seed).normal(0, 0.3, (table.n_rows, width))
-    filled = np.flatnonzero(table.filling_class >= 0)
-    rows[filled, table.filling_class[filled]] += 2
+    filled = np.flatnonzero(table.overlap.filling_class >= 0)
+    rows[filled, table.overlap.filling_class[filled]] += 2
     return rows.astype(np.float16)
 
 

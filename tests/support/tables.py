@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.patches.labels import Overlap
 from pipeline.patches.settings import GridSettings
 from pipeline.patches.table import PatchTable
 
@@ -65,13 +66,15 @@ def _table_of_patches(
         picture=picture.astype(np.int32),
         box_xyxy=box_xyxy.astype(np.float32),
         scale=np.zeros(len(picture), np.uint8),
-        n_filling=n_filling.astype(np.uint8),
-        n_touching=n_touching.astype(np.uint8),
-        filling_class=np.where(filled, shown[picture], -1).astype(np.int16),
-        filling_difficult=difficult,
-        fill_row=np.flatnonzero(filled),
-        fill_class=shown[picture][filled].astype(np.int16),
-        fill_difficult=difficult[filled],
+        overlap=Overlap(
+            n_filling=n_filling.astype(np.uint8),
+            n_touching=n_touching.astype(np.uint8),
+            filling_class=np.where(filled, shown[picture], -1).astype(np.int16),
+            filling_difficult=difficult,
+            fill_row=np.flatnonzero(filled),
+            fill_class=shown[picture][filled].astype(np.int16),
+            fill_difficult=difficult[filled],
+        ),
         ids=tuple(f"{split}{i:03d}" for i in range(n_pictures)),
         size_wh=np.full((n_pictures, 2), 100, np.int32),
         apply_exif=np.zeros(n_pictures, bool),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.io.errors import SettingsError, TrunkError
-from pipeline.trunk.architectures import FORMS, AlexNet
+from pipeline.trunk.architectures import CONFIGS, AlexNet
 from pipeline.trunk.dense import DenseRunner, cells_of
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.runner import TrunkRunner
@@ -25,9 +25,9 @@ def picture():
     return large[0].permute(1, 2, 0).numpy().astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_stride_and_cells_are_those_of_the_maps(name):
-    form = FORMS[name]
+    form = CONFIGS[name]
     network = AlexNet(form).eval()
     with torch.inference_mode():
         for further in (0, 1, 3):
@@ -51,7 +51,7 @@ def test_a_window_of_the_whole_picture_is_its_patch(picture, layer):
 def surrounded(picture: np.ndarray, x: int, y: int, px: int, around: int) -> np.ndarray:
     """FC7 of one window by the plain network in float64, convolutions seeing `around` more pixels on each side."""
     network = load_trunk("random").network.network.double()
-    stride, side = network.form.stride, network.form.pool5_px
+    stride, side = network.config.stride, network.config.pool5_px
     padded = np.zeros((px + 2 * around, px + 2 * around, 3))
     for row in range(px + 2 * around):
         for column in range(px + 2 * around):

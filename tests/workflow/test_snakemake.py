@@ -20,7 +20,7 @@ from support.small_parts import code_to_bind
 
 from pipeline.activations.store import Store
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.patches.table import read_table
+from pipeline.patches.table_file import read_table
 from pipeline.scoring.scores_file import load_scores
 
 CHECKOUT = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ from pipeline.dataset.demo.scenes import (
     drop_shadow,
 )
 from pipeline.dataset.demo.shapes import draw_clutter
-from pipeline.dataset.voc import parse_objects
-from pipeline.io.atomic import write_whole
+from pipeline.dataset.voc_xml import parse_objects
+from pipeline.io.atomic import write_atomic
 
 ACTIONS = tuple(ACTION_DRAWERS)
 OTHER = "other"
@@ -122,9 +122,9 @@ def _draw_picture(folder: Path, picture_id: str, rng: np.random.Generator) -> No
     pixels, persons = draw_scene(rng)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
-    write_whole(folder / "JPEGImages" / f"{picture_id}.jpg", stream.getvalue())
+    write_atomic(folder / "JPEGImages" / f"{picture_id}.jpg", stream.getvalue())
     xml = annotation_xml(picture_id, (pixels.shape[1], pixels.shape[0]), persons)
-    write_whole(folder / "Annotations" / f"{picture_id}.xml", xml.encode())
+    write_atomic(folder / "Annotations" / f"{picture_id}.xml", xml.encode())
 
 
 def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
@@ -141,5 +141,5 @@ def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
                     lines[name].append(f"{i} {number} {1 if (person.actions or {}).get(name) else -1}\n")
         # As in the devkit: no list for what is not scored, and the id list last.
         for name, content in lines.items():
-            write_whole(lists / f"{name}_{split}.txt", "".join(content).encode())
-        write_whole(lists / f"{split}.txt", "".join(f"{i}\n" for i in pictures).encode())
+            write_atomic(lists / f"{name}_{split}.txt", "".join(content).encode())
+        write_atomic(lists / f"{split}.txt", "".join(f"{i}\n" for i in pictures).encode())

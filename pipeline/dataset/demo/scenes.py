@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline.dataset.demo.canvas import PALETTE, Canvas, ellipse, mix
 from pipeline.dataset.demo.shapes import CLASS_DRAWERS, draw_clutter
-from pipeline.io.atomic import read_json, write_json, write_whole
+from pipeline.io.atomic import read_json, write_atomic, write_json
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import track
 
@@ -230,9 +230,9 @@ def _draw_picture(folder: Path, picture_id: str, rng: np.random.Generator) -> No
     picture, objects = draw_scene(rng)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=JPEG_QUALITY)
-    write_whole(folder / "JPEGImages" / f"{picture_id}.jpg", stream.getvalue())
+    write_atomic(folder / "JPEGImages" / f"{picture_id}.jpg", stream.getvalue())
     xml = annotation_xml(picture_id, picture.size, objects)
-    write_whole(folder / "Annotations" / f"{picture_id}.xml", xml.encode())
+    write_atomic(folder / "Annotations" / f"{picture_id}.xml", xml.encode())
 
 
 def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
@@ -249,7 +249,7 @@ def draw_demo(folder: Path, n_train: int, n_val: int, seed: int) -> None:
     counts = {"train": n_train, "val": n_val}
     ids = draw_pictures(Path(folder), counts, {"seed": seed, "drawing": DRAWING}, _draw_picture)
     for split in counts:
-        write_whole(Path(folder) / "ImageSets" / "Main" / f"{split}.txt", ("\n".join(ids[split]) + "\n").encode())
+        write_atomic(Path(folder) / "ImageSets" / "Main" / f"{split}.txt", ("\n".join(ids[split]) + "\n").encode())
 
 
 def draw_pictures(

@@ -1,33 +1,29 @@
-"""A manifest for anyone's own pictures without boxes: class folders, or a table of pictures and labels."""
+"""Describe a user's own pictures without boxes by a manifest: class folders, or a table of pictures and labels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.describe.voc import PAIRS, VAL_SHARE, IdList, check_new, say_to_stderr, write_manifest
-from pipeline.dataset.labelled import (
-    LABEL,
-    SPLIT,
-    Listing,
-    Table,
-    absent_pictures,
-    column_values,
-    id_of,
-    is_picture,
-    list_class_folders,
-    name_clashes,
-    picture_paths,
-    read_table_file,
+from pipeline.dataset.class_folders import is_picture, list_class_folders
+from pipeline.dataset.csv_table import LABEL, SPLIT, CsvTable, column_values, picture_paths, read_table_file
+from pipeline.dataset.describe.write import (
+    PAIRS,
+    VAL_SHARE,
+    IdList,
+    NewDataset,
+    check_new,
+    say_to_stderr,
+    write_manifest,
 )
+from pipeline.dataset.listing import Listing, absent_pictures, id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.progress import Say
 
-Say = Callable[[str], None]
 SPLIT_FOLDERS = ("train", "val", "trainval", "test")
 
 
@@ -41,7 +37,7 @@ def _listed(folder: Path) -> dict[str, list[str]]:
 
 
 def _split_folders(root: Path) -> tuple[str, str] | None:
-    """The folders to fit on and to score on, if there are such; a class may be called train as well."""
+    """Find the folders to fit on and to score on, if there are such; a class may be called train as well."""
     there = {name for name in SPLIT_FOLDERS if _listed(root / name)}
     return next((pair for pair in PAIRS if there.issuperset(pair)), None)
 
@@ -63,7 +59,7 @@ def new_folders_manifest(
     Raises
     ------
     SettingsError
-        A bad name or metric, or one that is taken.
+        A bad name or metric, or a name that is taken.
     DatasetError
         Names of classes or pictures that cannot be used (all are listed), or too few of them.
     """
@@ -93,14 +89,14 @@ def new_folders_manifest(
         if pair[0] in listed and c not in listed[pair[0]]:
             say(f"class {c}: no picture in {pair[0]}, so it will not be learnt")
     content = {"layout": "folders", "title": f"class folders in {root.name}"}
-    return write_manifest(path, name, root, content, classes, metric, pair, lists, say)
+    return write_manifest(path, NewDataset(root, content, classes, metric, pair, lists), say)
 
 
 _BAD_CLASS = "class names become part of file names: no backslash, no control characters, at most 100 characters"
 
 
 def say_left_out(folder: Path, found: dict[str, list[str]], say: Say) -> None:
-    """Pictures that lie beside class folders, or deeper, belong to no class."""
+    """Report pictures next to class folders, or deeper in them: they belong to no class."""
     beside = [name for name in sorted(os.listdir(folder)) if is_picture(name)]
     deeper = [f"{name}/{inner}/" for name in sorted(found) for inner in sorted(_listed(folder / name))]
     if left_out := beside + deeper:
@@ -122,10 +118,10 @@ def new_table_manifest(
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for a CSV file of pictures and labels.
 
-    Columns: ``picture`` (a path below `root`), then ``label``, or one column a class with 1, 0, -1 or
+    Columns: ``picture`` (a path below `root`), then ``label``, or one column per class with 1, 0, -1 or
     nothing; ``split`` if there are splits. Without it, both lists are made: within each class 60 to 40, as
-    far as several labels a picture allow, by `seed`. Where -1 stands anywhere, 0 is taken for unknown,
-    else for absent; the manifest says which.
+    far as several labels per picture allow, by `seed`. If the table has any -1, 0 means unknown, else absent; the
+    manifest says which.
 
     Parameters
     ----------
@@ -149,10 +145,10 @@ def new_table_manifest(
     problems += [f"column {brief(c)}: {_BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     _refuse(table, problems)
     _refuse(table, [f"{p}: no such picture in {root}" for p in absent_pictures(root, paths)])
-    known = labels != 0
+    is_known = labels != 0
     listing = Listing(tuple(paths), tuple(map(id_of, paths)), labels, None)
     if SPLIT in content.header:
-        pair, lists = _stated_splits(table, content, listing, known)
+        pair, lists = _stated_splits(table, content, listing, is_known)
     else:
         pair, lists = PAIRS[0], _divided(list(listing.ids), labels == 1, seed, say)
     about: dict[str, object] = {
@@ -166,15 +162,15 @@ def new_table_manifest(
             f"0 in the column of a class: {zero} ({'some' if zero == 'unknown' else 'no'} -1 in the table); "
             "'zero' in the manifest can be changed"
         )
-    return write_manifest(path, name, root, about, classes, metric, pair, lists, say)
+    return write_manifest(path, NewDataset(root, about, classes, metric, pair, lists), say)
 
 
-def _labels_of(table: Table, say: Say) -> tuple[tuple[str, ...], np.ndarray, str | None, list[str]]:
-    """Classes, labels (n_rows, n_classes) as 1, 0 (unknown), -1, what 0 meant, and problems."""
+def _labels_of(table: CsvTable, say: Say) -> tuple[tuple[str, ...], np.ndarray, str | None, list[str]]:
+    """Read classes, labels (n_rows, n_classes) as 1, 0 (unknown), -1, the meaning of 0, and problems."""
     if table.one_label:
         others = [name for name in table.class_columns if name != LABEL]
         if others:
-            say(f"columns that are not used, beside {LABEL!r}: {', '.join(map(brief, others[:20]))}")
+            say(f"columns that are not used, other than {LABEL!r}: {', '.join(map(brief, others[:20]))}")
         texts = table.column(LABEL)
         classes = tuple(sorted(set(texts) - {""}))
         column = {c: index for index, c in enumerate(classes)}
@@ -196,9 +192,9 @@ def _labels_of(table: Table, say: Say) -> tuple[tuple[str, ...], np.ndarray, str
 
 
 def _stated_splits(
-    table: Path, content: Table, listing: Listing, known: np.ndarray
+    table: Path, content: CsvTable, listing: Listing, is_known: np.ndarray
 ) -> tuple[tuple[str, str], dict[str, IdList]]:
-    """Splits of the column ``split``: the pair to fit and to score on, and all of them."""
+    """Read the splits of the column ``split``: the pair to fit and to score on, and all of them."""
     names = content.column(SPLIT)
     problems = [
         f"line {line}: split {brief(text)}: letters, digits and _ . + - only"
@@ -211,7 +207,7 @@ def _stated_splits(
         if split:
             rows_of.setdefault(split, []).append(row)
     for split, rows in sorted(rows_of.items()):
-        labelled = np.asarray(known[rows].any(1))
+        labelled = np.asarray(is_known[rows].any(1))
         if labelled.any():
             problems += [
                 f"line {content.lines[row]}: no label, others of split {split} have some"
@@ -236,12 +232,12 @@ def _divided(ids: list[str], positive: np.ndarray, seed: int, say: Say) -> dict[
 
 
 def divide_by_class(positive: np.ndarray, seed: int, share: float = VAL_SHARE) -> np.ndarray:
-    """A stratified division: pictures that go to the second side.
+    """Divide pictures by class; return which of them go to the second side.
 
-    Classes are gone through from the rarest to the most frequent; the pictures of one that have no side
-    yet are dealt so that its whole comes nearest to `share`, and, with two pictures or more, so that both
-    sides have one if that is still possible. With one label a picture the shares are met exactly.
-    Source: Sechidis, Tsoumakas and Vlahavas (ECML 2011), a class at a time in place of a picture.
+    Classes are processed from the rarest to the most frequent. The pictures of a class without a side are divided so
+    that the whole class comes nearest to `share`. With two pictures or more, both sides get one if possible. With one
+    label per picture the shares are met exactly.
+    Source: Sechidis, Tsoumakas and Vlahavas (ECML 2011), one class at a time instead of one picture.
 
     Parameters
     ----------

@@ -1,33 +1,30 @@
-"""A manifest for anyone's own pictures in the VOC layout."""
+"""Describe a user's own pictures in the VOC layout by a manifest."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import defusedxml.ElementTree
 import numpy as np
-import yaml
 
-from pipeline.dataset.manifest import CLASS_NAME, NAME, SPLIT_NAME, Manifest, known_datasets
-from pipeline.dataset.read import read_split
+from pipeline.dataset.describe.write import (
+    PAIRS,
+    VAL_SHARE,
+    IdList,
+    NewDataset,
+    check_new,
+    say_to_stderr,
+    write_manifest,
+)
+from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.dataset.split import LABELS, PICTURE_ID, PICTURE_SUFFIXES, read_ids
-from pipeline.dataset.voc import parse_annotation
-from pipeline.io.atomic import write_whole
-from pipeline.io.errors import DatasetError, MissingDataError, PipelineError, SettingsError
+from pipeline.dataset.voc_xml import parse_annotation
+from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.progress import Say
 
-PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
-"""Names of splits to fit on and to score on, in order of preference."""
-VAL_SHARE = 0.4
 MOVES_PER_CLASS = 100
-
-
-def say_to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
 
 
 def new_manifest(
@@ -37,24 +34,24 @@ def new_manifest(
     seed: int = 0,
     metric: str = "voc12",
     overwrite: bool = False,
-    say: Callable[[str], None] = say_to_stderr,
+    say: Say = say_to_stderr,
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for the pictures in `root`; nothing is written into `root`.
 
     Classes come from the annotations, splits from the id lists in ``ImageSets/Main``. Without a
-    pair of lists that can be used, a train and a val list are made and written beside the manifest.
+    usable pair of lists, a train and a val list are made and written next to the manifest.
 
     Parameters
     ----------
     root : folder with ``JPEGImages`` and ``Annotations``
     seed : decides which pictures go to train and which to val, where there are no lists
     metric : ``voc12`` or ``voc07``
-    say : called with one message at a time: what was found, and what is left out
+    say : called with one message at a time: splits, classes and left-out files
 
     Raises
     ------
     SettingsError
-        A bad name or metric, or one that is taken; an existing manifest without `overwrite`.
+        A bad name or metric, or a name that is taken; an existing manifest without `overwrite`.
     MissingDataError
         `root` is not in the VOC layout.
     DatasetError
@@ -76,39 +73,12 @@ def new_manifest(
             lists[split] = IdList(tuple(part), True, True)
     elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
         say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
-    return write_manifest(
-        path, name, root, {"title": f"own pictures in {root.name}"}, classes, metric, pair, lists, say
-    )
+    about = {"title": f"own pictures in {root.name}"}
+    return write_manifest(path, NewDataset(root, about, classes, metric, pair, lists), say)
 
 
-def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
-    """Where the manifest of a new dataset goes, if it may.
-
-    Raises
-    ------
-    SettingsError
-        A bad name or metric, or one that is taken.
-    """
-    path = Path(manifests) / f"{name}.yaml"
-    _check_name(name, path, overwrite)
-    if metric not in ("voc07", "voc12"):
-        raise SettingsError(f"metric: got {metric!r}, expected voc07 or voc12")
-    return path
-
-
-def _check_name(name: str, path: Path, overwrite: bool) -> None:
-    if not NAME.fullmatch(name) or name == "published":
-        raise SettingsError(f"name: got {name!r}, expected lower case letters, digits and _, not 'published'")
-    if path.exists():
-        if not overwrite:
-            raise SettingsError(f"{path}: is there already; choose another --name, or give --overwrite")
-    elif name in known_datasets():
-        # Results are named by dataset: two that share a name would be taken for one.
-        raise SettingsError(f"name: {name!r} is the name of a dataset that is known already; choose another")
-
-
-def _annotated_ids(root: Path, say: Callable[[str], None]) -> list[str]:
-    """Ids with a picture and an annotation, sorted."""
+def _annotated_ids(root: Path, say: Say) -> list[str]:
+    """List the ids with a picture and an annotation, sorted."""
     folders = [root / "JPEGImages", root / "Annotations"]
     if absent := [folder.name for folder in folders if not folder.is_dir()]:
         got = ", ".join(sorted(p.name for p in root.iterdir())[:10]) if root.is_dir() else "no such folder"
@@ -146,7 +116,7 @@ def _annotated_ids(root: Path, say: Callable[[str], None]) -> list[str]:
 
 
 def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
-    """Class names of each picture's objects; all problems of all files are raised at once."""
+    """Read the class names of each picture's objects; all problems of all files are raised at once."""
     names_of, problems = {}, []
     for i in ids:
         try:
@@ -174,30 +144,8 @@ def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
     return names_of
 
 
-@dataclass(frozen=True)
-class IdList:
-    """Ids of a split.
-
-    `own`: written beside the manifest, because the dataset has no such list or one that names too much;
-    `folder`: of its class folders, where it has some of its own.
-    """
-
-    ids: tuple[str, ...]
-    labelled: bool
-    own: bool
-    folder: str | None = None
-
-    def as_manifest(self, name: str, split: str) -> dict[str, object]:
-        entry: dict[str, object] = {"pictures": len(self.ids)}
-        if self.own:
-            entry["ids"] = f"{name}/{split}.txt"
-        if self.folder is not None:
-            entry["folder"] = self.folder
-        return entry if self.labelled else {**entry, "labelled": False}
-
-
-def _found_lists(root: Path, annotated: set[str], say: Callable[[str], None]) -> dict[str, IdList]:
-    """The id lists in ``ImageSets/Main``; ids that cannot be used are left out, and said."""
+def _found_lists(root: Path, annotated: set[str], say: Say) -> dict[str, IdList]:
+    """Read the id lists in ``ImageSets/Main``; unusable ids are left out and reported."""
     files = [os.path.splitext(file) for file in os.listdir(root / "JPEGImages")]
     pictures = {stem for stem, suffix in files if suffix.lower() in PICTURE_SUFFIXES}
     lists = {}
@@ -250,8 +198,8 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
         n_val = holds[side].sum(0)
         return np.flatnonzero((total >= 2) & ((n_val == 0) | (n_val == total)))
 
-    # A picture of a class that lacks a side changes places with any picture of the other side: sizes stay.
-    # Exchanges that gain nothing are taken too, they lead off plateaus; bounded, for it may be impossible.
+    # A picture of a class that lacks a side is exchanged for any picture of the other side, so sizes stay.
+    # Exchanges without gain are accepted too, since they lead off plateaus. Bounded, as it may be impossible.
     for _ in range(MOVES_PER_CLASS * len(classes)):
         worst = lacking(in_val)
         if not len(worst):
@@ -266,61 +214,3 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
         sorted(i for i, val in zip(ids, in_val, strict=True) if not val),
         sorted(i for i, val in zip(ids, in_val, strict=True) if val),
     )
-
-
-def write_manifest(
-    path: Path,
-    name: str,
-    root: Path,
-    about: Mapping[str, object],
-    classes: tuple[str, ...],
-    metric: str,
-    pair: tuple[str, str],
-    lists: dict[str, IdList],
-    say: Callable[[str], None],
-) -> Path:
-    """Write a manifest and the id lists that it needs, if the splits to fit and to score on can be read.
-
-    Parameters
-    ----------
-    about : title, layout and what goes with it
-    pair : splits to fit and to score on
-    """
-    content: dict[str, object] = {
-        "name": name,
-        **about,
-        "folder": str(root),
-        "metric": metric,
-        "fit": pair[0],
-        "eval": pair[1],
-        "splits": {split: entry.as_manifest(name, split) for split, entry in lists.items()},
-        "classes": list(classes),
-    }
-    _write(path, content, lists)
-    for split, entry in lists.items():
-        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
-    say(f"{len(classes)} classes: {', '.join(classes)}")
-    return path
-
-
-def _write(path: Path, content: dict[str, object], lists: dict[str, IdList]) -> None:
-    """Id lists first, the manifest last: a manifest never names lists that are not there."""
-    written = []
-    for split, entry in lists.items():
-        if entry.own:
-            written.append(path.with_suffix("") / f"{split}.txt")
-            write_whole(written[-1], ("\n".join(entry.ids) + "\n").encode())
-    manifest = Manifest.model_validate({**content, "path": path})
-    try:
-        for split in dict.fromkeys((manifest.fit, manifest.eval)):
-            read_split(manifest, split)
-    except PipelineError:
-        if not path.exists():
-            for file in written:
-                file.unlink()
-            if written and not any(path.with_suffix("").iterdir()):
-                path.with_suffix("").rmdir()
-        raise
-    header = "# Made by 'pipeline data new'; title, metric and licence may be edited.\n"
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    write_whole(path, (header + text).encode())

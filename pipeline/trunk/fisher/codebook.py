@@ -1,4 +1,4 @@
-"""Fitting the codebook of Fisher vectors: principal components, then a mixture of Gaussians."""
+"""Fit the codebook of Fisher vectors: principal components, then a mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.trunk.fisher.trunk import PLACE_GAIN
 from pipeline.trunk.settings import FisherSettings
 
 ROUNDS = 60
-"""At most so many of the mixture; later ones move nothing that a classifier would notice."""
+"""Maximum iterations of the mixture; later ones change nothing that matters to a classifier."""
 LEAST_VARIANCE = 1e-3
 """Of a Gaussian along each axis, where 1 is that of all descriptors: none shrinks to a few of them."""
-SAMPLES_A_WORD = 10
+SAMPLES_PER_WORD = 10
 
 
 def choose_windows(n_windows: int, settings: FisherSettings) -> np.ndarray:
-    """Which windows are looked at: rising indices, all or a seeded sample."""
+    """Choose the windows that are described: rising indices, all or a seeded sample."""
     order = np.random.default_rng(settings.seed).permutation(n_windows)
     return np.sort(order[: settings.windows])
 
@@ -35,7 +35,7 @@ def choose_windows(n_windows: int, settings: FisherSettings) -> np.ndarray:
 def sample_descriptors(
     pictures: Iterable[np.ndarray], settings: FisherSettings
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A seeded sample of each picture's descriptors.
+    """Draw a seeded sample of each picture's descriptors.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def sample_descriptors(
 
 
 def fit_book(rows: np.ndarray, places: np.ndarray, settings: FisherSettings) -> dict[str, Tensor]:
-    """Components of deviation 1, and a mixture over them and the places.
+    """Fit components of deviation 1, and a mixture over them and the places.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def fit_book(rows: np.ndarray, places: np.ndarray, settings: FisherSettings) -> 
     -------
     float32 tensors by the names of the buffers of `Codebook`
     """
-    # One thread: several add up in an order that differs from run to run.
+    # One thread: several would add up in an order that differs from run to run.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         pca = PCA(settings.components, whiten=True, svd_solver="covariance_eigh").fit(rows.astype(np.float64))
@@ -94,7 +94,7 @@ def fit_book(rows: np.ndarray, places: np.ndarray, settings: FisherSettings) -> 
 
 
 def fit_codebooks(pictures: Iterable[np.ndarray], settings: FisherSettings) -> dict[str, Tensor]:
-    """Tensors of a `FisherNetwork`, by name, from pictures alone: labels and boxes are not looked at.
+    """Fit the tensors of a `FisherNetwork`, by name, from pictures alone; labels and boxes are not used.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def fit_codebooks(pictures: Iterable[np.ndarray], settings: FisherSettings) -> d
         Too few descriptors for so many words.
     """
     rows, places = sample_descriptors(pictures, settings)
-    needed = SAMPLES_A_WORD * max(settings.words, settings.components)
+    needed = SAMPLES_PER_WORD * max(settings.words, settings.components)
     if len(places) < needed:
         raise DatasetError(
             f"{len(places):,} descriptors for {settings.words} words of {settings.components} components, at least "

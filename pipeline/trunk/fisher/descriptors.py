@@ -22,18 +22,18 @@ STEP_PX = 4
 """Distance of neighbouring descriptors; a divisor of `CELL_PX`."""
 ORIENTATIONS = 8
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Sizes at which a picture is looked at, as shares of its own."""
+"""Sizes at which a picture is described, as shares of its own."""
 CHANNELS = {"shape": CELLS**2 * ORIENTATIONS, "colour": CELLS**2 * 6}
 """Columns of each kind of descriptor."""
 SPAN_PX = (CELLS + 1) * CELL_PX - 1
-"""Pixels that one descriptor looks at, along each side: cells overlap by half."""
+"""Pixels of one descriptor along each side: cells overlap by half."""
 GREY = (0.299, 0.587, 0.114)
-# Gradients of a grey level or two a cell are noise of the file: such squares fade out instead of being scaled up.
+# Gradients of one or two grey levels per cell are noise of the file: such squares fade out, they are not scaled up.
 FAINT = 0.5
 
 
 def orientation_maps(grey: Tensor) -> Tensor:
-    """Strength of the gradient in each of `ORIENTATIONS` directions, split between the two nearest.
+    """Measure the gradient in each of `ORIENTATIONS` directions, split between the two nearest.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def orientation_maps(grey: Tensor) -> Tensor:
 
 
 def _cells(maps: Tensor) -> Tensor:
-    """Weighted means over cells `STEP_PX` apart; a cell's weights are a tent of width ``2 * CELL_PX - 1``.
+    """Average over cells `STEP_PX` apart; a cell's weights are a tent of width ``2 * CELL_PX - 1``.
 
     The tent shares each pixel between neighbouring cells, so that small shifts change little.
     """
@@ -63,26 +63,26 @@ def _cells(maps: Tensor) -> Tensor:
 
 
 def _squares(cells: Tensor) -> Tensor:
-    """Descriptors of 4 x 4 cells: Tensor (1, c, rows, columns) -> (n, c * 16)."""
+    """Join descriptors of 4 x 4 cells: Tensor (1, c, rows, columns) -> (n, c * 16)."""
     return functional.unfold(cells, CELLS, dilation=CELL_PX // STEP_PX)[0].T
 
 
 def shape_descriptors(picture: Tensor) -> Tensor:
-    """Histograms of gradient orientations: Tensor (3, height, width) of 0..1 -> (n, 128), length at most 1."""
+    """Describe gradient orientations by histograms: Tensor (3, height, width) of 0..1 -> (n, 128), length at most 1."""
     weights = torch.tensor(GREY, device=picture.device, dtype=picture.dtype)
     rows = _squares(_cells(orientation_maps(torch.einsum("c,chw->hw", weights, picture))))
     return (rows / (rows.sum(1, keepdim=True) + FAINT / 255 * CELLS**2)).sqrt()
 
 
 def colour_descriptors(picture: Tensor) -> Tensor:
-    """Mean and deviation of red, green and blue in each cell: Tensor (3, height, width) of 0..1 -> (n, 96)."""
+    """Describe red, green and blue in each cell by mean and deviation: Tensor (3, height, width) of 0..1 -> (n, 96)."""
     means = _cells(picture)
     deviations = (_cells(picture.square()) - means.square()).clamp(min=0).sqrt()
     return _squares(torch.cat([means, deviations], 1))
 
 
 def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """Centres of all descriptors of a picture, each coordinate in -0.5..0.5: Tensor (n, 2) of x, y."""
+    """List the centres of all descriptors of a picture, each coordinate in -0.5..0.5: Tensor (n, 2) of x, y."""
     axes = []
     for side in (height, width):
         starts = torch.arange(0, side - SPAN_PX + 1, STEP_PX, device=like.device, dtype=like.dtype)
@@ -92,7 +92,7 @@ def _places(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def describe(picture: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """All descriptors of one picture.
+    """Compute all descriptors of one picture.
 
     Parameters
     ----------

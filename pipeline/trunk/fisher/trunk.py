@@ -1,11 +1,11 @@
-"""Fisher vectors of dense descriptors as a trunk: one vector a picture, from a Gaussian mixture.
+"""Fisher vectors of dense descriptors as a trunk: one vector per picture, from a Gaussian mixture.
 
-A codebook (principal components, then a mixture of Gaussians) says how descriptors usually lie. The
-Fisher vector says how those of one picture lie otherwise: the gradient of their log-likelihood by the
+A codebook (principal components, then a mixture of Gaussians) models the usual distribution of descriptors. The
+Fisher vector describes how one picture's descriptors deviate from it: the gradient of their log-likelihood by the
 means and deviations of the mixture.
 
 Source: Perronnin, Sanchez and Mensink (ECCV 2010) for the vector, its power and its length; Sanchez,
-Perronnin and de Campos (PRL 2012) for places beside descriptors in place of a spatial pyramid.
+Perronnin and de Campos (PRL 2012) for places next to descriptors instead of a spatial pyramid.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.io.errors import TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.fisher.descriptors import CHANNELS, SPAN_PX, describe
+from pipeline.trunk.sources import DEFAULT_LAYER
 from pipeline.trunk.trunk import Trunk, load_state
 
 ARCHITECTURE = LAYER = "fisher"
-FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 PIXELS_AS_THEY_ARE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 PLACE_GAIN = math.sqrt(12)
@@ -30,7 +30,7 @@ PLACE_GAIN = math.sqrt(12)
 
 
 def posteriors(x: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
-    """Probability of each Gaussian of a mixture, given a descriptor.
+    """Compute the probability of each Gaussian of a mixture, given a descriptor.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def posteriors(x: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) ->
     -------
     Tensor of shape (n, k), each row of sum 1
     """
-    gain = deviations**-2
+    inv_variance = deviations**-2
     # The squared distance, multiplied out: no tensor of n x k x d.
-    distance = x**2 @ gain.T - 2 * x @ (means * gain).T + (means**2 * gain).sum(1)
+    distance = x**2 @ inv_variance.T - 2 * x @ (means * inv_variance).T + (means**2 * inv_variance).sum(1)
     return torch.softmax(weights.log() - deviations.log().sum(1) - distance / 2, 1)
 
 
 def fisher_gradients(x: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
-    """Gradients of the mean log-likelihood by means and deviations, in units of their own spread.
+    """Compute the gradients of the mean log-likelihood by means and deviations, in units of their own spread.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def fisher_gradients(x: Tensor, weights: Tensor, means: Tensor, deviations: Tens
 
 
 def normalise_fisher(gradients: Tensor) -> Tensor:
-    """Signed square roots, then length 1: Tensor of any shape -> the same, flat."""
+    """Take signed square roots, then scale to length 1: Tensor of any shape -> the same, flat."""
     flat = gradients.flatten()
     flat = flat.sign() * flat.abs().sqrt()
     return flat / flat.norm().clamp(min=torch.finfo(flat.dtype).tiny)
@@ -109,7 +109,7 @@ class Codebook(nn.Module):
 
 
 class FisherNetwork(nn.Module):
-    """One vector a picture: the Fisher vectors of all kinds of descriptors, joined, of length 1.
+    """Network that returns one vector per picture: the Fisher vectors of all kinds of descriptors, joined, of length 1.
 
     Parameters
     ----------
@@ -131,9 +131,9 @@ class FisherNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Tensor (n, 3, px, px) of 0..1 -> (n, width); a picture's row depends on no other picture."""
-        return torch.stack([self._look_at(picture.contiguous()) for picture in pictures])
+        return torch.stack([self._describe(picture.contiguous()) for picture in pictures])
 
-    def _look_at(self, picture: Tensor) -> Tensor:
+    def _describe(self, picture: Tensor) -> Tensor:
         rows, places = describe(picture)
         vectors = [book(rows[kind], places) for kind, book in self.codebooks.items()]
         return torch.cat(vectors) / math.sqrt(len(vectors))
@@ -156,20 +156,20 @@ def _sizes_of(state: dict[str, Tensor], where: str) -> dict[str, tuple[int, int]
 
 
 def vector_width(state: dict[str, Tensor]) -> int:
-    """Columns of the vectors that a codebook gives."""
+    """Count the columns of a codebook's vectors."""
     return sum(2 * state[f"books.{kind}.means"].numel() for kind in CHANNELS)
 
 
 def fisher_trunk(card: TrunkCard, state: dict[str, Tensor], layer: str, digest: str) -> Trunk:
-    """A trunk from its card and its codebook.
+    """Make a trunk from its card and its codebook.
 
     Raises
     ------
     TrunkError
-        Another layer than ``fisher``; tensors that are missing, of another shape, or that no mixture
-        can have; a card that disagrees with them.
+        Another layer than ``fisher``; missing tensors, tensors of another shape or impossible for a mixture; a card
+        that disagrees with them.
     """
-    if layer not in (LAYER, FAMILY_LAYER):
+    if layer not in (LAYER, DEFAULT_LAYER):
         raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {LAYER}")
     sizes = _sizes_of(state, card.name)
     with torch.device("meta"):

@@ -1,1 +1,1 @@
-"""Weights of AlexNet and CaffeNet in the forms in which they circulate, read without running anything in them."""
+"""Weights of AlexNet and CaffeNet in the formats in which they circulate, read without running any of their code."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.formats.wire import Message
 
 KINDS = {"conv": "conv", "convolution": "conv", "innerproduct": "linear", "lrn": "norm", "pooling": "pool"}
@@ -22,12 +22,12 @@ V1_KINDS = {4: "conv", 14: "linear", 15: "norm", 17: "pool"}
 
 @dataclass(frozen=True)
 class _Generation:
-    """Where the messages of one generation keep what is needed here."""
+    """Field numbers of one generation's messages, as far as they are needed."""
 
     name: int
     kind: int
     blobs: int
-    conv: int | None  # V0 keeps a layer's parameters in the layer itself
+    conv: int | None  # V0 has a layer's parameters in the layer itself
     norm: int | None
     group: int
     norm_fields: tuple[int, int, int, int]  # local_size, alpha, beta, k
@@ -39,7 +39,7 @@ V2 = _Generation(1, 2, 7, 106, 118, 5, (1, 2, 3, 5))
 
 
 def read_blob(blob: Message) -> np.ndarray:
-    """A BlobProto: its shape is a list, or in old files four numbers."""
+    """Read a BlobProto: its shape is a list, or in old files four numbers."""
     values = blob.reals(5) if 5 in blob else blob.reals(8, "<f8").astype(np.float32)
     shape = blob.messages(7)[-1].integers(1) if 7 in blob else [blob.integer(n) for n in (1, 2, 3, 4)]
     if any(side < 0 for side in shape) or int(np.prod(shape, dtype=object)) != len(values):
@@ -66,8 +66,8 @@ def _parameters(layer: Message, field: int | None) -> Message:
     return layer.messages(field)[-1] if field in layer else Message(b"")
 
 
-def read_caffemodel(path: Path) -> Source:
-    """Weights, order of layers, groups and response normalisation of a ``.caffemodel``.
+def read_caffemodel(path: Path) -> WeightFile:
+    """Read weights, order of layers, groups and response normalisation of a ``.caffemodel``.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def read_caffemodel(path: Path) -> Source:
     try:
         generation_name, layers = _layers(Message(path.read_bytes()))
         order: list[str] = []
-        source = Source(f"caffemodel, {generation_name} layers", {}, order=order)
+        source = WeightFile(f"caffemodel, {generation_name} layers", {}, order=order)
         for layer, generation in layers:
             kind = _kind(layer, generation)
             if kind is None:
@@ -100,7 +100,7 @@ def read_caffemodel(path: Path) -> Source:
 
 
 def read_mean(path: Path) -> np.ndarray:
-    """The mean picture of a ``.binaryproto`` file: float32 ndarray of shape (channels, rows, columns), BGR.
+    """Read the mean picture of a ``.binaryproto`` file: float32 ndarray of shape (channels, rows, columns), BGR.
 
     Raises
     ------

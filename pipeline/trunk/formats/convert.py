@@ -1,4 +1,4 @@
-"""From a file's tensors to a trunk of ours: which layer is which, of which form, in which layout, for which input."""
+"""Convert a file's tensors to a trunk: identify layers and architecture, change the layout, fold the input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, krizhevsky, make_form
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
 from pipeline.trunk.formats.numpy_file import read_numpy
 from pipeline.trunk.formats.onnx_model import read_onnx
 from pipeline.trunk.formats.torch_file import read_safetensors, read_torch
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 
 READERS = {
     ".caffemodel": read_caffemodel,
@@ -33,13 +33,13 @@ READERS = {
     ".safetensors": read_safetensors,
 }
 ARCHITECTURES = ("bvlc_alexnet", "caffenet", "alexnet", "krizhevsky")
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+WEIGHT_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 IMAGENET_MEAN_BGR = (104.0, 117.0, 123.0)
 """Mean colour of ImageNet's training pictures, in 0..255, as Caffe's models subtract it."""
 
 
-def read_source(path: Path) -> Source:
-    """The tensors of a file in any of the known forms, told by its suffix.
+def read_weight_file(path: Path) -> WeightFile:
+    """Read the tensors of a file in any of the known formats, told by its suffix.
 
     Raises
     ------
@@ -52,47 +52,47 @@ def read_source(path: Path) -> Source:
     return READERS[path.suffix.lower()](path)
 
 
-def _expected_order(form: AlexNetForm) -> list[str]:
+def _expected_order(config: AlexNetConfig) -> list[str]:
     order = []
-    for conv in form.convs:
-        behind = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
-        order += ["conv", *(behind[::-1] if form.norm_after_pool else behind)]
+    for conv in config.convs:
+        following = (["norm"] if conv.response_norm else []) + (["pool"] if conv.pool else [])
+        order += ["conv", *(following[::-1] if config.norm_after_pool else following)]
     return [*order, "linear", "linear"]
 
 
-def form_of(architecture: str, fc_width: int) -> AlexNetForm:
-    """The form of an architecture as weights of it circulate: 227 px without padding, but for torchvision's."""
+def make_imported_config(architecture: str, fc_width: int) -> AlexNetConfig:
+    """Make the configuration of an architecture's circulating weights: 227 px without padding, except torchvision's."""
     if architecture == "krizhevsky":
         return krizhevsky(227, fc_width)
-    return make_form(architecture, None if architecture == "alexnet" else fc_width)
+    return make_config(architecture, None if architecture == "alexnet" else fc_width)
 
 
-def _contradictions(source: Source, form: AlexNetForm) -> list[str]:
-    """What the file says of its network that is otherwise in a form."""
+def _contradictions(source: WeightFile, config: AlexNetConfig) -> list[str]:
+    """List the file's statements on its network that contradict a configuration."""
     problems = []
-    expected = _expected_order(form)
+    expected = _expected_order(config)
     if source.order is not None and source.order[: len(expected)] != expected:
         problems.append(f"runs {', '.join(source.order)}; expected {', '.join(expected)}")
-    norm = (5, 1e-4, 0.75, form.norm_k)
+    norm = (5, 1e-4, 0.75, config.norm_k)
     for index, found in enumerate(source.norms, start=1):
         if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(found, norm, strict=True)):
             problems.append(f"norm{index}: size, alpha, beta, k are {found}, expected {norm}")
-    groups = [conv.groups for conv in form.convs]
+    groups = [conv.groups for conv in config.convs]
     if source.groups and source.groups != groups:
         problems.append(f"groups of the convolutions are {source.groups}, expected {groups}")
     return problems
 
 
-def choose_architecture(source: Source, conv1_channels: int, fc_width: int, asked: str | None, where: str) -> str:
-    """The form of a file's network: what it says itself, or what was asked for where it does not say.
+def choose_architecture(source: WeightFile, conv1_channels: int, fc_width: int, asked: str | None, where: str) -> str:
+    """Choose the architecture of a file's network: as the file states, else as requested.
 
     Raises
     ------
     TrunkError
-        The file contradicts what was asked for, fits none, or does not say.
+        The file contradicts the request, fits no architecture, or does not state one.
     """
     if asked is not None:
-        problems = _contradictions(source, form_of(asked, fc_width))
+        problems = _contradictions(source, make_imported_config(asked, fc_width))
         if problems:
             raise TrunkError(f"{where}: is no {asked}\n{enumerate_problems(problems)}")
         return asked
@@ -103,16 +103,20 @@ def choose_architecture(source: Source, conv1_channels: int, fc_width: int, aske
             f"{where}: does not say in which order layers are run; give --architecture: bvlc_alexnet (Caffe's AlexNet: "
             "norm before pool), caffenet (pool before norm), or krizhevsky (the paper's: norm before pool, k = 2)"
         )
-    by_form = {name: _contradictions(source, form_of(name, fc_width)) for name in ARCHITECTURES if name != "alexnet"}
+    by_form = {
+        name: _contradictions(source, make_imported_config(name, fc_width))
+        for name in ARCHITECTURES
+        if name != "alexnet"
+    }
     for name, found in by_form.items():
         if not found:
             return name
     lines = [f"{name}: {problem}" for name, found in by_form.items() for problem in found]
-    raise TrunkError(f"{where}: is of no form that is known here\n{enumerate_problems(lines)}")
+    raise TrunkError(f"{where}: fits none of the known architectures\n{enumerate_problems(lines)}")
 
 
 def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
-    """Our names of a file's tensors: ``conv1.weight`` -> the name in the file, and so on.
+    """Assign our names to a file's tensors: ``conv1.weight`` -> the name in the file, and so on.
 
     Layers are told by their names (``conv1`` ... ``fc8`` anywhere in them), or, where the names say
     nothing, by their order: five convolutions, then two or three linear layers.
@@ -134,10 +138,10 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
     if problems:
         raise TrunkError(f"{where}: is no AlexNet\n{enumerate_problems(problems)}")
     pairs = {key: sorted(names, key=lambda n: -tensors[n].size) for key, names in groups.items()}
-    rest = sorted((key for key in pairs if key not in LAYERS), key=_natural)
-    if set(LAYERS[:7]) <= pairs.keys():
-        # Layers behind FC7 have many names, after what they were trained on.
-        layers = {key: key for key in pairs if key in LAYERS}
+    rest = sorted((key for key in pairs if key not in WEIGHT_LAYERS), key=_natural)
+    if set(WEIGHT_LAYERS[:7]) <= pairs.keys():
+        # Layers after FC7 have many names, after their training data.
+        layers = {key: key for key in pairs if key in WEIGHT_LAYERS}
         if "fc8" not in layers and len(rest) == 1:
             layers["fc8"] = rest.pop()
         if rest:
@@ -151,7 +155,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
                 f"{where}: {len(convs)} convolutions and {len(linear)} linear layers, expected 5 and 2 or 3; "
                 f"it has {', '.join(order[:20])}"
             )
-        layers = dict(zip(LAYERS, convs + linear, strict=False))
+        layers = dict(zip(WEIGHT_LAYERS, convs + linear, strict=False))
     return {
         f"{layer}.{part}": pairs[key][i] for layer, key in layers.items() for i, part in enumerate(("weight", "bias"))
     }
@@ -163,12 +167,12 @@ def _is_linear(weight: np.ndarray) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which ``features.10`` comes after ``features.8``."""
+    """Make a sort key by which ``features.10`` comes after ``features.8``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _as_ours(name: str, value: np.ndarray, channels_last: bool) -> np.ndarray:
-    """A tensor in our layout: (out, in / groups, rows, columns), (out, in) or (out,)."""
+    """Bring a tensor into our layout: (out, in / groups, rows, columns), (out, in) or (out,)."""
     layer, part = name.split(".")
     if part == "bias":
         return value.reshape(-1)
@@ -179,18 +183,18 @@ def _as_ours(name: str, value: np.ndarray, channels_last: bool) -> np.ndarray:
 
 
 def _rows_by_channel(fc6: np.ndarray, channels: int, side: int) -> np.ndarray:
-    """FC6 for maps flattened channel by row by column, from one for row by column by channel."""
+    """Reorder FC6 from maps flattened row by column by channel to channel by row by column."""
     if fc6.shape[1] != channels * side**2:
         return fc6  # the check of shapes says so
     return fc6.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(len(fc6), -1)
 
 
-def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetForm, names: dict[str, str], where: str) -> None:
+def _check_shapes(weights: dict[str, np.ndarray], config: AlexNetConfig, names: dict[str, str], where: str) -> None:
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in AlexNet(form).state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in AlexNet(config).state_dict().items()}
     if "fc8.weight" in weights:
         n_classes = len(weights["fc8.weight"])
-        expected |= {"fc8.weight": (n_classes, form.fc_widths[1]), "fc8.bias": (n_classes,)}
+        expected |= {"fc8.weight": (n_classes, config.fc_widths[1]), "fc8.bias": (n_classes,)}
     problems = [
         f"{name} ({names[name]}): shape {weights[name].shape}, expected {shape}"
         for name, shape in expected.items()
@@ -206,7 +210,7 @@ def _check_shapes(weights: dict[str, np.ndarray], form: AlexNetForm, names: dict
 
 
 def read_mean_bgr(path: Path) -> tuple[float, float, float]:
-    """Mean colour of a mean picture, ``.binaryproto`` or ``.npy`` of shape (3, rows, columns) or (3,), BGR.
+    """Read the mean colour of a mean picture, ``.binaryproto`` or ``.npy`` of shape (3, rows, columns) or (3,), BGR.
 
     Raises
     ------
@@ -234,16 +238,16 @@ def convert(
     mean_bgr: tuple[float, float, float] | None = None,
     preprocessing: str | None = None,
 ) -> tuple[dict[str, Tensor], TrunkCard]:
-    """Weights of AlexNet's kind as a trunk of ours that gives the same activations for the same pixels.
+    """Convert weights of AlexNet's kind to a trunk with the same activations for the same pixels.
 
-    Weights made by Caffe look at blue, green and red in 0..255, less a mean. The order of colours is
+    Weights of Caffe expect blue, green and red in 0..255, less a mean. The order of colours is
     folded into the first convolution; the mean goes into the card, since in a fold it would be wrong where
     a convolution pads with zeros, which are the mean there.
 
     Parameters
     ----------
     path : a file of one of ``READERS``
-    architecture : one of ``ARCHITECTURES``; None: what the file itself says
+    architecture : one of ``ARCHITECTURES``; None: as the file itself states
     mean_bgr : in 0..255; None: ImageNet's
     preprocessing : ``caffe`` or ``torchvision``; None: torchvision's for ``alexnet``, Caffe's for the others
 
@@ -251,7 +255,7 @@ def convert(
     ------
     MissingDataError, TrunkError, SettingsError
     """
-    source = read_source(path)
+    source = read_weight_file(path)
     names = assign_layers(source.tensors, str(path))
     values = {ours: source.tensors[theirs] for ours, theirs in names.items()}
     conv1 = values["conv1.weight"]
@@ -267,10 +271,10 @@ def convert(
             f"{path}: fc6.weight: shape {weights['fc6.weight'].shape}, expected 1 to {MAX_FC_WIDTH:,} rows"
         )
     architecture = choose_architecture(source, len(weights["conv1.weight"]), fc_width, architecture, str(path))
-    form = form_of(architecture, fc_width)
+    config = make_imported_config(architecture, fc_width)
     if channels_last:
-        weights["fc6.weight"] = _rows_by_channel(weights["fc6.weight"], form.convs[-1].channels, form.pool5_px)
-    _check_shapes(weights, form, names, str(path))
+        weights["fc6.weight"] = _rows_by_channel(weights["fc6.weight"], config.convs[-1].channels, config.pool5_px)
+    _check_shapes(weights, config, names, str(path))
 
     preprocessing = preprocessing or ("torchvision" if architecture == "alexnet" else "caffe")
     if preprocessing == "torchvision" and mean_bgr is not None:
@@ -290,8 +294,8 @@ def convert(
     card = TrunkCard(
         name=name,
         architecture=architecture,
-        input_px=form.input_px,
-        layers=form.widths,
+        input_px=config.input_px,
+        layers=config.widths,
         preprocessing=pixels,
         trained=trained,
     )

@@ -1,4 +1,4 @@
-"""``.npz`` and ``.npy``: arrays by name, or a pickled dict of lists of arrays, as Caffe's weights were handed round.
+"""``.npz`` and ``.npy``: arrays by name, or a pickled dict of lists of arrays, as Caffe's weights circulated.
 
 A pickle is a program. The one that ``numpy.save`` writes for a dict of arrays needs four names, so this reader
 knows those four and no other, and puts plain records in their places: nothing of numpy, or of anything else, is
@@ -17,13 +17,13 @@ from numpy.lib import format as npy_format
 
 from pipeline.io.errors import TrunkError
 from pipeline.io.messages import brief
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 
 DTYPES = {"f2", "f4", "f8"}
 
 
 class _Dtype:
-    """In the place of ``numpy.dtype``: keeps what it is told."""
+    """Stands in for ``numpy.dtype``: stores its arguments."""
 
     def __init__(self, code: object = "", *flags: object) -> None:
         self.code = _as_text(code)
@@ -37,7 +37,7 @@ class _Dtype:
 
 
 class _Array:
-    """In the place of ``numpy.ndarray``: keeps shape, dtype and bytes as they are in the file."""
+    """Stands in for ``numpy.ndarray``: stores shape, dtype and bytes as they are in the file."""
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
@@ -47,7 +47,7 @@ class _Array:
             raise pickle.UnpicklingError("an array without type or shape")
 
     def read(self) -> np.ndarray:
-        """The array, of a float type, checked against its own shape."""
+        """Return the array, of a float type, checked against its own shape."""
         if self.dtype.code not in DTYPES or not isinstance(self.data, bytes):
             raise ValueError(f"an array of type {brief(self.dtype.code)}; expected one of {', '.join(sorted(DTYPES))}")
         dtype = np.dtype(self.dtype.code).newbyteorder("<" if self.dtype.byte_order in "|=" else self.dtype.byte_order)
@@ -62,7 +62,7 @@ def _reconstruct(*arguments: object) -> _Array:
 
 
 def _encode(text: object, encoding: object = "") -> bytes:
-    """In the place of ``_codecs.encode``: protocol 2 writes bytes as text of the same numbers."""
+    """Stands in for ``_codecs.encode``: protocol 2 writes bytes as text of the same numbers."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("text in another encoding than latin1")
     return text.encode("latin1")
@@ -113,13 +113,13 @@ def _read_npy(path: Path) -> dict[str, np.ndarray]:
         if not dtype.hasobject:
             raise ValueError(f"one array of type {dtype}; expected a dict of the layers' arrays")
         found: dict[str, np.ndarray] = {}
-        # Python 2 wrote these files: what was text there are bytes here.
+        # Python 2 wrote these files: its text is bytes here.
         _flatten(_ArraysOnly(stream, encoding="bytes").load(), "", found)
         return found
 
 
-def read_numpy(path: Path) -> Source:
-    """Arrays of a ``.npz``, or of the pickled dict in a ``.npy``.
+def read_numpy(path: Path) -> WeightFile:
+    """Read the arrays of a ``.npz``, or of the pickled dict in a ``.npy``.
 
     Raises
     ------
@@ -129,10 +129,10 @@ def read_numpy(path: Path) -> Source:
     try:
         if zipfile.is_zipfile(path):
             with np.load(path, allow_pickle=False) as arrays:
-                return Source("npz", {name: arrays[name] for name in arrays.files})
-        return Source("npy, a pickled dict", _read_npy(path))
+                return WeightFile("npz", {name: arrays[name] for name in arrays.files})
+        return WeightFile("npy, a pickled dict", _read_npy(path))
     except pickle.UnpicklingError as error:
         raise TrunkError(f"{path}: a pickle that is not loaded: {error}") from error
     except Exception as error:
-        # A damaged pickle can fail in any way: an index, an attribute, memory that is not there.
+        # A damaged pickle can fail in any way: an index, an attribute, memory that is not available.
         raise TrunkError(f"{path}: cannot be read as a dict of arrays: {brief(str(error))}") from error

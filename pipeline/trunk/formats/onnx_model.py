@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.formats.wire import Message
 
 DTYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
@@ -39,7 +39,7 @@ def _tensor(message: Message, folder: Path) -> np.ndarray | None:
 
 
 def _external(message: Message, folder: Path) -> bytes:
-    """Bytes of a tensor that lies in a file beside the model."""
+    """Read the bytes of a tensor in a file next to the model."""
     entries = {entry.text(1): entry.text(2) for entry in message.messages(13)}
     location = entries.get("location", "")
     if not location or Path(location).name != location:
@@ -65,8 +65,8 @@ def _norm(attributes: dict[str, Message]) -> tuple[int, float, float, float]:
     return size, real.get("alpha", 1e-4), real.get("beta", 0.75), real.get("bias", 1.0)
 
 
-def read_onnx(path: Path) -> Source:
-    """Weights of an ONNX model in the order of its nodes, named conv1, conv2, ..., fc1, fc2, ...
+def read_onnx(path: Path) -> WeightFile:
+    """Read the weights of an ONNX model in the order of its nodes, named conv1, conv2, ..., fc1, fc2, ...
 
     Raises
     ------
@@ -84,7 +84,7 @@ def read_onnx(path: Path) -> Source:
             if kind == "Constant" and "value" in attributes and outputs:
                 tensors[outputs[0]] = _tensor(attributes["value"].messages(5)[-1], path.parent)
         order: list[str] = []
-        source = Source("ONNX", {}, order=order)
+        source = WeightFile("ONNX", {}, order=order)
         n_conv = n_linear = 0
         for kind, inputs, outputs, attributes in nodes:
             if kind == "LRN":
@@ -109,7 +109,7 @@ def read_onnx(path: Path) -> Source:
 
 
 def _added(outputs: list[str], nodes: list, tensors: dict[str, np.ndarray | None]) -> list[str]:
-    """What an Add behind a MatMul adds to it."""
+    """Find the bias that an Add after a MatMul adds."""
     for kind, inputs, _, _ in nodes:
         if kind == "Add" and outputs[0] in inputs:
             return [name for name in inputs if name in tensors]
@@ -117,7 +117,7 @@ def _added(outputs: list[str], nodes: list, tensors: dict[str, np.ndarray | None
 
 
 def _keep(
-    source: Source, layer: str, names: list[str], tensors: dict[str, np.ndarray | None], transposed: bool = True
+    source: WeightFile, layer: str, names: list[str], tensors: dict[str, np.ndarray | None], transposed: bool = True
 ) -> None:
     for part, name in zip(("weight", "bias"), names, strict=False):
         value = tensors.get(name)

@@ -1,4 +1,4 @@
-"""``.pth`` and safetensors: tensors by name, through loaders that run nothing of the file."""
+"""``.pth`` and safetensors: tensors by name, through loaders that run no code of the file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pipeline.io.errors import TrunkError
 from pipeline.io.messages import brief
-from pipeline.trunk.formats.weight_file import Source
+from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.trunk import read_weights
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which training scripts keep the weights of a checkpoint."""
+"""Keys under which training scripts store the weights of a checkpoint."""
 
 
-def read_torch(path: Path) -> Source:
-    """Tensors of a file that ``torch.save`` wrote, read with ``weights_only``.
+def read_torch(path: Path) -> WeightFile:
+    """Read the tensors of a file that ``torch.save`` wrote, read with ``weights_only``.
 
     Raises
     ------
@@ -41,11 +41,12 @@ def read_torch(path: Path) -> Source:
             found = found[key]
     if not isinstance(found, Mapping) or not any(isinstance(v, Tensor) for v in found.values()):
         raise TrunkError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
-    return Source("torch file", _arrays({str(k): v for k, v in found.items() if isinstance(v, Tensor)}))
+    return WeightFile("torch file", _arrays({str(k): v for k, v in found.items() if isinstance(v, Tensor)}))
 
 
-def read_safetensors(path: Path) -> Source:
-    return Source("safetensors", _arrays(read_weights(path)))
+def read_safetensors(path: Path) -> WeightFile:
+    """Read the tensors of a safetensors file."""
+    return WeightFile("safetensors", _arrays(read_weights(path)))
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a file of weights says, in whatever form: tensors by name, and what is known of the network around them."""
+"""Content of a weights file in any format: tensors by name, and facts of the network around them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 
 @dataclass
-class Source:
-    """Tensors of a file, and what it says about how they are used.
+class WeightFile:
+    """Tensors of a file, and its statements on their use.
 
     Attributes
     ----------
-    form : how the file is written, in words
+    form : name of the file's format
     tensors : name -> float ndarray; convolutions (out, in / groups, rows, columns), linear (out, in),
         unless `channels_last` is set: (rows, columns, in / groups, out) and (in, out), maps flattened in
         the order row, column, channel
-    order : layer kinds in the order in which they are run, out of conv, linear, norm, pool; None where the
-        file does not say
+    order : layer kinds in the order in which they are run, out of conv, linear, norm, pool; None if the
+        file does not state it
     norms : (size, alpha, beta, k) of each response normalisation
     groups : of each convolution
     """

@@ -1,4 +1,4 @@
-"""Reading protobuf's wire format: fields by number, every length checked.
+"""Read protobuf's wire format: fields by number, every length checked.
 
 Caffe and ONNX files are protobuf messages of which a dozen fields are needed here, so a reader of the format
 itself (https://protobuf.dev/programming-guides/encoding) takes the place of two libraries and their schemas.
@@ -15,7 +15,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class Message:
-    """The fields of one message; nested ones are read when asked for.
+    """The fields of one message; nested ones are read on access.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What happens to pixels on their way into a network that is being trained."""
+"""Normalise and augment pixels for a network that is being trained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def augment(batch: Tensor, settings: PretrainSettings, random: torch.Generator) 
     groups = []
     for group in batch.chunk(ZOOM_GROUPS):
         zoom = math.exp(low + (high - low) * torch.rand(1, generator=random).item())
-        # Every second group keeps its sharpness: a frozen trunk meets pictures that were not zoomed.
+        # Every second group stays sharp: a frozen trunk sees pictures that were not zoomed.
         size = round(px * zoom) if torch.rand(1, generator=random).item() < 0.5 else px
         if size != px:
             group = functional.interpolate(group, size=size, mode="bilinear", align_corners=False)

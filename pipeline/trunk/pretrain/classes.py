@@ -1,4 +1,4 @@
-"""Which classes a source task has: all, some at random, or a base list and all below WordNet nodes.
+"""Choose the classes of a source task: all, some at random, or a base list and all below WordNet nodes.
 
 Source: Oquab et al. (2014) section 4: PRE-1000C, PRE-1000R and PRE-1512.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say, silent
 from pipeline.trunk.pretrain.synsets import WNID, read_synsets
 from pipeline.trunk.settings import RANDOM_CLASSES, ClassSelection
 
-Say = Callable[[str], None]
-
 
 def choose_at_random(there: Sequence[str], n: int, seed: int) -> tuple[str, ...]:
-    """`n` classes by a hash of name and seed: one more or less of `there` changes at most one of them.
+    """Choose `n` classes by a hash of name and seed; one available class more or less changes at most one of them.
 
     >>> choose_at_random(["n1", "n2", "n3", "n4"], 2, seed=0)
     ('n1', 'n3')
@@ -31,7 +30,7 @@ def choose_at_random(there: Sequence[str], n: int, seed: int) -> tuple[str, ...]
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
-    """Names at the beginning of each line, up to the first blank; # begins a comment.
+    """Read the names at the beginning of each line, up to the first blank; # begins a comment.
 
     Raises
     ------
@@ -50,13 +49,13 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = lambda text: None) -> tuple[str, ...]:
-    """Classes of a source task, out of those that are there.
+def select_classes(there: Sequence[str], selection: ClassSelection, say: Say = silent) -> tuple[str, ...]:
+    """Choose the classes of a source task among the available ones.
 
     Parameters
     ----------
     there : names of class folders; for ``nodes`` wnids such as ``n02084071``
-    say : hears of nodes that bring nothing and of folders that the table of synsets does not know
+    say : receives messages on nodes without classes and on folders that are not in the table of synsets
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Labelled pictures in memory: what a trunk is trained on, and class folders as one source of them."""
+"""Labelled pictures in memory, for the training of a trunk; class folders are one source of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.dataset.picture import FORMATS
+from pipeline.dataset.picture import FORMATS, decode_picture
 from pipeline.io.digests import digest_of, sha256_bytes
-from pipeline.io.errors import DatasetError
+from pipeline.io.errors import BadPictureError, DatasetError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import track
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+CLASS_FORMATS = (*FORMATS, "PPM")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LabelledPictures:
     classes: tuple[str, ...]
 
     def digest(self) -> str:
-        """SHA-256 of classes, labels and pixels."""
+        """Digest classes, labels and pixels."""
         return digest_of(
             {
                 "classes": self.classes,
@@ -47,12 +48,12 @@ class LabelledPictures:
         )
 
     def largest_share(self) -> float:
-        """Share of the most frequent class: the accuracy of naming it always."""
+        """Return the share of the most frequent class: the accuracy of always predicting it."""
         return float(torch.bincount(self.labels).max()) / len(self.labels)
 
 
 def list_classes(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders in a folder, sorted."""
+    """List the names of the class folders in a folder, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; expected class folders <class>/*.jpg below it")
     return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
@@ -65,17 +66,17 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
 
     Parameters
     ----------
-    chosen : classes that are read, of more that may be there; None for all
+    chosen : classes that are read; None for all
 
     Raises
     ------
     DatasetError
-        No class folder, a chosen one that is not there, an empty class, or pictures that cannot be
+        No class folder, a chosen class without one, an empty class, or pictures that cannot be
         decoded: all of them are named.
     """
-    there = list_classes(folder)
-    classes = there if chosen is None else tuple(sorted(chosen))
-    missing = sorted(set(classes) - set(there))
+    available = list_classes(folder)
+    classes = available if chosen is None else tuple(sorted(chosen))
+    missing = sorted(set(classes) - set(available))
     if missing:
         raise DatasetError(
             f"{folder}: {len(missing)} of {len(classes)} chosen classes have no folder\n{enumerate_problems(missing)}"
@@ -83,11 +84,11 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
     paths, labels = [], []
     empty = []
     for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not found:
+        pictures = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not pictures:
             empty.append(f"{folder / name}: no picture")
-        paths += found
-        labels += [label] * len(found)
+        paths += pictures
+        labels += [label] * len(pictures)
     if empty or len(classes) < 2:
         problems = empty or [f"{len(classes)} class folders, expected at least 2"]
         raise DatasetError(f"{folder}: not a folder of class folders\n{enumerate_problems(problems)}")
@@ -97,19 +98,11 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
 
     def decode(index: int) -> None:
         try:
-            with Image.open(paths[index], formats=(*FORMATS, "PPM")) as opened:
-                image = opened.convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
-            problems.append(f"{paths[index]}: {error}")
-            return
-        scale = px / min(image.size)
-        if scale != 1:
-            size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        left, top = (image.width - px) // 2, (image.height - px) // 2
-        pixels[index] = np.asarray(image)[top : top + px, left : left + px]
+            pixels[index] = decode_square(paths[index], px)
+        except OSError as error:
+            problems.append(f"{paths[index]}: {error.strerror or error}")
+        except BadPictureError as error:
+            problems.append(str(error))
 
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(decode, range(len(paths))), "decode", len(paths), "pictures"):
@@ -117,20 +110,42 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
     if problems:
         raise DatasetError(
             f"{folder}: {len(problems)} of {len(paths)} pictures cannot be decoded\n"
-            f"{enumerate_problems(sorted(problems))}\nmend or remove them and start again"
+            f"{enumerate_problems(sorted(problems))}\nfix or remove them and start again"
         )
     return LabelledPictures(torch.from_numpy(pixels), torch.tensor(labels), classes)
+
+
+def decode_square(path: Path, px: int) -> np.ndarray:
+    """Decode a picture, scale its short side to `px`, and cut the central square.
+
+    Stored pixels are used, whatever the EXIF orientation, as for pictures of a dataset without boxes.
+
+    Returns
+    -------
+    uint8 ndarray of shape (px, px, 3), RGB
+
+    Raises
+    ------
+    BadPictureError, OSError
+    """
+    image = Image.fromarray(decode_picture(path.read_bytes(), apply_exif=False, name=str(path), formats=CLASS_FORMATS))
+    scale = px / min(image.size)
+    if scale != 1:
+        size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (image.width - px) // 2, (image.height - px) // 2
+    return np.asarray(image)[top : top + px, left : left + px]
 
 
 def decode_both(
     train_dir: Path, val_dir: Path, px: int, chosen: tuple[str, ...] | None = None
 ) -> tuple[LabelledPictures, LabelledPictures]:
-    """Class folders to train on and the same classes to measure on, as `decode_class_folders`.
+    """Decode class folders to train on and the same classes to evaluate on, as `decode_class_folders`.
 
     Raises
     ------
     DatasetError
-        Also if the two have different classes: those that only one of them has are named.
+        Also if the two have different classes: the classes of only one of them are named.
     """
     train, val = (decode_class_folders(folder, px, chosen) for folder in (train_dir, val_dir))
     if val.classes != train.classes:

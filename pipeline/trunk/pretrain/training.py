@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.io.atomic import read_json, write_json, write_whole
+from pipeline.io.atomic import read_json, write_atomic, write_json
 from pipeline.io.errors import DatasetError, PipelineError
-from pipeline.io.progress import Progress
-from pipeline.trunk.architectures import AlexNet, AlexNetForm, fold_batch_norm, make_form
+from pipeline.io.progress import Progress, Say
+from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pretrain.augmentation import augment, normalise
 from pipeline.trunk.pretrain.images import LabelledPictures
 from pipeline.trunk.settings import PretrainSettings
 
 EVALUATION_BATCH = 500
-Say = Callable[[str], None]
 
 
 class DivergedError(PipelineError):
@@ -42,7 +41,7 @@ class Classifier(nn.Module):
     def __init__(self, trunk: AlexNet, n_classes: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.fc8 = nn.Linear(trunk.form.fc_widths[1], n_classes)
+        self.fc8 = nn.Linear(trunk.config.fc_widths[1], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc8(self.trunk(x)["fc7"])
@@ -86,14 +85,14 @@ class Training:
     ----------
     train : what is trained on
     held_out : what is measured on after each epoch, or None
-    form : the architecture
+    config : the architecture
     settings : `peak_rate` is the one that is used; `peak_rates` is not looked at
     checkpoint : file of weights, optimiser and history, written after each epoch
     """
 
     train: LabelledPictures
     held_out: LabelledPictures | None
-    form: AlexNetForm
+    config: AlexNetConfig
     settings: PretrainSettings
     checkpoint: Path
     device: torch.device
@@ -102,7 +101,7 @@ class Training:
     def __post_init__(self) -> None:
         s = self.settings
         torch.manual_seed(s.seed)
-        model = Classifier(AlexNet(self.form, batch_norm=True, dropout=s.dropout), len(self.train.classes))
+        model = Classifier(AlexNet(self.config, batch_norm=True, dropout=s.dropout), len(self.train.classes))
         # torch's types of `to` leave its memory_format out.
         self.model: Classifier = model.to(  # type: ignore[call-overload]
             device=self.device, memory_format=torch.channels_last
@@ -203,7 +202,7 @@ class Training:
             "recipe": self.recipe,
         }
         torch.save(saved, buffer)
-        write_whole(self.checkpoint, buffer.getvalue())
+        write_atomic(self.checkpoint, buffer.getvalue())
 
 
 class OtherTrainingError(PipelineError):
@@ -238,7 +237,7 @@ def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, An
 def choose_rate(
     train: LabelledPictures,
     held_out: LabelledPictures,
-    form: AlexNetForm,
+    config: AlexNetConfig,
     settings: PretrainSettings,
     stem: Path,
     device: torch.device,
@@ -274,7 +273,7 @@ def choose_rate(
         trial = settings.model_copy(update={"updates": settings.trial_updates, "peak_rate": rate})
         checkpoint = stem.with_name(f"{stem.name}.rate-{rate:g}.checkpoint.pt")
         found: dict[str, Any] = {"peak_rate": rate, "updates": settings.trial_updates, "loss": None, "top1": None}
-        training = Training(train, held_out, form, trial, checkpoint, device, say)
+        training = Training(train, held_out, config, trial, checkpoint, device, say)
         try:
             top1, loss = assess(training.run(), held_out)
             if math.isfinite(loss):
@@ -325,7 +324,7 @@ def pretrain(
         As `Training.run` and `choose_rate`; there are fewer pictures than a batch.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    form = make_form(settings.architecture, settings.fc_width)
+    config = make_config(settings.architecture, settings.fc_width)
     if len(train.labels) < settings.batch:
         raise DatasetError(f"{len(train.labels)} pictures, fewer than one batch of {settings.batch}")
 
@@ -333,12 +332,12 @@ def pretrain(
     if settings.peak_rates:
         if held_out is None:
             raise PipelineError("peak rates are compared on held-out pictures, and there are none; give one rate")
-        rate, tried = choose_rate(train, held_out, form, settings, out_dir / name, device, say)
+        rate, tried = choose_rate(train, held_out, config, settings, out_dir / name, device, say)
         settings = settings.model_copy(update={"peak_rate": rate})
-    training = Training(train, held_out, form, settings, out_dir / f"{name}.checkpoint.pt", device, say)
+    training = Training(train, held_out, config, settings, out_dir / f"{name}.checkpoint.pt", device, say)
     model = training.run()
 
-    frozen = Classifier(AlexNet(form), len(train.classes))
+    frozen = Classifier(AlexNet(config), len(train.classes))
     weights = {f"trunk.{k}": v for k, v in fold_batch_norm(model.trunk).items()}
     weights |= {"fc8.weight": model.fc8.weight.detach(), "fc8.bias": model.fc8.bias.detach()}
     weights = {k: v.cpu().half().contiguous() for k, v in weights.items()}
@@ -356,8 +355,8 @@ def pretrain(
         TrunkCard(
             name=name,
             architecture=settings.architecture,
-            input_px=form.input_px,
-            layers=form.widths,
+            input_px=config.input_px,
+            layers=config.widths,
             preprocessing=Preprocessing(),
             trained={
                 **about,

@@ -1,4 +1,4 @@
-"""Any timm model as a trunk: ``timm/NAME@LAYER``. timm is an optional extra: ``pip install 'pipeline[timm]'``."""
+"""Trunks of timm: ``timm/NAME@LAYER``. timm is an optional extra: ``pip install 'pipeline[timm]'``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import Node, Prefix, parse_nodes, settle
+from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
-FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 FEATURES = "features"
-"""The node that every model has: the input of its classifier, pooled in the model's own way."""
+"""Node of every model: the input of its classifier, pooled in the model's own way."""
 
 
 if TYPE_CHECKING:
 
     class TimmModel(nn.Module):
-        """What is used here of timm's models, which have no class in common."""
+        """Members of timm's models that are used here; the models have no common class."""
 
         pretrained_cfg: dict[str, Any]
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class _Enough(Exception):
-    """All nodes are there: what lies behind them need not be computed."""
+    """Raised once all nodes have values: the layers after them need not be computed."""
 
 
 class HookedModel(nn.Module):
-    """What modules of a timm model give, by their names; no deeper module is run than the last one asked for."""
+    """Outputs of modules of a timm model, by name; no module after the last requested one runs."""
 
     def __init__(self, model: TimmModel, names: list[str]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class HookedModel(nn.Module):
 
 
 def import_timm() -> ModuleType:
-    """The module ``timm``.
+    """Import ``timm``.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def parse_name(name: str, layer: str | None) -> tuple[str, tuple[Node, ...]]:
     """
     model, separator, spec = name.removeprefix("timm/").partition("@")
     if not separator:
-        spec = FEATURES if layer in (None, FAMILY_LAYER) else layer
+        spec = FEATURES if layer in (None, DEFAULT_LAYER) else layer
     return model, parse_nodes(spec, f"trunk {name!r}")
 
 
 def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int, Preprocessing]:
-    """Input size in pixels and preprocessing that a model's weights were evaluated with."""
+    """Return the input size in pixels and the preprocessing that a model's weights were evaluated with."""
     config = timm.data.resolve_data_config({}, model=model)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width or len(config["mean"]) != 3:
@@ -112,7 +112,7 @@ def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int
 
 
 def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | None) -> TimmModel:
-    """The model with weights from a safetensors file, or through timm's own hub.
+    """Make the model with weights from a safetensors file, or through timm's own hub.
 
     Raises
     ------
@@ -133,14 +133,14 @@ def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | Non
         if weights is not None:
             raise TrunkError(f"{name} from {weights}: weights do not fit\n{error}") from error
         raise MissingDataError(
-            f"trunk {name!r}: timm's weights are not at hand and could not be downloaded: {error}\n"
-            "ways on: connect once (they are kept in the hub's cache), or --weights FILE.safetensors, "
+            f"trunk {name!r}: timm's weights are not on this machine and could not be downloaded: {error}\n"
+            "you can: connect once (the hub caches them), or --weights FILE.safetensors, "
             "or the embedded trunk alexnet64"
         ) from error
 
 
-def load_timm(name: str, layer: str | None, weights: Path | None) -> Trunk:
-    """A timm model from its name.
+def load_timm(request: TrunkRequest) -> Trunk:
+    """Load a timm model by its name.
 
     Raises
     ------
@@ -149,8 +149,9 @@ def load_timm(name: str, layer: str | None, weights: Path | None) -> Trunk:
     MissingDataError
         timm, or the weights, are not on this machine.
     """
+    name, weights = request.name, request.weights
     timm = import_timm()
-    model_name, nodes = parse_name(name, layer)
+    model_name, nodes = parse_name(name, request.layer)
     model = make_model(name, timm, model_name, weights)
     state = model.state_dict()
     bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,10 +9,10 @@ from torch import nn
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
+from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
-FAMILY_LAYER = "fc7"  # the default of the setting `layer`, which means nothing here
 USUAL_LAYERS = {
     "squeezenet": "features.12+classifier.2",
     "alexnet": "classifier.5",
@@ -39,7 +38,7 @@ def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]
     """
     stem, separator, spec = name.removeprefix("torchvision/").partition("@")
     model, _, variant = stem.partition(".")
-    if not separator and layer not in (None, FAMILY_LAYER):
+    if not separator and layer not in (None, DEFAULT_LAYER):
         spec = layer
     elif not separator:
         spec = next((v for k, v in USUAL_LAYERS.items() if model.startswith(k)), "flatten")
@@ -47,7 +46,7 @@ def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]
 
 
 def find_weights(name: str, model_name: str, variant: str) -> Any:
-    """Torchvision's entry of a model's weights (a member of its enum), by name or the default one.
+    """Find torchvision's entry of a model's weights (a member of its enum), by name or the default one.
 
     Raises
     ------
@@ -55,9 +54,9 @@ def find_weights(name: str, model_name: str, variant: str) -> Any:
         No such classifier, or no such weights of it.
     """
     models = import_torchvision().models
-    known = models.list_models(models)
-    if model_name not in known:
-        close = [k for k in known if k[:4] == model_name[:4]] or known
+    names = models.list_models(models)
+    if model_name not in names:
+        close = [name for name in names if name[:4] == model_name[:4]] or names
         raise TrunkError(
             f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
         )
@@ -68,7 +67,7 @@ def find_weights(name: str, model_name: str, variant: str) -> Any:
 
 
 def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
-    """Input size in pixels and preprocessing that weights were evaluated with."""
+    """Return the input size in pixels and the preprocessing that weights were evaluated with."""
     transforms = entry.transforms()
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if model_name in ("googlenet", "inception_v3"):
@@ -78,7 +77,7 @@ def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
 
 
 def make_model(model_name: str, entry: Any) -> nn.Module:
-    """The classifier with the shapes that fit a set of weights, and no weights yet."""
+    """Make the classifier with the shapes of a set of weights, and no weights yet."""
     sizes = {"num_classes": len(entry.meta["categories"])}
     if model_name.startswith("vit"):
         sizes["image_size"] = entry.transforms().crop_size[0]
@@ -88,7 +87,7 @@ def make_model(model_name: str, entry: Any) -> nn.Module:
 
 
 def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
-    """The network that ends at the nodes, its layer's name, and its columns.
+    """Make the network that ends at the nodes; return it with its layer's name and its columns.
 
     Raises
     ------
@@ -117,8 +116,15 @@ def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tup
         raise TrunkError(f"trunk {name!r}: {error}") from error
 
 
-def load_classifier(name: str, layer: str | None, weights: Path | None) -> Trunk:
-    model_name, variant, nodes = parse_name(name, layer)
+def load_torchvision(request: TrunkRequest) -> Trunk:
+    """Load a classifier of torchvision by its name, with downloaded weights or those of a file.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
+    name, weights = request.name, request.weights
+    model_name, variant, nodes = parse_name(name, request.layer)
     entry = find_weights(name, model_name, variant)
     px, preprocessing = preprocessing_of(model_name, entry)
     model = make_model(model_name, entry)

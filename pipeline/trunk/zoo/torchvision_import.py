@@ -1,6 +1,6 @@
-"""Import torchvision also where its compiled operators cannot load.
+"""Import torchvision even if its compiled operators cannot load.
 
-torchvision's wheels on PyPI are built for CUDA; beside a CPU-only torch their operator library does
+torchvision's wheels on PyPI are built for CUDA; with a CPU-only torch their operator library does
 not load, and ``import torchvision`` stops at the missing operator ``torchvision::nms``. Models,
 feature extraction and transforms need none of these operators, so declaring the two that are named
 at import is enough. Where the library loads, nothing is declared.
@@ -21,7 +21,7 @@ OPERATORS = (
 
 @cache
 def import_torchvision() -> ModuleType:
-    """The module ``torchvision``, with its operators declared first if they are missing."""
+    """Import ``torchvision``, and declare its operators first if they are missing."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -31,9 +31,9 @@ def import_torchvision() -> ModuleType:
         for operator in OPERATORS:
             library.define(operator)
         # The declarations live as long as the library object does.
-        _KEPT.append(library)
+        _DECLARED.append(library)
         import torchvision
     return torchvision
 
 
-_KEPT: list[torch.library.Library] = []
+_DECLARED: list[torch.library.Library] = []

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.io.atomic import write_whole
+from pipeline.io.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -81,7 +81,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    write_whole(path, png(figure))
+    write_atomic(path, png(figure))
 
 
 def jpeg_uri(pixels: np.ndarray, most_px: int | None = None) -> str:

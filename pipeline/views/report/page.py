@@ -7,10 +7,16 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.io.atomic import write_whole
-from pipeline.io.progress import format_bytes, format_seconds
+from pipeline.io.atomic import write_atomic
+from pipeline.io.digests import digest_of, sha256_file
+from pipeline.io.numbers import format_bytes, format_seconds
+from pipeline.stages import evaluate
 from pipeline.stages.context import RunContext
+from pipeline.version import __version__
 from pipeline.views.report.content import Content, gather
+
+HEAD_CHARACTERS = 2000
+"""So far into a page stands what it was made from."""
 
 
 def percent(share: float | None) -> str:
@@ -22,7 +28,7 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def render(content: Content) -> str:
+def render(content: Content, made_from: str = "") -> str:
     """The page."""
     folder = files("pipeline.views.report")
     environment = jinja2.Environment(
@@ -33,11 +39,34 @@ def render(content: Content) -> str:
     return template.render(
         c=content,
         r=content.result,
+        made_from=made_from,
         style=(folder / "style.css").read_text(encoding="utf-8"),
         script=(folder / "table.js").read_text(encoding="utf-8"),
     )
 
 
-def write_report(run: RunContext, head: str, path: Path) -> None:
+def path(run: RunContext) -> Path:
+    """Return the file of a dataset's report."""
+    return run.ws.report_path(run.dataset)
+
+
+def why_due(run: RunContext, head: str) -> str | None:
+    """Return why the report must be written, or None if it is of this result, these settings and comparisons."""
+    file = path(run)
+    if not file.is_file():
+        return "it has not been written yet"
+    with open(file, encoding="utf-8", errors="replace") as stream:
+        beginning = stream.read(HEAD_CHARACTERS)
+    return None if f'content="{digest_of_inputs(run, head)}"' in beginning else "it is of another result or settings"
+
+
+def digest_of_inputs(run: RunContext, head: str) -> str:
+    """Return the digest of the files and settings from which a report would be written now."""
+    files = (evaluate.path(run, head), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
+    digests = [sha256_file(file) if file.is_file() else None for file in files]
+    return digest_of([__version__, run.settings.model_dump(mode="json"), head, digests])
+
+
+def write_report(run: RunContext, head: str, file: Path | None = None) -> None:
     """Write the report of a run, atomically."""
-    write_whole(path, render(gather(run, head)).encode())
+    write_atomic(file or path(run), render(gather(run, head), digest_of_inputs(run, head)).encode())

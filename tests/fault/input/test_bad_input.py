@@ -717,7 +717,7 @@ FOLDERS = [
         "data new --root bare --name bare",
         ("bare: no JPEGImages and no Annotations", "JPEGImages/ID.jpg"),
     ),
-    Case("name that is taken", "data new --root data/tiny --name tiny", ("tiny.yaml: is there already", "--overwrite")),
+    Case("name that is taken", "data new --root data/tiny --name tiny", ("tiny.yaml: exists already", "--overwrite")),
     Case(
         "negative seed of splits",
         "data new --root data/tiny --name more --seed -1",

@@ -32,8 +32,9 @@ from pipeline.dataset.archive import unpack
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_annotated, picture_size
 from pipeline.dataset.read import read_split
-from pipeline.dataset.split import id_list_path, read_ids
-from pipeline.dataset.voc import parse_annotation
+from pipeline.dataset.split import read_ids
+from pipeline.dataset.voc_folder import id_list_path
+from pipeline.dataset.voc_xml import parse_annotation
 from pipeline.head.settings import HeadSettings
 from pipeline.io.errors import PipelineError
 from pipeline.patches.grid import grid_windows

@@ -29,7 +29,7 @@ from pipeline.dataset.archive import unpack
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import MAX_PIXELS, decode_picture
 from pipeline.dataset.split import read_ids
-from pipeline.dataset.voc import parse_annotation
+from pipeline.dataset.voc_xml import parse_annotation
 from pipeline.head.file import load_head
 from pipeline.io.digests import sha256_file
 from pipeline.io.errors import BadPictureError, DatasetError, PipelineError, SettingsError

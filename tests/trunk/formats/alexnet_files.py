@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.trunk.formats.convert import form_of
+from pipeline.trunk.formats.convert import make_imported_config
 
 FC_WIDTH, N_CLASSES = 24, 5
 MEAN_BGR = (104.0, 117.0, 123.0)
@@ -33,7 +33,7 @@ V0_TYPES = {"conv": "conv", "fc": "innerproduct", "norm": "lrn", "pool": "pool",
 def draw_weights(architecture: str, fc_width: int = FC_WIDTH, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights in Caffe's and torch's layout that let activations through; ``conv1.weight`` as the file has it."""
     rng = np.random.default_rng(seed)
-    form, weights, n_inputs = form_of(architecture, fc_width), {}, 3
+    form, weights, n_inputs = make_imported_config(architecture, fc_width), {}, 3
 
     def add(name: str, *shape: int) -> None:
         deviation = (2 / np.prod(shape[1:])) ** 0.5

@@ -8,21 +8,26 @@ torch or decodes a picture.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from pipeline.dataset.manifest import Manifest, load_manifest
-from pipeline.io.atomic import write_whole
+from pipeline.dataset.manifest import load_manifest
+from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import MissingDataError, PipelineError
+from pipeline.io.errors import MissingDataError
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, needs_boxes, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
+from pipeline.stages import patches
+from pipeline.stages.context import Opened, RunContext
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
+from pipeline.workflow.due import set_marker, state_of_files
 
 
 class Wildcards(Protocol):
@@ -75,6 +80,7 @@ class Flow:
             if layer != self.run.settings.layer
         }
         self._manifest = cache(load_manifest)
+        self._opened: defaultdict[str, Opened] = defaultdict(Opened)
         self._split_state = cache(self._find_split_state)
         self._state_of_weights = cache(self._find_state_of_weights)
 
@@ -196,40 +202,105 @@ class Flow:
         path = ws.results / "settings" / f"{stage}-{digest}.yaml"
         data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
         if not path.is_file() or path.read_bytes() != data:
-            write_whole(path, data)
+            write_atomic(path, data)
         return shlex.quote(path.as_posix())
 
-    # ---- states: parameters that change with what Snakemake cannot see
+    # ---- what is due
 
-    def dataset_state(self, wildcards: Wildcards) -> str:
-        return self._split_state(wildcards.dataset, wildcards.split)
+    def patches_due(self, wildcards: Wildcards) -> Path:
+        run, split = self._context(self._tables[wildcards.digest], wildcards.dataset), wildcards.split
+        return self._marker("patches", patches.path(run, split), [run, split], lambda: patches.why_due(run, split))
 
-    def weights_state(self, wildcards: Wildcards) -> str:
-        return self._state_of_weights(wildcards.digest)
+    def trunk_due(self, wildcards: Wildcards) -> Path:
+        run = self._context(self._trunks[wildcards.digest], wildcards.dataset)
+        table = patches.path(run, run.manifest.fit)
+        card = run.ws.trunk_path(run.dataset)
+        return self._marker("trunk", card, [run, run.manifest.fit, table], lambda: _stage("trunk").why_due(run))
+
+    def extract_due(self, wildcards: Wildcards) -> Path:
+        run, split = self._context(self._stores[wildcards.digest], wildcards.dataset), wildcards.split
+        receipt = run.ws.receipt_path(run.dataset, split)
+        state = [
+            run,
+            split,
+            patches.path(run, split),
+            self._state_of_weights(run.ws.store_digest),
+            _seal_of(run, split),
+        ]
+        return self._marker("extract", receipt, state, lambda: _stage("extract").why_due(run, split))
+
+    def fit_due(self, wildcards: Wildcards) -> Path:
+        run, head = self._main(wildcards), wildcards.head
+        output = run.ws.head_path(run.dataset, head)
+        return self._marker(
+            "fit-head", output, self._head_state(run, head), lambda: _stage("fit_head").why_due(run, head)
+        )
+
+    def score_due(self, wildcards: Wildcards) -> Path:
+        run, head = self._main(wildcards), wildcards.head
+        output = run.ws.scores_path(run.dataset, head, run.manifest.eval)
+        return self._marker("score", output, self._score_state(run, head), lambda: _stage("score").why_due(run, head))
+
+    def evaluate_due(self, wildcards: Wildcards) -> Path:
+        run, head = self._main(wildcards), wildcards.head
+        output = run.ws.run_dir(run.dataset, head) / "map.json"
+        state = [*self._score_state(run, head), run.ws.scores_path(run.dataset, head, run.manifest.eval)]
+        return self._marker("evaluate", output, state, lambda: _stage("evaluate").why_due(run, head))
+
+    def map_due(self, wildcards: Wildcards) -> Path:
+        """The named result is a copy of a run's result, so its bytes are compared."""
+        run, result = self._main(wildcards), self.main_run(wildcards)
+        named = run.ws.results / f"{run.dataset}_map.json"
+
+        def why_due() -> str | None:
+            copied = result.is_file() and named.read_bytes() == result.read_bytes()
+            return None if copied else "it is another run's result"
+
+        return self._marker("map", named, [run, result], why_due)
+
+    def report_due(self, wildcards: Wildcards) -> Path:
+        run = self._main(wildcards)
+        state = [run, self.main_run(wildcards), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset)]
+        head, page = run.settings.head, "pipeline.views.report.page"
+        return self._marker("report", run.ws.report_path(run.dataset), state, lambda: _load(page).why_due(run, head))
+
+    def recipe_due(self, wildcards: Wildcards) -> Path:
+        run, name = (
+            self._context(self._recipes[wildcards.recipe, wildcards.digest], wildcards.dataset),
+            wildcards.recipe,
+        )
+        output = recipe_path(run.ws, run.dataset, name)
+        state = [*self._recipe_state(run, name), output]
+        return self._marker("recipe", output, state, lambda: _load(RECIPE).why_due(run, name))
+
+    def heads_due(self, wildcards: Wildcards) -> Path:
+        return self._comparison_due(wildcards, "heads")
+
+    def compare_due(self, wildcards: Wildcards) -> Path:
+        return self._comparison_due(wildcards, "compare")
+
+    def _comparison_due(self, wildcards: Wildcards, comparison: str) -> Path:
+        run, of_heads = self._main(wildcards), comparison == "heads"
+        output = run.ws.heads_path(run.dataset) if of_heads else run.ws.compare_path(run.dataset)
+        ws, names = self._comparisons[comparison]
+        states = [self._recipe_state(self._context(ws, run.dataset), name) for name in names]
+        state = [*(item for of_recipe in states for item in of_recipe), *self._outcomes(comparison, run.dataset)]
+        module = "pipeline.recipes.compare"
+        return self._marker(comparison, output, state, lambda: _load(module).why_due(run, of_heads))
+
+    def sweep_due(self, wildcards: Wildcards) -> Path:
+        run = self._main(wildcards)
+        state: list[Any] = [
+            run,
+            *(run.settings.head_settings(name).model_dump(mode="json") for name in run.settings.compare),
+        ]
+        for split in (run.manifest.fit, run.manifest.eval):
+            state += [split, run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split)]
+        return self._marker("sweep", run.ws.sweep_path(run.dataset), state, lambda: _stage("sweep").why_due(run))
 
     def store_making(self, wildcards: Wildcards) -> int:
         """Return the receipt's number of the making, or one more if its store was deleted."""
         return self._stores[wildcards.digest].store_making(wildcards.dataset, wildcards.split)
-
-    def fit_state(self, wildcards: Wildcards) -> list[str]:
-        """Return the state of all that a head depends on."""
-        split = self._manifest(wildcards.dataset).fit
-        return [self._split_state(wildcards.dataset, split), self._state_of_weights(self.run.store_digest)]
-
-    def result_state(self, wildcards: Wildcards) -> list[Any]:
-        """Return the state of all that the main run's scores and results depend on."""
-        return [*self._evaluation_state(wildcards.dataset), self._state_of_weights(self.run.store_digest)]
-
-    def recipe_state(self, wildcards: Wildcards) -> list[Any]:
-        """Return the state of all that a recipe depends on."""
-        ws = self._recipes[wildcards.recipe, wildcards.digest]
-        stores = {run.store_digest for run in _runs_of(ws, wildcards.recipe)}
-        return [*self._evaluation_state(wildcards.dataset), *map(self._state_of_weights, sorted(stores))]
-
-    def comparison_state(self, wildcards: Wildcards) -> list[int | None]:
-        """Return a state of the comparisons of recipes that a report takes in."""
-        paths = (self.run.compare_path(wildcards.dataset), self.run.heads_path(wildcards.dataset))
-        return [path.stat().st_mtime_ns if path.is_file() else None for path in paths]
 
     def joint_layers(self, wildcards: Wildcards) -> str:
         """Return the option with the layers that the main run's pass extracts; other stores are of one layer."""
@@ -238,38 +309,94 @@ class Flow:
             return ""
         return f" --layers {','.join(dict.fromkeys((self.run.settings.layer, *layers)))}"
 
-    def _evaluation_state(self, dataset: str) -> list[Any]:
-        """Return the state of the splits, and what the manifest says of them."""
-        manifest = self._manifest(dataset)
-        roles = (manifest.fit, manifest.eval)
-        return [*(self._split_state(dataset, split) for split in roles), _facts_of_roles(manifest)]
+    # ---- states: they change with all on which an answer may depend
+
+    def _marker(self, stage: str, output: Path, state: Sequence[Any], why_due: Callable[[], str | None]) -> Path:
+        """Set the marker of an output.
+
+        Parameters
+        ----------
+        state : of contexts what manifest and settings say; of names of splits the state of the pictures; of paths
+            size and time; other JSON values as they are
+        """
+        run = next(item for item in state if isinstance(item, RunContext))
+        values = [self._state_of(run, item) for item in state]
+        # Each in a folder of its own: Snakemake lists a folder once, and takes what comes later for missing.
+        marker = self.run.cache / "due" / f"{stage}-{output.parent.name}-{output.name}" / "marker"
+        return set_marker(marker, output, values, why_due)
+
+    def _state_of(self, run: RunContext, item: Any) -> Any:
+        if isinstance(item, RunContext):
+            return [VERSIONS, item.settings.model_dump(mode="json"), item.facts_of_roles()]
+        if isinstance(item, Path):
+            return state_of_files(item)
+        if isinstance(item, str) and item in run.manifest.splits:
+            return self._split_state(run.dataset, item)
+        return item
+
+    def _head_state(self, run: RunContext, head: str) -> list[Any]:
+        split = run.ws.split_of_rows(run.manifest, head)
+        files = (run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split))
+        return [run, head, split, *files, self._state_of_weights(run.ws.store_digest)]
+
+    def _score_state(self, run: RunContext, head: str) -> list[Any]:
+        split = run.manifest.eval
+        files = (run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split))
+        return [*self._head_state(run, head), run.ws.head_path(run.dataset, head), split, *files]
+
+    def _recipe_state(self, run: RunContext, name: str) -> list[Any]:
+        runs = _runs_of(run.ws, name)
+        weights = sorted({self._state_of_weights(ws.store_digest) for ws in runs})
+        splits = (run.manifest.fit, run.manifest.eval)
+        tables = sorted({ws.table_path(run.dataset, split) for ws in runs for split in splits})
+        return [run, name, *splits, *tables, *weights]
+
+    def _main(self, wildcards: Wildcards) -> RunContext:
+        return self._context(self.run, wildcards.dataset)
+
+    def _context(self, ws: Workspace, dataset: str) -> RunContext:
+        """Return a context; all of one dataset share what they open."""
+        return RunContext(ws, dataset, opened=self._opened[dataset])
 
     def _find_split_state(self, dataset: str, split: str) -> str:
         """Return a state that changes with any picture, XML or list of the split.
 
-        Where the pictures are gone and the table is there, it is the state that was last seen:
-        nothing after the store needs pictures.
+        Where the pictures are gone and the table is there, it is constant: nothing after the store needs pictures.
         """
-        seen = self.run.cache / "states" / f"{dataset}-{split}-{self.run.table_digest}.txt"
         try:
-            state = self.run.dataset_state(self._manifest(dataset), split)
+            return self.run.dataset_state(self._manifest(dataset), split)
         except MissingDataError:
-            if not self.run.table_path(dataset, split).is_file():
+            if not any(ws.table_path(dataset, split).is_file() for ws in self._tables.values()):
                 raise
-            return seen.read_text() if seen.is_file() else "absent"
-        return _remember(seen, state)
+            return "absent"
 
     def _find_state_of_weights(self, store_digest: str) -> str:
-        """Return a state that changes with a local weights file; where that is gone, the state that was last seen."""
+        """Return a state that changes with a local weights file; where that is gone, a constant one."""
         ws = self._stores[store_digest]
-        seen = ws.cache / "states" / f"weights-{ws.store_digest}.txt"
         try:
             ws.check_weights()
-        except PipelineError:
-            if not seen.is_file():
+        except MissingDataError:
+            if not any((ws.cache / "receipts").glob(f"*-{store_digest}.json")):
                 raise
-            return seen.read_text()
-        return _remember(seen, ws.weights_state())
+            return "absent"
+        return ws.weights_state()
+
+
+RECIPE = "pipeline.recipes.recipe"
+
+
+def _stage(name: str) -> Any:
+    return _load(f"pipeline.stages.{name}")
+
+
+def _load(module: str) -> Any:
+    """Import what needs torch, which most parses of the workflow do without."""
+    return import_module(module)
+
+
+def _seal_of(run: RunContext, split: str) -> Any:
+    """Return the making that is due of a store: it changes when the store is deleted behind its receipt."""
+    return run.ws.store_making(run.dataset, split)
 
 
 def _runs_of(ws: Workspace, name: str) -> list[Workspace]:
@@ -277,15 +404,3 @@ def _runs_of(ws: Workspace, name: str) -> list[Workspace]:
     return [
         recipe_workspace(ws, member, seed) for member in members_of(ws.settings, name) for seed in ws.settings.seeds
     ]
-
-
-def _facts_of_roles(manifest: Manifest) -> list[Any]:
-    roles = (manifest.fit, manifest.eval)
-    pictures = (manifest.splits[role].pictures for role in roles)
-    return [manifest.metric, manifest.official, manifest.unscored, *roles, *pictures]
-
-
-def _remember(path: Path, state: str) -> str:
-    if not path.is_file() or path.read_text() != state:
-        write_whole(path, state.encode())
-    return state

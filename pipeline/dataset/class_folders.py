@@ -1,0 +1,43 @@
+"""Class folders: ``<class>/<picture>``, one label per picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.dataset.listing import Listing, id_of, name_clashes
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.split import PICTURE_SUFFIXES
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
+
+
+def list_class_folders(folder: Path) -> dict[str, list[str]]:
+    """List the pictures directly in each folder below `folder`, both sorted; folders without any are left out."""
+    pictures_by_class = {}
+    with os.scandir(folder) as listing:
+        names = sorted(entry.name for entry in listing if entry.is_dir() and not entry.name.startswith((".", "__")))
+    for name in names:
+        if pictures := sorted(file for file in os.listdir(folder / name) if is_picture(file)):
+            pictures_by_class[name] = pictures
+    return pictures_by_class
+
+
+def read_folders(manifest: Manifest, folder: Path) -> Listing:
+    """List all pictures of the manifest's classes, classes and files in the order of their names."""
+    column = {name: index for index, name in enumerate(manifest.classes)}
+    found = list_class_folders(folder)
+    problems = [
+        f"{name}/: a folder of pictures that is no class of the manifest" for name in found if name not in column
+    ]
+    pairs = [(f"{name}/{file}", column[name]) for name, files in found.items() if name in column for file in files]
+    paths = tuple(path for path, _ in pairs)
+    labels = np.full((len(paths), len(column)), -1, np.int8)
+    labels[np.arange(len(paths)), [index for _, index in pairs]] = 1
+    ids = tuple(map(id_of, paths))
+    return Listing(paths, ids, labels, None, (*problems, *name_clashes(paths, ids)))

@@ -1,0 +1,140 @@
+"""Write the manifest of a new dataset, and the id lists that it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.dataset.manifest import NAME, Manifest, known_datasets
+from pipeline.dataset.read import read_split
+from pipeline.io.atomic import write_atomic
+from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.progress import Say
+
+PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
+"""Names of splits to fit on and to score on, in order of preference."""
+VAL_SHARE = 0.4
+
+
+def say_to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
+    """Return the path of a new manifest, if name and metric are allowed.
+
+    Raises
+    ------
+    SettingsError
+        A bad name or metric, or a name that is taken.
+    """
+    path = Path(manifests) / f"{name}.yaml"
+    _check_name(name, path, overwrite)
+    if metric not in ("voc07", "voc12"):
+        raise SettingsError(f"metric: got {metric!r}, expected voc07 or voc12")
+    return path
+
+
+def _check_name(name: str, path: Path, overwrite: bool) -> None:
+    if not NAME.fullmatch(name) or name == "published":
+        raise SettingsError(f"name: got {name!r}, expected lower case letters, digits and _, not 'published'")
+    if path.exists():
+        if not overwrite:
+            raise SettingsError(f"{path}: exists already; choose another --name, or give --overwrite")
+    elif name in known_datasets():
+        # Results are named by dataset: two that share a name would be taken for one.
+        raise SettingsError(f"name: {name!r} is the name of another dataset; choose another")
+
+
+@dataclass(frozen=True)
+class IdList:
+    """Ids of a split.
+
+    Attributes
+    ----------
+    own : whether the list is written next to the manifest, because the dataset has none or one with unusable ids
+    folder : folder with the split's own class folders, if it has some
+    """
+
+    ids: tuple[str, ...]
+    labelled: bool
+    own: bool
+    folder: str | None = None
+
+    def as_manifest(self, name: str, split: str) -> dict[str, object]:
+        """Make the split's entry in the manifest `name`."""
+        entry: dict[str, object] = {"pictures": len(self.ids)}
+        if self.own:
+            entry["ids"] = f"{name}/{split}.txt"
+        if self.folder is not None:
+            entry["folder"] = self.folder
+        return entry if self.labelled else {**entry, "labelled": False}
+
+
+@dataclass(frozen=True)
+class NewDataset:
+    """Content of a new manifest.
+
+    Attributes
+    ----------
+    root : folder of the pictures
+    about : title, layout and the layout's own keys
+    pair : splits to fit and to score on
+    lists : of all splits
+    """
+
+    root: Path
+    about: Mapping[str, object]
+    classes: tuple[str, ...]
+    metric: str
+    pair: tuple[str, str]
+    lists: Mapping[str, IdList]
+
+    def as_manifest(self, name: str) -> dict[str, object]:
+        """Make the content of the YAML file, in the order of its keys."""
+        return {
+            "name": name,
+            **self.about,
+            "folder": str(self.root),
+            "metric": self.metric,
+            "fit": self.pair[0],
+            "eval": self.pair[1],
+            "splits": {split: entry.as_manifest(name, split) for split, entry in self.lists.items()},
+            "classes": list(self.classes),
+        }
+
+
+def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
+    """Write a manifest and its id lists, if the splits to fit and to score on can be read; return its path."""
+    _write(path, dataset.as_manifest(path.stem), dataset.lists)
+    for split, entry in dataset.lists.items():
+        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
+    say(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    return path
+
+
+def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) -> None:
+    """Write id lists first and the manifest last, so that a manifest never names missing lists."""
+    written = []
+    for split, entry in lists.items():
+        if entry.own:
+            written.append(path.with_suffix("") / f"{split}.txt")
+            write_atomic(written[-1], ("\n".join(entry.ids) + "\n").encode())
+    manifest = Manifest.model_validate({**content, "path": path})
+    try:
+        for split in dict.fromkeys((manifest.fit, manifest.eval)):
+            read_split(manifest, split)
+    except PipelineError:
+        if not path.exists():
+            for file in written:
+                file.unlink()
+            if written and not any(path.with_suffix("").iterdir()):
+                path.with_suffix("").rmdir()
+        raise
+    header = "# Made by 'pipeline data new'; title, metric and licence may be edited.\n"
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_atomic(path, (header + text).encode())

@@ -1,0 +1,24 @@
+"""Name, size and time of files: a cheap state that changes whenever a file is likely to have changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FileState = tuple[str, int, int]
+"""Name, size in bytes, time of the last change in ns; size -1 for a file without a state, such as a dangling link."""
+
+
+def state_of_file(path: Path) -> FileState:
+    """Read the state of a file that exists, under its plain name."""
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns
+
+
+def state_of_entry(entry: os.DirEntry[str], name: str) -> FileState:
+    """Read the state of an entry of a folder's listing, under `name`."""
+    try:
+        stat = entry.stat()
+    except OSError:  # a dangling link, say: the patch table names it
+        return name, -1, 0
+    return name, stat.st_size, stat.st_mtime_ns

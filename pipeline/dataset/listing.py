@@ -1,0 +1,73 @@
+"""Pictures of a folder or a table with their labels, and the ids that are made from their paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.io.digests import sha256_bytes
+
+MAX_ID = 200
+
+
+def id_of(path: str) -> str:
+    """Make the id of a picture, from its path below the dataset's (or the split's) folder.
+
+    Folders are joined by ``__``, characters that an id may not have become ``_``, and a long id ends in a digest.
+
+    >>> id_of("hot dog/img (1).jpg"), id_of("a/b/c.d.png")
+    ('hot_dog__img__1_', 'a__b__c.d')
+    """
+    stem = os.path.splitext(path)[0].replace("/", "__")
+    plain = re.sub(r"[^\w.+@=-]|\.(?=\.)|^\W", "_", stem)
+    # Two dots in a row lead out of a folder, and no id has them.
+    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{sha256_bytes(path.encode())[:16]}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures of a folder or a table, with their labels.
+
+    Attributes
+    ----------
+    paths : tuple of str, relative to the folder, with ``/``
+    ids : tuple of str, made from them
+    labels : int8 ndarray (n, n_classes), 1, 0 (unknown), -1
+    split : name of each picture's split, or None without splits
+    problems : one line each
+    """
+
+    paths: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    split: tuple[str, ...] | None
+    problems: tuple[str, ...] = ()
+
+
+def name_clashes(paths: Iterable[str], ids: Iterable[str]) -> list[str]:
+    """List the ids that several pictures share, one line each, with all of their paths."""
+    by_id: dict[str, list[str]] = {}
+    for path, i in zip(paths, ids, strict=True):
+        by_id.setdefault(i, []).append(path)
+    return [f"{', '.join(same)}: one id for several pictures ({i}); rename" for i, same in by_id.items() if same[1:]]
+
+
+def absent_pictures(folder: Path, paths: Sequence[str]) -> list[str]:
+    """List the paths below `folder` that do not exist. Costs one listing per folder and no stat per file."""
+    names_in: dict[str, set[str]] = {}
+    absent = []
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent not in names_in:
+            try:
+                names_in[parent] = set(os.listdir(folder / parent))
+            except OSError:
+                names_in[parent] = set()
+        if name not in names_in[parent]:
+            absent.append(path)
+    return absent

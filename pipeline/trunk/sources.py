@@ -1,0 +1,135 @@
+"""The table of trunk sources: which names a trunk may have, and where its weights come from.
+
+This module imports no torch: settings are checked against it. A new kind of trunk is a module with a loader and one
+entry in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.io.messages import brief
+
+LAYERS = ("pool5", "fc6", "fc7")
+"""Layers of the AlexNet family."""
+DEFAULT_LAYER = "fc7"
+"""Default of the setting `layer`; trunks that name their layer themselves ignore it."""
+CARD_SUFFIXES = (".yaml", ".yml", ".safetensors")
+
+
+@dataclass(frozen=True)
+class TrunkRequest:
+    """A trunk that is to be loaded.
+
+    Attributes
+    ----------
+    name : as in the setting `trunk`
+    layer : layer whose activations are returned; None for the source's default
+    weights : safetensors file; None for the source's own weights
+    seed : of random weights
+    """
+
+    name: str
+    layer: str | None = None
+    weights: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrunkSource:
+    """Where trunks of one name, or of names with one prefix, come from.
+
+    Attributes
+    ----------
+    name : the name, or for a prefix what a name looks like, such as ``timm/NAME@LAYER``
+    loader : ``module:function`` that turns a `TrunkRequest` into a `Trunk`; empty for trunks that are made from a
+        dataset and then loaded by their card
+    layers : layers that the setting may name; empty where weights or name decide
+    weights : whether a safetensors file may be given (``optional``) or must be (``needed``)
+    made : whether the trunk is made from a dataset's fit split
+    seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
+        all
+    """
+
+    name: str
+    loader: str = ""
+    layers: tuple[str, ...] = ()
+    weights: Literal["own", "optional", "needed"] = "own"
+    made: bool = False
+    seeded: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of all names of this source, ``timm/``; empty for a source of one name."""
+        library, slash, _ = self.name.partition("/")
+        return library + slash if slash else ""
+
+    def offers(self, name: str) -> bool:
+        """Whether a trunk of this name comes from this source."""
+        return name.startswith(self.prefix) if self.prefix else name == self.name
+
+    def import_loader(self) -> Callable[[TrunkRequest], Any]:
+        """Import the function that turns a `TrunkRequest` into a `Trunk`, and with it torch."""
+        module, _, function = self.loader.partition(":")
+        return getattr(import_module(module), function)
+
+
+CARD = TrunkSource("PATH.yaml", "pipeline.trunk.family:load_card_file")
+SOURCES = (
+    TrunkSource("alexnet64", "pipeline.trunk.family:load_embedded", LAYERS),
+    TrunkSource("random", "pipeline.trunk.family:load_random", LAYERS, seeded=True),
+    TrunkSource("alexnet", "pipeline.trunk.family:load_alexnet", LAYERS, weights="optional"),
+    TrunkSource("krizhevsky", "pipeline.trunk.family:load_krizhevsky", LAYERS, weights="needed"),
+    TrunkSource("no-pretrain", layers=LAYERS, made=True, seeded=True),
+    TrunkSource("fisher", made=True, seeded=True),
+    TrunkSource("torchvision/NAME@LAYER", "pipeline.trunk.zoo.torchvision:load_torchvision", weights="optional"),
+    TrunkSource("timm/NAME@LAYER", "pipeline.trunk.zoo.timm:load_timm", weights="optional"),
+)
+
+FAMILY_TRUNKS = tuple(source.name for source in SOURCES if source.layers == LAYERS)
+"""Names of the trunks of the AlexNet family."""
+MADE_TRUNKS = tuple(source.name for source in SOURCES if source.made)
+"""Names of the trunks that are made from a dataset's fit split."""
+SEEDED_TRUNKS = tuple(source.name for source in SOURCES if source.seeded)
+"""Names of the trunks whose weights depend on ``trunk_seed``."""
+LOADABLE = (*(source.name for source in SOURCES if source.loader), CARD.name)
+"""Names that a trunk can be loaded by, as messages show them."""
+
+
+def find_source(name: str) -> TrunkSource | None:
+    """Find the source of a trunk by its name; a path of a card or of its weights is `CARD`."""
+    if name.endswith(CARD_SUFFIXES):
+        # A node of a library's model may have such a name; its prefix is what tells.
+        return next((source for source in SOURCES if source.prefix and source.offers(name)), CARD)
+    return next((source for source in SOURCES if source.offers(name)), None)
+
+
+def names_layer(name: str) -> bool:
+    """Whether a trunk's name, or the library it comes from, decides its layer: the family's layers mean nothing."""
+    source = find_source(name)
+    return source is not None and bool(source.prefix)
+
+
+def check_trunk_name(name: str) -> str:
+    """Check the setting `trunk` and return it.
+
+    Raises
+    ------
+    ValueError
+        No source has such a name.
+    """
+    source = find_source(name)
+    in_library = source is not None and bool(source.prefix)
+    if source is None or (
+        in_library
+        and not name.endswith(CARD_SUFFIXES)
+        and not re.fullmatch(r"\w+(\.\w+)?(@.+)?", name.removeprefix(source.prefix))
+    ):
+        names = ", ".join(source.name for source in SOURCES)
+        raise ValueError(f"must be one of {names} or the path of a card (YAML), got {brief(name)}")
+    return name

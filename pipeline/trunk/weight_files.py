@@ -1,0 +1,63 @@
+"""Local files of a trunk's weights: whether they exist, and a cheap state of them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import MissingDataError
+from pipeline.io.messages import enumerate_problems
+from pipeline.trunk.sources import CARD_SUFFIXES, find_source
+
+
+def check_weights(trunk: str, weights: str | None) -> None:
+    """Raise an error early if a trunk's weights are not available.
+
+    Parameters
+    ----------
+    trunk, weights : the settings of these names
+
+    Raises
+    ------
+    MissingDataError
+        A file that the settings name does not exist, or none is named and none is shipped.
+    """
+    named = [weights] if weights else []
+    named += [trunk] if trunk.endswith(CARD_SUFFIXES) else []
+    missing = [name for name in named if not Path(name).is_file()]
+    source = find_source(trunk)
+    if missing:
+        problem = f"no such file: {', '.join(missing)}"
+    elif source is not None and source.weights == "needed" and not weights:
+        problem = "no weights are shipped for it"
+    else:
+        return
+    ways = [
+        "weights=FILE (or --weights FILE): a safetensors file that fits the trunk",
+        "pipeline pretrain: a card with weights of your own, given as trunk=OUT/NAME.yaml",
+        "trunk=alexnet64: the embedded trunk; make demo shows it",
+    ]
+    raise MissingDataError(f"trunk {trunk!r}: {problem}\nyou can:\n{enumerate_problems(ways)}")
+
+
+def has_weights(trunk: str, weights: str | None) -> bool:
+    """Whether every local file that the trunk needs exists."""
+    try:
+        check_weights(trunk, weights)
+    except MissingDataError:
+        return False
+    return True
+
+
+def digest_weights_state(names: Iterable[str | None]) -> str:
+    """Digest size and time of the weights files and cards of these paths; names of other trunks have none."""
+    states = []
+    for name in filter(None, names):
+        path = Path(name)
+        # A card without its weights is no trunk, nor are weights without their card.
+        for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):
+            if candidate.is_file():
+                stat = candidate.stat()
+                states.append([str(candidate), stat.st_size, stat.st_mtime_ns])
+    return digest_of(states)

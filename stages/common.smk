@@ -3,6 +3,7 @@ import sys
 
 from pipeline.dataset.manifest import known_datasets
 from pipeline.io.errors import PipelineError
+from pipeline.workflow.due import Due
 from pipeline.workflow.flow import Flow
 
 
@@ -30,6 +31,7 @@ except PipelineError as error:
     stop(error)
 
 RUN = FLOW.run
+DUE = Due(FLOW)
 
 
 wildcard_constraints:

@@ -4,7 +4,7 @@ rule extract:
     input:
         unpack(ask(FLOW.store_inputs)),
         shares=ask(FLOW.extract_shares),
-        due=ask(FLOW.extract_due),
+        due=ask(DUE.extract),
     output:
         receipt=f"{RUN.settings.cache}/receipts/{{dataset}}-{{split}}-{{digest}}.json",
     log:
@@ -28,7 +28,7 @@ rule extract:
 rule extract_share:
     input:
         unpack(ask(FLOW.store_inputs)),
-        due=ask(FLOW.extract_due),
+        due=ask(DUE.extract),
     output:
         share=temp(
             f"{RUN.settings.cache}/shares/{{dataset}}-{{split}}-{{digest}}-{{i}}of{{n}}.json"

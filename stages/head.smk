@@ -2,7 +2,7 @@
 rule fit_head:
     input:
         unpack(ask(FLOW.fit_inputs)),
-        due=ask(FLOW.fit_due),
+        due=ask(DUE.fit_head),
     output:
         head=f"{RUN.settings.results}/heads/{{dataset}}-{{head}}-{{digest}}.safetensors",
     log:

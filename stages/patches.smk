@@ -1,7 +1,7 @@
 # Decode every picture, find the bad ones, fix the row plan of a split.
 rule patches:
     input:
-        due=ask(FLOW.patches_due),
+        due=ask(DUE.patches),
     output:
         table=f"{RUN.settings.cache}/patches/{{dataset}}-{{split}}-{{digest}}.h5",
     log:

@@ -3,7 +3,7 @@
 rule recipe:
     input:
         ask(FLOW.recipe_inputs),
-        due=ask(FLOW.recipe_due),
+        due=ask(DUE.recipe),
     output:
         outcome=f"{RUN.settings.results}/recipes/{{dataset}}-{{recipe}}-{{digest}}.json",
     log:

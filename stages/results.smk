@@ -11,7 +11,7 @@ localrules:
 rule evaluate:
     input:
         unpack(ask(FLOW.evaluate_inputs)),
-        due=ask(FLOW.evaluate_due),
+        due=ask(DUE.evaluate),
     output:
         result=f"{RUN.settings.results}/runs/{{dataset}}-{{head}}-{{digest}}/map.json",
     log:
@@ -27,7 +27,7 @@ rule evaluate:
 
 rule map:
     input:
-        due=ask(FLOW.map_due),
+        due=ask(DUE.map),
         result=ask(FLOW.main_run),
     output:
         named=f"{RUN.settings.results}/{{dataset}}_map.json",
@@ -43,7 +43,7 @@ rule map:
 rule html_report:
     input:
         f"{RUN.settings.results}/{{dataset}}_map.json",
-        due=ask(FLOW.report_due),
+        due=ask(DUE.report),
     output:
         page=report(
             f"{RUN.settings.results}/{{dataset}}_report.html",
@@ -62,7 +62,7 @@ rule html_report:
 
 rule heads:
     input:
-        due=ask(FLOW.heads_due),
+        due=ask(DUE.heads),
         outcomes=ask(FLOW.heads_inputs),
     output:
         comparison=f"{RUN.settings.results}/{{dataset}}_heads.json",
@@ -78,7 +78,7 @@ rule heads:
 
 rule compare:
     input:
-        due=ask(FLOW.compare_due),
+        due=ask(DUE.compare),
         outcomes=ask(FLOW.compare_inputs),
     output:
         comparison=f"{RUN.settings.results}/{{dataset}}_compare.json",
@@ -94,7 +94,7 @@ rule compare:
 
 rule sweep:
     input:
-        due=ask(FLOW.sweep_due),
+        due=ask(DUE.sweep),
         tables=ask(FLOW.sweep_inputs),
     output:
         sweep=f"{RUN.settings.results}/{{dataset}}_sweep.json",

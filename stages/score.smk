@@ -2,7 +2,7 @@
 rule score:
     input:
         unpack(ask(FLOW.score_inputs)),
-        due=ask(FLOW.score_due),
+        due=ask(DUE.score),
     output:
         scores=f"{RUN.settings.results}/scores/{{dataset}}-{{split}}-{{head}}-{{digest}}.h5",
     log:

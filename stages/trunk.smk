@@ -2,7 +2,7 @@
 # codebook of hand-made descriptors.
 rule trunk:
     input:
-        due=ask(FLOW.trunk_due),
+        due=ask(DUE.trunk),
         table=ask(FLOW.trunk_inputs),
     output:
         card=f"{RUN.settings.cache}/trunks/{{dataset}}-{{trunk}}-{{digest}}.yaml",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.io.errors import StoreError
-from pipeline.workflow.due import set_marker, state_of_files
+from pipeline.workflow.markers import set_marker, state_of_files
 
 
 class Stage:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from pipeline.io.progress import Progress, Say
 from pipeline.patches.table_file import read_table
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import extract
-from pipeline.stages.context import RunContext
+from pipeline.stages.context import Opened, RunContext
 from pipeline.stages.workspace import Workspace
 
 
@@ -37,6 +37,37 @@ class BadFile:
     path: Path
     stage: Literal["extract", "patches", "fit-head", "score"]
     problem: str
+
+
+@dataclass(frozen=True)
+class CheckedStore:
+    """A store whose bytes were checked, and compared with its sources.
+
+    Attributes
+    ----------
+    stale : why its sources give another store now; None if they give this one, are not available, or the store is
+        damaged
+    """
+
+    report: VerifyReport
+    stale: str | None
+    has_receipt: bool
+
+    @property
+    def sound(self) -> bool:
+        return self.report.sealed and not self.report.findings
+
+
+def check_stores(ws: Workspace, names: Sequence[str]) -> Iterator[CheckedStore]:
+    """Check every byte of the named stores, and whether their sources are still what they were made from."""
+    receipts = {cached.store: cached for cached in read_receipts(ws)[0]}
+    opened: defaultdict[str, Opened] = defaultdict(Opened)
+    for report in verify_stores(ws, names):
+        stale, cached = None, receipts.get(report.folder.name)
+        if report.sealed and not report.findings and cached is not None:
+            dataset = cached.receipt.dataset
+            stale = why_stale(replace(cached.context(ws), opened=opened[dataset]), cached.receipt.split)
+        yield CheckedStore(report, stale, cached is not None)
 
 
 def verify_stores(ws: Workspace, names: Sequence[str]) -> Iterable[VerifyReport]:

@@ -122,23 +122,18 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
       pipeline cache verify
       pipeline cache verify demo-train-alexnet64-fc7-0123456789ab.zarr --recompute 200
     """
-    from pipeline.cache.inventory import read_receipts
     from pipeline.cache.sources import Origin
-    from pipeline.cache.verify import count_findings, verify_small_files, verify_stores, why_stale
+    from pipeline.cache.verify import check_stores, count_findings, verify_small_files
     from pipeline.cache.verify import recompute as recompute_store
     from pipeline.io.errors import PipelineError
     from pipeline.io.messages import enumerate_problems
 
     ws = workspace_from(dict(options))
-    receipts = {receipt.store: receipt for receipt in read_receipts(ws)[0]}
-    reports, stale, problems = [], [], []
-    for report in verify_stores(ws, names):
+    reports, stale, problems, ways = [], [], [], []
+    for checked in check_stores(ws, names):
+        report, reason = checked.report, checked.stale
         reports.append(report)
         name = report.folder.name
-        sound = report.sealed and not report.findings
-        reason = None
-        if sound and name in receipts:
-            reason = why_stale(receipts[name].context(ws), receipts[name].receipt.split)
         click.echo(f"{report.folder}: {report.state}, {report.parts} parts, {format_bytes(report.bytes)}")
         for line in (*map(str, report.findings[:10]), *([f"stale: {reason}"] if reason else [])):
             click.secho(f"  - {line}", fg="red")
@@ -146,23 +141,26 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
             click.echo(f"  ... and {len(report.findings) - 10} more")
         if reason:
             stale.append(name)
-        if recompute and sound and not reason:
+        if recompute and checked.sound and not reason:
             arithmetic = {key: options[key] for key in ("device", "precision") if options.get(key)}
             again = recompute_store(ws, name, recompute, ws.settings.seed, say, Origin(dataset, split), arithmetic)
             good = not len(again.bad_rows)
             click.secho(f"  {again}", fg="green" if good else "red")
             if not good:
                 problems.append(f"{name}: rows {again.bad_rows[:5].tolist()} are not what the trunk says now")
-    if not names:
-        problems += [bad.problem for bad in verify_small_files(ws)]
+    bad_files = [] if names else [bad.problem for bad in verify_small_files(ws)]
+    problems += bad_files
     damaged = [report for report in reports if report.findings]
+    if damaged or bad_files:
+        ways.append("repair the damage: pipeline cache repair")
     if damaged:
         problems.append(f"{len(damaged)} of {len(reports)} stores are damaged: {count_findings(damaged)}")
     if stale:
-        problems.append(f"{len(stale)} of {len(reports)} stores are stale: extract again, which makes another store")
+        problems.append(f"{len(stale)} of {len(reports)} stores are stale: {', '.join(stale[:5])}")
+        ways.append("of stale stores: extract again, which makes another store; pipeline cache gc frees those not used")
     if problems:
-        listed = enumerate_problems(problems)
-        raise PipelineError(f"{ws.stores}: not all is as it was made\n{listed}\nmend it with: pipeline cache repair")
+        listed, next_steps = enumerate_problems(problems), "\n".join(ways)
+        raise PipelineError(f"{ws.stores}: not all is as it was made\n{listed}\n{next_steps}".rstrip())
     if not reports:
         click.echo(f"{ws.stores}: no stores")
 
@@ -184,7 +182,7 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
     """
     from pipeline.cache.repair import repair_small_file, repair_store
     from pipeline.cache.sources import Origin
-    from pipeline.cache.verify import verify_small_files, verify_stores
+    from pipeline.cache.verify import check_stores, verify_small_files
     from pipeline.io.errors import PipelineError
     from pipeline.io.messages import enumerate_problems
 
@@ -193,12 +191,21 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
         for bad in verify_small_files(ws):
             click.echo(f"{bad.path}: {repair_small_file(ws, bad, say)}")
     failed = []
-    for report in verify_stores(ws, names):
-        if report.sealed and not report.findings:
-            click.echo(f"{report.folder}: sound, nothing to do")
+    for checked in check_stores(ws, names):
+        report = checked.report
+        if checked.sound:
+            stale = f", but stale: {checked.stale}; extract again, which makes another store" if checked.stale else ""
+            click.echo(f"{report.folder}: sound, nothing to repair{stale}")
             continue
         for finding in report.findings[:10]:
             click.echo(f"{report.folder}: {finding}")
+        if not report.findings and not checked.has_receipt and dataset is None:
+            # An interrupted extraction is no damage: its receipt is written last.
+            click.echo(
+                f"{report.folder}: incomplete, nothing to repair; resume it with the same pipeline extract, "
+                "or free it: pipeline cache gc"
+            )
+            continue
         try:
             done = repair_store(ws, report, say, Origin(dataset, split))
         except PipelineError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.activations import SEAL
 from pipeline.activations.store import Store
@@ -76,7 +78,7 @@ def test_verify_tells_kinds_of_damage_apart_and_repair_mends_just_them(work, run
     assert bytes_of(train) == before["train"]
     assert bytes_of(val) != before["val"]
     every = run("cache repair --config config.yaml")
-    assert f"{train.name}: sound, nothing to do" in every.out
+    assert f"{train.name}: sound, nothing to repair" in every.out
     assert "removed integrity/notes.txt" in every.out
     assert bytes_of(val) == before["val"]
     assert run("cache verify --config config.yaml").code == 0
@@ -105,6 +107,31 @@ def test_verify_notices_that_the_sources_changed(work, run):
     assert ended.code == 2
     assert "seen.pictures" in ended.err and "nothing was touched" in ended.err
     assert (stores(work)["train"] / SEAL).is_file()
+
+
+def test_verify_and_repair_give_one_answer_on_a_store_whose_split_is_gone(work, run):
+    manifest = work / "data_manifests/tiny.yaml"
+    content = yaml.safe_load(manifest.read_text())
+    content["splits"]["other"] = content["splits"].pop("train")
+    (work / "data/tiny/ImageSets/Main/train.txt").rename(work / "data/tiny/ImageSets/Main/other.txt")
+    manifest.write_text(yaml.safe_dump({**content, "fit": "other"}))
+
+    verified, repaired = (run(f"cache {command} --config config.yaml") for command in ("verify", "repair"))
+
+    assert verified.code == 2 and "1 of 2 stores are stale" in verified.err
+    assert "pipeline cache repair" not in verified.err, "there is nothing that it could repair"
+    train = stores(work)["train"].name
+    assert re.search(rf"{train}: sound, nothing to repair, but stale: .*no split 'train'", repaired.out)
+
+
+def test_an_interrupted_extraction_is_nothing_to_repair(work, run):
+    val = stores(work)["val"]
+    (val / SEAL).unlink()
+    for receipt in (work / "cache/receipts").glob("tiny-val-*"):
+        receipt.unlink()
+    repaired = run("cache repair --config config.yaml")
+    assert repaired.code == 0, repaired.err
+    assert f"{val.name}: incomplete, nothing to repair; resume it with the same pipeline extract" in repaired.out
 
 
 def test_recompute_agrees_with_an_honest_store(run):

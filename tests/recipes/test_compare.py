@@ -20,9 +20,8 @@ from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.recipes import recipe
+from pipeline.recipes import compare, recipe
 from pipeline.recipes.catalogue import builtin_recipes
-from pipeline.recipes.compare import run_comparison
 from pipeline.recipes.paths import recipe_path
 from pipeline.scoring.ensemble import mean_rank
 from pipeline.scoring.scores_file import load_scores
@@ -115,7 +114,7 @@ class Compared(dict):
         seeds = [0, 1] if name == "scenes" else [0]
         write_manifest(name)
         ws = Workspace(parse_run_settings({**SETTINGS, "seeds": seeds, "comparison": recipes}))
-        self[name] = run_comparison(RunContext(ws, name, command="a test"), ws.compare_path(name))
+        self[name] = compare.make(RunContext(ws, name, command="a test"))
         return self[name]
 
 
@@ -233,8 +232,9 @@ def test_what_changed_since_is_run_again_and_nothing_else(compared):
     os.chdir(compared.folder)
     ws = Workspace(parse_run_settings({**SETTINGS, "comparison": ["strong-fcb", "svm"]}))
     said: list[str] = []
-    path = Path("results/changed.json")
-    unchanged = run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
+    file = compare.path(RunContext(ws, "scenes"))
+    of_all = file.read_bytes()  # other tests read it
+    unchanged = compare.make(RunContext(ws, "scenes", said.append, "a test"))
     assert not any("again" in line or "fitted" in line for line in said)
     annotation = (
         next(Path("data/scenes/Annotations").glob("val*.xml"), None)
@@ -243,15 +243,16 @@ def test_what_changed_since_is_run_again_and_nothing_else(compared):
     before = annotation.read_text()
     annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", before))
     try:
-        run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
+        compare.make(RunContext(ws, "scenes", said.append, "a test"))
         assert any("changed since; running strong-fcb again" in line for line in said)
         assert not any("trunk alone needs" in line for line in said)  # labels changed, rows did not
         said.clear()
         annotation.write_text(before)
-        restored = run_comparison(RunContext(ws, "scenes", said.append, "a test"), path)
+        restored = compare.make(RunContext(ws, "scenes", said.append, "a test"))
         assert any("changed since" in line for line in said)
     finally:
         annotation.write_text(before)
+        file.write_bytes(of_all)
     assert [row["mAP"] for row in restored["recipes"]] == [row["mAP"] for row in unchanged["recipes"]]
 
 

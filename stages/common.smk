@@ -1,8 +1,9 @@
-# Wires the rules to the settings of this run; `pipeline.workflow.flow.py` answers. Nothing here imports torch.
+# Wires the rules to `pipeline.workflow`, which answers what they ask. A parse that finds nothing changed imports no torch.
 import sys
 
 from pipeline.dataset.manifest import known_datasets
 from pipeline.io.errors import PipelineError
+from pipeline.trunk.sources import MADE_TRUNKS
 from pipeline.workflow.due import Due
 from pipeline.workflow.flow import Flow
 
@@ -39,7 +40,7 @@ wildcard_constraints:
     split=r"[A-Za-z0-9_]+",
     head=r"[A-Za-z0-9.-]+",
     recipe=r"[A-Za-z0-9.+-]+",
-    trunk="no-pretrain|fisher",
+    trunk="|".join(MADE_TRUNKS),
     digest=r"[0-9a-f]{10}",
     i=r"\d+",
     n=r"\d+",

@@ -41,6 +41,7 @@ rule extract_share:
         "../envs/pipeline.yaml"
     threads: RUN.settings.threads or max(1, (workflow.cores or 1) // RUN.settings.scatter)
     params:
+        # In no option: it changes when the store was deleted, and then the share runs again.
         made=ask(FLOW.store_making),
         config=ask(FLOW.store_config),
         layers=ask(FLOW.joint_layers),

@@ -27,7 +27,7 @@ rule evaluate:
 
 rule map:
     input:
-        due=ask(DUE.map),
+        due=ask(DUE.named_result),
         result=ask(FLOW.main_run),
     output:
         named=f"{RUN.settings.results}/{{dataset}}_map.json",

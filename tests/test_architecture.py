@@ -334,3 +334,23 @@ def test_an_unknown_command_is_a_mistake_of_the_user():
 
     assert ended.returncode == 2
     assert "No such command 'extrakt'" in ended.stderr
+
+
+PATH = re.compile(r"(?<![\w./-])(?:pipeline|stages|tests|tools|benchmarks)/[\w/]+\.(?:py|yaml|tsv|smk)\b")
+
+
+def test_every_file_that_documentation_or_code_names_is_there():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    pages = [
+        name
+        for name in tracked
+        if name.endswith((".md", ".py", ".smk", ".yaml", ".cfg", ".toml")) or name == "Makefile"
+    ]
+    named = {
+        (page, path)
+        for page in pages
+        if page != "CHANGELOG.md" and not page.startswith("tests/") and (ROOT / page).is_file()
+        for path in PATH.findall((ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert len(named) > 30
+    assert not [f"{page}: {path}" for page, path in sorted(named) if not (ROOT / path).exists()]

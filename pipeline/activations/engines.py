@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 from pipeline.activations.parts import PartMaker, PartTask
 from pipeline.activations.run_log import StageClock
@@ -16,6 +17,25 @@ class ReportProgress(Protocol):
     def __call__(self, n_rows: int, seconds: Mapping[str, float], /) -> None:
         """Add rows that were computed, and seconds of each stage since the last report."""
         ...
+
+
+ENGINES = {
+    "local": "pipeline.activations.dask_engine:DaskEngine",
+    "tcp": "pipeline.activations.dask_engine:DaskEngine",
+    "tls": "pipeline.activations.dask_engine:DaskEngine",
+}
+"""Engines on workers: ``module:class`` by the beginning of ``--scheduler``, imported when it is chosen.
+
+A new engine is a module and a line here. Its class is called with the scheduler, a maker of `PartMaker`, the
+extraction, and a receiver of lines. Its ``n_local(scheduler)`` is the number of workers on this machine, None for
+workers elsewhere.
+"""
+
+
+def find_engine(scheduler: str) -> Any:
+    """Import the class of the engine for a scheduler; dask's, which says what it expects, for unknown ones."""
+    module, _, name = ENGINES.get(scheduler.partition(":")[0], ENGINES["tcp"]).partition(":")
+    return getattr(import_module(module), name)
 
 
 class Engine(Protocol):

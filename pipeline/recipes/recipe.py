@@ -30,7 +30,7 @@ from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores
-from pipeline.stages import evaluate, extract, fit_head, score, trunk
+from pipeline.stages import evaluate, extract, fit_head, patches, score, trunk
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import RecipeSettings
@@ -47,6 +47,12 @@ def why_due(run: RunContext, name: str) -> str | None:
     file = path(run, name)
     if not file.is_file():
         return "it has not been run yet"
+    first = [_with_first_seed(run, member) for member in members_of(run.settings, name)]
+    for context in first:
+        for split in (run.manifest.fit, run.manifest.eval):
+            reason = patches.why_due(context, split)
+            if reason is not None:
+                return f"{run.dataset} {split}: {reason}"
     if read_outcome(file)["made_from"] != digest_of_inputs(run, name):
         return "pictures, labels, weights or the manifest changed since"
     return None
@@ -212,6 +218,8 @@ def _current_scores(run: RunContext, name: str, held_out: bool = False) -> Split
 
 
 def _ensure_activations(run: RunContext, splits: Sequence[str]) -> None:
+    for split in splits:
+        current_table(run, split)
     if trunk.why_due(run) is not None:
         trunk.make(run)
     for split in splits:

@@ -105,7 +105,7 @@ def _measure(run: RunContext, head: str, split: str) -> Result:
 
 
 def read_result(run: RunContext, head: str) -> dict[str, Any]:
-    """Read the result of a head.
+    """Read the result of a head, as it was evaluated last.
 
     Raises
     ------
@@ -122,6 +122,24 @@ def read_result(run: RunContext, head: str) -> dict[str, Any]:
         return read_json(file)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{file}: cannot be read as a result: {error}; make it again: pipeline evaluate") from error
+
+
+def require(run: RunContext, head: str) -> dict[str, Any]:
+    """Read the result of a head that is what an evaluation of its split would give now.
+
+    Raises
+    ------
+    PipelineError
+        It was not evaluated yet, is damaged, or something changed since.
+    """
+    result = read_result(run, head)
+    reason = why_due(run, head, result.get("split"))
+    if reason is not None:
+        raise PipelineError(
+            f"{path(run, head)}: {reason}; evaluate again: pipeline evaluate --dataset {run.dataset} "
+            f"--head {head}, with the same settings"
+        )
+    return result
 
 
 def _annotations(run: RunContext, split: str) -> dict[str, Annotation] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
@@ -76,11 +77,10 @@ def make(
     """
     engine_of = None
     if scheduler is not None:
-        # Only here: dask takes a second to import.
-        from pipeline.activations.dask_engine import DaskEngine
-
-        workers = _settings_of_workers(run, DaskEngine.n_local(scheduler))
-        engine_of = partial(DaskEngine, scheduler, partial(make_part_maker, workers))
+        # First, so that a scheduler that cannot be is refused before anything is read.
+        on_workers = find_engine(scheduler)
+        maker = partial(make_part_maker, _settings_of_workers(run, on_workers.n_local(scheduler)))
+        engine_of = partial(on_workers, scheduler, maker)
     if isinstance(run.ws.stores, LocalFolder):
         remove_stale_partials(run.ws.stores.path / ".partial")
     extraction = plan_extraction(run, split, layers, rehash)

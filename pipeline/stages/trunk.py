@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.io.errors import TrunkError
+from pipeline.stages import patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.pretrain import fit_fisher, pretrain_on_patches
@@ -28,6 +29,9 @@ def why_due(run: RunContext) -> str | None:
         made_from = read_card(card).trained
     except TrunkError as error:
         return str(error)
+    reason = patches.why_due(run, run.manifest.fit)
+    if reason is not None:
+        return f"{run.dataset} {run.manifest.fit}: {reason}"
     table = current_table(run, run.manifest.fit)
     now = {"labels_digest": table.labels_digest(run.settings.labels), "pictures": table.pictures_digest()}
     if any(key in made_from and made_from[key] != value for key, value in now.items()):

@@ -17,7 +17,6 @@ from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import check_scores, number
 from pipeline.scoring.scores import SplitScores
-from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
@@ -91,7 +90,7 @@ def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
     table = current_table(run, split)
     if not table.labelled:
         raise DatasetError(f"{run.dataset} {split}: has no labels, so that no picture is right or wrong")
-    scores = load_scores(score.path(run, head, split))
+    scores = score.require(run, head, split)
     check_scores(scores, table)
     k = scores.resolve(run.settings.aggregation)
     of_split = run.split(split)

@@ -8,8 +8,9 @@ manifest and settings say.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pipeline.workflow.flow import Flow, Wildcards, runs_of
 from pipeline.workflow.markers import set_marker, state_of_files
 
 RECIPE = "pipeline.recipes.recipe"
+COMPARE = "pipeline.recipes.compare"
+REPORT = "pipeline.views.report.page"
 
 
 def _stage(name: str) -> Any:
@@ -34,13 +37,27 @@ def _load(module: str) -> Any:
     return import_module(module)
 
 
-def _seal_of(run: RunContext, split: str) -> Any:
-    """Return the making that is due of a store: it changes when the store is deleted behind its receipt."""
-    return run.ws.store_making(run.dataset, split)
+@dataclass(frozen=True)
+class State:
+    """All on which the answer of a stage may depend, next to manifest and settings.
+
+    Attributes
+    ----------
+    splits : whose pictures and annotations it depends on
+    files : whose size and time it depends on
+    values : other JSON values
+    """
+
+    splits: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    values: tuple[Any, ...] = ()
+
+    def __add__(self, other: State) -> State:
+        return State(self.splits + other.splits, self.files + other.files, self.values + other.values)
 
 
 class Due:
-    """Markers of the outputs of one configuration.
+    """Markers of the outputs of one configuration; each method sets one and returns its path.
 
     Parameters
     ----------
@@ -55,69 +72,65 @@ class Due:
 
     def patches(self, wildcards: Wildcards) -> Path:
         run, split = self._context(self._flow.tables[wildcards.digest], wildcards.dataset), wildcards.split
-        return self._marker("patches", patches.path(run, split), [run, split], lambda: patches.why_due(run, split))
+        why_due = partial(patches.why_due, run, split)
+        return self._marker(run, "patches", patches.path(run, split), State((split,)), why_due)
 
     def trunk(self, wildcards: Wildcards) -> Path:
         run = self._context(self._flow.trunks[wildcards.digest], wildcards.dataset)
-        table = patches.path(run, run.manifest.fit)
-        card = run.ws.trunk_path(run.dataset)
-        return self._marker("trunk", card, [run, run.manifest.fit, table], lambda: _stage("trunk").why_due(run))
+        fit = run.manifest.fit
+        state = State((fit,), (patches.path(run, fit),))
+        return self._marker(run, "trunk", run.ws.trunk_path(run.dataset), state, lambda: _stage("trunk").why_due(run))
 
     def extract(self, wildcards: Wildcards) -> Path:
         run, split = self._context(self._flow.stores[wildcards.digest], wildcards.dataset), wildcards.split
+        # The making that is due changes when the store is deleted behind its receipt.
+        values = (self._state_of_weights(run.ws.store_digest), run.ws.store_making(run.dataset, split))
+        state = State((split,), (patches.path(run, split),), values)
         receipt = run.ws.receipt_path(run.dataset, split)
-        state = [
-            run,
-            split,
-            patches.path(run, split),
-            self._state_of_weights(run.ws.store_digest),
-            _seal_of(run, split),
-        ]
-        return self._marker("extract", receipt, state, lambda: _stage("extract").why_due(run, split))
+        return self._marker(run, "extract", receipt, state, lambda: _stage("extract").why_due(run, split))
 
     def fit_head(self, wildcards: Wildcards) -> Path:
         run, head = self._main(wildcards), wildcards.head
-        output = run.ws.head_path(run.dataset, head)
-        return self._marker(
-            "fit-head", output, self._head_state(run, head), lambda: _stage("fit_head").why_due(run, head)
-        )
+        output, state = run.ws.head_path(run.dataset, head), self._state_of_head(run, head)
+        return self._marker(run, "fit-head", output, state, lambda: _stage("fit_head").why_due(run, head))
 
     def score(self, wildcards: Wildcards) -> Path:
         run, head = self._main(wildcards), wildcards.head
         output = run.ws.scores_path(run.dataset, head, run.manifest.eval)
-        return self._marker("score", output, self._score_state(run, head), lambda: _stage("score").why_due(run, head))
+        state = self._state_of_scores(run, head)
+        return self._marker(run, "score", output, state, lambda: _stage("score").why_due(run, head))
 
     def evaluate(self, wildcards: Wildcards) -> Path:
         run, head = self._main(wildcards), wildcards.head
         output = run.ws.run_dir(run.dataset, head) / "map.json"
-        state = [*self._score_state(run, head), run.ws.scores_path(run.dataset, head, run.manifest.eval)]
-        return self._marker("evaluate", output, state, lambda: _stage("evaluate").why_due(run, head))
+        scores = run.ws.scores_path(run.dataset, head, run.manifest.eval)
+        state = self._state_of_scores(run, head) + State(files=(scores,))
+        return self._marker(run, "evaluate", output, state, lambda: _stage("evaluate").why_due(run, head))
 
-    def map(self, wildcards: Wildcards) -> Path:
+    def named_result(self, wildcards: Wildcards) -> Path:
         """The named result is a copy of a run's result, so its bytes are compared."""
         run, result = self._main(wildcards), self._flow.main_run(wildcards)
         named = run.ws.results / f"{run.dataset}_map.json"
 
         def why_due() -> str | None:
-            copied = result.is_file() and named.read_bytes() == result.read_bytes()
-            return None if copied else "it is another run's result"
+            if not result.is_file():
+                return "the result of these settings is not there yet"
+            return None if named.read_bytes() == result.read_bytes() else "it is another run's result"
 
-        return self._marker("map", named, [run, result], why_due)
+        return self._marker(run, "map", named, State(files=(result,)), why_due)
 
     def report(self, wildcards: Wildcards) -> Path:
         run = self._main(wildcards)
-        state = [run, self._flow.main_run(wildcards), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset)]
-        head, page = run.settings.head, "pipeline.views.report.page"
-        return self._marker("report", run.ws.report_path(run.dataset), state, lambda: _load(page).why_due(run, head))
+        output, head = run.ws.report_path(run.dataset), run.settings.head
+        comparisons = (run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
+        state = State(files=(self._flow.main_run(wildcards), *comparisons))
+        return self._marker(run, "report", output, state, lambda: _load(REPORT).why_due(run, head))
 
     def recipe(self, wildcards: Wildcards) -> Path:
-        run, name = (
-            self._context(self._flow.recipes[wildcards.recipe, wildcards.digest], wildcards.dataset),
-            wildcards.recipe,
-        )
-        output = recipe_path(run.ws, run.dataset, name)
-        state = [*self._recipe_state(run, name), output]
-        return self._marker("recipe", output, state, lambda: _load(RECIPE).why_due(run, name))
+        name = wildcards.recipe
+        run = self._context(self._flow.recipes[name, wildcards.digest], wildcards.dataset)
+        output, state = recipe_path(run.ws, run.dataset, name), self._state_of_recipe(run, name)
+        return self._marker(run, "recipe", output, state, lambda: _load(RECIPE).why_due(run, name))
 
     def heads(self, wildcards: Wildcards) -> Path:
         return self._comparison(wildcards, "heads")
@@ -129,62 +142,46 @@ class Due:
         run, of_heads = self._main(wildcards), comparison == "heads"
         output = run.ws.heads_path(run.dataset) if of_heads else run.ws.compare_path(run.dataset)
         ws, names = self._flow.comparisons[comparison]
-        states = [self._recipe_state(self._context(ws, run.dataset), name) for name in names]
-        state = [*(item for of_recipe in states for item in of_recipe), *self._flow.outcomes(comparison, run.dataset)]
-        module = "pipeline.recipes.compare"
-        return self._marker(comparison, output, state, lambda: _load(module).why_due(run, of_heads))
+        state = State(files=tuple(self._flow.outcomes(comparison, run.dataset)))
+        for name in names:
+            state += self._state_of_recipe(self._context(ws, run.dataset), name)
+        return self._marker(run, comparison, output, state, lambda: _load(COMPARE).why_due(run, of_heads))
 
     def sweep(self, wildcards: Wildcards) -> Path:
         run = self._main(wildcards)
-        state: list[Any] = [
-            run,
-            *(run.settings.head_settings(name).model_dump(mode="json") for name in run.settings.compare),
+        state = sum((self._state_of_rows(run, split) for split in (run.manifest.fit, run.manifest.eval)), State())
+        return self._marker(run, "sweep", run.ws.sweep_path(run.dataset), state, lambda: _stage("sweep").why_due(run))
+
+    def _marker(
+        self, run: RunContext, stage: str, output: Path, state: State, why_due: Callable[[], str | None]
+    ) -> Path:
+        """Set the marker of an output, and return its path."""
+        values = [
+            [VERSIONS, run.settings.model_dump(mode="json"), run.facts_of_roles()],
+            [self._split_state(run.dataset, split) for split in dict.fromkeys(state.splits)],
+            [[str(file), *state_of_files(file)] for file in dict.fromkeys(state.files)],
+            state.values,
         ]
-        for split in (run.manifest.fit, run.manifest.eval):
-            state += [split, run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split)]
-        return self._marker("sweep", run.ws.sweep_path(run.dataset), state, lambda: _stage("sweep").why_due(run))
-
-    # ---- states: they change with all on which an answer may depend
-
-    def _marker(self, stage: str, output: Path, state: Sequence[Any], why_due: Callable[[], str | None]) -> Path:
-        """Set the marker of an output.
-
-        Parameters
-        ----------
-        state : of contexts what manifest and settings say; of names of splits the state of the pictures; of paths
-            size and time; other JSON values as they are
-        """
-        run = next(item for item in state if isinstance(item, RunContext))
-        values = [self._state_of(run, item) for item in state]
         # Each in a folder of its own: Snakemake lists a folder once, and takes what comes later for missing.
         marker = self._flow.run.cache / "due" / f"{stage}-{output.parent.name}-{output.name}" / "marker"
         return set_marker(marker, output, values, why_due)
 
-    def _state_of(self, run: RunContext, item: Any) -> Any:
-        if isinstance(item, RunContext):
-            return [VERSIONS, item.settings.model_dump(mode="json"), item.facts_of_roles()]
-        if isinstance(item, Path):
-            return state_of_files(item)
-        if isinstance(item, str) and item in run.manifest.splits:
-            return self._split_state(run.dataset, item)
-        return item
-
-    def _head_state(self, run: RunContext, head: str) -> list[Any]:
-        split = run.ws.split_of_rows(run.manifest, head)
+    def _state_of_rows(self, run: RunContext, split: str) -> State:
         files = (run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split))
-        return [run, head, split, *files, self._state_of_weights(run.ws.store_digest)]
+        return State((split,), files, (self._state_of_weights(run.ws.store_digest),))
 
-    def _score_state(self, run: RunContext, head: str) -> list[Any]:
-        split = run.manifest.eval
-        files = (run.ws.table_path(run.dataset, split), run.ws.receipt_path(run.dataset, split))
-        return [*self._head_state(run, head), run.ws.head_path(run.dataset, head), split, *files]
+    def _state_of_head(self, run: RunContext, head: str) -> State:
+        return self._state_of_rows(run, run.ws.split_of_rows(run.manifest, head)) + State(values=(head,))
 
-    def _recipe_state(self, run: RunContext, name: str) -> list[Any]:
-        runs = runs_of(run.ws, name)
-        weights = sorted({self._state_of_weights(ws.store_digest) for ws in runs})
-        splits = (run.manifest.fit, run.manifest.eval)
-        tables = sorted({ws.table_path(run.dataset, split) for ws in runs for split in splits})
-        return [run, name, *splits, *tables, *weights]
+    def _state_of_scores(self, run: RunContext, head: str) -> State:
+        fitted = State(files=(run.ws.head_path(run.dataset, head),))
+        return self._state_of_head(run, head) + self._state_of_rows(run, run.manifest.eval) + fitted
+
+    def _state_of_recipe(self, run: RunContext, name: str) -> State:
+        splits, workspaces = (run.manifest.fit, run.manifest.eval), runs_of(run.ws, name)
+        tables = sorted({ws.table_path(run.dataset, split) for ws in workspaces for split in splits})
+        weights = sorted({self._state_of_weights(ws.store_digest) for ws in workspaces})
+        return State(splits, tuple(tables), (name, *weights))
 
     def _main(self, wildcards: Wildcards) -> RunContext:
         return self._context(self._flow.run, wildcards.dataset)

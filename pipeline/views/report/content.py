@@ -271,7 +271,7 @@ def gather(run: RunContext, head: str) -> Content:
     PipelineError
         There is no result yet, or something that it stands on is damaged.
     """
-    ws, result = run.ws, evaluate.read_result(run, head)
+    ws, result = run.ws, evaluate.require(run, head)
     splits = {"fit": result["fit_split"], "measured": result["split"]}
     ranking = read_ranking(run, result["split"], head) if result["mAP"] is not None else None
     rows = class_rows(result, ranking)

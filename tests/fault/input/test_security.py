@@ -102,7 +102,7 @@ def test_the_scan_sees(source):
 
 PICKLES = {
     # An unpickler that knows four names and puts records of its own in their places; hostile files are in
-    # tests/trunk/forms/test_numpy_file.py.
+    # tests/trunk/formats/test_numpy_file.py.
     "numpy_file.py": ["import pickle"],
     # Only the class of the error by which torch.load(weights_only=True) refuses.
     "torch_file.py": ["import pickle"],

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sqlite3
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,50 +47,78 @@ class DigestMemory:
     """
 
     TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
+    FIND = "SELECT sha256 FROM digests WHERE path=? AND size=? AND mtime_ns=? AND inode=?"
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._of_this_process: dict[tuple[str, int, int, int], str] = {}
+        self._unusable = False
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection | None]:
+        """Open the file of the memory, and close it after use; None where it cannot be used."""
+        if self._unusable:
+            yield None
+            return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60)
-            self._db.execute(self.TABLE)
-            self._db.execute("SELECT COUNT(*) FROM digests")
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self._path, timeout=60)
         except (sqlite3.Error, OSError):
-            self._db = sqlite3.connect(":memory:")
-            self._db.execute(self.TABLE)
+            yield None
+            return
+        with contextlib.closing(database):
+            try:
+                database.execute(self.TABLE)
+                database.execute("SELECT COUNT(*) FROM digests")
+            except sqlite3.Error:
+                yield None
+            else:
+                yield database
 
     def digests(self, paths: Iterable[Path]) -> list[str]:
-        """Return each file's digest; files that are not cached are hashed now, an unreadable file has the digest ""."""
-        found, new = [], []
-        for path in paths:
-            try:
-                state = path.stat()
-            except OSError:
-                state = None
-            # Reading a pipe would wait for ever.
-            if state is None or not stat.S_ISREG(state.st_mode):
-                found.append("")
-                continue
-            key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
-            row = self._db.execute(
-                "SELECT sha256 FROM digests WHERE path=? AND size=? AND mtime_ns=? AND inode=?", key
-            ).fetchone()
-            if row is None:
+        """Return the digest of each file; unknown ones are hashed now, one that cannot be read has the digest ""."""
+        digests, new = [], []
+        with self._open() as database:
+            for path in paths:
                 try:
-                    row = (sha256_file(path),)
+                    state = path.stat()
                 except OSError:
-                    found.append("")
+                    state = None
+                # Reading a pipe would wait for ever.
+                if state is None or not stat.S_ISREG(state.st_mode):
+                    digests.append("")
                     continue
-                new.append((*key, row[0]))
-            found.append(row[0])
-        with contextlib.suppress(sqlite3.OperationalError), self._db:
-            self._db.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", new)
-        return found
+                key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
+                digest = self._of_this_process.get(key) or self._find(database, key)
+                if digest is None:
+                    try:
+                        digest = sha256_file(path)
+                    except OSError:
+                        digests.append("")
+                        continue
+                    new.append((*key, digest))
+                self._of_this_process[key] = digest
+                digests.append(digest)
+            if database is not None and new:
+                with contextlib.suppress(sqlite3.Error), database:
+                    database.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", new)
+        return digests
+
+    def _find(self, database: sqlite3.Connection | None, key: tuple[str, int, int, int]) -> str | None:
+        if database is None:
+            return None
+        with contextlib.suppress(sqlite3.Error):
+            row = database.execute(self.FIND, key).fetchone()
+            return None if row is None else row[0]
+        return None
 
     def forget(self) -> None:
-        """Empty the cache."""
-        try:
-            with self._db:
-                self._db.execute("DELETE FROM digests")
-        except sqlite3.OperationalError:
-            self._db = sqlite3.connect(":memory:")
-            self._db.execute(self.TABLE)
+        """Forget all digests, so that every file is hashed again."""
+        self._of_this_process.clear()
+        with self._open() as database:
+            if database is not None:
+                try:
+                    with database:
+                        database.execute("DELETE FROM digests")
+                except sqlite3.Error:
+                    self._unusable = True  # it still holds what is to be forgotten

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import yaml
 from pipeline.dataset.manifest import NAME, Manifest, known_datasets
 from pipeline.dataset.read import read_split
 from pipeline.io.atomic import write_atomic
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import DatasetError, PipelineError, SettingsError
+from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Say
 
 PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
@@ -22,6 +23,17 @@ VAL_SHARE = 0.4
 
 def say_to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
+
+
+def refuse(where: Path, problems: Sequence[str]) -> None:
+    """Raise an error that lists problems, if there are any.
+
+    Raises
+    ------
+    DatasetError
+    """
+    if problems:
+        raise DatasetError(f"{where}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
 
 
 def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
@@ -57,7 +69,7 @@ class IdList:
     Attributes
     ----------
     own : whether the list is written next to the manifest, because the dataset has none or one with unusable ids
-    folder : folder with the split's own class folders, if it has some
+    folder : folder with the split's own class folders, or its pictures and XML files, if it has one
     """
 
     ids: tuple[str, ...]

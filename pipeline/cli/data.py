@@ -71,9 +71,7 @@ def fetch_dataset(name: str, data_root: str | None) -> None:
 @command.command("check")
 @click.argument("name")
 @ROOT
-@click.option(
-    "--deep", is_flag=True, help="Decode every picture, too, and plan its patches as 'pipeline patches' does."
-)
+@click.option("--deep", is_flag=True, help="Decode every picture and plan its patches, as 'pipeline patches' does.")
 @click.option(
     "--config", type=click.Path(dir_okay=False), help="With --deep: YAML file with the settings of the run to come."
 )

@@ -30,11 +30,12 @@ def id_of(path: str) -> str:
         stem += f"-{_digest(stem)[:8]}"
     plain = re.sub(r"[^\w.+@=-]|\.(?=\.)|^\W", "_", stem)
     # Two dots in a row lead out of a folder, and no id has them.
-    return (
-        plain
-        if len(plain) <= MAX_ID
-        else f"{plain[: MAX_ID - 17]}-{sha256_bytes(path.encode('utf-8', 'surrogatepass'))[:16]}"
-    )
+    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{_digest(path)[:16]}"
+
+
+def _digest(text: str) -> str:
+    """Digest a name; one that is no text may hold surrogates."""
+    return sha256_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True)

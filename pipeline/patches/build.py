@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -159,22 +160,20 @@ def report_bad(split: Split, inspected: Sequence[object], on_error: str, max_ski
 
 
 def list_remedies(inspected: Sequence[object]) -> str:
-    """Return what lets bad pictures pass: mended files, settings, or leaving them out."""
+    """Return what lets bad pictures pass: repaired files, settings, or leaving them out."""
     values: dict[str, list[float]] = {}
     for item in inspected:
         if isinstance(item, _Bad) and item.remedy is not None:
             values.setdefault(item.remedy[0], []).append(item.remedy[1])
-    ways = [
-        # Rounded to the side that lets all of them pass.
-        f"{name}: {int(min(found) * 10) / 10:g} or less"
-        if name == "grid.min_side_px"
-        else f"{name}: {max(found)} or more"
-        for name, found in values.items()
-    ]
-    if ways:
+    ways = []
+    if (sides := values.get("grid.min_side_px")) and min(sides) >= 0.1:
+        ways.append(f"grid.min_side_px: {math.floor(min(sides) * 10) / 10:g} or less")
+    if totals := values.get("grid.max_patches"):
+        ways.append(f"grid.max_patches: {max(totals)} or more")
+    if values:
         ways.append("source: whole (a patch per picture)")
-    settings = f"set {', or '.join(ways)}, in a file for --config; or " if ways else ""
-    return f"{settings}fix them, or leave them out with --on-error skip"
+    settings = f"\nor set {', or '.join(ways)}, in a file for --config" if ways else ""
+    return f"fix them, or leave them out with --on-error skip{settings}"
 
 
 def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspected | _Bad]) -> PatchTable:

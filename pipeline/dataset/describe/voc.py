@@ -157,12 +157,13 @@ def _describe_whole(
     """Describe pictures without folders of splits: classes, the pair to fit and to score on, and all lists."""
     ids, pictures = _annotated_ids(tree, part, say)
     if len(ids) < 2:
+        n_xml = len(_xml_ids(part.xml_folder(tree.path)))
         raise DatasetError(
-            f"{tree.path}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures)} pictures; "
-            f"{part.pictures}/a.jpg belongs to {part.annotations}/a.xml)"
+            f"{tree.path}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures)} pictures, "
+            f"{n_xml} annotations; {part.pictures}/a.jpg belongs to {part.annotations}/a.xml)"
         )
     names_of = _read_annotations(part.xml_folder(tree.path), ids)
-    classes = _classes_of(tree.path, names_of)
+    classes = _classes_of(part.xml_folder(tree.path), set().union(*names_of.values()), len(ids))
     lists = found_lists(tree.path, pictures, set(ids), say)
     pair = next(((f, e) for f, e in PAIRS if all(s in lists and lists[s].labelled for s in (f, e))), None)
     if pair is None:
@@ -210,14 +211,13 @@ def _describe_splits(
     left_out.add("pictures that lie in no folder of a split", *tree.pictures)
     for line in left_out.lines():
         say(line)
-    return _classes_of(tree.path, {"": names}), pair, lists
+    return _classes_of(tree.path, names, sum(len(entry.ids) for entry in lists.values())), pair, lists
 
 
-def _classes_of(root: Path, names_of: Mapping[str, set[str]]) -> tuple[str, ...]:
-    classes = tuple(sorted(set().union(*names_of.values())))
-    if not classes:
-        raise DatasetError(f"{root}: no <object> in any of the annotations ({len(names_of)} files)")
-    return classes
+def _classes_of(root: Path, names: set[str], n_files: int) -> tuple[str, ...]:
+    if not names:
+        raise DatasetError(f"{root}: no <object> in any of {n_files} annotations")
+    return tuple(sorted(names))
 
 
 def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], set[str]]:
@@ -239,7 +239,7 @@ def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], se
             f"{folders[0]}: pictures lie in sub-folders ({', '.join(f.name for f in deeper[:5])}), which is not read; "
             f"move them and their XML files up, each with a name of its own"
         )
-    xmls = {os.path.splitext(f)[0] for f in os.listdir(folders[1]) if f.endswith(".xml") and not f.startswith(".")}
+    xmls = _xml_ids(folders[1])
     ids = sorted(set(pictures) & xmls)
     left_out = LeftOut()
     used = {f"{i}.xml" for i in xmls}
@@ -264,6 +264,11 @@ def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], se
     ]
     refuse(folders[0], problems)
     return ids, set(pictures)
+
+
+def _xml_ids(folder: Path) -> set[str]:
+    """List the ids that have an XML file; files that a Mac hides are none."""
+    return {os.path.splitext(f)[0] for f in os.listdir(folder) if f.endswith(".xml") and not f.startswith(".")}
 
 
 def _read_annotations(folder: Path, ids: list[str]) -> dict[str, set[str]]:

@@ -45,8 +45,8 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
         try:
             ids, n_bare = without_suffixes(read_ids(path), pictures)
         except DatasetError as error:
-            if path.stem in ROLES:
-                raise DatasetError(f"{error}\nmend or remove the list; without any, train and val are made") from error
+            if rows and path.stem in ROLES:
+                raise DatasetError(f"{error}\nfix or remove the list; without any, train and val are made") from error
             say(f"not used: {error}")
             continue
         if n_bare:
@@ -58,7 +58,7 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
             if not usable and path.stem in ROLES:
                 raise DatasetError(
                     f"{path}: none of its {len(ids)} ids has a picture:\n{lines}\n"
-                    "mend or remove the list; without any, train and val are made"
+                    "fix or remove the list; without any, train and val are made"
                 )
             say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{lines}")
         if usable:

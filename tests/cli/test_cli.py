@@ -31,7 +31,8 @@ def test_data_new_says_what_comes_next(stepped):
     assert "train: 6 pictures" in ended.err
     assert "test: 3 pictures, no annotations" in ended.err
     assert "2 classes: ball, crate" in ended.err
-    assert ended.err.endswith("next: snakemake --cores 2 results/tiny_map.json\n")
+    # There is no Snakefile in this folder.
+    assert ended.err.endswith("next: pipeline compare --dataset tiny --recipe strong\n")
 
 
 def test_data_check_ends_with_complete(stepped):

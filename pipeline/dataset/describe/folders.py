@@ -89,7 +89,7 @@ def no_classes(tree: Folder) -> str:
     inner = next((f for f in tree.walk(3) if f is not tree and _is_root(f)), None)
     hint = f"; class folders lie in {inner.inside}/: give --root {inner.path}" if inner is not None else ""
     deep = [f"{f.inside}/: {f.n_pictures} pictures" for f in tree.folders if f.n_pictures]
-    found = f"\nfound deeper, where no class is told from the names:\n{enumerate_problems(deep)}" if deep else ""
+    found = f"\nfound deeper, where a table can name them (--table):\n{enumerate_problems(deep)}" if deep else ""
     return f"{tree.path}: no class folders with pictures (CLASS/PICTURE, or train/CLASS/PICTURE){hint}{found}"
 
 
@@ -99,8 +99,12 @@ def _is_root(folder: Folder) -> bool:
     return bool(roles) or len(classes) > 1 and not any(why_no_class(f.name) for f in classes)
 
 
-def refuse_names(tree: Folder, classes: Sequence[Folder], name: str) -> None:
+def refuse_names(root: Folder, classes: Sequence[Folder], name: str, option: Folders = "classes") -> None:
     """Raise an error for folders of pictures whose names are those of splits, shards or the like.
+
+    Parameters
+    ----------
+    option : value of ``--folders`` that takes their names as they are
 
     Raises
     ------
@@ -110,15 +114,15 @@ def refuse_names(tree: Folder, classes: Sequence[Folder], name: str) -> None:
     if not reasons:
         return
     lines = [f"{f.inside}/ ({len(f.pictures)} pictures): the name of {why}" for f, why in reasons]
-    tables = [name for name in tree.others if name.lower().endswith((".csv", ".tsv"))]
-    table = str(tree.path / tables[0]) if tables else "labels.csv"
+    tables = [file for file in root.others if file.lower().endswith((".csv", ".tsv"))]
+    table = str(root.path / tables[0]) if tables else "labels.csv"
     raise DatasetError(
-        f"{tree.path}: folders that hold pictures, and whose names are no names of classes:\n"
+        f"{root.path}: folders that hold pictures, and whose names are no names of classes:\n"
         f"{enumerate_problems(lines)}\nyou can:\n"
         f"  - give a table with the columns picture,label,split: pipeline data new --table {table} "
-        f"--root {tree.path} --name {name}\n"
+        f"--root {root.path} --name {name}\n"
         "  - put the pictures into class folders, each split in its own: train/CLASS/PICTURE, val/CLASS/PICTURE\n"
-        "  - if each of these folders is a class, whatever its name: add --folders classes"
+        f"  - if each of these folders is a class, whatever its name: add --folders {option}"
     )
 
 
@@ -146,7 +150,7 @@ def _plan_splits(tree: Folder, name: str, splits: list[Folder], asked: bool) -> 
             raise DatasetError(_no_pair(tree, plan, ordinary))
     if not asked:
         for folder in plan.splits.values():
-            refuse_names(folder, [f for f in folder.folders if f.pictures], name)
+            refuse_names(tree, [f for f in folder.folders if f.pictures], name, "splits")
     for folder in rest:
         if folder.n_pictures:
             reason = "no class folders in it, so no labels" if role_of(folder.name) else "no folder of a split"
@@ -266,6 +270,8 @@ def new_folders_manifest(
         raise DatasetError(f"{root}: a single class, {classes[0]}: there is nothing to tell apart")
     _say_notes(plan, say)
     if made is not None:
+        if made[2] is not None:
+            say(f"{made[2]}/ is the only split with class folders: its pictures are divided into train and val")
         lists = make_lists(made[0], made[1], seed, say, folder=made[2])
     pair = plan.pair or PAIRS[0]
     for c in classes:

@@ -66,15 +66,18 @@ def find_foreign(tree: Folder) -> Evidence | None:
     return next((found for rule in RULES if (found := rule(tree)) is not None), None)
 
 
-def advice(root: Path, name: str, boxes: bool) -> str:
+def advice(tree: Folder, name: str, boxes: bool) -> str:
     """Return what can be done today with labels in a format that is not read."""
     lines = [
         "write a table with the columns picture,label,split (a row per picture and label), and run: "
-        f"pipeline data new --table labels.csv --root {root} --name {name}"
+        f"pipeline data new --table labels.csv --root {tree.path} --name {name}"
     ]
     if boxes:
         lines.append("to learn from boxes: export as 'Pascal VOC' (an XML file per picture), and give that folder")
-    lines.append("if each folder directly below is a class, whatever its name: add --folders classes")
+    if sum(bool(folder.pictures) for folder in tree.folders) > 1:
+        lines.append("if each folder directly below is a class, whatever its name: add --folders classes")
+    elif any(folder.holds_classes for folder in tree.folders):
+        lines.append("if the folders directly below are splits with class folders in them: add --folders splits")
     return "you can:\n" + "\n".join(f"  - {line}" for line in lines)
 
 
@@ -175,9 +178,10 @@ def _xml(tree: Folder) -> Evidence | None:
             if root == "annotations":
                 return Evidence("CVAT (one XML file for all pictures)", folder.below(name))
             if root == "annotation":
+                where = "next to pictures in folders that may be classes" if folder.pictures else "apart from pictures"
                 return Evidence(
-                    "Pascal VOC XML, in folders that this version does not find (it finds JPEGImages/ and "
-                    "Annotations/; images/ and annotations/; XML next to the pictures; each also in train/, val/)",
+                    f"Pascal VOC XML {where} (read are: JPEGImages/ and Annotations/, images/ and annotations/, or XML "
+                    "next to the pictures, each in the folder itself or in its folders train/, val/, test/)",
                     folder.below(name),
                 )
     return None

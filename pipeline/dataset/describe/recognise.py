@@ -92,7 +92,7 @@ def _refuse_foreign(tree: Folder, name: str) -> None:
     if found := find_foreign(tree):
         raise DatasetError(
             f"{tree.path}: this looks like {found.format}, which is not read ({found.file})\n"
-            f"{advice(tree.path, name, found.boxes)}"
+            f"{advice(tree, name, found.boxes)}"
         )
     if not has_class_folders(tree) and (tree.pictures or tree.strangers):
         raise DatasetError(_no_labels(tree, name))

@@ -23,13 +23,13 @@ from pipeline.dataset.csv_table import (
 )
 from pipeline.dataset.describe.divide import make_lists
 from pipeline.dataset.describe.folders import BAD_CLASS
-from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.describe.peek import csv_header, csv_kind, head_of, json_kind
 from pipeline.dataset.describe.write import (
     PAIRS,
     IdList,
     NewDataset,
     check_new,
+    find_pair,
     refuse,
     say_to_stderr,
     write_manifest,
@@ -284,19 +284,3 @@ def _stated_splits(
     if without:
         say(f"left out, {len(without)} pictures without a split:\n{enumerate_problems(without)}")
     return pair, lists
-
-
-def find_pair(splits: Sequence[str] | dict[str, IdList]) -> tuple[str, str] | None:
-    """Return the splits to fit and to score on, by their names or by what these stand for; None without such a pair.
-
-    >>> find_pair(["training", "validation"]), find_pair(["train", "valid", "test"]), find_pair(["train", "a"])
-    (('training', 'validation'), ('train', 'valid'), None)
-    """
-    by_role: dict[str, list[str]] = {}
-    for split in splits:
-        by_role.setdefault(role_of(split) or split, []).append(split)
-    for pair in PAIRS:
-        chosen = [role if role in splits else by_role[role][0] for role in pair if role in by_role]
-        if len(chosen) == 2 and all(role in splits or len(by_role[role]) == 1 for role in pair):
-            return chosen[0], chosen[1]
-    return None

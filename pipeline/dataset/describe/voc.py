@@ -23,6 +23,7 @@ from pipeline.dataset.describe.write import (
     IdList,
     NewDataset,
     check_new,
+    find_pair,
     refuse,
     say_to_stderr,
     write_manifest,
@@ -165,7 +166,7 @@ def _describe_whole(
     names_of = _read_annotations(part.xml_folder(tree.path), ids)
     classes = _classes_of(part.xml_folder(tree.path), set().union(*names_of.values()), len(ids))
     lists = found_lists(tree.path, pictures, set(ids), say)
-    pair = next(((f, e) for f, e in PAIRS if all(s in lists and lists[s].labelled for s in (f, e))), None)
+    pair = find_pair([split for split, entry in lists.items() if entry.labelled])
     if pair is None:
         pair = PAIRS[0]
         if taken := [split for split in pair if split in lists]:
@@ -196,7 +197,7 @@ def _describe_splits(
             names |= set().union(*_read_annotations(part.xml_folder(tree.path), ids).values())
         if members := ids or sorted(pictures):
             lists[split] = IdList(tuple(members), bool(ids), own=True, folder=part.inside)
-    pair = next(((f, e) for f, e in PAIRS if all(s in lists and lists[s].labelled for s in (f, e))), None)
+    pair = find_pair([split for split, entry in lists.items() if entry.labelled])
     if pair is None:
         raise DatasetError(
             f"{tree.path}: splits to fit and to score on: expected folders with annotated pictures for train and val, "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.describe.write import PAIRS, IdList
 from pipeline.dataset.manifest import SPLIT_NAME
 from pipeline.dataset.split import LABELS, PICTURE_SUFFIXES, read_ids
@@ -45,7 +46,7 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
         try:
             ids, n_bare = without_suffixes(read_ids(path), pictures)
         except DatasetError as error:
-            if rows and path.stem in ROLES:
+            if rows and role_of(path.stem) is not None:
                 raise DatasetError(f"{error}\nfix or remove the list; without any, train and val are made") from error
             say(f"not used: {error}")
             continue
@@ -55,7 +56,7 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
         usable = tuple(i for i in ids if i in (annotated if labelled else pictures))
         if left_out := sorted(set(ids) - set(usable)):
             lines = enumerate_problems(left_out)
-            if not usable and path.stem in ROLES:
+            if not usable and role_of(path.stem) is not None:
                 raise DatasetError(
                     f"{path}: none of its {len(ids)} ids has a picture:\n{lines}\n"
                     "fix or remove the list; without any, train and val are made"

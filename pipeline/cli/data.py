@@ -194,15 +194,22 @@ def new_dataset(
         shape = recognise_folder(root, name, folders)
         path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
     click.echo(f"{path}")
-    say(f"next: {_next_command(name, has_boxes)}")
+    say(f"next: {_next_command(path, has_boxes)}")
 
 
-def _next_command(name: str, has_boxes: bool) -> str:
+def _next_command(path: Path, has_boxes: bool) -> str:
     """The command after ``data new`` that works in the working folder, with or without the workflow."""
+    from pipeline.io.yaml import read_mapping
+
+    name = path.stem
+    without = "there are no boxes, so recipes that need them (strong) are left out"
     if Path("Snakefile").is_file():
-        command = f"snakemake --cores 2 results/{name}_{'map' if has_boxes else 'compare'}.json"
-    else:
-        command = f"pipeline compare --dataset {name} --recipe {'strong' if has_boxes else 'svm'}"
-    if has_boxes:
-        return command
-    return f"{command}; there are no boxes, so recipes that need them (strong) are left out"
+        if has_boxes:
+            return f"snakemake --cores 2 results/{name}_map.json"
+        return f"snakemake --cores 2 results/{name}_compare.json; {without}"
+    if not has_boxes:
+        return f"pipeline compare --dataset {name} --recipe svm; {without}"
+    content = read_mapping(path)
+    steps = [f"extract --dataset {name} --split {content[role]}" for role in ("fit", "eval")]
+    steps += [f"{command} --dataset {name}" for command in ("fit-head", "score", "evaluate")]
+    return " && ".join(f"pipeline {step}" for step in steps)

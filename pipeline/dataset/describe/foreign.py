@@ -143,7 +143,7 @@ def _yolo(tree: Folder) -> Evidence | None:
             if file.lower() in ("obj.data", "obj.names", "_darknet.labels"):
                 return Evidence(name, folder.below(file))
         texts = beside_pictures(folder, folder, ".txt")
-        if is_container(folder.name) and not folder.pictures:
+        if not folder.pictures and any(map(is_container, folder.inside.split("/"))):
             texts += [folder.path / file for file in folder.others if file.endswith(".txt")]
         for path in texts[:PEEKED]:
             if is_yolo_text(head_of(path)):

@@ -82,15 +82,22 @@ def test_splits_without_a_pair_are_refused(root, folders):
 
 @pytest.mark.parametrize(
     "names",
-    [["train", "val"], ["test1", "train"], ["00000", "00001"], ["part-0", "part-1"], ["images", "masks"], ["cat", "img"]],
+    [
+        ["train", "val"],
+        ["test1", "train"],
+        ["00000", "00001"],
+        ["part-0", "part-1"],
+        ["images", "masks"],
+        ["cat", "img"],
+    ],
     ids=" ".join,
 )
 def test_names_that_could_mean_both_are_asked_about(root, names):
-    draw(root, *(f"{name}/{k}.jpg" for name in names for k in range(2)))
+    draw(root, *(f"{name}/{k}.jpg" for name in names.split() for k in range(2)))
 
     with pytest.raises(DatasetError, match=r"no names of classes[\s\S]*--table labels.csv[\s\S]*--folders classes"):
         describe(root)
-    assert describe(root, folders="classes")[0].classes == tuple(sorted(names))
+    assert describe(root, folders="classes")[0].classes == tuple(sorted(names.split()))
 
 
 def test_a_split_of_folders_with_images_is_asked_about(root):
@@ -169,7 +176,9 @@ def test_classes_over_splits_are_no_classes(root):
 
 def test_a_flat_folder_is_told_what_works(root):
     draw(root, *(f"{k}.jpg" for k in range(5)))
-    with pytest.raises(DatasetError, match=r"5 pictures without labels[\s\S]*does not extract[\s\S]*--table labels.csv"):
+    with pytest.raises(
+        DatasetError, match=r"5 pictures without labels[\s\S]*does not extract[\s\S]*--table labels.csv"
+    ):
         recognise_folder(root, "own")
 
     write(root, "labels.csv", "id,breed\n0,a\n")

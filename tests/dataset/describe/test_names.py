@@ -31,7 +31,7 @@ def test_names_of_splits(name):
     assert role_of(name) is not None and why_no_class(name) == "a split"
 
 
-@pytest.mark.parametrize("name", (*SHARDS.split(), *HOLDERS.split()))
+@pytest.mark.parametrize("name", [*SHARDS.split(), *HOLDERS.split()])
 def test_names_of_shards_and_of_folders_of_pictures(name):
     assert role_of(name) is None and why_no_class(name) is not None
 

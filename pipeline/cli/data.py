@@ -178,14 +178,14 @@ def new_dataset(
       snakemake --cores 2 results/mine_map.json
     """
     from pipeline.dataset.describe.recognise import recognise_folder
-    from pipeline.dataset.describe.table import TableOptions, new_table_manifest
+    from pipeline.dataset.describe.table import TableOptions, describe_table
 
     manifests = Path("data_manifests")
     if table is not None:
         if folders is not None:
             raise click.UsageError("--folders goes with --root alone.")
-        options = TableOptions(label_separator, zero, minus_one)
-        path, has_boxes = new_table_manifest(table, root, name, manifests, options=options, **rest), False
+        options = TableOptions(label_separator=label_separator, zero=zero, minus_one=minus_one, **rest)
+        path, has_boxes = describe_table(table, root, name, manifests, options), False
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
     elif label_separator is not None or zero is not None or minus_one is not None:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.dataset.describe.divide import divide_by_class
 from pipeline.dataset.describe.folders import new_folders_manifest
 from pipeline.dataset.describe.recognise import has_class_folders
-from pipeline.dataset.describe.table import TableOptions, new_table_manifest
+from pipeline.dataset.describe.table import TableOptions, describe_table, new_table_manifest
 from pipeline.dataset.describe.tree import read_tree
 from pipeline.dataset.fetch import check
 from pipeline.dataset.listing import id_of
@@ -199,7 +199,7 @@ def test_where_minus_one_stands_the_user_says_what_is_unknown(attributes, manife
 
     with pytest.raises(DatasetError, match=r"1, -1 and 0[\s\S]*--zero unknown --minus-one absent"):
         new_table_manifest(table, None, "faces", manifests, **QUIET)
-    new_table_manifest(table, None, "faces", manifests, options=TableOptions(zero="unknown"), **QUIET)
+    describe_table(table, None, "faces", manifests, TableOptions(zero="unknown"), **QUIET)
 
     manifest = load_manifest("faces", manifests)
     assert manifest.zero == "unknown"

@@ -46,14 +46,20 @@ ONE_LABEL = "none"
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What a user says of the values in a table; None where the table is to tell it, or to be refused.
+    """What a user says of a table; of the values in it, None where the table is to tell it, or to be refused.
 
     Attributes
     ----------
+    seed : decides which pictures go to train and which to val, where the table has no splits
+    metric : ``voc12`` or ``voc07``
+    overwrite : whether a manifest of this name is replaced
     label_separator : between labels in one field; ``list`` for ``['cat', 'dog']``, ``none`` if a field is one label
     zero, minus_one : ``absent`` or ``unknown``
     """
 
+    seed: int = 0
+    metric: str = "voc12"
+    overwrite: bool = False
     label_separator: str | None = None
     zero: str | None = None
     minus_one: str | None = None
@@ -67,14 +73,20 @@ def new_table_manifest(
     seed: int = 0,
     metric: str = "voc12",
     overwrite: bool = False,
-    options: TableOptions | None = None,
     say: Say = say_to_stderr,
+) -> Path:
+    """Write ``<manifests>/<name>.yaml`` for a CSV file, as `describe_table` with the values told by the table."""
+    return describe_table(table, root, name, manifests, TableOptions(seed, metric, overwrite), say)
+
+
+def describe_table(
+    table: Path, root: Path | None, name: str, manifests: Path, options: TableOptions, say: Say = say_to_stderr
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for a CSV file of pictures and labels.
 
     Columns: ``picture`` (a path below `root`), then ``label``, or one column per class with 1, 0, -1 or
     nothing; ``split`` if there are splits. Without it, both lists are made: within each class 60 to 40, as
-    far as several labels per picture allow, by `seed`. Nothing means unknown; 0 means absent, and so does -1 in a
+    far as several labels per picture allow. Nothing means unknown; 0 means absent, and so does -1 in a
     table without 0 and empty fields. A table with -1 and either of them is refused until `options` say what is meant.
 
     Parameters
@@ -86,14 +98,14 @@ def new_table_manifest(
     SettingsError, DatasetError
         As `new_folders_manifest`.
     """
-    path = check_new(name, manifests, metric, overwrite)
+    path = check_new(name, manifests, options.metric, options.overwrite)
     table = Path(table).resolve()
     root = Path(root).resolve() if root is not None else table.parent
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder; --root names the one to which the table's paths are relative")
     refuse_foreign_table(table)
     content = read_table_file(table)
-    classes, rule = _rule_of(content, options or TableOptions(), say)
+    classes, rule = _rule_of(content, options, say)
     rows = gather_pictures(content, root, classes, rule)
     ids = tuple(map(id_of, rows.paths))
     problems = [*rows.problems, *name_clashes(rows.paths, ids)]
@@ -104,7 +116,7 @@ def new_table_manifest(
     if rows.split is not None:
         pair, lists = _stated_splits(table, rows, ids, say)
     else:
-        pair, lists = PAIRS[0], make_lists(list(ids), rows.labels == 1, seed, say)
+        pair, lists = PAIRS[0], make_lists(list(ids), rows.labels == 1, options.seed, say)
     about: dict[str, object] = {
         "layout": "table",
         "title": f"pictures and labels of {table.name}",
@@ -115,7 +127,7 @@ def new_table_manifest(
     else:
         about["zero"] = rule.zero
         about |= {} if rule.minus_one == "absent" else {"minus_one": rule.minus_one}
-    return write_manifest(path, NewDataset(root, about, classes, metric, pair, lists), say)
+    return write_manifest(path, NewDataset(root, about, classes, options.metric, pair, lists), say)
 
 
 def refuse_foreign_table(table: Path) -> None:

@@ -93,11 +93,11 @@ def test_splits_without_a_pair_are_refused(root, folders):
     ids=" ".join,
 )
 def test_names_that_could_mean_both_are_asked_about(root, names):
-    draw(root, *(f"{name}/{k}.jpg" for name in names.split() for k in range(2)))
+    draw(root, *(f"{name}/{k}.jpg" for name in names for k in range(2)))
 
     with pytest.raises(DatasetError, match=r"no names of classes[\s\S]*--table labels.csv[\s\S]*--folders classes"):
         describe(root)
-    assert describe(root, folders="classes")[0].classes == tuple(sorted(names.split()))
+    assert describe(root, folders="classes")[0].classes == tuple(sorted(names))
 
 
 def test_a_split_of_folders_with_images_is_asked_about(root):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.own_pictures import draw, write
 
-from pipeline.dataset.describe.table import TableOptions, new_table_manifest
+from pipeline.dataset.describe.table import TableOptions, describe_table
 from pipeline.dataset.fetch import check
 from pipeline.dataset.listing import id_of
 from pipeline.dataset.manifest import load_manifest
@@ -23,9 +23,7 @@ def root(tmp_path) -> Path:
 def describe(root: Path, *lines: str, folder: Path | None = None, **options: str) -> tuple[object, list[str]]:
     said: list[str] = []
     table = write(root, "t.csv", "\n".join(lines) + "\n")
-    new_table_manifest(
-        table, folder, "own", root.parent / "m", overwrite=True, options=TableOptions(**options), say=said.append
-    )
+    describe_table(table, folder, "own", root.parent / "m", TableOptions(overwrite=True, **options), said.append)
     return load_manifest("own", root.parent / "m"), said
 
 

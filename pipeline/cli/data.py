@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import echo_json, json_option, say
+from pipeline.cli.common import echo_json, json_option, say, workspace_from
+
+if TYPE_CHECKING:
+    from pipeline.dataset.manifest import Manifest
+    from pipeline.dataset.report import CheckReport
 
 ROOT = click.option("--data-root", help="Folder that holds datasets; default: data, or $PIPELINE_DATA.")
 
@@ -66,8 +71,11 @@ def fetch_dataset(name: str, data_root: str | None) -> None:
 @command.command("check")
 @click.argument("name")
 @ROOT
-@click.option("--deep", is_flag=True, help="Decode every picture, too.")
-def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
+@click.option("--deep", is_flag=True, help="Decode every picture and plan its patches, as 'pipeline patches' does.")
+@click.option(
+    "--config", type=click.Path(dir_okay=False), help="With --deep: YAML file with the settings of the run to come."
+)
+def check_dataset(name: str, data_root: str | None, deep: bool, config: str | None) -> None:
     """Say whether all pictures, annotations and lists of a dataset are there.
 
     \b
@@ -80,7 +88,13 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
 
-    report = check(load_manifest(name), root_of(data_root) if data_root else None, deep)
+    manifest = load_manifest(name)
+    if deep:
+        report = _check_deep(manifest, data_root, config)
+    elif config is not None:
+        raise click.UsageError("--config goes with --deep: files are compared without any settings.")
+    else:
+        report = check(manifest, root_of(data_root) if data_root else None)
     click.echo(f"{name} in {report.folder}" if report.folder else f"{name}: not found")
     for split in report.splits:
         click.echo(f"  {split}")
@@ -89,17 +103,37 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     click.echo("complete")
 
 
+def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -> CheckReport:
+    """Check as the stage ``patches`` would, under the settings of ``--config``."""
+    from pipeline.patches.check import check_for_patches
+
+    settings = workspace_from({"config": config, "data_root": data_root}).settings
+    sources = settings.sources
+    if config is None and manifest.by_person:
+        sources = sources.model_copy(update={"source": "boxes"})  # the only one that goes with persons
+    return check_for_patches(
+        manifest,
+        settings.data_root,
+        sources,
+        on_error=settings.on_error,
+        max_skipped=settings.max_skipped,
+        workers=settings.threads or len(os.sched_getaffinity(0)),
+        say=say,
+    )
+
+
 @command.command("new")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Folder with JPEGImages and Annotations, or with class folders (CLASS/NAME.jpg, perhaps in train/, val/); "
-    "with --table, the folder of its pictures (default: the table's).",
+    help="Folder with pictures and XML files of VOC (JPEGImages and Annotations, or next to each other), or with class "
+    "folders (CLASS/NAME.jpg, perhaps in train/, val/); with --table, the folder of its pictures, by default the "
+    "table's.",
 )
 @click.option(
     "--table",
     type=click.Path(path_type=Path),
-    help="CSV file: column picture, then label or one column a class (1, 0, -1 or nothing), perhaps split.",
+    help="CSV file: column picture, then label or one column per class (1, 0, -1 or nothing), perhaps split.",
 )
 @click.option("--name", required=True, help="Name of the new dataset: lower case letters, digits and _.")
 @click.option(
@@ -113,7 +147,27 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     help="Rule of average precision.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a manifest of this name.")
-def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, metric: str, overwrite: bool) -> None:
+@click.option(
+    "--folders",
+    type=click.Choice(["classes", "splits"]),
+    help="What the folders directly below --root are; default: told from their names, refused if in doubt.",
+)
+@click.option(
+    "--label-separator",
+    help="Of --table: between several labels in one field, such as '|'; list for ['a', 'b']; none for one label.",
+)
+@click.option("--zero", type=click.Choice(["absent", "unknown"]), help="Of --table: 0 in the column of a class.")
+@click.option("--minus-one", type=click.Choice(["absent", "unknown"]), help="Of --table: -1 in the column of a class.")
+def new_dataset(
+    root: Path | None,
+    table: Path | None,
+    name: str,
+    folders: Any,
+    label_separator: str | None,
+    zero: str | None,
+    minus_one: str | None,
+    **rest: Any,
+) -> None:
     """Describe your own pictures: VOC layout, class folders, or a table of pictures and labels.
 
     \b
@@ -123,24 +177,39 @@ def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, met
       pipeline data new --table ~/faces/attributes.csv --name faces
       snakemake --cores 2 results/mine_map.json
     """
-    from pipeline.dataset.describe.labelled import new_table_manifest
     from pipeline.dataset.describe.recognise import recognise_folder
+    from pipeline.dataset.describe.table import TableOptions, describe_table
 
-    rest: dict[str, Any] = {"seed": seed, "metric": metric, "overwrite": overwrite}
     manifests = Path("data_manifests")
     if table is not None:
-        path, has_boxes = new_table_manifest(table, root, name, manifests, **rest), False
+        if folders is not None:
+            raise click.UsageError("--folders goes with --root alone.")
+        options = TableOptions(label_separator=label_separator, zero=zero, minus_one=minus_one, **rest)
+        path, has_boxes = describe_table(table, root, name, manifests, options), False
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
+    elif label_separator is not None or zero is not None or minus_one is not None:
+        raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:
-        shape = recognise_folder(root)
+        shape = recognise_folder(root, name, folders)
         path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
-    if has_boxes:
-        say(f"next: snakemake --cores 2 results/{name}_map.json")
-        click.echo(f"{path}")
-        return
     click.echo(f"{path}")
-    say(
-        f"next: snakemake --cores 2 results/{name}_compare.json; there are no boxes, so recipes that need them "
-        "(strong) are left out"
-    )
+    say(f"next: {_next_command(path, has_boxes)}")
+
+
+def _next_command(path: Path, has_boxes: bool) -> str:
+    """The command after ``data new`` that works in the working folder, with or without the workflow."""
+    from pipeline.io.yaml import read_mapping
+
+    name = path.stem
+    without = "there are no boxes, so recipes that need them (strong) are left out"
+    if Path("Snakefile").is_file():
+        if has_boxes:
+            return f"snakemake --cores 2 results/{name}_map.json"
+        return f"snakemake --cores 2 results/{name}_compare.json; {without}"
+    if not has_boxes:
+        return f"pipeline compare --dataset {name} --recipe svm; {without}"
+    content = read_mapping(path)
+    steps = [f"extract --dataset {name} --split {content[role]}" for role in ("fit", "eval")]
+    steps += [f"{command} --dataset {name}" for command in ("fit-head", "score", "evaluate")]
+    return " && ".join(f"pipeline {step}" for step in steps)

@@ -41,7 +41,10 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest the states of all files that `read` reads; table and list are read, no picture is opened."""
-    about = digest_of([manifest.layout, manifest.classes, manifest.zero, manifest.splits[split].labelled])
+    facts: list[object] = [manifest.layout, manifest.classes, manifest.zero, manifest.splits[split].labelled]
+    if (more := [manifest.minus_one, manifest.label_separator]) != ["absent", None]:
+        facts += more
+    about = digest_of(facts)
     return digest_of(sorted([(about, 0, 0), *_states(manifest, split, folder)]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,23 @@ MAX_ID = 200
 def id_of(path: str) -> str:
     """Make the id of a picture, from its path below the dataset's (or the split's) folder.
 
-    Folders are joined by ``__``, characters that an id may not have become ``_``, and a long id ends in a digest.
+    Folders are joined by ``__``, characters that an id may not have become ``_``, and a long id ends in a digest. So
+    does an id of a name with marks, as in Tamil: letters that differ in their marks alone stay apart.
 
-    >>> id_of("hot dog/img (1).jpg"), id_of("a/b/c.d.png")
-    ('hot_dog__img__1_', 'a__b__c.d')
+    >>> id_of("hot dog/img (1).jpg"), id_of("a/b/c.d.png"), id_of("caf\N{LATIN SMALL LETTER E WITH ACUTE}/1.jpg")
+    ('hot_dog__img__1_', 'a__b__c.d', 'café__1')
     """
-    stem = os.path.splitext(path)[0].replace("/", "__")
+    stem = unicodedata.normalize("NFC", os.path.splitext(path)[0]).replace("/", "__")
+    if not stem.isascii() and any(unicodedata.category(letter).startswith("M") for letter in stem):
+        stem += f"-{_digest(stem)[:8]}"
     plain = re.sub(r"[^\w.+@=-]|\.(?=\.)|^\W", "_", stem)
     # Two dots in a row lead out of a folder, and no id has them.
-    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{sha256_bytes(path.encode())[:16]}"
+    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{_digest(path)[:16]}"
+
+
+def _digest(text: str) -> str:
+    """Digest a name; one that is no text may hold surrogates."""
+    return sha256_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,33 @@ def name_clashes(paths: Iterable[str], ids: Iterable[str]) -> list[str]:
     for path, i in zip(paths, ids, strict=True):
         by_id.setdefault(i, []).append(path)
     return [f"{', '.join(same)}: one id for several pictures ({i}); rename" for i, same in by_id.items() if same[1:]]
+
+
+class FileNames:
+    """Names of files below a folder; a name is found in its other Unicode form (NFC or NFD), too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._listed: dict[str, tuple[frozenset[str], dict[str, str]]] = {}
+
+    def actual(self, path: str) -> str:
+        """Return a path as the files below the folder are named, or as given if there is no such file."""
+        actual = ""
+        for name in path.split("/"):
+            names, composed = self._names_in(actual)
+            found = name if name in names else composed.get(unicodedata.normalize("NFC", name), name)
+            actual = f"{actual}/{found}" if actual else found
+        return actual
+
+    def _names_in(self, inside: str) -> tuple[frozenset[str], dict[str, str]]:
+        """List a folder, once: its names, and the names by their composed forms."""
+        if inside not in self._listed:
+            try:
+                names = sorted(os.listdir(self._folder / inside))
+            except OSError:
+                names = []
+            self._listed[inside] = frozenset(names), {unicodedata.normalize("NFC", name): name for name in names}
+        return self._listed[inside]
 
 
 def absent_pictures(folder: Path, paths: Sequence[str]) -> list[str]:

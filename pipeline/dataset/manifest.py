@@ -38,7 +38,9 @@ class SplitEntry(Settings):
 
     ids: str | None = Field(None, description="id list, relative to the manifest")
     pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures (or persons)")
-    folder: str | None = Field(None, description="of class folders: those of this split, in the dataset's folder")
+    folder: str | None = Field(
+        None, description="of this split's class folders, or of its pictures and XML files, in the dataset's folder"
+    )
     labelled: bool = True
 
     @field_validator("ids", "folder")
@@ -90,6 +92,17 @@ class Manifest(Settings):
     zero: Literal["absent", "unknown"] = Field(
         "absent", description="what 0 in the column of a class means; nothing at all is always unknown"
     )
+    minus_one: Literal["absent", "unknown"] = Field(
+        "absent", description="what -1 in the column of a class means, of layout table"
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=10,
+        description="between several labels in one field of layout table: '|', say, or 'list' for ['cat', 'dog']",
+    )
+    pictures_folder: str = Field("JPEGImages", description="of layout voc: folder of the pictures, below the split's")
+    annotations_folder: str = Field("Annotations", description="of layout voc: folder of the XML files")
     folder: str
     classes: tuple[str, ...] = Field(min_length=1)
     unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
@@ -135,6 +148,11 @@ class Manifest(Settings):
             raise ValueError(f"must name a folder, got {folder!r}")
         return folder
 
+    @field_validator("pictures_folder", "annotations_folder")
+    @classmethod
+    def _places_stay_inside(cls, folder: str) -> str:
+        return _inside(folder)
+
     @field_validator("classes")
     @classmethod
     def _classes_are_plain(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -173,8 +191,15 @@ class Manifest(Settings):
             raise ValueError("table: names the CSV file of layout table, and goes with no other")
         if self.table is not None and ".." in PurePosixPath(self.table).parts:
             raise ValueError("table: must not contain '..'")
-        if any(entry.folder for entry in self.splits.values()) and self.layout != "folders":
-            raise ValueError("splits: a folder of its own goes with layout folders")
+        if any(entry.folder for entry in self.splits.values()) and self.layout not in ("folders", "voc"):
+            raise ValueError("splits: a folder of its own goes with layout folders or voc")
+        if self.layout == "voc" and any(entry.folder and not entry.ids for entry in self.splits.values()):
+            raise ValueError("splits: in layout voc, a split with a folder of its own needs a list, 'ids'")
+        if self.layout != "table" and (self.minus_one != "absent" or self.label_separator is not None):
+            raise ValueError("minus_one and label_separator go with layout table alone")
+        places = (self.pictures_folder, self.annotations_folder)
+        if self.layout != "voc" and places != ("JPEGImages", "Annotations"):
+            raise ValueError("pictures_folder and annotations_folder go with layout voc alone")
         duplicates = sorted({c for c in self.classes if self.classes.count(c) > 1})
         if duplicates:
             raise ValueError(f"classes: named twice: {', '.join(duplicates)}")
@@ -238,12 +263,12 @@ def data_root(given: str | Path | None) -> Path:
 
 def _holds(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder is this dataset's, by the files of its layout."""
+    inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder] or [folder]
     if manifest.layout == "folders":
-        inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder]
-        return all(path.is_dir() for path in inside or [folder])
+        return all(path.is_dir() for path in inside)
     if manifest.layout == "table":
         return folder.is_dir() and (folder / (manifest.table or "")).is_file()
-    return (folder / "JPEGImages").is_dir()
+    return all((path / manifest.pictures_folder).is_dir() for path in inside)
 
 
 def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:

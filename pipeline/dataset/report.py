@@ -88,7 +88,7 @@ class Depth:
     ----------
     read_xml : whether annotations are parsed
     decode : whether pictures are decoded, and compared with the sizes that their annotations state
-    faults : of files that another split has read already, by id: splits overlap, and each file is read once
+    faults : of files that another split has read already, by folder and id: splits overlap, each file is read once
     """
 
     read_xml: bool

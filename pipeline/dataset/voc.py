@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, read_ids, refuse_split
-from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, state_of_voc_files
+from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, places_of, state_of_voc_files
 from pipeline.dataset.voc_xml import parse_annotation, parse_objects
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
@@ -30,13 +30,14 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
     """
     ids = read_ids(id_list_path(manifest, split, folder))
     labelled = manifest.splits[split].labelled
-    paths, problems = find_pictures(folder, ids)
+    places = places_of(manifest, split, folder)
+    paths, problems = find_pictures(places.pictures, ids)
     digests = [("ids", digest_of(ids))]
     annotations: list[Annotation] = []
     for i in ids:
         annotations.append(EMPTY_ANNOTATION)
         try:
-            data = (folder / "Annotations" / f"{i}.xml").read_bytes()
+            data = (places.annotations / f"{i}.xml").read_bytes()
         except FileNotFoundError:
             if labelled:
                 problems.append(f"{i}: no annotation Annotations/{i}.xml")
@@ -96,16 +97,17 @@ def check_voc_files(
         ids = tuple(read_id_list(id_list_path(manifest, split, folder)))
     except (DatasetError, OSError) as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
-    paths, absent = find_pictures(folder, ids)
+    places = places_of(manifest, split, folder)
+    paths, absent = find_pictures(places.pictures, ids)
     missing = {line.split(":")[0] for line in absent}
     path_of = dict(zip([i for i in ids if i not in missing], paths, strict=True))
-    annotations = folder / "Annotations"
+    annotations = places.annotations
     annotated = {p.stem for p in annotations.glob("*.xml")} if annotations.is_dir() else set()
     if depth.read_xml:
         for i in track(ids, f"check {split}", len(ids), "pictures"):
-            if i not in depth.faults:
+            if (key := f"{annotations}/{i}") not in depth.faults:
                 xml = annotations / f"{i}.xml" if i in annotated else None
-                depth.faults[i] = _read_files(xml, path_of.get(i) if depth.decode else None, object_names)
+                depth.faults[key] = _read_files(xml, path_of.get(i) if depth.decode else None, object_names)
     lists, list_problems = read_class_lists(ids) if entry.labelled else ([], [])
     return SplitCheck(
         split,
@@ -115,7 +117,7 @@ def check_voc_files(
         tuple(i for i in ids if i in missing),
         tuple(i for i in ids if i not in annotated) if entry.labelled else (),
         len(lists),
-        tuple([f"{i}: {fault}" for i in ids for fault in depth.faults.get(i, ())] + list_problems),
+        tuple([f"{i}: {fault}" for i in ids for fault in depth.faults.get(f"{annotations}/{i}", ())] + list_problems),
     )
 
 

@@ -184,7 +184,7 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
     numbers_of = read_action_list(id_list_path(manifest, split, folder))
     labelled = manifest.splits[split].labelled
     lists = read_class_lists(manifest, split, folder) if labelled else None
-    paths, problems = find_pictures(folder, tuple(numbers_of))
+    paths, problems = find_pictures(folder / "JPEGImages", tuple(numbers_of))
     missing = {line.split(":")[0] for line in problems}
     path_of = dict(zip([i for i in numbers_of if i not in missing], paths, strict=True))
     problems += lists.problems if lists else []

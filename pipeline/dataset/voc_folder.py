@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.dataset.file_state import FileState, state_of_entry, state_of_file
@@ -11,6 +12,20 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.split import PICTURE_SUFFIXES
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class VocPlaces:
+    """Folders of a split: of its pictures, and of its XML files; both may be the same."""
+
+    pictures: Path
+    annotations: Path
+
+
+def places_of(manifest: Manifest, split: str, folder: Path) -> VocPlaces:
+    """Name the folders of a split: the devkit's, or others that the manifest names."""
+    base = folder / (manifest.splits[split].folder or "")
+    return VocPlaces(base / manifest.pictures_folder, base / manifest.annotations_folder)
 
 
 def lists_folder(manifest: Manifest, folder: Path) -> Path:
@@ -33,8 +48,8 @@ def class_list_paths(manifest: Manifest, split: str, folder: Path) -> list[Path]
     return [lists_folder(manifest, folder) / f"{name}_{split}.txt" for name in manifest.classes]
 
 
-def find_pictures(folder: Path, ids: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Find each id's picture; ids have no suffix. Costs one listing and no stat per file.
+def find_pictures(pictures: Path, ids: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Find each id's picture in a folder; ids have no suffix. Costs one listing and no stat per file.
 
     Returns
     -------
@@ -42,16 +57,16 @@ def find_pictures(folder: Path, ids: Sequence[str]) -> tuple[list[Path], list[st
     problems : one line per id without a picture
     """
     by_stem: dict[str, str] = {}
-    for name in sorted(os.listdir(folder / "JPEGImages"), reverse=True):
+    for name in sorted(os.listdir(pictures), reverse=True):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in PICTURE_SUFFIXES:
             by_stem[stem] = name
     paths, problems = [], []
     for i in ids:
         if i in by_stem:
-            paths.append(folder / "JPEGImages" / by_stem[i])
+            paths.append(pictures / by_stem[i])
         else:
-            problems.append(f"{i}: no picture JPEGImages/{i}.jpg")
+            problems.append(f"{i}: no picture {pictures.name}/{i}.jpg")
     return paths, problems
 
 
@@ -61,12 +76,13 @@ def state_of_voc_files(manifest: Manifest, split: str, folder: Path, ids: Sequen
     wanted = set(ids)
     states = [("list", *state_of_file(list_path)[1:])]
     states.append((digest_of([manifest.classes, manifest.splits[split].labelled]), 0, 0))
-    for sub in ("JPEGImages", "Annotations"):
-        if not (folder / sub).is_dir():
+    places = places_of(manifest, split, folder)
+    for sub in dict.fromkeys((places.pictures, places.annotations)):
+        if not sub.is_dir():
             continue
-        with os.scandir(folder / sub) as listing:
+        with os.scandir(sub) as listing:
             states += [
-                state_of_entry(entry, f"{sub}/{entry.name}")
+                state_of_entry(entry, f"{sub.name}/{entry.name}")
                 for entry in listing
                 if os.path.splitext(entry.name)[0] in wanted
             ]

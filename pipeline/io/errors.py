@@ -24,7 +24,16 @@ class MissingDataError(PipelineError, FileNotFoundError):
 
 
 class BadPictureError(PipelineError, ValueError):
-    """A picture cannot be decoded in full, or yields no sensible grid."""
+    """A picture cannot be decoded in full, or yields no sensible grid.
+
+    Parameters
+    ----------
+    remedy : setting that would let the picture pass, and its value; no part of the message, which is recorded
+    """
+
+    def __init__(self, message: str, remedy: tuple[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class TrunkError(PipelineError, ValueError):

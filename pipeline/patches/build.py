@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,10 +41,17 @@ class _Inspected:
 
 @dataclass(frozen=True)
 class _Bad:
-    """A picture with a problem, and the digest of its bytes if they could be read."""
+    """A picture with a problem.
+
+    Attributes
+    ----------
+    sha256 : digest of its bytes, if they could be read
+    remedy : setting that would let it pass, and its value, if there is one
+    """
 
     problem: str
     sha256: str = ""
+    remedy: tuple[str, float] | None = None
 
 
 def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected | _Bad:
@@ -66,13 +74,14 @@ def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Ins
         return _Bad(f"{error.strerror or error}")
     except BadPictureError as error:
         # Without the path: table and identity, which hold the reason, hold no places.
-        return _Bad(str(error).removeprefix(f"{name}: "), "" if data is None else sha256_bytes(data))
+        problem = str(error).removeprefix(f"{name}: ")
+        return _Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
     # The table holds float32, and labels follow from the table.
     windows = windows.astype(np.float32)
     # The square of a person may be mostly surroundings; the patch has the label of the person's action all the same.
     area = windows
     if sources.source == "boxes":
-        assert sample is not None  # see `_check_source`
+        assert sample is not None  # see `check_source`
         area = np.repeat(sample[None], len(windows), axis=0)
     overlap = measure_overlap(area, objects, annotation.class_index, annotation.difficult)
     return _Inspected(sha256_bytes(data), (width, height), apply_exif, windows, scale, flip, overlap)
@@ -102,20 +111,35 @@ def make_table(
         Bad pictures under ``fail``; under ``skip`` if all or more than `max_skipped` are bad. A source that does
         not go with the samples: ``boxes`` is for persons, and ``grid`` is not.
     """
-    _check_source(split, sources.source)
+    check_source(split, sources.source)
     jobs = list(zip(split.ids, split.paths, split.annotations, strict=True))
     what = f"patches {split.manifest.name} {split.name}"
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
     with ThreadPoolExecutor(workers) as pool:
         inspected = list(track(pool.map(partial(_inspect, sources=sources), jobs), what, len(jobs), "pictures"))
-    _report_bad(split, inspected, on_error, max_skipped, say)
+    report_bad(split, inspected, on_error, max_skipped, say)
     return _assemble(split, sources, inspected)
 
 
-def _report_bad(
-    split: Split, inspected: Sequence[_Inspected | _Bad], on_error: str, max_skipped: float, say: Say
-) -> None:
-    """List bad pictures; raise DatasetError unless they may be skipped."""
+def find_bad(split: Split, sources: SourceSettings, workers: int = 1) -> list[_Bad | None]:
+    """Inspect every picture of a split as `make_table` does; return what is wrong with each, None if nothing is."""
+    jobs = list(zip(split.ids, split.paths, split.annotations, strict=True))
+
+    def bad(job: tuple[str, Path, Annotation]) -> _Bad | None:
+        item = _inspect(job, sources)
+        return item if isinstance(item, _Bad) else None  # overlaps of a large split would fill the memory
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(track(pool.map(bad, jobs), f"check {split.name}", len(jobs), "pictures"))
+
+
+def report_bad(split: Split, inspected: Sequence[object], on_error: str, max_skipped: float, say: Say) -> None:
+    """List the bad pictures among those inspected; raise an error unless they may be skipped.
+
+    Raises
+    ------
+    DatasetError
+    """
     problems = [
         f"{name}: {path}: {item.problem}"
         for name, path, item in zip(split.ids, split.paths, inspected, strict=True)
@@ -125,13 +149,31 @@ def _report_bad(
         return
     count = f"{len(problems)} of {len(inspected)} pictures are bad"
     where = f"{split.manifest.name} {split.name}: {count}\n{enumerate_problems(problems)}"
+    ways = list_remedies(inspected)
     if on_error == "fail":
-        raise DatasetError(f"{where}\nfix them, or leave them out with --on-error skip")
+        raise DatasetError(f"{where}\n{ways}")
     if len(problems) == len(inspected) or len(problems) > max_skipped * len(inspected):
         raise DatasetError(
-            f"{where}\nmore than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)"
+            f"{where}\nmore than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)\n{ways}"
         )
     say(f"{where}\nleft out of this run, and recorded in the patch table")
+
+
+def list_remedies(inspected: Sequence[object]) -> str:
+    """Return what lets bad pictures pass: repaired files, settings, or leaving them out."""
+    values: dict[str, list[float]] = {}
+    for item in inspected:
+        if isinstance(item, _Bad) and item.remedy is not None:
+            values.setdefault(item.remedy[0], []).append(item.remedy[1])
+    ways = []
+    if (sides := values.get("grid.min_side_px")) and min(sides) >= 0.1:
+        ways.append(f"grid.min_side_px: {math.floor(min(sides) * 10) / 10:g} or less")
+    if totals := values.get("grid.max_patches"):
+        ways.append(f"grid.max_patches: {max(totals)} or more")
+    if values:
+        ways.append("source: whole (a patch per picture)")
+    settings = f"\nor set {', or '.join(ways)}, in a file for --config" if ways else ""
+    return f"fix them, or leave them out with --on-error skip{settings}"
 
 
 def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspected | _Bad]) -> PatchTable:
@@ -167,8 +209,13 @@ def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspec
     return replace(table, rows_digest=table.compute_rows_digest())
 
 
-def _check_source(split: Split, source: Source) -> None:
-    """Raise an error for a source that does not fit a split's samples."""
+def check_source(split: Split, source: Source) -> None:
+    """Raise an error for a source that does not fit a split's samples.
+
+    Raises
+    ------
+    DatasetError
+    """
     name = split.manifest.name
     if split.manifest.by_person and source == "grid":
         raise DatasetError(

@@ -56,7 +56,8 @@ def grid_windows(width: int, height: int, grid: GridSettings) -> tuple[np.ndarra
     if smallest < grid.min_side_px:
         raise BadPictureError(
             f"{width} x {height} pixels: the smallest window is {smallest:.1f} px, "
-            f"at least {grid.min_side_px:g} are needed"
+            f"at least {grid.min_side_px:g} are needed",
+            ("grid.min_side_px", smallest),
         )
     counts = []
     for factor in grid.scales:
@@ -64,7 +65,10 @@ def grid_windows(width: int, height: int, grid: GridSettings) -> tuple[np.ndarra
         counts.append((count_along(width, side, grid.overlap), count_along(height, side, grid.overlap)))
     total = sum(columns * rows for columns, rows in counts)
     if total > grid.max_patches:
-        raise BadPictureError(f"{width} x {height} pixels give {total} patches, at most {grid.max_patches} are allowed")
+        raise BadPictureError(
+            f"{width} x {height} pixels give {total} patches, at most {grid.max_patches} are allowed",
+            ("grid.max_patches", total),
+        )
     boxes = []
     for factor, (n_columns, n_rows) in zip(grid.scales, counts, strict=True):
         side = short / factor

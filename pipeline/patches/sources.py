@@ -60,7 +60,8 @@ def plan_windows(width: int, height: int, settings: SourceSettings, sample_xyxy:
         if smallest < settings.grid.min_side_px:
             raise BadPictureError(
                 f"{width} x {height} pixels: the smallest crop is {smallest:.1f} px, "
-                f"at least {settings.grid.min_side_px:g} are needed"
+                f"at least {settings.grid.min_side_px:g} are needed",
+                ("grid.min_side_px", smallest),
             )
         return _with_mirrored(crop_windows(width, height, settings.crops), settings.crops.flips)
     if sample_xyxy is None:

@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.dataset.describe.labelled import (
-    divide_by_class,
-    has_class_folders,
-    new_folders_manifest,
-    new_table_manifest,
-)
+from pipeline.dataset.describe.divide import divide_by_class
+from pipeline.dataset.describe.folders import new_folders_manifest
+from pipeline.dataset.describe.recognise import has_class_folders
+from pipeline.dataset.describe.table import TableOptions, describe_table, new_table_manifest
+from pipeline.dataset.describe.tree import read_tree
 from pipeline.dataset.fetch import check
 from pipeline.dataset.listing import id_of
 from pipeline.dataset.manifest import load_manifest
@@ -137,11 +136,13 @@ def test_folders_of_splits_are_the_splits(tmp_path, manifests):
     assert before[1] != read_split(manifest, "train").annotation_digest
 
 
-def test_a_class_that_is_called_train(tmp_path, manifests):
+def test_a_class_that_is_called_train_must_be_said(tmp_path, manifests):
     root = tmp_path / "vehicles"
     draw(root, *(f"train/{n}.jpg" for n in range(3)), *(f"bus/{n}.jpg" for n in range(3)))
 
-    new_folders_manifest(root, "vehicles", manifests, **QUIET)
+    with pytest.raises(DatasetError, match=r"train/ \(3 pictures\): the name of a split[\s\S]*--folders classes"):
+        new_folders_manifest(root, "vehicles", manifests, **QUIET)
+    new_folders_manifest(root, "vehicles", manifests, folders="classes", **QUIET)
 
     assert load_manifest("vehicles", manifests).classes == ("bus", "train")
 
@@ -149,10 +150,9 @@ def test_a_class_that_is_called_train(tmp_path, manifests):
 def test_what_class_folders_are(scenes, tmp_path):
     (tmp_path / "empty").mkdir()
     draw(tmp_path / "flat", "a.jpg")
-    draw(tmp_path / "voc", "JPEGImages/a.jpg")
-    found = {name: has_class_folders(tmp_path / name) for name in ("empty", "flat", "voc", "nowhere", scenes.name)}
+    found = {name: has_class_folders(read_tree(tmp_path / name)) for name in ("empty", "flat", scenes.name)}
 
-    assert found == {"empty": False, "flat": False, "voc": False, "nowhere": False, scenes.name: True}
+    assert found == {"empty": False, "flat": False, scenes.name: True}
 
 
 def test_clashes_name_all_files(tmp_path, manifests):
@@ -190,14 +190,16 @@ def test_a_table_of_attributes(attributes, manifests):
     assert labels == {f"img__{n}": [1 if n < 5 else -1, 0 if n == 9 else 1 - 2 * (n % 2)] for n in range(10)}
     assert (train.labels == 1).sum(0).tolist() == [3, 3] and (val.labels == 1).sum(0).tolist() == [2, 2]
     assert all(path.is_file() for path in (*train.paths, *val.paths))
-    assert any(line.startswith("0 in the column of a class: absent") for line in said)
+    assert any("0: absent, nothing: unknown" in line for line in said)
 
 
-def test_where_minus_one_stands_zero_is_unknown(attributes, manifests):
+def test_where_minus_one_stands_the_user_says_what_is_unknown(attributes, manifests):
     root = attributes.parent
     table = write_table(root / "t.csv", "picture,a,b", *(f"img/{n}.jpg,{n % 3 - 1},{1 - n % 2}" for n in range(10)))
 
-    new_table_manifest(table, None, "faces", manifests, **QUIET)
+    with pytest.raises(DatasetError, match=r"1, -1 and 0[\s\S]*--zero unknown --minus-one absent"):
+        new_table_manifest(table, None, "faces", manifests, **QUIET)
+    describe_table(table, None, "faces", manifests, TableOptions(zero="unknown"), **QUIET)
 
     manifest = load_manifest("faces", manifests)
     assert manifest.zero == "unknown"
@@ -253,7 +255,7 @@ BAD_TABLES = {
     "values": (["picture,a", "img/0.jpg,2", "img/1.jpg,yes"], "line 2: column a: .* got '2'(?s:.*)line 3: .*'yes'"),
     "paths": (["picture,a", "../x.jpg,1", "/etc/x.jpg,0"], "line 2: '../x.jpg': expected a path below"),
     "no path": (["picture,a", ",1", "img/0.jpg,0"], "line 2: no picture"),
-    "twice": (["picture,a", "img/0.jpg,1", "img/0.jpg,0"], r"img/0.jpg, img/0.jpg: one id for several"),
+    "twice": (["picture,a", "img/0.jpg,1", "img/0.jpg,0"], "line 3: img/0.jpg: other values than on line 2"),
     "absent": (["picture,a", "img/0.jpg,1", "img/77.jpg,0"], "img/77.jpg: no such picture in"),
     "one label": (["picture,label", "img/0.jpg,a", "img/1.jpg,a"], "fewer than two labels"),
     "class name": (["picture,label", "img/0.jpg,a/b", "img/1.jpg,a"], "column 'a/b': class names become part"),

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.dataset.describe.voc import new_manifest, split_pictures
+from pipeline.dataset.describe.divide import split_pictures
+from pipeline.dataset.describe.voc import new_manifest
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.errors import DatasetError, MissingDataError, SettingsError

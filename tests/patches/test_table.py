@@ -180,6 +180,7 @@ def test_all_bad_pictures_are_listed_at_once(spoilt):
     for line, reason in zip(lines[1:7], REASONS, strict=True):
         assert re.search(reason, line)
     assert lines[7] == "fix them, or leave them out with --on-error skip"
+    assert lines[8].startswith("or set grid.min_side_px: 7.5 or less, or source: whole")
 
 
 def test_skipped_pictures_are_recorded_and_leave_no_row(spoilt):

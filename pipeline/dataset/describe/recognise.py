@@ -1,17 +1,23 @@
 """The table of folder shapes that ``pipeline data new`` recognises, and what writes their manifests.
 
-A new shape is a module with a writer, and one entry in `SHAPES`.
+A new shape is a module with a writer, and one entry in `SHAPES`. Formats that are recognised and not read stand in
+`pipeline.dataset.describe.foreign`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.dataset.describe.labelled import has_class_folders, new_folders_manifest
-from pipeline.dataset.describe.voc import new_manifest
+from pipeline.dataset.describe.folders import Folders, new_folders_manifest
+from pipeline.dataset.describe.foreign import advice, find_foreign
+from pipeline.dataset.describe.peek import PEEKED, csv_header, head_of
+from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
+from pipeline.dataset.describe.voc import find_parts, new_manifest
+from pipeline.io.errors import DatasetError, MissingDataError
 
 
 class ManifestWriter(Protocol):
@@ -33,18 +39,87 @@ class FolderShape:
     has_boxes : whether the pictures have boxes
     """
 
-    fits: Callable[[Path], bool]
+    fits: Callable[[Folder], bool]
     write: ManifestWriter
     has_boxes: bool
 
 
-# The last one fits every folder; its writer names the missing files of a folder without any shape.
+def has_class_folders(tree: Folder) -> bool:
+    """Whether folders below the root hold pictures, directly or deeper."""
+    return any(folder.n_pictures or folder.strangers for folder in tree.folders)
+
+
 SHAPES = (
+    FolderShape(lambda tree: bool(find_parts(tree)), new_manifest, has_boxes=True),
     FolderShape(has_class_folders, new_folders_manifest, has_boxes=False),
-    FolderShape(lambda root: True, new_manifest, has_boxes=True),
+    # Fits every folder: its writer names the missing files of a folder without any shape.
+    FolderShape(lambda tree: True, new_manifest, has_boxes=True),
 )
+VOC, CLASS_FOLDERS, _ = SHAPES
 
 
-def recognise_folder(root: Path) -> FolderShape:
-    """Find the shape of a folder; of several that fit, the first in the table."""
-    return next(shape for shape in SHAPES if shape.fits(root))
+def recognise_folder(root: Path, name: str, folders: Folders | None = None) -> FolderShape:
+    """Find the shape of a folder; of several that fit, the first in the table.
+
+    Parameters
+    ----------
+    name : of the new dataset, for commands in messages
+    folders : what the folders directly below are, if the user said so; the formats of other tools do not matter then
+
+    Raises
+    ------
+    MissingDataError
+        No such folder, or one that cannot be listed.
+    DatasetError
+        A format that is recognised and not read, or pictures without labels.
+    """
+    try:
+        tree = read_tree(root)
+    except OSError as error:
+        raise MissingDataError(f"{root}: no folder of pictures: {error.strerror}") from error
+    if folders is not None:
+        return replace(CLASS_FOLDERS, write=partial(new_folders_manifest, folders=folders))
+    shape = next(shape for shape in SHAPES if shape.fits(tree))
+    if shape is not VOC:
+        _refuse_foreign(tree, name)
+    return shape
+
+
+def _refuse_foreign(tree: Folder, name: str) -> None:
+    """Raise an error for formats that are not read, for layouts one folder deeper, and for pictures without labels."""
+    if inner := next((f for f in tree.walk(2) if f is not tree and f.child("JPEGImages") is not None), None):
+        raise DatasetError(f"{tree.path}: the layout of VOC lies in {inner.inside}/: give --root {inner.path}")
+    if found := find_foreign(tree):
+        raise DatasetError(
+            f"{tree.path}: this looks like {found.format}, which is not read ({found.file})\n"
+            f"{advice(tree, name, found.boxes)}"
+        )
+    if not has_class_folders(tree) and (tree.pictures or tree.strangers):
+        raise DatasetError(_no_labels(tree, name))
+
+
+def _no_labels(tree: Folder, name: str) -> str:
+    """Return the message for a folder of pictures without labels."""
+    left_out = LeftOut()
+    left_out.add_others(tree)
+    others = "".join(f"\n{line}" for line in left_out.lines())
+    tables = [file for file in tree.others if file.lower().endswith((".csv", ".tsv"))]
+    lines = [
+        "write a table with the columns picture,label (and perhaps split), and run: pipeline data new "
+        f"--table labels.csv --root {tree.path} --name {name}",
+        "put the pictures into a folder per class: CLASS/PICTURE",
+    ]
+    for file in tables[:PEEKED]:
+        header = ",".join(csv_header(head_of(tree.path / file))[:8])
+        lines.insert(
+            0,
+            f"give the table that lies there, its columns named picture,label (it has {header}): pipeline data new "
+            f"--table {tree.path / file} --root {tree.path} --name {name}",
+        )
+    ways = "\n".join(f"  - {line}" for line in lines)
+    return (
+        f"{tree.path}: {len(tree.pictures)} pictures without labels. This version learns and measures classes, so each "
+        f"picture needs a label; it does not extract features of pictures without any yet.{others}\nyou can:\n{ways}\n"
+        f"to be ranked or drawn by a head that was fitted elsewhere, pictures need no labels: pipeline map --dataset "
+        "NAME PICTURE"
+    )

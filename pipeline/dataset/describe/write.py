@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.manifest import NAME, Manifest, known_datasets
 from pipeline.dataset.read import read_split
 from pipeline.io.atomic import write_atomic
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import DatasetError, PipelineError, SettingsError
+from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Say
 
 PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
@@ -22,6 +24,33 @@ VAL_SHARE = 0.4
 
 def say_to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
+
+
+def refuse(where: Path, problems: Sequence[str]) -> None:
+    """Raise an error that lists problems, if there are any.
+
+    Raises
+    ------
+    DatasetError
+    """
+    if problems:
+        raise DatasetError(f"{where}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
+
+
+def find_pair(splits: Collection[str]) -> tuple[str, str] | None:
+    """Return the splits to fit and to score on, by their names or by what these stand for; None without such a pair.
+
+    >>> find_pair(["training", "validation"]), find_pair(["train", "valid", "test"]), find_pair(["train", "a"])
+    (('training', 'validation'), ('train', 'valid'), None)
+    """
+    by_role: dict[str, list[str]] = {}
+    for split in splits:
+        by_role.setdefault(role_of(split) or split, []).append(split)
+    for pair in PAIRS:
+        chosen = [role if role in splits else by_role[role][0] for role in pair if role in by_role]
+        if len(chosen) == 2 and all(role in splits or len(by_role[role]) == 1 for role in pair):
+            return chosen[0], chosen[1]
+    return None
 
 
 def check_new(name: str, manifests: Path, metric: str, overwrite: bool) -> Path:
@@ -57,7 +86,7 @@ class IdList:
     Attributes
     ----------
     own : whether the list is written next to the manifest, because the dataset has none or one with unusable ids
-    folder : folder with the split's own class folders, if it has some
+    folder : folder with the split's own class folders, or its pictures and XML files, if it has one
     """
 
     ids: tuple[str, ...]

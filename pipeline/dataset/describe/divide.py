@@ -1,0 +1,105 @@
+"""Divide pictures into a part to fit on and a part to score on, where a dataset has no splits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.dataset.describe.write import VAL_SHARE, IdList
+from pipeline.io.progress import Say
+
+MOVES_PER_CLASS = 100
+
+
+def make_lists(
+    ids: list[str], positive: np.ndarray, seed: int, say: Say, folder: str | None = None
+) -> dict[str, IdList]:
+    """Make the lists of train and val, 60 to 40 within each class as far as possible."""
+    say("no splits are given: made, 60 to 40 in each class as far as possible")
+    in_val = divide_by_class(positive, seed)
+    parts = {"train": ~in_val, "val": in_val}
+    return {
+        split: IdList(tuple(sorted(ids[k] for k in np.flatnonzero(part))), True, own=True, folder=folder)
+        for split, part in parts.items()
+    }
+
+
+def divide_by_class(positive: np.ndarray, seed: int, share: float = VAL_SHARE) -> np.ndarray:
+    """Divide pictures by class; return which of them go to the second side.
+
+    Classes are processed from the rarest to the most frequent. The pictures of a class without a side are divided so
+    that the whole class comes nearest to `share`. With two pictures or more, both sides get one if possible. With one
+    label per picture the shares are met exactly.
+    Source: Sechidis, Tsoumakas and Vlahavas (ECML 2011), one class at a time instead of one picture.
+
+    Parameters
+    ----------
+    positive : bool ndarray of shape (n_pictures, n_classes)
+
+    Returns
+    -------
+    bool ndarray of shape (n_pictures,)
+
+    Examples
+    --------
+    >>> in_val = divide_by_class(np.repeat(np.eye(2, dtype=bool), [5, 10], axis=0), seed=0)
+    >>> int(in_val[:5].sum()), int(in_val[5:].sum())
+    (2, 4)
+    """
+    rng = np.random.default_rng(seed)
+    side = np.full(len(positive), -1)
+    total = positive.sum(0)
+    groups = [positive[:, c] for c in np.argsort(total, kind="stable") if total[c]]
+    for members in [*groups, np.ones(len(positive), bool)]:
+        free = rng.permutation(np.flatnonzero(members & (side < 0)))
+        n, taken = int(members.sum()), int((members & (side == 1)).sum())
+        wanted = round(share * n)
+        if n > 1:
+            wanted = min(max(wanted, 1), n - 1)
+        side[free] = np.arange(len(free)) < min(max(wanted - taken, 0), len(free))
+    if len(set(side)) == 1 and len(side) > 1:  # a few pictures with many labels may all go one way
+        side[rng.integers(len(side))] ^= 1
+    return side == 1
+
+
+def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str], list[str]]:
+    """Divide pictures 60 to 40 so that, if possible, each class with two pictures is on both sides.
+
+    >>> split_pictures({"a": {"cat"}, "b": {"dog"}, "c": {"cat"}, "d": {"dog"}, "e": {"cat"}}, seed=0)
+    (['a', 'b', 'c'], ['d', 'e'])
+
+    Parameters
+    ----------
+    names_of : class names of each picture, at least two pictures
+
+    Returns
+    -------
+    train, val : sorted ids
+    """
+    rng = np.random.default_rng(seed)
+    ids = [sorted(names_of)[k] for k in rng.permutation(len(names_of))]
+    classes = sorted(set().union(*names_of.values()))
+    holds = np.array([[c in names_of[i] for c in classes] for i in ids], bool).reshape(len(ids), len(classes))
+    total = holds.sum(0)
+    in_val = np.zeros(len(ids), bool)
+    in_val[: min(max(round(VAL_SHARE * len(ids)), 1), len(ids) - 1)] = True
+
+    def lacking(side: np.ndarray) -> np.ndarray:
+        n_val = holds[side].sum(0)
+        return np.flatnonzero((total >= 2) & ((n_val == 0) | (n_val == total)))
+
+    # A picture of a class that lacks a side is exchanged for any picture of the other side, so sizes stay.
+    # Exchanges without gain are accepted too, since they lead off plateaus. Bounded, as it may be impossible.
+    for _ in range(MOVES_PER_CLASS * len(classes)):
+        worst = lacking(in_val)
+        if not len(worst):
+            break
+        mover = rng.choice(np.flatnonzero(holds[:, rng.choice(worst)]))
+        partner = rng.choice(np.flatnonzero(in_val != in_val[mover]))
+        swapped = in_val.copy()
+        swapped[[mover, partner]] = in_val[[partner, mover]]
+        if len(lacking(swapped)) <= len(worst):
+            in_val = swapped
+    return (
+        sorted(i for i, val in zip(ids, in_val, strict=True) if not val),
+        sorted(i for i, val in zip(ids, in_val, strict=True) if val),
+    )

@@ -1,0 +1,85 @@
+"""Id lists that a user's own VOC folder has, in ``ImageSets/Main``: read, or refused; never replaced in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.dataset.describe.names import role_of
+from pipeline.dataset.describe.write import PAIRS, IdList
+from pipeline.dataset.manifest import SPLIT_NAME
+from pipeline.dataset.split import LABELS, PICTURE_SUFFIXES, read_ids
+from pipeline.io.errors import DatasetError
+from pipeline.io.messages import enumerate_problems
+from pipeline.io.progress import Say
+
+ROLES = frozenset(split for pair in PAIRS for split in pair)
+"""Lists that decide what is fitted and scored."""
+
+
+def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -> dict[str, IdList]:
+    """Read the id lists in ``ImageSets/Main``; unusable ids are left out and reported.
+
+    A suffix behind an id (``p00.jpg``) is passed over if there is such a picture; the list is then written again next
+    to the manifest.
+
+    Parameters
+    ----------
+    pictures, annotated : ids of all pictures, and of those with an XML file
+
+    Raises
+    ------
+    DatasetError
+        A list of a split to fit or to score on that cannot be used.
+    """
+    lists = {}
+    for path in sorted((root / "ImageSets" / "Main").glob("*.txt")):
+        if path.name.startswith("."):
+            continue
+        if not path.is_file() or not SPLIT_NAME.fullmatch(path.stem) or ".." in path.stem:
+            say(f"not used: {path}: not a file whose name has only letters, digits and _ . + -")
+            continue
+        rows = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        if path.stem not in ROLES and rows and all(len(row) == 2 and row[1] in LABELS for row in rows):
+            continue  # labels of one class
+        try:
+            ids, n_bare = without_suffixes(read_ids(path), pictures)
+        except DatasetError as error:
+            if rows and role_of(path.stem) is not None:
+                raise DatasetError(f"{error}\nfix or remove the list; without any, train and val are made") from error
+            say(f"not used: {error}")
+            continue
+        if n_bare:
+            say(f"{path.name}: {n_bare} of {len(ids)} ids have a file suffix, which is passed over")
+        labelled = not annotated.isdisjoint(ids)
+        usable = tuple(i for i in ids if i in (annotated if labelled else pictures))
+        if left_out := sorted(set(ids) - set(usable)):
+            lines = enumerate_problems(left_out)
+            if not usable and role_of(path.stem) is not None:
+                raise DatasetError(
+                    f"{path}: none of its {len(ids)} ids has a picture:\n{lines}\n"
+                    "fix or remove the list; without any, train and val are made"
+                )
+            say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{lines}")
+        if usable:
+            lists[path.stem] = IdList(usable, labelled, own=bool(left_out or n_bare))
+    return lists
+
+
+def without_suffixes(ids: Sequence[str], pictures: set[str]) -> tuple[tuple[str, ...], int]:
+    """Take the suffix of a picture from ids that name no picture as they are; return ids, and how many had one.
+
+    >>> without_suffixes(["a.jpg", "b", "c.d"], {"a", "b", "c.d"})
+    (('a', 'b', 'c.d'), 1)
+    """
+    bare, n_bare = [], 0
+    for i in ids:
+        stem, suffix = os.path.splitext(i)
+        if i not in pictures and stem in pictures and suffix.lower() in (*PICTURE_SUFFIXES, ".xml"):
+            i, n_bare = stem, n_bare + 1
+        bare.append(i)
+    if len(set(bare)) < len(bare):
+        twice = sorted({i for i in bare if bare.count(i) > 1})
+        raise DatasetError(f"ids that differ by their suffix alone:\n{enumerate_problems(twice)}")
+    return tuple(bare), n_bare

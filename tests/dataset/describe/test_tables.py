@@ -1,0 +1,212 @@
+"""Tables as tools and spreadsheets write them: what a field means is told, or asked about."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from support.own_pictures import draw, write
+
+from pipeline.dataset.describe.table import TableOptions, describe_table
+from pipeline.dataset.fetch import check
+from pipeline.dataset.listing import id_of
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.read import read_split, state_of_split
+from pipeline.io.errors import DatasetError, SettingsError
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    draw(tmp_path / "own", *(f"{k}.jpg" for k in range(8)))
+    return tmp_path / "own"
+
+
+def describe(root: Path, *lines: str, folder: Path | None = None, **options: str) -> tuple[object, list[str]]:
+    said: list[str] = []
+    table = write(root, "t.csv", "\n".join(lines) + "\n")
+    describe_table(table, folder, "own", root.parent / "m", TableOptions(overwrite=True, **options), said.append)
+    return load_manifest("own", root.parent / "m"), said
+
+
+def labels_of(manifest: object) -> dict[str, set[str]]:
+    """Classes of each picture, over all splits."""
+    of = {}
+    for split in manifest.splits:
+        content = read_split(manifest, split)
+        for i, row in zip(content.ids, content.labels, strict=True):
+            of[i] = {name for name, value in zip(manifest.classes, row, strict=True) if value == 1}
+    return of
+
+
+SEVERAL = {
+    "|": ("cat|pet", "dog|pet"),
+    ";": ("cat;pet", "dog; pet"),
+    "list": ("\"['cat', 'pet']\"", '"[""dog"", ""pet""]"'),
+    ",": ('"cat,pet"', '"dog, pet"'),
+    "+": ("cat+pet", "dog + pet"),
+}
+
+
+@pytest.mark.parametrize("separator", SEVERAL)
+def test_several_labels_in_a_field_are_asked_about(root, separator):
+    one, other = SEVERAL[separator]
+    lines = ["picture,label", *(f"{k}.jpg,{(one, other)[k % 2]}" for k in range(8))]
+
+    with pytest.raises(DatasetError, match=r"several labels, or one\?[\s\S]*--label-separator none"):
+        describe(root, *lines)
+    manifest, _ = describe(root, *lines, label_separator=separator)
+
+    assert manifest.classes == ("cat", "dog", "pet") and manifest.label_separator == separator
+    assert labels_of(manifest) == {str(k): {("cat", "dog")[k % 2], "pet"} for k in range(8)}
+    assert not any(set("|;+[") & set(name) for name in manifest.classes)
+
+
+def test_one_label_whatever_it_holds(root):
+    manifest, _ = describe(
+        root, "picture,label", *(f"{k}.jpg,{('a|b', 'c')[k % 2]}" for k in range(8)), label_separator="none"
+    )
+    assert manifest.classes == ("a|b", "c") and manifest.label_separator is None
+    assert labels_of(manifest)["0"] == {"a|b"}
+
+
+def test_a_comma_in_a_name_is_no_separator(root):
+    manifest, _ = describe(root, "picture,label", *(f'{k}.jpg,"{("tulip, red", "rose")[k % 2]}"' for k in range(8)))
+    assert manifest.classes == ("rose", "tulip, red")
+
+
+def test_equal_rows_count_once_and_are_said(root):
+    lines = ["picture,label", *(f"{k}.jpg,{'ab'[k % 2]}" for k in range(8)), "0.jpg,a", "./1.jpg,b"]
+
+    manifest, said = describe(root, *lines)
+
+    assert sorted(labels_of(manifest)) == [str(k) for k in range(8)]
+    assert any("2 rows repeat another" in line and "line 10 repeats line 2: 0.jpg" in line for line in said)
+
+
+def test_a_row_per_label_is_several_labels(root):
+    lines = ["picture,label", *(f"{k}.jpg,{'ab'[k % 2]}" for k in range(8)), "0.jpg,b", "0.jpg,c"]
+
+    manifest, said = describe(root, *lines)
+
+    assert labels_of(manifest)["0"] == {"a", "b", "c"} and labels_of(manifest)["1"] == {"b"}
+    assert any("1 pictures have several rows with different labels" in line for line in said)
+    assert check(manifest).ok
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("picture,a", "0.jpg,1", "1.jpg,0", "0.jpg,0"), "line 4: 0.jpg: other values than on line 2"),
+        (
+            ("picture,label,split", "0.jpg,a,train", "1.jpg,b,val", "0.jpg,a,val"),
+            "line 4: 0.jpg: split 'val', on line 2 'train'",
+        ),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(root, lines, message):
+    with pytest.raises(DatasetError, match=message):
+        describe(root, *lines)
+
+
+UNCERTAIN = ("picture,edema", *(f"{k}.jpg,{('1.0', '0.0', '-1.0', '')[k % 4]}" for k in range(8)))
+
+
+@pytest.mark.parametrize(
+    ("options", "meaning"),
+    [
+        ({"minus_one": "unknown"}, {"1.0": 1, "0.0": -1, "-1.0": 0, "": 0}),
+        ({"zero": "absent", "minus_one": "unknown"}, {"1.0": 1, "0.0": -1, "-1.0": 0, "": 0}),
+        ({"zero": "unknown", "minus_one": "absent"}, {"1.0": 1, "0.0": 0, "-1.0": -1, "": 0}),
+        ({"zero": "absent", "minus_one": "absent"}, {"1.0": 1, "0.0": -1, "-1.0": -1, "": 0}),
+    ],
+)
+def test_what_minus_one_and_zero_mean_is_asked(root, options, meaning):
+    with pytest.raises(DatasetError, match="uncertain as in CheXpert"):
+        describe(root, *UNCERTAIN)
+    manifest, _ = describe(root, *UNCERTAIN, **options)
+
+    found = {}
+    for split in ("train", "val"):
+        content = read_split(manifest, split)
+        found |= {i: int(row[0]) for i, row in zip(content.ids, content.labels, strict=True)}
+    assert found == {str(k): meaning[("1.0", "0.0", "-1.0", "")[k % 4]] for k in range(8)}
+
+
+def test_minus_one_and_one_alone_are_absent_and_present(root):
+    manifest, said = describe(root, "picture,a,b", *(f"{k}.jpg,{1 - 2 * (k % 2)},1" for k in range(8)))
+    assert labels_of(manifest)["1"] == {"b"} and any("-1: absent" in line for line in said)
+
+
+def test_what_minus_one_means_is_part_of_the_digest(root):
+    manifest, _ = describe(root, *UNCERTAIN, minus_one="unknown")
+    other = manifest.model_copy(update={"minus_one": "absent"})
+    assert read_split(other, "train").annotation_digest != read_split(manifest, "train").annotation_digest
+    assert state_of_split(other, "train") != state_of_split(manifest, "train")
+
+
+def test_the_first_line_of_excel_is_passed_over(root):
+    manifest, _ = describe(root, "sep=;", "picture;label", *(f"{k}.jpg;{'ab'[k % 2]}" for k in range(8)))
+    assert manifest.classes == ("a", "b")
+    with pytest.raises(DatasetError, match=r"line 4: .*x.jpg.*: expected a path below"):
+        describe(root, "sep=;", "picture;label", "0.jpg;a", "../x.jpg;b")
+
+
+@pytest.mark.parametrize("header", ["file_name", "filename", "image", "path", "Picture", "image_path"])
+def test_a_column_like_picture_is_named(root, header):
+    with pytest.raises(DatasetError, match=f"no column 'picture'.*rename '{header}' to 'picture'"):
+        describe(root, f"{header},label", "0.jpg,a", "1.jpg,b")
+
+
+def test_a_column_like_label_is_named(root):
+    with pytest.raises(DatasetError, match="such as 'class' under this name"):
+        describe(root, "picture,class", "0.jpg,a", "1.jpg,b")
+
+
+def test_pictures_alone_are_told_what_is_missing(root):
+    with pytest.raises(DatasetError, match="no column 'label'.*does not extract"):
+        describe(root, "picture", "0.jpg", "1.jpg")
+
+
+def test_absolute_paths_through_a_link(root, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+    lines = ("picture,label", *(f"{tmp_path}/link/{k}.jpg,{'ab'[k % 2]}" for k in range(8)))
+
+    manifest, _ = describe(root, *lines, folder=tmp_path / "link")
+
+    assert sorted(labels_of(manifest)) == [str(k) for k in range(8)] and check(manifest).ok
+    with pytest.raises(DatasetError, match="expected a path below"):
+        describe(root, "picture,label", f"{tmp_path}/elsewhere/0.jpg,a", "1.jpg,b")
+
+
+@pytest.mark.parametrize(("table", "files"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_names_match_in_both_unicode_forms(tmp_path, table, files):
+    root, names = tmp_path / "own", [f"caf\u00e9/\u00fc{k}.jpg" for k in range(6)]
+    draw(root, *(unicodedata.normalize(files, name) for name in names))
+
+    manifest, _ = describe(
+        root, "picture,label", *(f"{unicodedata.normalize(table, name)},{'ab'[k % 2]}" for k, name in enumerate(names))
+    )
+
+    assert set(labels_of(manifest)) == {f"caf\u00e9__\u00fc{k}" for k in range(6)}
+    assert all(path.is_file() for split in ("train", "val") for path in read_split(manifest, split).paths)
+
+
+def test_marks_keep_ids_apart():
+    assert len({id_of(f"{letter}/0.jpg") for letter in ("\u0b95\u0bbe", "\u0b95\u0bbf", "\u0b95")}) == 3
+
+
+def test_splits_by_other_names(root):
+    splits = ("training", "validation", "")
+    manifest, said = describe(
+        root, "picture,label,split", *(f"{k}.jpg,{'ab'[k // 3 % 2]},{splits[k % 3]}" for k in range(8))
+    )
+    assert (manifest.fit, manifest.eval) == ("training", "validation")
+    assert any("left out, 2 pictures without a split" in line for line in said)
+
+
+def test_keys_of_a_table_go_with_tables_alone(root):
+    describe(root, *UNCERTAIN, minus_one="unknown")
+    path = root.parent / "m" / "own.yaml"
+    text = path.read_text().replace("layout: table", "layout: folders").replace("table: t.csv\n", "")
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="minus_one"):
+        load_manifest("own", root.parent / "m")

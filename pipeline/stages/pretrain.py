@@ -115,6 +115,7 @@ def pretrain_on_patches(
         "dataset": dataset,
         "split": split,
         "labels_digest": table.labels_digest(run.settings.labels),
+        "per_class": {name: int(n) for name, n in zip(table.classes, counts, strict=True)},
     }
     held_out = cut("held out") if settings.held_out else None
     return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(run.settings.device), run.say)

@@ -26,6 +26,7 @@ from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -100,6 +101,7 @@ def make(run: RunContext) -> dict[str, Any]:
     JSON object with ``rows`` (one per head, label rule and k) and ``chosen``, the row with the highest held-out mAP
     """
     manifest, s = run.manifest, run.settings
+    check_heads(manifest, s, s.compare)
     set_threads(s.threads)
     fit, shown = (
         LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)

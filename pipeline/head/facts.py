@@ -65,8 +65,8 @@ class HeadFacts:
             shown, what, without_negative = counts["pictures_per_class"], "picture", counts.get("never_negative", ())
         else:
             shown, what, without_negative = counts.get("per_class", {}), "patch", counts.get("never_negative", ())
-        reasons = {name: f"no positive {what} of it to fit on" for name, n in shown.items() if not n}
-        return {**{name: f"no negative {what} to fit on" for name in without_negative}, **reasons}
+        reasons = {name: f"no positive {what}" for name, n in shown.items() if not n}
+        return {**dict.fromkeys(without_negative, f"no negative {what}"), **reasons}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object in files: all fields, and those of the kind among them."""

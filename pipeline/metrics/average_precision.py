@@ -87,7 +87,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
     Returns
     -------
     float
-        NaN where no sample is positive, or none is negative: the AP of every ranking would be 1.
+        NaN where no sample is positive; 1 whatever the scores where none is negative (`leave_out_certain`).
 
     Examples
     --------
@@ -105,7 +105,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     precision, recall = precision_recall(scores, labels)
-    if not {-1, 1} <= set(np.unique(labels).tolist()):
+    if not (np.asarray(labels) == 1).any():
         return float("nan")
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if metric == "voc07":
@@ -115,6 +115,21 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
         return float(np.mean([envelope[i] if i < len(envelope) else 0.0 for i in first]))
     steps = np.diff(recall, prepend=0.0)
     return float(np.sum(steps * envelope))
+
+
+def leave_out_certain(labels: np.ndarray) -> np.ndarray:
+    """Return labels that leave out the classes without a negative sample: their AP is 1 whatever the scores.
+
+    Parameters
+    ----------
+    labels : int ndarray of shape (n_pictures, n_classes), 1, -1, or 0
+
+    Examples
+    --------
+    >>> leave_out_certain(np.array([[1, 1], [1, -1]])).tolist()
+    [[0, 1], [0, -1]]
+    """
+    return np.where((labels == -1).any(0), labels, np.zeros_like(labels))
 
 
 def mean_average_precision(
@@ -129,7 +144,7 @@ def mean_average_precision(
 
     Returns
     -------
-    mean : float, NaN if no class has both a positive and a negative sample
+    mean : float, NaN if no class has a positive sample
     each : float64 ndarray of shape (n_classes,), NaN where undefined
     """
     pairs = zip(np.asarray(scores).T, np.asarray(labels).T, strict=True)

@@ -48,7 +48,7 @@ def resampled_average_precision(
 
     Returns
     -------
-    float64 ndarray of shape (n_resamples,), NaN where a resample has no positive or no negative picture
+    float64 ndarray of shape (n_resamples,), NaN where a resample has no positive picture
     """
     counted = np.flatnonzero(labels != 0)
     order, ends = rank_samples(np.asarray(scores, float)[counted])
@@ -65,7 +65,6 @@ def resampled_average_precision(
     precision = n_right / np.maximum(n_ranked, 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     total = n_right[-1]
-    has_both = (total > 0) & (total < ranked.sum(0))
     if metric == "voc12":
         sums = (np.diff(n_right, axis=0, prepend=0) * envelope).sum(0)
     else:
@@ -76,7 +75,7 @@ def resampled_average_precision(
             sums += np.take_along_axis(envelope, first[None], 0)[0]
         total = np.where(total > 0, 11, 0)
     with np.errstate(invalid="ignore"):
-        return np.where(has_both, sums / total, np.nan)
+        return np.where(total > 0, sums / total, np.nan)
 
 
 def bootstrap_map(
@@ -96,8 +95,8 @@ def bootstrap_map(
 
     Returns
     -------
-    float64 ndarray of shape (n_resamples,); the mean over the classes with a positive and a negative picture
-    in the resample, NaN if there is none
+    float64 ndarray of shape (n_resamples,); the mean over the classes with a positive picture in the
+    resample, NaN if there is none
 
     Raises
     ------

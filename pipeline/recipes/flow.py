@@ -161,7 +161,7 @@ class Flow:
 
     def sweep_inputs(self, wildcards: Wildcards) -> list[Path]:
         manifest = self._manifest(wildcards.dataset)
-        check_heads(manifest, self.run.settings, self.run.settings.compare)
+        check_heads(manifest, self.run.settings, self.run.settings.compare, "compare")
         return [
             path(wildcards.dataset, split)
             for path in (self.run.table_path, self.run.receipt_path)

@@ -228,9 +228,9 @@ class Evaluation:
 
     @property
     def _labels(self) -> np.ndarray:
-        """Labels of the pictures, 0 (left out) for classes that are not scored or were never learnt."""
-        never_learnt = self.scores.facts.head.never_learnt
-        return np.where([c not in never_learnt for c in self.table.classes], self.table.scored_labels, np.int8(0))
+        """Labels of the pictures, 0 (left out) for classes that are not scored or have no AP."""
+        reasons = self._why_undefined()
+        return np.where([c not in reasons for c in self.table.classes], self.table.scored_labels, np.int8(0))
 
     def _mean_average_precision(self, aggregation: Aggregation) -> tuple[float, np.ndarray]:
         return mean_average_precision(self.scores.by(aggregation), self._labels, self.manifest.metric)
@@ -248,7 +248,7 @@ class Evaluation:
             elif not (of_class == -1).any():
                 reasons[name] = "no negative picture, AP would be 100 % whatever the scores"
             elif name in head.never_learnt:
-                reasons[name] = f"never learnt, {head.split} has {head.never_learnt[name]}"
+                reasons[name] = f"never learnt, {head.split} has {head.never_learnt[name]} to fit on"
         return reasons
 
     def _notes_on_constants(self, by_class: Mapping[str, float]) -> list[str]:
@@ -308,10 +308,12 @@ class Evaluation:
         if peak_xy is None or annotations is None:
             return None
         of_pictures = [annotations[i] for i in table.ids]
-        each = point_at(peak_xy, self._labels, of_pictures)
+        never_learnt = self.scores.facts.head.never_learnt
+        labels = np.where([c not in never_learnt for c in table.classes], table.scored_labels, np.int8(0))
+        each = point_at(peak_xy, labels, of_pictures)
         # The score of always pointing at the middle, where objects often are.
         middle = np.broadcast_to(table.size_wh[:, None] / 2, peak_xy.shape)
-        by_middle = point_at(middle, self._labels, of_pictures)
+        by_middle = point_at(middle, labels, of_pictures)
         counted = ~np.isnan(each)
         by_class = zip(table.classes, each, strict=True)
         return {

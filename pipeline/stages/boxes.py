@@ -27,8 +27,12 @@ def refuse_without_boxes(manifest: Manifest, who: str, instead: str) -> None:
         )
 
 
-def check_heads(manifest: Manifest, settings: RunSettings, heads: Iterable[str]) -> None:
+def check_heads(manifest: Manifest, settings: RunSettings, heads: Iterable[str], setting: str = "") -> None:
     """Refuse heads that cannot be fitted on a dataset.
+
+    Parameters
+    ----------
+    setting : that names the heads, for the message; empty where an option does
 
     Raises
     ------
@@ -37,11 +41,10 @@ def check_heads(manifest: Manifest, settings: RunSettings, heads: Iterable[str])
     SettingsError
         A head that is not known.
     """
+    able = ", ".join(heads_without_boxes(settings)) + (f" (setting {setting})" if setting else "")
     for name in heads:
         if settings.head_settings(name).needs_boxes:
-            refuse_without_boxes(
-                manifest, f"head {name!r}", f"heads that work: {', '.join(heads_without_boxes(settings))}"
-            )
+            refuse_without_boxes(manifest, f"head {name!r}", f"heads that work: {able}")
     check_trunk(manifest, settings)
 
 

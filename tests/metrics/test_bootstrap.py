@@ -65,7 +65,7 @@ def test_each_picture_once_is_average_precision(metric):
 @pytest.mark.parametrize(
     ("counts", "expect"),
     [
-        pytest.param([2, 0, 3], NAN, id="the negative is not drawn"),
+        pytest.param([2, 0, 3], 1.0, id="the negative is not drawn"),
         pytest.param([2, 2, 3], (2 * 1 + 3 * 5 / 7) / 5, id="copies share the precision of the last"),
         pytest.param([0, 2, 0], NAN, id="no positive is drawn"),
         pytest.param([0, 1, 1], 0.5, id="the first is not drawn"),

@@ -114,4 +114,4 @@ def load_scores(
         Not scored yet.
     """
     run = RunContext(open_workspace(config, **values), dataset)
-    return _load_scores(score.path(run, head or run.settings.head, split))
+    return _load_scores(score.path(run, head or run.head, split))

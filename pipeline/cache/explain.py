@@ -77,7 +77,7 @@ def _explain_store(run: RunContext, split: str) -> tuple[StageState, Identity]:
 
 def _explain_results(run: RunContext, split: str, rows_are_current: bool) -> list[StageState]:
     """Return the states of head, scores and result, as far as this split has a part in them."""
-    head, manifest = run.settings.head, run.manifest
+    head, manifest = run.head, run.manifest
     stages = []
     if split == manifest.fit:
         stages.append(("fit-head", fit_head.path(run, head), lambda: fit_head.why_due(run, head)))

@@ -73,7 +73,7 @@ def head_option(function: Command) -> Command:
         "--head",
         "heads",
         multiple=True,
-        help="Head by name (fca, fcb, fca2 or configured); may be given again.",
+        help="Head by name (fca, fcb, fca2, weak, svm, ... or configured); may be given again.",
         shell_complete=complete_head,
     )(function)
 

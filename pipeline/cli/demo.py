@@ -31,7 +31,7 @@ def command(**options: Any) -> None:
 
     ws = workspace_from(options)
     run = RunContext(ws, "demo", say, "pipeline demo")
-    manifest, head = run.manifest, ws.settings.head
+    manifest, head = run.manifest, run.head
 
     def step(line: str) -> None:
         say(click.style(f"$ pipeline {line}", bold=True))

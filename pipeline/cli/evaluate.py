@@ -43,7 +43,7 @@ def command(
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
     results = []
-    for head in heads or (run.settings.head,):
+    for head in heads or (run.head,):
         result = evaluate.make(run, head, split)
         if output is not None:
             write_json(output, result)

@@ -24,6 +24,6 @@ def command(dataset: str, heads: tuple[str, ...], **options: Any) -> None:
     from pipeline.stages import fit_head
     from pipeline.stages.context import RunContext
 
-    ws = workspace_from(options)
-    for path in fit_head.ensure(RunContext(ws, dataset, say), heads or (ws.settings.head,)).values():
+    run = RunContext(workspace_from(options), dataset, say)
+    for path in fit_head.ensure(run, heads or (run.head,)).values():
         click.echo(f"{path}")

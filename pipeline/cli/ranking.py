@@ -54,7 +54,7 @@ def command(
     from pipeline.views.ranking import draw_rankings
 
     run = RunContext(workspace_from(options), dataset, say)
-    paths = draw_rankings(run, split, head or run.settings.head, names_in(classes, "all"), top, out)
+    paths = draw_rankings(run, split, head or run.head, names_in(classes, "all"), top, out)
     if as_json:
         echo_json([path.as_posix() for path in paths])
         return

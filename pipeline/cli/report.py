@@ -31,5 +31,5 @@ def command(dataset: str, head: str | None, output: Path | None, **options: Any)
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
     path = output or run.ws.report_path(dataset)
-    write_report(run, head or run.settings.head, path)
+    write_report(run, head or run.head, path)
     click.echo(path)

@@ -24,6 +24,6 @@ def command(dataset: str, split: str | None, heads: tuple[str, ...], **options: 
     from pipeline.stages import score
     from pipeline.stages.context import RunContext
 
-    ws = workspace_from(options)
-    for path in score.make(RunContext(ws, dataset, say), heads or (ws.settings.head,), split).values():
+    run = RunContext(workspace_from(options), dataset, say)
+    for path in score.make(run, heads or (run.head,), split).values():
         click.echo(f"{path}")

@@ -49,9 +49,20 @@ def print_result(result: dict[str, Any]) -> None:
     pointing = result.get("pointing")
     if pointing:
         table.add_column("map points at it %", justify="right", footer=_percent(pointing["mean"]))
+    confusion, taken = result.get("confusion"), {}
+    if confusion:
+        table.add_column("taken for it %", justify="right", footer=_percent(result["balanced_accuracy"]))
+        taken = _recalls(confusion)
+    reasons = result.get("why_undefined", {})
+    if reasons:
+        table.add_column("why no AP")
     for name, value in result["AP"].items():
-        table.add_row(name, _percent(value), *([_percent(pointing["share"][name])] if pointing else []))
+        cells = [_percent(pointing["share"][name])] if pointing else []
+        cells += [_percent(taken[name])] if confusion else []
+        table.add_row(name, _percent(value), *cells, *([reasons.get(name, "")] if reasons else []))
     print_table(table)
+    if confusion:
+        _print_accuracy(result)
     if pointing:
         click.echo(
             f"maps: highest inside of a box of the class; the picture's middle would be: {_percent(pointing['middle'])}"
@@ -67,6 +78,42 @@ def print_result(result: dict[str, Any]) -> None:
         click.echo(f"{name + ':':8} {path}")
 
 
+def _recalls(confusion: dict[str, Any]) -> dict[str, float | None]:
+    """Share of the pictures of each class that are taken for it; None where there is no picture."""
+    shares = {}
+    for row, name in enumerate(confusion["classes"]):
+        total = sum(confusion["counts"][row]) + confusion["undecided"].get(name, 0)
+        shares[name] = confusion["counts"][row][row] / total if total else None
+    return shares
+
+
+def _print_accuracy(result: dict[str, Any]) -> None:
+    """Accuracy, and the pairs of classes that are taken for each other most often."""
+    confusion = result["confusion"]
+    click.echo(
+        f"accuracy {_percent(result['accuracy'])} %, balanced {_percent(result['balanced_accuracy'])} %: each picture "
+        "shows one class, and is taken for the class of its highest score"
+    )
+    pairs = worst_pairs(confusion, 5)
+    if pairs:
+        click.echo("most often wrong: " + ", ".join(f"{shown} taken for {got} {n:,}" for shown, got, n in pairs))
+    undecided = sum(confusion["undecided"].values())
+    if undecided:
+        click.echo(f"undecided, and so wrong: {undecided:,} pictures whose highest score is that of several classes")
+
+
+def worst_pairs(confusion: dict[str, Any], most: int) -> list[tuple[str, str, int]]:
+    """Class, answer and number of pictures, of the wrong answers that are most frequent."""
+    names = confusion["classes"]
+    pairs = [
+        (shown, got, n)
+        for shown, row in zip(names, confusion["counts"], strict=True)
+        for got, n in zip(names, row, strict=True)
+        if n and shown != got
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]
+
+
 def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
     from rich.table import Table
@@ -75,7 +122,9 @@ def print_comparison(joined: dict[str, Any]) -> None:
 
     click.echo(f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %")
     table = Table()
-    for column in ("recipe", "trunk", "layer", "k", "mAP", "std", "95 % interval", f"to {joined['reference']}", "s"):
+    has_accuracy = any("accuracy" in recipe for recipe in joined["recipes"])
+    measures = ("mAP", "std", "95 % interval", f"to {joined['reference']}", *(("accuracy",) if has_accuracy else ()))
+    for column in ("recipe", "trunk", "layer", "k", *measures, "s"):
         table.add_column(column, justify="left" if column in ("recipe", "trunk", "layer") else "right")
     for recipe in joined["recipes"]:
         table.add_row(
@@ -87,6 +136,7 @@ def print_comparison(joined: dict[str, Any]) -> None:
             _percent(recipe["std"]),
             _range(recipe["interval"]),
             "-" if recipe["name"] == joined["reference"] else _difference(recipe["difference"]),
+            *([_percent(recipe.get("accuracy"))] if has_accuracy else []),
             f"{sum(recipe['seconds'].values()):.1f}",
         )
     print_table(table)
@@ -94,12 +144,24 @@ def print_comparison(joined: dict[str, Any]) -> None:
         "interval: over pictures (bootstrap); difference: paired, over the same pictures; s: a seed's, store kept"
     )
     _print_aggregations(joined["recipes"])
+    _print_undefined(joined)
     for item in joined["left_out"]:
         click.echo(f"left out: {item['why']}")
     if joined["published"]:
         click.echo(f"published, {joined['published_note']}:")
         for row in joined["published"]:
             click.echo(f"  {row['name']}: {_percent(row['mAP'])}  ({row['source']})")
+
+
+def _print_undefined(joined: dict[str, Any]) -> None:
+    """Classes without an AP by each recipe, with the reason, and over which classes a difference is."""
+    for recipe in joined["recipes"]:
+        for name, reason in recipe.get("why_undefined", {}).items():
+            click.secho(f"NOTE: {recipe['name']}: no AP of {name}, left out of its mean: {reason}", fg="yellow")
+        classes = recipe["difference"].get("classes")
+        if classes is not None:
+            text = f"its difference is over the {len(classes)} classes that {joined['reference']} has an AP of, too"
+            click.secho(f"NOTE: {recipe['name']}: {text}", fg="yellow")
 
 
 def _print_aggregations(recipes: list[dict[str, Any]]) -> None:

@@ -52,6 +52,22 @@ class HeadFacts:
         """Counts of the patches of the fit; None for kinds that are not fitted on patches."""
         return self.of_kind.get("patches")
 
+    @property
+    def never_learnt(self) -> dict[str, str]:
+        """Classes about which the fit could learn nothing, each with the reason; their scores say nothing.
+
+        A fit learns a class from examples of it and of something else: pictures, or patches for heads on patches.
+        """
+        svm, counts = self.of_kind.get("svm"), self.patches or {}
+        if svm is not None:
+            shown, what, without_negative = svm["positive_pictures"], "picture", svm["never_both"]
+        elif "pictures_per_class" in counts:
+            shown, what, without_negative = counts["pictures_per_class"], "picture", counts.get("never_negative", ())
+        else:
+            shown, what, without_negative = counts.get("per_class", {}), "patch", counts.get("never_negative", ())
+        reasons = {name: f"no positive {what}" for name, n in shown.items() if not n}
+        return {**dict.fromkeys(without_negative, f"no negative {what}"), **reasons}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object in files: all fields, and those of the kind among them."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "of_kind"}

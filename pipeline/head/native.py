@@ -93,7 +93,8 @@ def fit(task: FitTask, settings: OwnSettings) -> Fitted:
                 f"trunk {trunk.card.name!r}: fc8.{name} has shape {shape}, expected {expected} of finite values"
             )
     network.fc8.load_state_dict(trunk.classifier)
-    return Fitted(network.eval(), [], {"patches": {}})
+    trained_on = trunk.card.trained.get("per_class")
+    return Fitted(network.eval(), [], {"patches": {} if trained_on is None else {"per_class": trained_on}})
 
 
 KIND: HeadKind[OwnSettings] = HeadKind.of_single(make_network, fit)

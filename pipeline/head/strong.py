@@ -121,12 +121,15 @@ def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPa
     targets = training.targets_at(row_index)
     several = settings.targets == "several"
     per_class = (targets == 1).sum(0) if several else np.bincount(targets, minlength=task.n_classes)[: task.n_classes]
-    facts = {
+    n_negative = (targets == -1).sum(0) if several else len(targets) - per_class
+    facts: dict[str, Any] = {
         "positive": n_positive,
         "background": len(row_index) - n_positive,
         "background_of": int((kind == BACKGROUND).sum()),
         "per_class": {c: int(n) for c, n in zip(table.classes, per_class, strict=True)},
     }
+    if not n_negative.all():
+        facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(n_negative == 0)]
     if several:
         facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
     return TrainingPatches(row_index, targets, logistic_loss if several else functional.cross_entropy, facts)

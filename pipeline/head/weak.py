@@ -7,6 +7,7 @@ convolutional neural networks": search over positions and scales, maximum per pi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,10 +140,12 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
         network.standardise_over(torch.from_numpy(rows) for _, rows in bags.in_order())
     epochs = _run_epochs(network, bags, task, settings, generator)
     counts = (labels == 1).sum(0)
-    facts = {
+    facts: dict[str, Any] = {
         "looked_at": bags.n_rows,
         "pictures_per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
     }
+    if not (labels == -1).any(0).all():
+        facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(~(labels == -1).any(0))]
     return Fitted(network, epochs, {"patches": facts, "precision": network.precision})
 
 

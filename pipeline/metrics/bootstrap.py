@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.metrics.average_precision import rank_samples
+
 # Resamples are processed in chunks: an array of one count per picture and resample has about this size.
 CHUNK = 4_000_000
 
@@ -32,12 +34,11 @@ def resample_counts(n_pictures: int, n_resamples: int, seed: int) -> np.ndarray:
 def resampled_average_precision(
     scores: np.ndarray, labels: np.ndarray, counts: np.ndarray, metric: Literal["voc07", "voc12"]
 ) -> np.ndarray:
-    """Compute the AP of one class on each resample, as `average_precision` on the pictures repeated in id order.
+    """Compute the AP of one class on each resample, as `average_precision` on the pictures repeated.
 
-    Copies of a picture have the same score and are adjacent; of tied pictures all copies of the first in id order come
-    first. Precision rises from copy to copy of a positive and falls from copy to copy of a negative. So the monotone
-    curve has one value over all copies of a positive, the value at the last copy. Hence counts in the order of the
-    scores are enough.
+    Copies of a picture have one score, and so have tied pictures: all of them are one threshold. Between thresholds
+    with a positive picture precision falls. Hence cumulated counts at these thresholds are enough, and no copy is
+    written out.
 
     Parameters
     ----------
@@ -50,23 +51,26 @@ def resampled_average_precision(
     float64 ndarray of shape (n_resamples,), NaN where a resample has no positive picture
     """
     counted = np.flatnonzero(labels != 0)
-    keys = np.where(np.isnan(scores), -np.inf, scores)[counted]
-    order = counted[np.argsort(-keys, kind="stable")]
+    order, ends = rank_samples(np.asarray(scores, float)[counted])
+    order = counted[order]
     positive = np.flatnonzero(labels[order] == 1)
     if not len(positive):
         return np.full(counts.shape[1], np.nan)
     ranked = counts[order]
-    copies = ranked[positive]
-    n_right, n_ranked = np.cumsum(copies, 0), np.cumsum(ranked, 0)[positive]
+    # The thresholds of the positives, and the last positive of each.
+    threshold = np.searchsorted(ends, positive)
+    last = np.append(np.flatnonzero(np.diff(threshold)), len(positive) - 1)
+    n_right = np.cumsum(ranked[positive], 0)[last]
+    n_ranked = np.cumsum(ranked, 0)[ends[threshold[last]]]
     precision = n_right / np.maximum(n_ranked, 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     total = n_right[-1]
     if metric == "voc12":
-        sums = (copies * envelope).sum(0)
+        sums = (np.diff(n_right, axis=0, prepend=0) * envelope).sum(0)
     else:
         sums = np.zeros(counts.shape[1])
         for tenth in range(11):
-            # The first positive at which recall is tenth / 10, in whole numbers; pictures not drawn are not reached.
+            # The first threshold at which recall is tenth / 10, in whole numbers; pictures not drawn are not reached.
             first = np.argmax(n_right * 10 >= np.maximum(tenth * total, 1), axis=0)
             sums += np.take_along_axis(envelope, first[None], 0)[0]
         total = np.where(total > 0, 11, 0)
@@ -126,7 +130,7 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
     """Compute the percentile interval: the values between which the middle `level` of the resamples lies.
 
     The AP of a resample is a little higher than the AP of the pictures themselves, as copies of a positive picture
-    follow each other; the fewer pictures, the higher. With `measured` the resamples are shifted to have it as their
+    enter together; the fewer pictures, the higher. With `measured` the resamples are shifted to have it as their
     mean.
 
     Parameters

@@ -96,7 +96,7 @@ class PatchTable:
         if not self.has_boxes:
             raise DatasetError(
                 f"{who} needs boxes, and dataset {self.dataset} has none, only labels of pictures; "
-                "use a head of kind weak or svm, or a recipe that has one (weak, svm, svm-whole)"
+                "use a head of kind weak or svm, such as the built-in --head svm or --head weak"
             )
 
     @property

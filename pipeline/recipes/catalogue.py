@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.dataset.manifest import Manifest
 from pipeline.head.settings import HEAD_KINDS, HEADS
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import explain_validation
 from pipeline.io.names import make_file_part
 from pipeline.io.yaml import read_mapping
+from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.settings import RecipeSettings, RunSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, names_layer
 
@@ -31,8 +33,9 @@ def builtin_recipes() -> dict[str, RecipeSettings]:
 
 def known_recipes(settings: RunSettings) -> dict[str, RecipeSettings]:
     """All recipes of a run, built-in ones first; configured ones replace those of the same name."""
-    heads = {name: RecipeSettings(head=head) for name, head in {**HEADS, **settings.heads}.items()}
-    return {**builtin_recipes(), **heads, **settings.recipes}
+    built_in = builtin_recipes()
+    heads = {name: head for name, head in HEADS.items() if name not in built_in} | settings.heads
+    return {**built_in, **{name: RecipeSettings(head=head) for name, head in heads.items()}, **settings.recipes}
 
 
 def find_recipe(settings: RunSettings, name: str) -> RecipeSettings:
@@ -65,7 +68,7 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
     trunk = recipe.trunk or settings.trunk
     if recipe.layer in LAYERS and names_layer(trunk):
         raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
-    values = settings.model_dump(mode="json")
+    values = settings.to_file()
     if trunk != settings.trunk:
         values.update(weights=None, layer=DEFAULT_LAYER, layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
@@ -108,9 +111,23 @@ def parts_of(settings: RunSettings, name: str) -> tuple[str, ...]:
 def needs_boxes(settings: RunSettings, name: str) -> bool:
     """Whether a recipe, or one that it joins, learns from patches whose labels follow from boxes."""
     runs = ((apply_recipe(settings, member, settings.seeds[0]), member) for member in members_of(settings, name))
-    return any(
-        run.trunk == "no-pretrain" or run.head_settings(member).kind in ("strong", "adapted") for run, member in runs
-    )
+    return any(run.trunk == "no-pretrain" or run.head_settings(member).needs_boxes for run, member in runs)
+
+
+def check_recipe(settings: RunSettings, name: str, manifest: Manifest) -> None:
+    """Refuse a recipe that needs boxes on a dataset without boxes, before any work.
+
+    Raises
+    ------
+    DatasetError
+        The message names the recipes that work.
+    """
+    if not manifest.has_boxes and needs_boxes(settings, name):
+        refuse_without_boxes(manifest, f"recipe {name!r}", f"recipes that work: {_able_without_boxes(settings)}")
+
+
+def _able_without_boxes(settings: RunSettings) -> str:
+    return ", ".join(compared_recipes(settings.model_copy(update={"comparison": ()}), has_boxes=False)[0])
 
 
 def compared_recipes(settings: RunSettings, has_boxes: bool = True) -> tuple[list[str], dict[str, str]]:
@@ -131,7 +148,10 @@ def compared_recipes(settings: RunSettings, has_boxes: bool = True) -> tuple[lis
             for member in members_of(settings, name):
                 apply_recipe(settings, member, settings.seeds[0])
             if not has_boxes and needs_boxes(settings, name):
-                raise SettingsError(f"recipe {name!r} needs boxes, and the dataset has none, only labels of pictures")
+                raise SettingsError(
+                    f"recipe {name!r} needs boxes, and the dataset has none, only labels of pictures"
+                    + (f"; recipes that work: {_able_without_boxes(settings)}" if settings.comparison else "")
+                )
         except SettingsError as error:
             if settings.comparison:
                 raise

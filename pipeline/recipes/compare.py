@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
 from pipeline.recipes import recipe
 from pipeline.recipes.catalogue import compared_recipes, heads_run
+from pipeline.recipes.outcome import Outcome
 from pipeline.recipes.paths import recipe_digest
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
@@ -63,7 +67,7 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     """Run the recipes whose outcome is not current, and compare all with each other and with published rows.
 
     Each row carries its spread over seeds, a bootstrap interval over pictures, and a paired difference to the
-    reference, from the same resampled pictures.
+    reference, from the same resampled pictures. A difference is over the classes that both have an AP of.
 
     Raises
     ------
@@ -75,21 +79,27 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     for why in left_out.values():
         run.say(f"left out: {why}")
     outcomes = {name: recipe.current_outcome(run, name) for name in names}
-    labels = current_table(run, manifest.eval).scored_labels
-    resampled = {
-        name: bootstrap_map(recipe.scores_of_outcome(run, outcome), labels, manifest.metric)
-        for name, outcome in outcomes.items()
-    }
+    table = current_table(run, manifest.eval)
+    scores = {name: recipe.scores_of_outcome(run, outcome) for name, outcome in outcomes.items()}
+
+    @cache
+    def resample(name: str, classes: frozenset[str]) -> np.ndarray:
+        labels = np.where([c in classes for c in table.classes], table.scored_labels, np.int8(0))
+        return bootstrap_map(scores[name], labels, manifest.metric)
+
     reference = run.settings.reference if run.settings.reference in outcomes else names[0]
     rows = []
     for name, outcome in outcomes.items():
         row = {key: value for key, value in outcome.items() if key not in OF_ONE}
-        low, high = interval(resampled[name], measured=outcome["mAP"])
+        own, of_both = _defined(outcome), _defined(outcome) & _defined(outcomes[reference])
+        low, high = interval(resample(name, own), measured=outcome["mAP"])
         row["interval"] = {"low": number(low), "high": number(high)}
-        both = (outcome["mAP"], outcomes[reference]["mAP"])
-        measured = None if None in both else both[0] - both[1]
-        pair = paired_difference(resampled[name], resampled[reference], measured=measured)
+        mine, theirs = _mean_over(outcome, of_both), _mean_over(outcomes[reference], of_both)
+        measured = None if mine is None or theirs is None else mine - theirs
+        pair = paired_difference(resample(name, of_both), resample(reference, of_both), measured=measured)
         row["difference"] = {"to": reference, **{key: v if v is None else number(v) for key, v in pair.items()}}
+        if len(of_both) < max(len(own), len(_defined(outcomes[reference]))):
+            row["difference"]["classes"] = [c for c in table.classes if c in of_both]
         rows.append(row)
     joined = {
         **{key: outcomes[names[0]][key] for key in SHARED},
@@ -105,3 +115,15 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     write_json(file, joined)
     run.say(f"{file}: {len(rows)} recipes side by side")
     return joined
+
+
+def _defined(outcome: Outcome) -> frozenset[str]:
+    """Return the classes that a recipe has an AP of."""
+    return frozenset(name for name, ap in outcome["AP"].items() if ap is not None)
+
+
+def _mean_over(outcome: Outcome, classes: frozenset[str]) -> float | None:
+    """Return a recipe's mAP over some of its classes; the mAP of its file where these are all."""
+    if classes == _defined(outcome):
+        return outcome["mAP"]
+    return float(np.mean([outcome["AP"][name] for name in sorted(classes)])) if classes else None

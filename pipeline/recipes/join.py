@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,20 @@ from pipeline.scoring.scores import ScoreFacts, SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
 
 
+def undefined_in_all(members: Sequence[Outcome]) -> dict[str, str]:
+    """Return the classes without an AP by any member, with the reason of the first: a join has none either."""
+    first, *others = (member.get("why_undefined", {}) for member in members)
+    return {name: why for name, why in first.items() if all(name in other for other in others)}
+
+
 def join_seed(
-    scores: Sequence[np.ndarray], stack: Stack | None, table: PatchTable, metric: Any, path: Path, facts: ScoreFacts
+    scores: Sequence[np.ndarray],
+    stack: Stack | None,
+    table: PatchTable,
+    metric: Any,
+    path: Path,
+    facts: ScoreFacts,
+    undefined: Collection[str] = (),
 ) -> dict[str, Any]:
     """Join the scores of all members with one seed, write them, and measure them.
 
@@ -28,13 +40,15 @@ def join_seed(
     scores : of each member, float ndarrays (n_pictures, n_classes)
     stack : fitted on held-out scores; None for the mean rank
     facts : of the file of joined scores
+    undefined : classes that get no AP
 
     Returns
     -------
     JSON object: ``mAP``, ``AP`` by class, ``scores`` (the file)
     """
     joined = stack.apply(list(scores)) if stack is not None else mean_rank(list(scores))
-    mean, each = mean_average_precision(joined, table.scored_labels, metric)
+    labels = np.where([c not in undefined for c in table.classes], table.scored_labels, np.int8(0))
+    mean, each = mean_average_precision(joined, labels, metric)
     save_scores(SplitScores(joined[None], (JOINED,), table.ids, table.classes, facts), path)
     by_class = {c: number(ap) for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
     return {"mAP": number(mean), "AP": by_class, "scores": path.as_posix()}
@@ -47,7 +61,7 @@ def facts_of_member(outcome: Outcome, index: int) -> ScoreFacts:
 
 def describe_members(members: Sequence[Outcome], seconds: dict[str, float]) -> dict[str, Any]:
     """Return the fields of a join's outcome that follow from its members' outcomes, in their order in the file."""
-    first = members[0]
+    first, undefined = members[0], undefined_in_all(members)
     return {
         "trunk": " + ".join(dict.fromkeys(member["trunk"] for member in members)),
         "layer": " + ".join(dict.fromkeys(member["layer"] for member in members)),
@@ -59,4 +73,5 @@ def describe_members(members: Sequence[Outcome], seconds: dict[str, float]) -> d
         "pictures": first["pictures"],
         "official": all(member["official"] for member in members),
         "notes": first["notes"],
+        **({"why_undefined": undefined} if undefined else {}),
     }

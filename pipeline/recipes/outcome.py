@@ -25,6 +25,12 @@ def mean_each(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None
     }
 
 
+def mean_accuracy(results: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the mean accuracies of runs that have them; no entries where a picture shows several classes."""
+    names = [name for name in ("accuracy", "balanced_accuracy") if all(name in result for result in results)]
+    return {name: number(float(np.mean([result[name] for result in results]))) for name in names}
+
+
 def read_outcome(path: Path) -> Outcome:
     """Read the outcome of a recipe.
 

@@ -21,9 +21,9 @@ from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.metrics.bootstrap import spread
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.recipes.catalogue import find_recipe, members_of
-from pipeline.recipes.join import describe_members, facts_of_member, join_seed
-from pipeline.recipes.outcome import Outcome, mean_each, read_outcome
+from pipeline.recipes.catalogue import check_recipe, find_recipe, members_of
+from pipeline.recipes.join import describe_members, facts_of_member, join_seed, undefined_in_all
+from pipeline.recipes.outcome import Outcome, mean_accuracy, mean_each, read_outcome
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.ensemble import fit_stack, mean_rank
@@ -69,6 +69,7 @@ def make(run: RunContext, name: str) -> Outcome:
     """
     members_of(run.settings, name)  # refuses circles before anything runs
     recipe, manifest = find_recipe(run.settings, name), run.manifest
+    check_recipe(run.settings, name, manifest)
     if not current_table(run, manifest.eval).labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a recipe cannot be measured on it")
     about = _run_join(run, name, recipe) if recipe.join else _run_head(run, name, recipe)
@@ -96,6 +97,7 @@ def make(run: RunContext, name: str) -> Outcome:
 
 def current_outcome(run: RunContext, name: str) -> Outcome:
     """Return a recipe's outcome; the recipe is run unless its outcome is current."""
+    check_recipe(run.settings, name, run.manifest)
     file, reason = path(run, name), why_due(run, name)
     if reason is None:
         return read_outcome(file)
@@ -170,6 +172,8 @@ def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
         "pictures": first["pictures"],
         "official": first["official"],
         "notes": first["notes"],
+        **({"why_undefined": first["why_undefined"]} if "why_undefined" in first else {}),
+        **mean_accuracy(results),
         "runs": [
             {"seed": r["seed"], "mAP": r["mAP"], "AP": r["AP"], **{k: r["paths"][k] for k in ("scores", "result")}}
             for r in results
@@ -241,13 +245,13 @@ def _run_join(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
         held_out = [_held_out_scores(run, member) for member in recipe.join]
         stack = fit_stack(held_out, _held_out_labels(run)[0], metric)
         facts["stack"] = stack.facts
-    runs = []
+    undefined, runs = undefined_in_all(members), []
     for index, seed in enumerate(run.settings.seeds):
         file = f"{run.dataset}-{run.manifest.eval}-{name}-{recipe_digest(run.ws, name)}-{seed}.h5"
         first = facts_of_member(members[0], index)
         about = replace(first, joined={**first.joined, "recipe": name, **facts})
         of_seed = [of_member[index] for of_member in scores]
-        joined = join_seed(of_seed, stack, table, metric, run.ws.results / "scores" / file, about)
+        joined = join_seed(of_seed, stack, table, metric, run.ws.results / "scores" / file, about, undefined)
         runs.append({"seed": seed, **joined})
     seconds = {"join": round(time.perf_counter() - started, 2)}
     return {"head": None, **facts, **describe_members(members, seconds), "runs": runs}

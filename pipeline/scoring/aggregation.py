@@ -6,9 +6,9 @@ their follow-up on weak supervision. The mean of the best patches and log-mean-e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -166,6 +166,38 @@ def select_applicable(score_kind: ScoreKind, aggregations: Iterable[Aggregation]
     if POOLED.applies_to(score_kind):
         return (POOLED,)
     return tuple(aggregation for aggregation in aggregations if aggregation.applies_to(score_kind))
+
+
+def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
+    """Return the aggregation by which a head was fitted: pooled vectors, or its best patches; None for other kinds.
+
+    Parameters
+    ----------
+    head : JSON object, settings of a head of any kind
+
+    Examples
+    --------
+    >>> str(natural_aggregation({"kind": "weak", "top": 20})), str(natural_aggregation({"kind": "svm"}))
+    ('top:20', 'pooled')
+    """
+    if head["kind"] == "svm":
+        return POOLED
+    if head["kind"] == "weak":
+        return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))
+    return None
+
+
+def reported_aggregation(head: Mapping[str, Any], configured: Aggregation) -> Aggregation:
+    """Return the configured aggregation where it applies to a head's scores, and the natural one of the head elsewhere.
+
+    >>> weak = {"kind": "weak", "top": 1}
+    >>> [str(reported_aggregation(weak, Aggregation.parse(k))) for k in (5, "lme:8")]
+    ['max', 'lme:8']
+    """
+    natural = natural_aggregation(head)
+    if natural is None or (natural != POOLED and configured.kind not in ("power", "pooled")):
+        return configured
+    return natural
 
 
 def _mean_of_highest(values: np.ndarray, n_highest: int) -> np.ndarray:

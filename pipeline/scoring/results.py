@@ -18,6 +18,7 @@ from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_action import split_sample_id
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import StoreError
+from pipeline.metrics.accuracy import measure_confusion, shows_one_class
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
@@ -29,6 +30,12 @@ POINTING = (
     "of the pictures that show a class, the share whose map of it is highest inside of a box of it (pointing game); "
     "the mean is over classes; middle: the same for the middle of each picture in place of the map"
 )
+ACCURACY = (
+    "each picture shows one class, and is taken for the class of its highest score; undecided: its highest score is "
+    "that of several classes, or it has none, which counts as wrong; a class that was never learnt is no answer"
+)
+OPTIONAL = ("devkit_files", "paths", "why_undefined", "accuracy", "balanced_accuracy", "confusion")
+"""Entries of a result that are written only where they are set."""
 LIBRARIES = ("torch", "torchvision", "numpy", "zarr", "h5py", "pillow")
 
 
@@ -86,13 +93,17 @@ class Result:
     versions : of the project, Python and libraries
     command : that wrote the result
     mAP, AP : None where not defined
-    undefined : classes without a positive picture
+    undefined : classes without an AP, left out of the mean
     k_sweep : mAP by aggregation
     pointing : JSON object, how well maps localise; None where not measured
     official : whether the splits are the official ones
-    notes : sentences on pictures and classes that are left out
+    notes : sentences on pictures and classes that are left out, and on scores that say nothing
     devkit_files : paths of files for the evaluation server, of a split without labels
     paths : of the files that the result was computed from
+    why_undefined : why each class of `undefined` has no AP
+    accuracy, balanced_accuracy : of the class with the highest score, where every picture shows one class
+    confusion : JSON object: ``definition``, ``classes``, ``counts`` by class (row) and answer (column), and pictures
+        without an answer, ``undecided``, by class
     """
 
     dataset: str
@@ -122,12 +133,16 @@ class Result:
     notes: list[str]
     devkit_files: list[str] | None = None
     paths: dict[str, str] | None = None
+    why_undefined: dict[str, str] | None = None
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    confusion: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object; optional entries only where they are set."""
         entries = {item.name: getattr(self, item.name) for item in fields(self)}
         entries["k"] = self.k.to_json()
-        return {n: value for n, value in entries.items() if value is not None or n not in ("devkit_files", "paths")}
+        return {n: value for n, value in entries.items() if value is not None or n not in OPTIONAL}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Result:
@@ -181,21 +196,21 @@ class Evaluation:
         table = self.table
         mean, each = self._mean_average_precision(self.k)
         by_class = {c: ap for c, ap in zip(table.classes, each, strict=True) if c not in table.unscored}
-        undefined = [c for c, ap in by_class.items() if math.isnan(ap)]
+        reasons = self._why_undefined()
         official = self._is_official()
         notes = [self._subset_note()] if self.manifest.official and not official else []
-        notes += self._skipped_notes()
-        if undefined:
-            notes.append(f"no positive picture, left out of the mean: {', '.join(undefined)}")
+        notes += [*self._skipped_notes(), *_notes_on_undefined(reasons), *self._notes_on_constants(by_class)]
         return Result(
             **self._origin(),
             mAP=number(mean),
             AP={c: number(ap) for c, ap in by_class.items()},
-            undefined=undefined,
+            undefined=list(reasons),
             k_sweep={str(a): number(self._mean_average_precision(a)[0]) for a in self.scores.aggregations},
             pointing=self._pointing(annotations),
             official=official,
             notes=notes,
+            why_undefined=reasons or None,
+            **self._accuracy(),
         )
 
     def unlabelled(self) -> Result:
@@ -211,8 +226,61 @@ class Evaluation:
             notes=self._skipped_notes(),
         )
 
+    @property
+    def _labels(self) -> np.ndarray:
+        """Labels of the pictures, 0 (left out) for classes that are not scored or have no AP."""
+        reasons = self._why_undefined()
+        return np.where([c not in reasons for c in self.table.classes], self.table.scored_labels, np.int8(0))
+
     def _mean_average_precision(self, aggregation: Aggregation) -> tuple[float, np.ndarray]:
-        return mean_average_precision(self.scores.by(aggregation), self.table.scored_labels, self.manifest.metric)
+        return mean_average_precision(self.scores.by(aggregation), self._labels, self.manifest.metric)
+
+    def _why_undefined(self) -> dict[str, str]:
+        """Return the scored classes without an AP, each with the reason."""
+        table, head = self.table, self.scores.facts.head
+        reasons = {}
+        for column, name in enumerate(table.classes):
+            of_class = table.picture_labels[:, column]
+            if name in table.unscored:
+                continue
+            if not (of_class == 1).any():
+                reasons[name] = "no positive picture"
+            elif not (of_class == -1).any():
+                reasons[name] = "no negative picture, AP would be 100 % whatever the scores"
+            elif name in head.never_learnt:
+                reasons[name] = f"never learnt, {head.split} has {head.never_learnt[name]} to fit on"
+        return reasons
+
+    def _notes_on_constants(self, by_class: Mapping[str, float]) -> list[str]:
+        """Return a note on the classes with an AP for which every picture has the same score."""
+        table, values = self.table, self.scores.by(self.k)
+        constant = [
+            name
+            for column, name in enumerate(table.classes)
+            if not math.isnan(by_class.get(name, math.nan))
+            and len(np.unique(values[table.picture_labels[:, column] != 0, column])) == 1
+        ]
+        return [f"one score for all pictures, so that AP is chance: {', '.join(constant)}"] if constant else []
+
+    def _accuracy(self) -> dict[str, Any]:
+        """Measure accuracy where every picture shows one of the scored classes; no entries elsewhere."""
+        table, never_learnt = self.table, self.scores.facts.head.never_learnt
+        columns = [column for column, name in enumerate(table.classes) if name not in table.unscored]
+        labels, classes = table.picture_labels[:, columns], [table.classes[c] for c in columns]
+        if not shows_one_class(labels):
+            return {}
+        answers = np.array([name not in never_learnt for name in classes])
+        found = measure_confusion(self.scores.by(self.k)[:, columns], labels, answers)
+        return {
+            "accuracy": number(found.accuracy),
+            "balanced_accuracy": number(found.balanced_accuracy),
+            "confusion": {
+                "definition": ACCURACY,
+                "classes": classes,
+                "counts": found.counts.tolist(),
+                "undecided": {c: int(n) for c, n in zip(classes, found.undecided, strict=True) if n},
+            },
+        }
 
     def _is_official(self) -> bool:
         head, table = self.scores.facts.head, self.table
@@ -240,10 +308,12 @@ class Evaluation:
         if peak_xy is None or annotations is None:
             return None
         of_pictures = [annotations[i] for i in table.ids]
-        each = point_at(peak_xy, table.scored_labels, of_pictures)
+        never_learnt = self.scores.facts.head.never_learnt
+        labels = np.where([c not in never_learnt for c in table.classes], table.scored_labels, np.int8(0))
+        each = point_at(peak_xy, labels, of_pictures)
         # The score of always pointing at the middle, where objects often are.
         middle = np.broadcast_to(table.size_wh[:, None] / 2, peak_xy.shape)
-        by_middle = point_at(middle, table.scored_labels, of_pictures)
+        by_middle = point_at(middle, labels, of_pictures)
         counted = ~np.isnan(each)
         by_class = zip(table.classes, each, strict=True)
         return {
@@ -285,6 +355,14 @@ class Evaluation:
             "versions": versions(),
             "command": self.command,
         }
+
+
+def _notes_on_undefined(reasons: Mapping[str, str]) -> list[str]:
+    """Return one note per reason, with all classes that have no AP for it."""
+    classes: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        classes.setdefault(reason, []).append(name)
+    return [f"{reason}, left out of the mean: {', '.join(names)}" for reason, names in classes.items()]
 
 
 def write_devkit_files(

@@ -157,25 +157,27 @@ def relevance(labels: np.ndarray, query: int) -> np.ndarray:
 def retrieval_ap(distance: np.ndarray, relevant: np.ndarray) -> float:
     """Average precision of one query: the mean, over all relevant pictures, of the precision at their rank.
 
+    Pictures at one distance enter together, so that their order changes nothing.
+
     Parameters
     ----------
-    distance : float ndarray of shape (n,), the smaller the better; ties in the order of pictures
+    distance : float ndarray of shape (n,), the smaller the better
     relevant : int ndarray of shape (n,), 1, -1, or 0 to be left out
 
     Returns
     -------
     float
-        NaN where nothing is relevant.
+        NaN where nothing is relevant, or nothing is irrelevant: every ranking would have 1.
 
     Examples
     --------
     >>> round(retrieval_ap(np.array([0.1, 0.2, 0.3]), np.array([1, -1, 1])), 4)
     0.8333
     """
-    if not (relevant == 1).any():
+    if not ((relevant == 1).any() and (relevant == -1).any()):
         return float("nan")
     precision, recall = precision_recall(-distance, relevant)
-    return float(precision[np.diff(recall, prepend=0) > 0].mean())
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Retrieval:
 
     Attributes
     ----------
-    ap : float64 ndarray of shape (n_pictures,), of each picture as a query; NaN where nothing is relevant
+    ap : float64 ndarray of shape (n_pictures,), of each picture as a query; NaN as in `retrieval_ap`
     chance : float64 ndarray of the same shape, share of the relevant pictures among those that count
     """
 
@@ -217,6 +219,6 @@ def evaluate_retrieval(store: Store, table: PatchTable, query_scales: int = 1, r
         for index, row in zip(pictures, distance, strict=True):
             relevant = relevance(table.picture_labels, int(index))
             ap[index] = retrieval_ap(row, relevant)
-            if (relevant == 1).any():
+            if not np.isnan(ap[index]):
                 chance[index] = (relevant == 1).sum() / (relevant != 0).sum()
     return Retrieval(ap, chance)

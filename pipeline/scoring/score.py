@@ -17,7 +17,7 @@ from pipeline.head.task import Accumulator, PooledScorer
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.aggregation import Aggregation, AggregationLike, select_applicable
+from pipeline.scoring.aggregation import Aggregation, AggregationLike, natural_aggregation, select_applicable
 from pipeline.scoring.maps import Peaks
 from pipeline.scoring.picture_scores import PictureScores
 from pipeline.scoring.scores import ScoreFacts, SplitScores
@@ -69,6 +69,13 @@ def make_accumulator(
     return PatchwiseScores(head, n_pictures, aggregations, table)
 
 
+def _aggregations_of(head: Head, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
+    """Return the aggregations that apply to a head's scores; its natural one is among them always."""
+    natural = natural_aggregation(head.facts.settings)
+    added = () if natural is None or natural in aggregations else (natural,)
+    return select_applicable(head.score_kind, (*aggregations, *added))
+
+
 def _check_heads(
     store: Store, table: PatchTable, heads: Sequence[Head], aggregations: Sequence[Aggregation]
 ) -> list[tuple[Aggregation, ...]]:
@@ -80,14 +87,14 @@ def _check_heads(
                 f"head {head.name!r} has {len(head.classes)} classes, {table.dataset} has "
                 f"{len(table.classes)}: they must be the same, in the same order"
             )
-        if not select_applicable(head.score_kind, aggregations):
+        if not _aggregations_of(head, aggregations):
             got = ", ".join(map(str, aggregations)) or "none"
             powers = Aggregation("power", 1).applies_to(head.score_kind)
             raise HeadError(
                 f"head {head.name!r} gives {head.score_kind} scores: expected an aggregation max, top:T or lme:R"
                 f"{' or a power' * powers}, got {got}; add one to 'aggregations'"
             )
-    return [select_applicable(head.score_kind, aggregations) for head in heads]
+    return [_aggregations_of(head, aggregations) for head in heads]
 
 
 def score_split(
@@ -101,7 +108,7 @@ def score_split(
 
     Parameters
     ----------
-    aggregations : each head has those that apply to its scores (`select_applicable`)
+    aggregations : each head has those that apply to its scores (`select_applicable`), and its natural one
     wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
 
     Returns

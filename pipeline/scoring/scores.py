@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.head.facts import HeadFacts
 from pipeline.io.errors import HeadError
-from pipeline.scoring.aggregation import POOLED, Aggregation, AggregationLike
+from pipeline.scoring.aggregation import JOINED, Aggregation, AggregationLike, reported_aggregation
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,18 @@ class SplitScores:
         wanted = Aggregation.from_json(aggregation)
         if wanted not in self.aggregations:
             computed = ", ".join(map(str, self.aggregations))
-            raise HeadError(f"no scores for k={wanted}, there are k={computed}; score again")
+            raise HeadError(f"no scores for k={wanted} by head {self.facts.head.name!r}; choose k among {computed}")
         return self.scores[self.aggregations.index(wanted)]
 
     def resolve(self, aggregation: AggregationLike) -> Aggregation:
-        """Return the aggregation to report where `aggregation` is configured: pooled scores have only one."""
-        return POOLED if self.aggregations == (POOLED,) else Aggregation.from_json(aggregation)
+        """Return the aggregation to report where `aggregation` is configured: the head's own where that cannot be."""
+        if self.aggregations == (JOINED,):
+            return JOINED
+        return reported_aggregation(self.facts.head.settings, Aggregation.from_json(aggregation))
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        return (
+            f"<scores of {facts.dataset} {facts.split} by head {facts.head.name}: {len(self.ids):,} pictures x "
+            f"{len(self.classes):,} classes, k = {', '.join(map(str, self.aggregations))}>"
+        )

@@ -22,6 +22,7 @@ class Opened:
     manifest: Manifest | None = None
     splits: dict[tuple[str, str | None], Split] = field(default_factory=dict)
     tables: dict[Path, PatchTable] = field(default_factory=dict)
+    main_head_is_said: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,23 @@ class RunContext:
         roles = (entry.fit, entry.eval)
         pictures = [entry.splits[role].pictures for role in roles]
         return [entry.metric, *roles, entry.official, pictures, list(entry.unscored), list(entry.classes)]
+
+    @property
+    def head(self) -> str:
+        """Name of the main head on this dataset; says once where it is not the usual one, for want of boxes.
+
+        Raises
+        ------
+        SettingsError
+            There is no such manifest, or it is malformed.
+        """
+        head = self.settings.main_head(self.manifest.has_boxes)
+        if head != self.settings.head and not self.opened.main_head_is_said:
+            self.say(
+                f"{self.dataset}: no boxes, only labels of pictures, so the main head is {head}; --head for another"
+            )
+            self.opened.main_head_is_said = True
+        return head
 
     def split(self, name: str) -> Split:
         """Return a split: its pictures, objects and labels.

@@ -12,7 +12,9 @@ from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.io.progress import silent
 from pipeline.scoring.results import Evaluation, Result, write_devkit_files
 from pipeline.stages import score
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_way
 from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
@@ -67,7 +69,11 @@ def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     The result, a JSON object.
     """
     ws, manifest, split = run.ws, run.manifest, split or run.manifest.eval
+    check_heads(manifest, run.settings, [head])
     result = _measure(run, head, split)
+    configured = run.settings.main_aggregation
+    if result.k != configured:
+        run.say(f"head {head!r}: k={result.k}, by which it was fitted; k={configured} does not apply to its scores")
     if not current_table(run, split).labelled:
         folder = path(run, head).parent / "devkit"
         competition = manifest.competition_with(outside_data=run.settings.trunk not in SEEDED_TRUNKS)
@@ -114,9 +120,15 @@ def read_result(run: RunContext, head: str) -> dict[str, Any]:
     """
     file = path(run, head)
     if not file.is_file():
+        check_heads(run.manifest, run.settings, [head])
+        stages = (
+            f"pipeline {stage} --dataset {run.dataset} --head {head}" for stage in ("fit-head", "score", "evaluate")
+        )
+        commands = f"{', '.join(stages)}, each with the same settings"
+        is_main = head == run.settings.main_head(run.manifest.has_boxes)
         raise PipelineError(
-            f"{run.dataset}: no result of head {head!r} with these settings yet (no {file}); "
-            f"make it with: snakemake --cores 2 {run.ws.results}/{run.dataset}_map.json, or pipeline evaluate"
+            f"{run.dataset}: no result of head {head!r} with these settings yet (no {file}); make it with: "
+            + (name_way(f"{run.ws.results}/{run.dataset}_map.json", commands) if is_main else commands)
         )
     try:
         return read_json(file)

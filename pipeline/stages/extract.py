@@ -22,6 +22,7 @@ from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
+from pipeline.stages.boxes import check_trunk, refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
@@ -119,6 +120,9 @@ def _of_each_layer(run: RunContext, layers: Sequence[str]) -> list[RunContext]:
 
 def plan_extraction(run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False) -> Extraction:
     """Return the extraction that the settings ask for: table, pictures, trunk, place."""
+    check_trunk(run.manifest, run.settings)
+    if run.settings.rows != "all":
+        refuse_without_boxes(run.manifest, "rows: labelled", "use rows: all")
     table = current_table(run, split, rehash)
     return extraction_of(_of_each_layer(run, layers)[0], table, run.split(split).paths_by_id, layers)
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.activations.store import Store
+from pipeline.dataset.manifest import load_manifest
 from pipeline.head.file import load_head, read_facts, save_head
 from pipeline.head.fit import fit_heads
 from pipeline.head.head import Head
@@ -16,8 +17,10 @@ from pipeline.head.settings import AnyHead
 from pipeline.io.errors import HeadError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import rows_to_extract, sealed_store
+from pipeline.stages.hints import name_way
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import make_trunk, set_threads
 from pipeline.stages.seconds import write_seconds
@@ -91,6 +94,7 @@ def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) 
     ----------
     without_held_out : leave the held-out share of the pictures out, for choosing on them
     """
+    check_heads(run.manifest, run.settings, heads)
     by_split: dict[str, dict[str, AnyHead]] = {}
     for name in heads:
         split = run.ws.split_of_rows(run.manifest, name, without_held_out)
@@ -119,6 +123,7 @@ def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) 
 
 def ensure(run: RunContext, heads: Sequence[str], without_held_out: bool = False) -> dict[str, Path]:
     """Fit those heads that are not current; return the files of all."""
+    check_heads(run.manifest, run.settings, heads)
     due = []
     for name in heads:
         file, reason = path(run, name, without_held_out), why_due(run, name, without_held_out)
@@ -159,17 +164,20 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
     """
     if head is not None and head.endswith(".safetensors"):
         return load_head(Path(head))
-    name = head or ws.settings.head
-    ws.settings.head_settings(name)  # refuses unknown names
     if dataset is not None:
+        manifest = load_manifest(dataset)
+        name = head or ws.settings.main_head(manifest.has_boxes)
+        check_heads(manifest, ws.settings, [name])
         file = ws.head_path(dataset, name)
         if not file.is_file():
+            commands = f"pipeline fit-head --dataset {dataset} --head {name}, with the same settings"
             raise HeadError(
                 f"{dataset}: no head {name!r} with these settings (no {file}); make it with: "
-                f"snakemake --cores 2 {ws.results}/{dataset}_map.json, or pipeline fit-head --dataset {dataset} "
-                f"--head {name}, with the same settings"
+                + (commands if head else name_way(f"{ws.results}/{dataset}_map.json", commands))
             )
         return load_head(file)
+    name = head or ws.settings.head
+    ws.settings.head_settings(name)  # refuses unknown names
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))
     datasets = sorted({read_facts(file).dataset for file in files})
     fitted = [each for each in datasets if ws.head_path(each, name).is_file()]

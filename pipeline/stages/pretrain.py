@@ -15,6 +15,7 @@ from pipeline.activations.training_patches import cut_labelled
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
+from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
@@ -79,11 +80,12 @@ def pretrain_on_patches(
     DatasetError
         The split has no positive patch on one of the two sides.
     """
+    who = "a trunk that learns from a dataset's patches"
+    refuse_without_boxes(run.manifest, who, "train on class folders: pipeline pretrain --train DIR --val DIR")
     set_threads(run.settings.threads)
     dataset, split = run.dataset, split or run.manifest.fit
     table = current_table(run, split)
     paths = run.split(split).paths_by_id
-    table.need_boxes(f"trunk {run.settings.trunk!r}, which learns from patches,")
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture[rows]]
@@ -115,6 +117,7 @@ def pretrain_on_patches(
         "dataset": dataset,
         "split": split,
         "labels_digest": table.labels_digest(run.settings.labels),
+        "per_class": {name: int(n) for name, n in zip(table.classes, counts, strict=True)},
     }
     held_out = cut("held out") if settings.held_out else None
     return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(run.settings.device), run.say)

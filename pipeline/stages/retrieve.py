@@ -131,7 +131,8 @@ def evaluate_split(run: RunContext, split: str | None, *, query_scales: int, ref
     counted = ~np.isnan(found.ap)
     if not counted.all():
         n_left_out = int((~counted).sum())
-        run.say(f"{run.dataset} {split}: {n_left_out} pictures share a class with no other one and are no queries")
+        where = f"{run.dataset} {split}: {n_left_out} pictures"
+        run.say(f"{where} share a class with no other one, or with all, and are no queries")
 
     def mean_over(queries: np.ndarray) -> float | None:
         return number(float(found.ap[queries].mean())) if queries.any() else None

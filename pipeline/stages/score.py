@@ -13,6 +13,7 @@ from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
 from pipeline.stages import fit_head, patches
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -92,6 +93,7 @@ def make(run: RunContext, heads: Sequence[str], split: str | None = None, held_o
     split : None for the evaluation split
     held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
     """
+    check_heads(run.manifest, run.settings, heads)
     name = scored_split(run, split, held_out)
     table, store = current_table(run, name), sealed_store(run, name)
     set_threads(run.settings.threads)

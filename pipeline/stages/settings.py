@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from pipeline.activations.settings import Codec, StoredDtype
-from pipeline.head.settings import HEAD_KINDS, HEADS, AnyHead
+from pipeline.head.settings import DEFAULT_HEADS, HEAD_KINDS, HEADS, AnyHead
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
@@ -45,6 +45,15 @@ class RecipeSettings(Settings):
     by: Literal["rank", "stack"] = Field(
         "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
     )
+
+    @field_validator("head", mode="before")
+    @classmethod
+    def _head_by_name(cls, head: object) -> object:
+        if not isinstance(head, str):
+            return head
+        if head not in HEADS:
+            raise ValueError(f"no built-in head {brief(head)}; there are {', '.join(HEADS)}, or give its settings")
+        return HEADS[head]
 
     @field_validator("aggregation")
     @classmethod
@@ -129,7 +138,11 @@ class RunSettings(Settings):
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
     max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
-    head: str = Field("fca", description="the head of results/{dataset}_map.json")
+    head: str = Field(
+        DEFAULT_HEADS[True],
+        description="the head of results/{dataset}_map.json; where it is not set, datasets without boxes have "
+        f"{DEFAULT_HEADS[False]}",
+    )
     heads: dict[str, AnyHead] = Field({}, description="further heads by name, or changes of built-in ones")
     compare: tuple[str, ...] = Field(
         ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
@@ -217,20 +230,39 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _heads_are_known(self) -> RunSettings:
-        known = {**HEADS, **self.heads}
+        known = self.known_heads
         unknown = sorted({self.head, *self.compare} - set(known))
         if unknown:
             raise ValueError(f"unknown head {', '.join(map(shorten, unknown[:10]))}; known: {', '.join(known)}")
         return self
 
+    @property
+    def known_heads(self) -> dict[str, AnyHead]:
+        """Heads by name: built-in ones, those of configured recipes that change nothing else, configured ones."""
+        of_recipes = {
+            name: recipe.head
+            for name, recipe in self.recipes.items()
+            if recipe.head is not None and set(recipe.changes) == {"head"}
+        }
+        return {**HEADS, **of_recipes, **self.heads}
+
     def head_settings(self, name: str) -> AnyHead:
         """Settings of a head by name, configured ones before built-in ones."""
-        if name in self.heads:
-            return self.heads[name]
-        if name in HEADS:
-            return HEADS[name]
-        known = ", ".join({**HEADS, **self.heads})
-        raise SettingsError(f"unknown head {name!r}; known: {known}; add it under 'heads:' in a --config file")
+        known = self.known_heads
+        if name not in known:
+            raise SettingsError(
+                f"unknown head {name!r}; known: {', '.join(known)}; add it under 'heads:' in a --config file"
+            )
+        return known[name]
+
+    def main_head(self, has_boxes: bool) -> str:
+        """Return the name of the main head: the configured one, or the default one for a dataset of this kind."""
+        return self.head if "head" in self.model_fields_set else DEFAULT_HEADS[has_boxes]
+
+    def to_file(self) -> dict[str, Any]:
+        """Return all settings as a JSON object for a --config file; `head` only where it was set."""
+        is_set = "head" in self.model_fields_set
+        return self.model_dump(mode="json", exclude=None if is_set else {"head"})
 
     @property
     def all_seeds(self) -> list[int]:
@@ -249,9 +281,12 @@ class RunSettings(Settings):
 
     @property
     def all_aggregations(self) -> tuple[Aggregation, ...]:
-        """All aggregations that are scored: `aggregations`, and `aggregation` if it is none of them."""
+        """All aggregations that are scored: `aggregations`, and `aggregation` if it is none of them.
+
+        ``pooled`` is not: it is no function of patch scores, and heads that have it need not be told.
+        """
         others = tuple(map(Aggregation.parse, self.aggregations))
-        return others if self.main_aggregation in others else (*others, self.main_aggregation)
+        return others if self.main_aggregation in (*others, POOLED) else (*others, self.main_aggregation)
 
 
 def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSettings:

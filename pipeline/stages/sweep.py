@@ -19,7 +19,7 @@ from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import HeadError, PipelineError
-from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
@@ -28,6 +28,7 @@ from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 from pipeline.stages import extract
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -107,6 +108,7 @@ def make(run: RunContext) -> dict[str, Any]:
     JSON object with ``rows`` (one per head, label rule and k) and ``chosen``, the row with the highest held-out mAP
     """
     manifest, s = run.manifest, run.settings
+    check_heads(manifest, s, s.compare, "compare")
     set_threads(s.threads)
     fit, shown = (
         LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)
@@ -194,7 +196,7 @@ def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np
             "single_object": rule.single_object,
             "k": str(k),
             "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, is_held_out),
-            "mAP": mean_ap(of_all, k, shown.table.scored_labels),
+            "mAP": mean_ap(of_all, k, leave_out_certain(shown.table.scored_labels)),
             "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
         }
         for (rule, name), head, of_part, of_all in zip(points, on_all, held_out_scores, shown_scores, strict=True)

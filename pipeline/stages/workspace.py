@@ -22,6 +22,7 @@ from pipeline.io.atomic import read_json
 from pipeline.io.digests import digest_of
 from pipeline.patches import VERSION as PATCHES_VERSION
 from pipeline.scoring import VERSION as SCORING_VERSION
+from pipeline.scoring.aggregation import Aggregation, reported_aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
 from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS
@@ -151,8 +152,15 @@ class Workspace:
     def scores_digest(self, head: str, held_out: bool = False) -> str:
         return digest_of(self._scores_key(head, held_out))[:DIGITS]
 
+    def aggregation_of(self, head: str) -> Aggregation:
+        """Return the aggregation of a head's results: the configured one where it applies to the head's scores."""
+        s = self.settings
+        return reported_aggregation(s.head_settings(head).model_dump(mode="json"), s.main_aggregation)
+
     def run_digest(self, head: str) -> str:
-        return digest_of({**self._scores_key(head), "name": head, "aggregation": self.settings.aggregation})[:DIGITS]
+        return digest_of({**self._scores_key(head), "name": head, "aggregation": self.aggregation_of(head).to_json()})[
+            :DIGITS
+        ]
 
     def table_path(self, dataset: str, split: str) -> Path:
         return self.cache / "patches" / f"{dataset}-{split}-{self.table_digest}.h5"

@@ -17,7 +17,7 @@ from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import track
-from pipeline.scoring.aggregation import MAXIMUM
+from pipeline.scoring.aggregation import reported_aggregation
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -141,7 +141,7 @@ def draw_maps(
         while name in taken:  # photos of one name from several folders
             name += "_"
         taken.add(name)
-        k = configured if configured.applies_to(look.score_kind) else MAXIMUM
+        k = reported_aggregation(head.facts.settings, configured)
         scores = look.picture_scores(k)
         columns = choose_classes(look.classes, options.classes, scores)
         sheet = map_sheet(

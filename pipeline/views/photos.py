@@ -83,8 +83,8 @@ def check_makes_maps(head: Head) -> None:
     name = head.name
     if not head.scores_patches:
         raise HeadError(
-            f"head {name!r} scores whole pictures, not patches, and so has no maps; "
-            "give one of kind strong or weak, such as --head fca"
+            f"head {name!r} scores whole pictures, not patches, and so has no maps; give one of kind strong or weak, "
+            f"such as --head weak, which needs no boxes: pipeline fit-head --dataset {head.facts.dataset} --head weak"
         )
     if head.facts.how["how.source"] != "grid":
         raise HeadError(f"head {name!r} was fitted on patches of source {head.facts.how['how.source']!r}, not grid")

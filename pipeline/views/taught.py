@@ -15,6 +15,7 @@ from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import BACKGROUND, UNUSED, label_patches, measure_overlap
+from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.views.figures import style
 from pipeline.views.figures.taught import positives_sheet, taught_sheet
@@ -35,6 +36,11 @@ def draw_taught(
     JSON objects: ``picture``, ``sheet``, ``positives`` (paths), ``patches`` (numbers by label)
     """
     manifest, made = run.manifest, []
+    if annotation is None:
+        instead = (
+            "the labels of its pictures are all that heads learn from, or give one photo with --annotation FILE.xml"
+        )
+        refuse_without_boxes(manifest, "a drawing of labelled patches", instead)
     for image, pixels, objects in _with_objects(run, split or manifest.fit, images, annotation):
         box_xyxy, scale = grid_windows(pixels.shape[1], pixels.shape[0], run.settings.grid)
         overlap = measure_overlap(box_xyxy, objects.box_xyxy, objects.class_index, objects.difficult)

@@ -121,7 +121,7 @@ class Due:
 
     def report(self, wildcards: Wildcards) -> Path:
         run = self._main(wildcards)
-        output, head = run.ws.report_path(run.dataset), run.settings.head
+        output, head = run.ws.report_path(run.dataset), run.settings.main_head(run.manifest.has_boxes)
         comparisons = (run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
         state = State(files=(self._flow.main_run(wildcards), *comparisons))
         return self._marker(run, "report", output, state, lambda: _load(REPORT).why_due(run, head))

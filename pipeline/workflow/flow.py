@@ -18,8 +18,9 @@ import yaml
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
-from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, needs_boxes, parts_of
+from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
+from pipeline.stages.boxes import check_heads, check_trunk
 from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
 
@@ -81,8 +82,9 @@ class Flow:
     # ---- inputs
 
     def trunk_inputs(self, wildcards: Wildcards) -> Path:
-        split = self.manifest(wildcards.dataset).fit
-        return self.trunks[wildcards.digest].table_path(wildcards.dataset, split)
+        manifest = self.manifest(wildcards.dataset)
+        check_trunk(manifest, self.trunks[wildcards.digest].settings)
+        return self.trunks[wildcards.digest].table_path(wildcards.dataset, manifest.fit)
 
     def store_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
         """Return the table, the card of a trunk made from the dataset, and the pass that extracts this layer too."""
@@ -102,7 +104,9 @@ class Flow:
         return [ws.share_path(wildcards.dataset, wildcards.split, index, count) for index in shares]
 
     def fit_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
-        split = self.run.split_of_rows(self.manifest(wildcards.dataset), wildcards.head)
+        manifest = self.manifest(wildcards.dataset)
+        check_heads(manifest, self.run.settings, [wildcards.head])
+        split = self.run.split_of_rows(manifest, wildcards.head)
         return self._table_and_receipt(wildcards.dataset, split)
 
     def score_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
@@ -121,7 +125,11 @@ class Flow:
         }
 
     def main_run(self, wildcards: Wildcards) -> Path:
-        return self.run.run_dir(wildcards.dataset) / "map.json"
+        """Return the result of the main head, which the dataset must be able to have."""
+        manifest = self.manifest(wildcards.dataset)
+        head = self.run.settings.main_head(manifest.has_boxes)
+        check_heads(manifest, self.run.settings, [head])
+        return self.run.run_dir(wildcards.dataset, head) / "map.json"
 
     def recipe_inputs(self, wildcards: Wildcards) -> list[Path]:
         """Return tables and receipts of a recipe's runs; of a join, its members' outcomes."""
@@ -146,12 +154,13 @@ class Flow:
     def outcomes(self, comparison: str, dataset: str) -> list[Path]:
         """Return the outcomes of those recipes of a comparison that can run on a dataset."""
         ws, names = self.comparisons[comparison]
-        has_boxes = self.manifest(dataset).has_boxes
-        able = [name for name in names if has_boxes or not needs_boxes(ws.settings, name)]
-        return [recipe_path(ws, dataset, name) for name in able]
+        if not self.manifest(dataset).has_boxes:
+            names, _ = compared_recipes(ws.settings, has_boxes=False)  # refuses those asked for by name
+        return [recipe_path(ws, dataset, name) for name in names]
 
     def sweep_inputs(self, wildcards: Wildcards) -> list[Path]:
         manifest = self.manifest(wildcards.dataset)
+        check_heads(manifest, self.run.settings, self.run.settings.compare, "compare")
         return [
             path(wildcards.dataset, split)
             for path in (self.run.table_path, self.run.receipt_path)
@@ -194,7 +203,7 @@ class Flow:
         stage depends on, so that a changed k reruns no head.
         """
         path = ws.results / "settings" / f"{stage}-{digest}.yaml"
-        data = yaml.safe_dump(ws.settings.model_dump(mode="json"), sort_keys=False).encode()
+        data = yaml.safe_dump(ws.settings.to_file(), sort_keys=False).encode()
         if not path.is_file() or path.read_bytes() != data:
             write_atomic(path, data)
         return shlex.quote(path.as_posix())

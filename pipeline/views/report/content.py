@@ -33,6 +33,9 @@ from pipeline.views.report.protocol import protocol
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
 PICTURES_A_CLASS = 5
+MOST_CONFUSED = 20
+"""Up to so many classes there is a matrix of what is taken for what; of more, the most frequent pairs alone."""
+MOST_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,37 @@ class Shown:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class in the table of results; shares are 0..1, None where they are not defined."""
+    """A class in the table of results; shares are 0..1, None where they are not defined.
+
+    Attributes
+    ----------
+    recall : share of its pictures that are taken for it, where every picture shows one class
+    why : why it has no AP; empty where it has one
+    """
 
     name: str
     ap: float | None
     pointing: float | None
     positives: int
     patches: int | None
+    recall: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """Pictures of one class by what they are taken for; `total` has the undecided ones among them."""
+
+    name: str
+    counts: list[int]
+    undecided: int
+    total: int
+    right: int
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the pictures that are taken for their class; None where no picture shows it."""
+        return self.right / self.total if self.total else None
 
 
 @dataclass(frozen=True)
@@ -95,13 +122,38 @@ def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[Class
     """One row a class that is measured."""
     pointing = (result.get("pointing") or {}).get("share", {})
     patches = (result.get("patches") or {}).get("per_class", {})
+    recalls, reasons = {row.name: row.recall for row in confusion_rows(result)}, result.get("why_undefined", {})
     rows = []
     for name, ap in result["AP"].items():
         positives = 0
         if ranking is not None:
             positives = int((ranking.labels[:, ranking.scores.classes.index(name)] == 1).sum())
-        rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name)))
+        recall, why = recalls.get(name), reasons.get(name, "")
+        rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name), recall, why))
     return rows
+
+
+def confusion_rows(result: Mapping[str, Any]) -> list[ConfusionRow]:
+    """One row per class where every picture shows one class; none elsewhere."""
+    confusion = result.get("confusion")
+    if confusion is None:
+        return []
+    rows = []
+    for index, (name, counts) in enumerate(zip(confusion["classes"], confusion["counts"], strict=True)):
+        undecided = confusion["undecided"].get(name, 0)
+        rows.append(ConfusionRow(name, counts, undecided, sum(counts) + undecided, counts[index]))
+    return rows
+
+
+def wrong_pairs(rows: Sequence[ConfusionRow]) -> list[tuple[str, str, int, float]]:
+    """Class, answer, number of pictures and their share of the class, of the wrong answers that are most frequent."""
+    pairs = [
+        (row.name, other.name, n, n / row.total)
+        for row in rows
+        for other, n in zip(rows, row.counts, strict=True)
+        if n and other.name != row.name
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
 def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[str, str]:
@@ -248,6 +300,12 @@ class Content:
     protocol: list[str]
     command: str
     paths: dict[str, str]
+    confusion: list[ConfusionRow]
+    wrong_pairs: list[tuple[str, str, int, float]]
+    has_matrix: bool
+    has_pointing: bool
+    has_patches: bool
+    undefined: dict[str, list[str]]
 
 
 def read_comparison(path: Path) -> dict[str, Any] | None:
@@ -261,6 +319,13 @@ def read_comparison(path: Path) -> dict[str, Any] | None:
         raise PipelineError(
             f"{path}: cannot be read as a comparison: {error}; make it again: pipeline compare"
         ) from error
+
+
+def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Classes without an AP of each compared recipe, in words with the reason."""
+    recipes = comparison["recipes"] if comparison is not None else ()
+    words = {r["name"]: [f"{c} ({why})" for c, why in r.get("why_undefined", {}).items()] for r in recipes}
+    return {name: lines for name, lines in words.items() if lines}
 
 
 def gather(run: RunContext, head: str) -> Content:
@@ -280,6 +345,7 @@ def gather(run: RunContext, head: str) -> Content:
     if ranking is not None:
         for name in track(shown, "pictures of the report", len(shown), "classes"):
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
+    confused = confusion_rows(result)
     comparison = read_comparison(ws.compare_path(run.dataset)) or read_comparison(ws.heads_path(run.dataset))
     drawn = charts(result)
     if comparison is not None:
@@ -302,4 +368,10 @@ def gather(run: RunContext, head: str) -> Content:
         protocol=protocol(result, ws.settings.grid),
         command=run.command,
         paths=result["paths"],
+        confusion=confused,
+        wrong_pairs=wrong_pairs(confused),
+        has_matrix=0 < len(confused) <= MOST_CONFUSED,
+        has_pointing=any(row.pointing is not None for row in rows),
+        has_patches=any(row.patches is not None for row in rows),
+        undefined=undefined_of(comparison),
     )

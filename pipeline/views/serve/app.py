@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request
 
+from pipeline.dataset.manifest import load_manifest
 from pipeline.head.file import load_head
 from pipeline.head.head import Head
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.scoring.aggregation import MAXIMUM, Aggregation, select_applicable
+from pipeline.scoring.aggregation import MAXIMUM, Aggregation, natural_aggregation, select_applicable
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.style import jpeg_uri
@@ -85,7 +86,9 @@ class Desk:
         photo, reader = self._photos[key], self.readers[head]
         self._photos.move_to_end(key)
         look = reader.judge(photo)
-        known = select_applicable(look.score_kind, self.aggregations) or (MAXIMUM,)
+        natural = natural_aggregation(reader.head.facts.settings) or MAXIMUM
+        applicable = select_applicable(look.score_kind, self.aggregations)
+        known = applicable if applicable[:1] == self.aggregations[:1] else tuple(dict.fromkeys((natural, *applicable)))
         chosen = next((each for each in known if str(each) == k), known[0])
         scores = look.picture_scores(chosen)
         order = np.argsort(-scores, kind="stable")
@@ -178,7 +181,9 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
         There is none.
     """
     found = {}
-    names = dict.fromkeys([ws.settings.head, *ws.settings.compare, *ws.settings.heads])
+    has_boxes = load_manifest(dataset).has_boxes
+    main = ws.settings.main_head(has_boxes)
+    names = dict.fromkeys([main, *ws.settings.compare, *ws.settings.heads, *ws.settings.known_heads])
     for name in names:
         path = ws.head_path(dataset, name)
         if path.is_file():
@@ -191,6 +196,6 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
     if not found:
         raise SettingsError(
             f"{dataset}: no fitted head with scores of patches under these settings; "
-            f"fit one with: pipeline fit-head --dataset {dataset}"
+            f"fit one with: pipeline fit-head --dataset {dataset} --head {main if has_boxes else 'weak'}"
         )
     return found

@@ -1,0 +1,85 @@
+"""Accuracy where every picture shows one class: the class of the highest score, and what is taken for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def shows_one_class(labels: np.ndarray) -> bool:
+    """Return whether every picture has one positive class and no difficult one, of two classes at least.
+
+    Parameters
+    ----------
+    labels : int ndarray of shape (n_pictures, n_classes), 1, -1, or 0 (difficult)
+
+    Examples
+    --------
+    >>> shows_one_class(np.array([[1, -1], [-1, 1]])), shows_one_class(np.array([[1, -1], [1, 1]]))
+    (True, False)
+    """
+    sure = (labels != 0).all() and ((labels == 1).sum(1) == 1).all()
+    return bool(len(labels) and labels.shape[1] > 1 and sure)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What pictures of each class are taken for.
+
+    Attributes
+    ----------
+    counts : int64 ndarray of shape (n_classes, n_classes), pictures by their class (row) and answer (column)
+    undecided : int64 ndarray of shape (n_classes,), pictures of each class without an answer
+    """
+
+    counts: np.ndarray
+    undecided: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pictures whose answer is their class, 0..1; a picture without an answer counts as wrong."""
+        return float(np.trace(self.counts) / (self.counts.sum() + self.undecided.sum()))
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracy of each class that some picture shows, 0..1."""
+        totals = self.counts.sum(1) + self.undecided
+        return float((np.diag(self.counts)[totals > 0] / totals[totals > 0]).mean())
+
+
+def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarray | None = None) -> Confusion:
+    """Count what each picture is taken for: the class of its highest score.
+
+    A picture whose highest score is shared by several classes has no answer, nor has a picture without scores (NaN).
+    So neither the order nor the names of classes decide anything.
+
+    Parameters
+    ----------
+    scores : float ndarray of shape (n_pictures, n_classes)
+    labels : int ndarray of the same shape; see `shows_one_class`
+    answers : bool ndarray of shape (n_classes,), classes that can be an answer; None for all
+
+    Raises
+    ------
+    ValueError
+        A picture does not show exactly one class.
+
+    Examples
+    --------
+    >>> of_two = measure_confusion(np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]), np.array([[1, -1]] * 3))
+    >>> of_two.counts.tolist(), of_two.undecided.tolist(), round(of_two.accuracy, 3)
+    ([[1, 1], [0, 0]], [1, 0], 0.333)
+    """
+    if not shows_one_class(labels):
+        raise ValueError("every picture must have one positive class and no difficult one, of two classes at least")
+    values = np.where(np.isnan(scores), -np.inf, scores)
+    if answers is not None:
+        values = np.where(answers, values, -np.inf)
+    highest = values.max(1, keepdims=True)
+    is_highest = (values == highest) & (highest > -np.inf)
+    is_decided = is_highest.sum(1) == 1
+    shown, taken_for = labels.argmax(1), is_highest.argmax(1)
+    counts = np.zeros((labels.shape[1],) * 2, np.int64)
+    np.add.at(counts, (shown[is_decided], taken_for[is_decided]), 1)
+    return Confusion(counts, np.bincount(shown[~is_decided], minlength=labels.shape[1]))

@@ -99,7 +99,8 @@ def check_dataset(name: str, data_root: str | None, deep: bool, config: str | No
     for split in report.splits:
         click.echo(f"  {split}")
     if not report.ok:
-        raise DatasetError(f"{name}: {len(report.problems)} problem(s)\n{enumerate_problems(report.problems)}")
+        lines = [f"{name}: {len(report.problems)} problem(s)", enumerate_problems(report.problems), *report.advice]
+        raise DatasetError("\n".join(lines))
     click.echo("complete")
 
 

@@ -62,12 +62,19 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """State of a dataset; `folder` is None where it was not found, and `missing` names the places searched."""
+    """State of a dataset.
+
+    Attributes
+    ----------
+    folder : None where it was not found; `missing` then names the places searched
+    advice : what lets the pictures with problems pass, one line each
+    """
 
     name: str
     folder: Path | None
     splits: tuple[SplitCheck, ...] = ()
     missing: str = ""
+    advice: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:

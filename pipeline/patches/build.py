@@ -40,7 +40,7 @@ class _Inspected:
 
 
 @dataclass(frozen=True)
-class _Bad:
+class Bad:
     """A picture with a problem.
 
     Attributes
@@ -54,7 +54,7 @@ class _Bad:
     remedy: tuple[str, float] | None = None
 
 
-def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected | _Bad:
+def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Inspected | Bad:
     name, path, annotation = job
     data = None
     try:
@@ -71,11 +71,11 @@ def _inspect(job: tuple[str, Path, Annotation], sources: SourceSettings) -> _Ins
             raise BadPictureError(f"a box lies outside of the picture of {width} x {height}")
         windows, scale, flip = plan_windows(width, height, sources, sample)
     except OSError as error:
-        return _Bad(f"{error.strerror or error}")
+        return Bad(f"{error.strerror or error}")
     except BadPictureError as error:
         # Without the path: table and identity, which hold the reason, hold no places.
         problem = str(error).removeprefix(f"{name}: ")
-        return _Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
+        return Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
     # The table holds float32, and labels follow from the table.
     windows = windows.astype(np.float32)
     # The square of a person may be mostly surroundings; the patch has the label of the person's action all the same.
@@ -117,23 +117,23 @@ def make_table(
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
     with ThreadPoolExecutor(workers) as pool:
         inspected = list(track(pool.map(partial(_inspect, sources=sources), jobs), what, len(jobs), "pictures"))
-    report_bad(split, inspected, on_error, max_skipped, say)
+    _report_bad(split, inspected, on_error, max_skipped, say)
     return _assemble(split, sources, inspected)
 
 
-def find_bad(split: Split, sources: SourceSettings, workers: int = 1) -> list[_Bad | None]:
+def find_bad(split: Split, sources: SourceSettings, workers: int = 1) -> list[Bad | None]:
     """Inspect every picture of a split as `make_table` does; return what is wrong with each, None if nothing is."""
     jobs = list(zip(split.ids, split.paths, split.annotations, strict=True))
 
-    def bad(job: tuple[str, Path, Annotation]) -> _Bad | None:
+    def bad(job: tuple[str, Path, Annotation]) -> Bad | None:
         item = _inspect(job, sources)
-        return item if isinstance(item, _Bad) else None  # overlaps of a large split would fill the memory
+        return item if isinstance(item, Bad) else None  # overlaps of a large split would fill the memory
 
     with ThreadPoolExecutor(workers) as pool:
         return list(track(pool.map(bad, jobs), f"check {split.name}", len(jobs), "pictures"))
 
 
-def report_bad(split: Split, inspected: Sequence[object], on_error: str, max_skipped: float, say: Say) -> None:
+def _report_bad(split: Split, inspected: Sequence[object], on_error: str, max_skipped: float, say: Say) -> None:
     """List the bad pictures among those inspected; raise an error unless they may be skipped.
 
     Raises
@@ -143,27 +143,33 @@ def report_bad(split: Split, inspected: Sequence[object], on_error: str, max_ski
     problems = [
         f"{name}: {path}: {item.problem}"
         for name, path, item in zip(split.ids, split.paths, inspected, strict=True)
-        if isinstance(item, _Bad)
+        if isinstance(item, Bad)
     ]
     if not problems:
         return
     count = f"{len(problems)} of {len(inspected)} pictures are bad"
     where = f"{split.manifest.name} {split.name}: {count}\n{enumerate_problems(problems)}"
     ways = list_remedies(inspected)
-    if on_error == "fail":
-        raise DatasetError(f"{where}\n{ways}")
-    if len(problems) == len(inspected) or len(problems) > max_skipped * len(inspected):
+    if not may_pass(inspected, on_error, max_skipped):
+        if on_error == "fail":
+            raise DatasetError(f"{where}\n{ways}")
         raise DatasetError(
             f"{where}\nmore than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)\n{ways}"
         )
     say(f"{where}\nleft out of this run, and recorded in the patch table")
 
 
+def may_pass(inspected: Sequence[object], on_error: str, max_skipped: float) -> bool:
+    """Whether a table is made of these pictures: none is bad, or few enough to be skipped."""
+    n_bad = sum(isinstance(item, Bad) for item in inspected)
+    return not n_bad or (on_error == "skip" and n_bad < len(inspected) and n_bad <= max_skipped * len(inspected))
+
+
 def list_remedies(inspected: Sequence[object]) -> str:
     """Return what lets bad pictures pass: repaired files, settings, or leaving them out."""
     values: dict[str, list[float]] = {}
     for item in inspected:
-        if isinstance(item, _Bad) and item.remedy is not None:
+        if isinstance(item, Bad) and item.remedy is not None:
             values.setdefault(item.remedy[0], []).append(item.remedy[1])
     ways = []
     if (sides := values.get("grid.min_side_px")) and min(sides) >= 0.1:
@@ -176,11 +182,11 @@ def list_remedies(inspected: Sequence[object]) -> str:
     return f"fix them, or leave them out with --on-error skip{settings}"
 
 
-def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspected | _Bad]) -> PatchTable:
+def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[_Inspected | Bad]) -> PatchTable:
     """Join the facts of all good pictures into a table."""
     good = [index for index, item in enumerate(inspected) if isinstance(item, _Inspected)]
     pictures = [item for item in inspected if isinstance(item, _Inspected)]
-    bad = [(split.ids[index], item) for index, item in enumerate(inspected) if isinstance(item, _Bad)]
+    bad = [(split.ids[index], item) for index, item in enumerate(inspected) if isinstance(item, Bad)]
     flips = [item.flip for item in pictures if item.flip is not None]
     table = PatchTable(
         dataset=split.manifest.name,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.dataset.manifest import Manifest, dataset_folder
 from pipeline.dataset.read import LAYOUTS, read_split
-from pipeline.dataset.report import CheckReport, Depth, SplitCheck
+from pipeline.dataset.report import CheckReport, Depth
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.progress import Say, silent
-from pipeline.patches.build import check_source, find_bad, report_bad
+from pipeline.patches.build import Bad, check_source, find_bad, list_remedies, may_pass
 from pipeline.patches.settings import SourceSettings
 
 
@@ -41,7 +42,7 @@ def check_for_patches(
         return CheckReport(manifest.name, None, missing=str(error))
     layout = LAYOUTS[manifest.layout]
     files, pictures = Depth(read_xml=True, decode=False), Depth(read_xml=True, decode=True)
-    checks = []
+    checks, bad = [], []
     for split in manifest.splits:
         found = layout.check(manifest, split, folder, files)
         try:
@@ -52,24 +53,30 @@ def check_for_patches(
             deep = layout.check(manifest, split, folder, pictures)
             found = replace(found, faults=tuple(dict.fromkeys((*found.faults, *deep.faults))))
         else:
-            found = _check_pictures(found, content, sources, on_error, max_skipped, workers, say)
+            try:
+                check_source(content, sources.source)
+            except DatasetError as error:
+                found = replace(found, faults=(*found.faults, str(error)))
+            else:
+                inspected = find_bad(content, sources, workers)
+                if not may_pass(inspected, on_error, max_skipped):
+                    found = replace(found, faults=(*found.faults, *_faults(content, inspected)))
+                    bad += inspected
+                elif any(inspected):
+                    n_bad = sum(item is not None for item in inspected)
+                    say(f"{split}: {n_bad} pictures are bad and would be left out, as on_error: skip says")
         checks.append(found)
-    return CheckReport(manifest.name, folder, tuple(checks))
+    advice = list_remedies(bad).splitlines() if bad else []
+    if bad and on_error == "skip":
+        advice.append(f"more than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)")
+    return CheckReport(manifest.name, folder, tuple(checks), advice=tuple(advice))
 
 
-def _check_pictures(
-    found: SplitCheck,
-    content: Split,
-    sources: SourceSettings,
-    on_error: str,
-    max_skipped: float,
-    workers: int,
-    say: Say,
-) -> SplitCheck:
-    """Add what `make_table` would refuse to the result of a split."""
-    try:
-        check_source(content, sources.source)
-        report_bad(content, find_bad(content, sources, workers), on_error, max_skipped, say)
-    except DatasetError as error:
-        return replace(found, faults=(*found.faults, str(error)))
-    return found
+def _faults(content: Split, inspected: Sequence[Bad | None]) -> list[str]:
+    """Name each bad picture by its id and its path below the dataset's folder."""
+    faults = []
+    for i, path, item in zip(content.ids, content.paths, inspected, strict=True):
+        if item is not None:
+            inside = path.relative_to(content.folder) if path.is_relative_to(content.folder) else path
+            faults.append(f"{i}: {inside}: {item.problem}")
+    return faults

@@ -69,10 +69,12 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None) -> F
     Raises
     ------
     MissingDataError
-        No such folder, or one that cannot be listed.
+        The folder cannot be listed.
     DatasetError
         A format that is recognised and not read, or pictures without labels.
     """
+    if not root.is_dir():
+        return SHAPES[-1]  # its writer says what was expected
     try:
         tree = read_tree(root)
     except OSError as error:

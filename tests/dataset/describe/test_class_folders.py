@@ -187,5 +187,5 @@ def test_a_flat_folder_is_told_what_works(root):
 
 
 def test_no_folder(root):
-    with pytest.raises(MissingDataError, match="no folder of pictures"):
-        recognise_folder(root / "gone", "own")
+    with pytest.raises(MissingDataError, match="no JPEGImages and no Annotations; .*got no such folder"):
+        recognise_folder(root / "gone", "own").write(root / "gone", "own", root.parent / "m")

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-
 from PIL import Image
 
 from pipeline.activations.cutting import cut_patches, rescale, split_scales

@@ -27,16 +27,24 @@ def _plain(name: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest names, or those that exist where they are few.
+    """Return the end of a message about an unknown name: those that exist, where they are few, and the nearest.
 
-    >>> suggest("fcaa", ["fca", "fcb"]), suggest("zzz", ["fca", "fcb"]), suggest("zzz", map(str, range(99)))
-    ('; did you mean fca or fcb?', '; known: fca, fcb', '')
+    >>> suggest("fcaa", ["fca", "svm"]), suggest("thread", ["threads", *map(str, range(99))])
+    ('; known: fca, svm; did you mean fca?', '; did you mean threads?')
     """
     names = list(dict.fromkeys(known))
-    close = nearest(name, names)
-    if close:
-        return f"; did you mean {join_or(close)}?"
-    return f"; known: {', '.join(names)}" if 0 < len(names) <= SHOWN else ""
+    listed = f"; known: {', '.join(names)}" if 0 < len(names) <= SHOWN else ""
+    return listed + suggest_nearest(name, names)
+
+
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest names, or nothing.
+
+    >>> suggest_nearest("fcaa", ["fca", "svm"]), suggest_nearest("zzz", ["fca", "svm"])
+    ('; did you mean fca?', '')
+    """
+    close = nearest(name, known)
+    return f"; did you mean {join_or(close)}?" if close else ""
 
 
 def join_or(names: list[str]) -> str:

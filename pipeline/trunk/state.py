@@ -154,7 +154,8 @@ def fit_state(
     if problems:
         lines = enumerate_problems(problems, SHOWN)
         if lacks:
-            lines += f"\nthe file has {len(state)} tensors: {_some(list(state))}"
+            names = [name for name in state if not name.endswith("num_batches_tracked")]
+            lines += f"\nthe file has {len(names)} tensors: {_some(names)}"
         raise TrunkError(
             f"{where}: weights do not fit\n{lines}\n"
             "the file must be of the same network, up to the layer (--layer, or NAME@LAYER; pipeline trunk show NAME)"
@@ -166,8 +167,9 @@ def fit_state(
     notes = [f"prefix {prefix!r} of the names in the file stripped"] if prefix else []
     if unused or outside:
         notes.append(f"{len(unused) + len(outside)} tensors of the file not used: {_some(unused + outside)}")
-    if absent:
-        notes.append(f"{len(absent)} tensors that the layer does not need are not in the file: {_some(absent)}")
+    left_out = [name for name in absent if name not in stripped]
+    if left_out:
+        notes.append(f"{len(left_out)} tensors that the layer does not need are not in the file: {_some(left_out)}")
     complete = not (unused or outside or absent)
     return FittedState(fitting, {k: v for k, v in stripped.items() if k in used}, complete, tuple(notes))
 

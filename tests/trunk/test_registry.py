@@ -290,7 +290,9 @@ def test_unknown_torchvision_model_suggests():
 
 
 def test_unknown_node_lists_the_known(torchvision_weights):
-    with pytest.raises(TrunkError, match=r"no node layer9 in resnet18; did you mean layer.*trunk show torchvision/resnet18"):
+    with pytest.raises(
+        TrunkError, match=r"no node layer9 in resnet18; did you mean layer.*trunk show torchvision/resnet18"
+    ):
         load_trunk("torchvision/resnet18@layer4+layer9", weights=torchvision_weights("resnet18"))
 
 

@@ -33,6 +33,8 @@ autodoc_member_order = "bysource"
 html_theme = "furo"
 html_title = "pipeline"
 html_show_sphinx = False
+# Otherwise `--dataset` in running text gets a dash that no shell takes.
+smartquotes = False
 
 
 def name_of(annotation: object) -> str:
@@ -51,7 +53,9 @@ def name_of(annotation: object) -> str:
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "nothing"}
     if annotation in plain:
         return plain[annotation]
-    return f"[{annotation.__name__}](#{annotation.__name__.lower()})" if isinstance(annotation, type) else str(annotation)
+    return (
+        f"[{annotation.__name__}](#{annotation.__name__.lower()})" if isinstance(annotation, type) else str(annotation)
+    )
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
@@ -89,7 +93,24 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def examples_as_code(app: object, context: object, lines: list[str]) -> None:
+    """Turn the examples of a command's help, which are lines of a block, into code to copy."""
+    made: list[str] = []
+    for line in lines:
+        text = line.removeprefix("| ")
+        if text == line:
+            made.append(line)
+        elif text.startswith(" "):
+            made.append(f"   {text}")
+        elif text == "Example:":
+            made += [text, "", ".. code-block:: sh", ""]
+        else:  # lines that begin with a word, such as "The whole run:   snakemake ..."
+            made += ["" if made and made[-1] else "", ".. code-block:: text", "", f"   {text}"]
+    lines[:] = made
+
+
 def setup(app: object) -> None:
+    app.connect("sphinx-click-process-description", examples_as_code)  # type: ignore[attr-defined]
     page = HERE / "reference" / "settings.md"
     text = settings_page()
     if not page.is_file() or page.read_text() != text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import runpy
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.cli import run_to_success
 from support.demo import copy_demo
+from support.examples import all_commands, examples_of
 from support.threads import same_threads_after  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +82,9 @@ def test_the_documentation_is_built_without_a_warning(tmp_path):
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "site/reference/cli.html").read_text()
     assert "pipeline cache verify" in page or "cache-verify" in page
+    for built in (tmp_path / "site").rglob("*.html"):
+        assert not re.search("[\u2013\u2014](?=[a-z])", built.read_text()), f"{built.name}: a dash for an option"
+    shown = html.unescape(re.sub("<[^>]+>", "", "\n".join(re.findall(r"<pre>(.*?)</pre>", page, re.S))))
+    for words in all_commands():
+        for line in examples_of(words):
+            assert line in shown, f"not a code block: {line}"

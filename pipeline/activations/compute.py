@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,7 +12,7 @@ from pipeline.activations.prefetch import prefetch_scales
 from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, ScaledWindows, TrunkRunner
 
 
 def compute_layers(
@@ -23,6 +23,7 @@ def compute_layers(
     *,
     layers: Sequence[str] = (),
     advance: Callable[[int], None] = lambda n: None,
+    windows: Iterable[ScaledWindows] | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute the activations of planned rows at some layers, in one pass.
 
@@ -34,6 +35,7 @@ def compute_layers(
     clock : takes the time of each stage
     layers : of the runner's trunk; none for the runner's own layer
     advance : called with the number of rows after each batch
+    windows : of the plan's rows, where its pictures are decoded and rescaled already; None to read them from files
 
     Returns
     -------
@@ -47,7 +49,7 @@ def compute_layers(
     layers = tuple(layers) or (runner.trunk.layer,)
     out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
     written = 0
-    windows = prefetch_scales(plan, runner, clock)
+    windows = prefetch_scales(plan, runner, clock) if windows is None else windows
     for pending in delay_by_one(runner.launch_batches(windows, layers, batch, clock.measure)):
         with clock.measure("wait for the device") if pending.done else nullcontext():
             activations = pending.result()

@@ -17,13 +17,14 @@ def _filter(interpolation: str) -> Image.Resampling:
 
 
 def rescale(
-    pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear"
+    picture: np.ndarray | Image.Image, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rescale a picture so that windows of one size are `px` wide, and locate them in it.
 
     Parameters
     ----------
-    pixels : uint8 ndarray of shape (height, width, 3), RGB
+    picture : uint8 ndarray of shape (height, width, 3), RGB, or an image of mode RGB; of several scales, pass the
+        image, since each call with an array copies it
     box_xyxy : float ndarray of shape (n, 4), squares of one size, inside the picture
     interpolation : Pillow's filter, such as ``bilinear`` or ``bicubic``
 
@@ -32,10 +33,11 @@ def rescale(
     scaled : uint8 ndarray of shape (height, width, 3)
     x, y : int ndarrays of shape (n,), upper left corners, to the nearest pixel
     """
-    height, width = pixels.shape[:2]
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    width, height = image.size
     factor = px / float(box_xyxy[0, 2] - box_xyxy[0, 0])
     size = (max(px, round(width * factor)), max(px, round(height * factor)))
-    scaled = np.array(Image.fromarray(pixels).resize(size, _filter(interpolation)))
+    scaled = np.array(image.resize(size, _filter(interpolation)))
     x = np.clip(np.rint(box_xyxy[:, 0] * factor).astype(int), 0, size[0] - px)
     y = np.clip(np.rint(box_xyxy[:, 1] * factor).astype(int), 0, size[1] - px)
     return scaled, x, y

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pipeline.activations.cutting import cut_patches, rescale, split_scales
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
@@ -31,7 +32,8 @@ def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> It
         with clock.measure("rescale"):
             boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
             if plan.source == "grid":
-                scaled = [rescale(pixels, boxes[same], px, interpolation) for same in split_scales(scale)]
+                image = Image.fromarray(pixels)
+                scaled = [rescale(image, boxes[same], px, interpolation) for same in split_scales(scale)]
             else:
                 # Each patch is rescaled by itself, and is all of its rescaled picture.
                 flip = None if plan.flip is None else plan.flip[rows]
@@ -42,6 +44,23 @@ def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> It
 
     for scales in prefetch_pictures(plan, rescale_picture, clock):
         yield from scales
+
+
+def rescale_image(
+    image: Image.Image, box_xyxy: np.ndarray, scale: np.ndarray, runner: TrunkRunner
+) -> list[ScaledWindows]:
+    """Rescale one decoded picture to each scale of its grid, as `prefetch_scales` does for the pictures of a plan.
+
+    Parameters
+    ----------
+    image : of mode RGB
+    box_xyxy : float ndarray of shape (n, 4), windows of a grid
+    scale : integer ndarray of shape (n,), rising
+    """
+    px, interpolation = runner.trunk.card.input_px, runner.trunk.card.preprocessing.interpolation
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        scaled = pool.map(lambda same: rescale(image, box_xyxy[same], px, interpolation), split_scales(scale))
+        return [ScaledWindows(runner.to_device(pixels), x, y) for pixels, x, y in scaled]
 
 
 def prefetch_patches(

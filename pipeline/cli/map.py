@@ -22,7 +22,9 @@ from pipeline.cli.common import echo_json, json_option, names_in, say, settings_
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("maps"), show_default=True, help="Folder."
 )
 @click.option("--highest", type=click.FloatRange(min=0, min_open=True), help="Upper end of the scale, for all sheets.")
-@click.option("--array", "arrays", is_flag=True, help="Also write the maps of all classes as .npz.")
+@click.option(
+    "--array", "arrays", is_flag=True, help="Also write the maps of all classes as .npz, at most 1000 px wide or high."
+)
 @json_option
 @settings_options
 def command(
@@ -45,7 +47,7 @@ def command(
     \b
     Example:
       pipeline map photo.jpg
-      pipeline map --dataset demo val_0004 --classes ball,crate --array
+      pipeline map --dataset demo val_0004 --classes cat,house --array
     """
     from pipeline.stages.context import RunContext
     from pipeline.stages.fit_head import find_head

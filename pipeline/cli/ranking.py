@@ -48,7 +48,7 @@ def command(
 
     \b
     Example:
-      pipeline ranking --dataset demo --classes ball --top 5
+      pipeline ranking --dataset demo --classes cat --top 5
     """
     from pipeline.stages.context import RunContext
     from pipeline.views.ranking import draw_rankings

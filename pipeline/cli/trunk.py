@@ -58,34 +58,66 @@ def list_trunks(part: str) -> None:
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="safetensors file.")
 @json_option
 def show_trunk(name: str, layer: str | None, weights: Path | None, as_json: bool) -> None:
-    """Load a trunk and say what it is: input, preprocessing, layer, digest.
+    """Say what a trunk is: input, preprocessing, digest, and every node where activations can be taken.
+
+    Nothing is downloaded: of weights that are not on this machine, there is no digest.
 
     \b
     Example:
       pipeline trunk show alexnet64
+      pipeline trunk show torchvision/resnet18
+      pipeline trunk show torchvision/resnet18@layer3 --weights trunks/resnet18.safetensors
     """
-    from pipeline.trunk.registry import load_trunk
+    from pipeline.io.errors import MissingDataError
+    from pipeline.trunk.registry import load_trunk, outline_trunk
 
-    trunk = load_trunk(name, layer, weights)
+    outline = outline_trunk(name, layer)
+    trunk, missing = None, ""
+    try:
+        trunk = load_trunk(name, layer, weights, download=False)
+    except MissingDataError as error:
+        if weights is not None or outline is None:
+            raise
+        missing = str(error)
+    shown = trunk or outline
+    assert shown is not None  # without weights there is the outline
+    nodes = dict(outline.nodes) if outline else dict(shown.card.layers)
     if as_json:
         echo_json(
             {
-                **trunk.card.model_dump(mode="json"),
-                "layer": trunk.layer,
-                "width": trunk.width,
-                "weights": trunk.weights_sha256,
+                **shown.card.model_dump(mode="json"),
+                "layer": shown.layer,
+                "width": shown.width,
+                "weights": trunk.weights_sha256 if trunk else None,
+                "nodes": nodes,
+                "notes": list(trunk.notes) if trunk else [missing],
             }
         )
         return
-    pixels = trunk.card.preprocessing
-    click.echo(f"{trunk.card.name}: {trunk.card.architecture}")
-    click.echo(f"  input    {trunk.card.input_px} px, {pixels.interpolation}, {pixels.colour_order}")
+    pixels = shown.card.preprocessing
+    click.echo(f"{shown.card.name}: {shown.card.architecture}")
+    click.echo(f"  input    {shown.card.input_px} px, {pixels.interpolation}, {pixels.colour_order}")
     click.echo(f"  mean     {', '.join(f'{value:.4g}' for value in pixels.mean)} of values in 0..1")
     click.echo(f"  std      {', '.join(f'{value:.4g}' for value in pixels.std)}")
-    click.echo(f"  layer    {trunk.layer}, {trunk.width:,} columns")
-    click.echo(f"  layers   {', '.join(f'{key} ({width:,})' for key, width in trunk.card.layers.items())}")
-    click.echo(f"  weights  sha256 {trunk.weights_sha256}")
-    click.echo(f"  source   {trunk.card.trained.get('source', 'unknown')}")
+    click.echo(f"  layer    {shown.layer}, {shown.width:,} columns")
+    click.echo(f"  layers   {', '.join(f'{key} ({width:,})' for key, width in shown.card.layers.items())}")
+    if trunk is None:
+        click.echo(f"  weights  none: {missing.removeprefix(f'trunk {name!r}: ')}")
+    else:
+        click.echo(f"  weights  sha256 {trunk.weights_sha256}")
+        click.echo(f"  source   {trunk.card.trained.get('source', 'unknown')}")
+        for note in trunk.notes:
+            click.echo(f"  note     {note}")
+    if outline is not None:
+        _print_nodes(nodes, shown.layer)
+
+
+def _print_nodes(nodes: dict[str, int], layer: str) -> None:
+    """Print every node and its columns, the chosen ones marked; several are joined by +."""
+    click.echo(f"  nodes    {len(nodes)}; any as --layer NODE or NAME@NODE, several as NODE+NODE:")
+    chosen = layer.split("+")
+    for node, width in nodes.items():
+        click.echo(f"    {node}  {width:,}" + ("  <- this layer" if node in chosen else ""))
 
 
 @command.command("import")
@@ -94,8 +126,8 @@ def show_trunk(name: str, layer: str | None, weights: Path | None, as_json: bool
 @click.option("--name", required=True, help="Name of the trunk and of its files.")
 @click.option(
     "--architecture",
-    type=click.Choice(["bvlc_alexnet", "caffenet", "alexnet", "krizhevsky"]),
-    help="Needed where the file does not say in which order its layers are run (.npy, .npz, .pth, safetensors).",
+    help="torchvision/NAME or timm/NAME; or bvlc_alexnet, caffenet, alexnet or krizhevsky, needed where the file does "
+    "not say in which order its layers are run (.npy, .npz, .pth, safetensors).",
 )
 @click.option(
     "--preprocessing",
@@ -113,27 +145,43 @@ def import_trunk(
     mean_bgr: str | None,
     mean_file: Path | None,
 ) -> None:
-    """Turn weights of AlexNet or CaffeNet into safetensors with a card; no code of the file is run.
+    """Turn weights into safetensors; no code of the file is run.
 
-    FILE ends in .caffemodel, .onnx, .npy, .npz, .pth or .safetensors. Writes NAME.safetensors and its card
-    NAME.yaml; --trunk OUT/NAME.yaml uses it.
+    Of AlexNet or CaffeNet, FILE ends in .caffemodel, .onnx, .npy, .npz, .pth or .safetensors. Writes NAME.safetensors
+    and its card NAME.yaml; --trunk OUT/NAME.yaml uses it.
+
+    Of a network of torchvision or timm, FILE is one of torch.save (a state dict, also under state_dict, model or
+    model_state), or safetensors. Writes NAME.safetensors; --trunk ARCHITECTURE --weights OUT/NAME.safetensors uses it.
 
     \b
     Example:
       pipeline trunk import bvlc_reference_caffenet.caffemodel --out trunks --name caffenet
       pipeline trunk import bvlc_alexnet.npy --out trunks --name bvlc --architecture bvlc_alexnet
+      pipeline trunk import resnet18.pth --out trunks --name resnet18 --architecture torchvision/resnet18
     """
     import re
 
     from pipeline.io.errors import SettingsError
     from pipeline.io.messages import brief
     from pipeline.trunk.card import save_trunk
-    from pipeline.trunk.formats.convert import convert, read_mean_bgr
+    from pipeline.trunk.formats.convert import ARCHITECTURES, convert, read_mean_bgr
+    from pipeline.trunk.sources import find_source, suggest_trunk
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise SettingsError(f"--name: may have letters, digits, '.', '_' and '-', got {brief(name)}")
     if mean_bgr is not None and mean_file is not None:
         raise SettingsError("give --mean-bgr or --mean, not both")
+    if architecture is not None and architecture not in ARCHITECTURES:
+        source = find_source(architecture)
+        if source is None or not source.prefix:
+            raise SettingsError(
+                f"--architecture: expected {', '.join(ARCHITECTURES)}, torchvision/NAME or timm/NAME, "
+                f"got {brief(architecture)}{suggest_trunk(architecture)}"
+            )
+        if preprocessing or mean_bgr or mean_file:
+            raise SettingsError(f"--architecture {architecture}: its preprocessing is that of its own weights")
+        _import_zoo(file, out / f"{name}.safetensors", architecture)
+        return
     mean = read_mean_bgr(mean_file) if mean_file else _three_numbers(mean_bgr) if mean_bgr is not None else None
     weights, card = convert(file, name, architecture, mean, preprocessing)
     card = save_trunk(out / name, weights, card)
@@ -141,6 +189,20 @@ def import_trunk(
         say(f"  {ours:12} {' x '.join(map(str, weights[ours].shape)):18} {theirs}")
     click.echo(f"{out / name}.yaml")
     click.echo(f"  {card.architecture}, {card.input_px} px, {card.trained['input']}, sha256 {card.weights_sha256}")
+
+
+def _import_zoo(file: Path, target: Path, architecture: str) -> None:
+    from safetensors.torch import save
+
+    from pipeline.io.atomic import write_atomic
+    from pipeline.trunk.zoo.convert import convert_zoo
+
+    weights, notes = convert_zoo(file, architecture)
+    for note in notes:
+        say(f"note: {note}")
+    write_atomic(target, save(weights, metadata={"architecture": architecture}))
+    click.echo(f"{target}")
+    click.echo(f"  {len(weights)} tensors; use it with: --trunk {architecture} --weights {target}")
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Split, read_ids, refuse_split
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
+from pipeline.io.likeness import suggest_nearest
 from pipeline.io.progress import track
 
 
@@ -100,7 +101,10 @@ def list_split(manifest: Manifest, split: str, folder: Path) -> tuple[Listing, P
         No such split, or a list or table that cannot be read.
     """
     if split not in manifest.splits:
-        raise DatasetError(f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}")
+        raise DatasetError(
+            f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}"
+            f"{suggest_nearest(split, manifest.splits)}"
+        )
     base = _folder_of(manifest, split, folder)
     if manifest.layout == "folders" and not base.is_dir():
         raise DatasetError(f"{base}: no such folder")

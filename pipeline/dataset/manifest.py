@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.io.errors import MissingDataError, SettingsError
+from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_SEED, Settings, explain_validation
 from pipeline.io.yaml import read_mapping
@@ -238,7 +239,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
         if path.is_file():
             return _parse_manifest(path)
     raise SettingsError(
-        f"dataset {name!r}: no manifest data_manifests/{name}.yaml; known: {', '.join(known_datasets())}\n"
+        f"dataset {name!r}: no manifest data_manifests/{name}.yaml{suggest(name, known_datasets())}\n"
         f"for your own pictures: pipeline data new --root DIR --name {name}"
     )
 

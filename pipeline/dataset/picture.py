@@ -50,9 +50,25 @@ def decode_picture(
     BadPictureError
         Empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
+    return np.asarray(decode_image(data, apply_exif, name, formats))
+
+
+def decode_image(
+    data: bytes, apply_exif: bool, name: str = "picture", formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
+    """Decode a whole picture as `decode_picture` does, without a second copy of its pixels as an array.
+
+    Returns
+    -------
+    Image of mode RGB
+
+    Raises
+    ------
+    BadPictureError
+    """
     with _opened(io.BytesIO(data), name, formats) as image:
         image.load()
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if apply_exif else image))
+        return _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
 
 
 def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
@@ -106,7 +122,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_annotated(data: bytes, size_wh: tuple[int, int] | None, name: str = "picture") -> tuple[np.ndarray, bool]:

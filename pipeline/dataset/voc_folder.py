@@ -12,6 +12,7 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.split import PICTURE_SUFFIXES
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
+from pipeline.io.likeness import suggest_nearest
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ def id_list_path(manifest: Manifest, split: str, folder: Path) -> Path:
     """Path of the file with the ids of a split, one per line."""
     entry = manifest.splits.get(split)
     if entry is None:
-        raise DatasetError(f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}")
+        raise DatasetError(
+            f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}"
+            f"{suggest_nearest(split, manifest.splits)}"
+        )
     if entry.ids is not None and manifest.path is not None:
         return manifest.path.parent / entry.ids
     return lists_folder(manifest, folder) / f"{split}.txt"

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from pipeline.io.errors import SettingsError
+from pipeline.io.likeness import suggest, suggest_nearest
 from pipeline.io.messages import brief, shorten
 
 # Bounds far above any use, and below values that make a machine stop without a message.
@@ -25,6 +26,10 @@ MAX_EPOCHS = 10_000
 MAX_UPDATES = 100_000_000
 MAX_SEED = 2**32 - 1
 MAX_THREADS = 1024
+
+
+OWN_TEXT = ("missing", "value_error", "unknown_head", "unknown_layer")
+"""Kinds of mistakes whose message names the value itself."""
 
 
 class Settings(BaseModel):
@@ -50,12 +55,36 @@ def _is_numeric(annotation: object) -> bool:
     return annotation in (int, float) or any(_is_numeric(part) for part in get_args(annotation))
 
 
-def explain_validation(error: ValidationError, hide: Collection[str] = ()) -> list[str]:
+def nested_models(annotation: object) -> list[type[BaseModel]]:
+    """List the settings that a type holds, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        inner = [model for field in annotation.model_fields.values() for model in nested_models(field.annotation)]
+        return [annotation, *inner]
+    return [model for part in get_args(annotation) for model in nested_models(part)]
+
+
+def _suggest_key(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> str:
+    """Return the end of a message about an unknown key: the keys of that place that are most like it."""
+    if model is None:
+        return ""
+    models = [model]
+    for part in loc[:-1]:
+        fields = [m.model_fields[part] for m in models if isinstance(part, str) and part in m.model_fields]
+        # Other parts are names that the user gave, and tags of unions.
+        models = [found for field in fields for found in nested_models(field.annotation)] if fields else models
+    name, names = str(loc[-1]), list(dict.fromkeys(name for m in models for name in m.model_fields))
+    return suggest_nearest(name, names) or suggest(name, names)
+
+
+def explain_validation(
+    error: ValidationError, hide: Collection[str] = (), model: type[BaseModel] | None = None
+) -> list[str]:
     """List the mistakes, one line each: where, what, and the value.
 
     Parameters
     ----------
     hide : parts of a place that are no keys: tags by which pydantic tells the members of a union apart
+    model : that was validated: for an unknown key, the keys that are most like it are named
     """
     lines = []
     for item in error.errors(include_url=False, include_context=False):
@@ -63,9 +92,11 @@ def explain_validation(error: ValidationError, hide: Collection[str] = ()) -> li
         keys = [part for index, part in enumerate(item["loc"]) if index < 2 or part not in hide]
         where = ".".join(shorten(str(part)) for part in keys) or "settings"
         # A URL may carry a password, also under a key that is mistyped.
-        got = "" if item["type"] in ("missing", "value_error") else f", got {brief(item['input'])}"
+        got = "" if item["type"] in OWN_TEXT else f", got {brief(item['input'])}"
         got = "" if "://" in got else got
-        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
+        end = _suggest_key(model, item["loc"]) if item["type"] == "extra_forbidden" else ""
+        # One validator may find several mistakes.
+        lines += [f"{where}: {text}{got}{end}" for text in item["msg"].removeprefix("Value error, ").split("\n")]
     return lines
 
 

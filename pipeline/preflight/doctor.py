@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+import torch
+
 from pipeline.dataset.manifest import Manifest, dataset_folder, load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.io.errors import PipelineError
@@ -19,7 +21,10 @@ from pipeline.io.memory import available_memory
 from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.preflight.costs import read_costs
 from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
+from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
+from pipeline.trunk.hubs import NotDownloadedError
+from pipeline.trunk.runner import cpu_has_bf16
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
 MEMORY_NEEDED = 2 * 2**30
@@ -50,7 +55,7 @@ def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
     yield _memory()
     yield from _device(ws)
     yield _compiler(ws)
-    yield _weights(ws)
+    yield _trunk(ws, dataset)
     yield from _folders(ws)
     if dataset is not None:
         yield from _dataset(ws, dataset)
@@ -80,8 +85,6 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _cores(ws: Workspace) -> Finding:
-    from pipeline.trunk.runner import cpu_has_bf16
-
     usable = len(os.sched_getaffinity(0))
     arithmetic = (
         "computes in bfloat16" if cpu_has_bf16() else "has no bfloat16: trunks run in fp32, at about half the rate"
@@ -106,8 +109,6 @@ def _memory() -> Finding:
 
 
 def _device(ws: Workspace) -> Iterator[Finding]:
-    import torch
-
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}")
@@ -130,16 +131,38 @@ def _compiler(ws: Workspace) -> Finding:
     return Finding("C++ compiler", state, "none: --compiled cannot be used", "Debian: apt-get install g++")
 
 
-def _weights(ws: Workspace) -> Finding:
+def _trunk(ws: Workspace, dataset: str | None) -> Finding:
+    """Load the trunk as an extraction does, but for downloads."""
     s = ws.settings
+    if ws.makes_trunk and dataset is None:
+        return Finding(
+            "trunk",
+            "note",
+            f"{s.trunk} is made from a dataset, and none is named",
+            f"pipeline doctor --dataset NAME --trunk {s.trunk}",
+        )
+    threads = torch.get_num_threads()
     try:
         ws.check_weights()
+        runner = make_runner(ws, dataset, download=False)
+    except NotDownloadedError as error:
+        return Finding("trunk", "note", *_split_mend(str(error)))
     except PipelineError as error:
-        what, _, mend = str(error).partition("; ")
-        return Finding("trunk", "bad", what, mend)
-    return Finding(
-        "trunk", "ok", f"{s.trunk}, layer {s.layer or 'of its name'}" + (f", weights {s.weights}" if s.weights else "")
-    )
+        return Finding("trunk", "bad", *_split_mend(str(error)))
+    finally:
+        torch.set_num_threads(threads)
+    trunk = runner.trunk
+    of_file = f", weights {s.weights}" if s.weights else ""
+    notes = "".join(f"; {note}" for note in trunk.notes)
+    found = f"{s.trunk}, layer {trunk.layer}, {trunk.width:,} columns, {runner.precision_name}{of_file}{notes}"
+    return Finding("trunk", "ok", found)
+
+
+def _split_mend(message: str) -> tuple[str, str]:
+    """Split a message into its first line, and what can be done."""
+    first, _, rest = message.partition("\n")
+    what, _, mend = first.partition("; ")
+    return what, "\n      ".join(line.strip() for line in filter(None, (mend, *rest.splitlines())))
 
 
 def _folders(ws: Workspace) -> Iterator[Finding]:

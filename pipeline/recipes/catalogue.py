@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipeline.dataset.manifest import Manifest
 from pipeline.head.settings import HEAD_KINDS, HEADS
 from pipeline.io.errors import SettingsError
+from pipeline.io.likeness import suggest
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import explain_validation
 from pipeline.io.names import make_file_part
@@ -49,7 +50,7 @@ def find_recipe(settings: RunSettings, name: str) -> RecipeSettings:
     known = known_recipes(settings)
     if name not in known:
         raise SettingsError(
-            f"unknown recipe {name!r}; known: {', '.join(known)}; add it under 'recipes:' in a --config file"
+            f"unknown recipe {name!r}{suggest(name, known)}; add it under 'recipes:' in a --config file"
         )
     return known[name]
 

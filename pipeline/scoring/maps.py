@@ -72,11 +72,19 @@ class CoverageGrid:
         total = self._sum(scores) + weight * scores.mean(0)[:, None, None]
         return np.where(covered, total / (self.n_patches + weight), np.nan)
 
-    def pixels(self, cells: np.ndarray) -> np.ndarray:
-        """Draw cells (k, n_rows, n_columns) as float32 pixels (k, height, width), by the centre of each pixel."""
-        column = np.searchsorted(self.x_edges, np.arange(self.width) + 0.5, side="right") - 1
-        row = np.searchsorted(self.y_edges, np.arange(self.height) + 0.5, side="right") - 1
-        return cells[:, row[:, None], column].astype(np.float32)
+    def pixels(self, cells: np.ndarray, map_wh: Sequence[int] | None = None) -> np.ndarray:
+        """Draw cells (k, n_rows, n_columns) as float32 pixels (k, height, width), by the centre of each pixel.
+
+        Parameters
+        ----------
+        map_wh : (width, height) of the map; None for the size of the picture
+        """
+        width, height = (self.width, self.height) if map_wh is None else map_wh
+        x, y = ((np.arange(n) + 0.5) * (size / n) for n, size in ((width, self.width), (height, self.height)))
+        column = np.searchsorted(self.x_edges, x, side="right") - 1
+        row = np.searchsorted(self.y_edges, y, side="right") - 1
+        # Few cells stand for many pixels: they are converted first.
+        return cells.astype(np.float32)[:, row[:, None], column]
 
     def peak(self, cells: np.ndarray) -> np.ndarray:
         """Return the centre (x, y), in pixels, of the highest cell of each map: float64 ndarray of shape (k, 2)."""
@@ -86,7 +94,13 @@ class CoverageGrid:
         return np.stack([x[column], y[row]], axis=1)
 
 
-def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int], smoothed: bool = True) -> np.ndarray:
+def score_maps(
+    box_xyxy: np.ndarray,
+    scores: np.ndarray,
+    size_wh: Sequence[int],
+    smoothed: bool = True,
+    map_wh: Sequence[int] | None = None,
+) -> np.ndarray:
     """Compute the mean score of the patches over each pixel.
 
     Parameters
@@ -95,10 +109,12 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int],
     scores : float ndarray of shape (n, n_classes)
     size_wh : (width, height) of the picture
     smoothed : shrunk toward the picture's mean where few patches are; False for the plain mean
+    map_wh : (width, height) of the maps; None for the size of the picture. A smaller map has the values of the full
+        one at the centres of its own pixels.
 
     Returns
     -------
-    float32 ndarray of shape (n_classes, height, width); NaN where there is no patch
+    float32 ndarray of shape (n_classes, height, width) of the maps; NaN where there is no patch
 
     Examples
     --------
@@ -109,7 +125,7 @@ def score_maps(box_xyxy: np.ndarray, scores: np.ndarray, size_wh: Sequence[int],
     [[[0.375, 0.5, 0.625, nan]]]
     """
     grid = CoverageGrid(box_xyxy, size_wh)
-    return grid.pixels(grid.smoothed_mean(scores) if smoothed else grid.mean(scores))
+    return grid.pixels(grid.smoothed_mean(scores) if smoothed else grid.mean(scores), map_wh)
 
 
 class Peaks:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.manifest import ACTION_COMPETITIONS, Manifest
+from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.read import is_official
 from pipeline.dataset.split import Annotation
-from pipeline.dataset.voc_action import split_sample_id
-from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import StoreError
 from pipeline.metrics.accuracy import measure_confusion, shows_one_class
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.aggregation import Aggregation, AggregationLike
+from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.maps import point_at
 from pipeline.scoring.scores import SplitScores
 
@@ -363,31 +360,3 @@ def _notes_on_undefined(reasons: Mapping[str, str]) -> list[str]:
     for name, reason in reasons.items():
         classes.setdefault(reason, []).append(name)
     return [f"{reason}, left out of the mean: {', '.join(names)}" for reason, names in classes.items()]
-
-
-def write_devkit_files(
-    scores: SplitScores, k: AggregationLike, folder: Path, competition: str, unscored: Sequence[str] = ()
-) -> list[Path]:
-    """Write files for the evaluation server, one per class: ``<comp>_cls_<split>_<class>.txt``, ``id score`` per line.
-
-    For persons (``comp9``, ``comp10``) they are ``<comp>_action_<split>_<class>.txt`` and ``id object score``.
-
-    Source: VOC2012 development kit, sections on submission of results.
-
-    Parameters
-    ----------
-    unscored : classes that get no file
-    """
-    by_person = competition in ACTION_COMPETITIONS
-    names = ["{} {}".format(*split_sample_id(i)) for i in scores.ids] if by_person else scores.ids
-    paths = []
-    for column, name in enumerate(scores.classes):
-        if name in unscored:
-            continue
-        # In full, not with a fixed number of decimals: fifth powers of small probabilities would all become 0.
-        lines = [f"{i} {float(value)!r}" for i, value in zip(names, scores.by(k)[:, column], strict=True)]
-        task = "action" if by_person else "cls"
-        path = folder / f"{competition}_{task}_{scores.facts.split}_{name}.txt"
-        write_atomic(path, ("\n".join(lines) + "\n").encode())
-        paths.append(path)
-    return paths

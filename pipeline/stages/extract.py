@@ -133,6 +133,8 @@ def extraction_of(
     """Return the extraction of a table; `paths` may be empty where only its identity is needed."""
     s = run.settings
     runner = make_runner(run.ws, run.dataset)
+    for note in runner.trunk.notes:
+        run.say(f"note: weights {run.settings.weights}: {note}")
     rows = rows_to_extract(run, table)
     if rows is not None:
         of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"

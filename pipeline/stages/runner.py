@@ -23,8 +23,12 @@ def set_threads(n: int) -> int:
     return n
 
 
-def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
+def make_trunk(ws: Workspace, dataset: str | None = None, *, download: bool = True) -> Trunk:
     """Load the configured trunk; one that is made from a dataset must have been made.
+
+    Parameters
+    ----------
+    download : whether a library's weights that are not on this machine may be downloaded
 
     Raises
     ------
@@ -40,13 +44,13 @@ def make_trunk(ws: Workspace, dataset: str | None = None) -> Trunk:
                 f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
             )
         name = str(card)
-    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed)
+    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed, download=download)
 
 
-def make_runner(ws: Workspace, dataset: str | None = None) -> TrunkRunner:
+def make_runner(ws: Workspace, dataset: str | None = None, *, download: bool = True) -> TrunkRunner:
     """Load the configured trunk on the configured device."""
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
-    trunk = make_trunk(ws, dataset)
+    trunk = make_trunk(ws, dataset, download=download)
     kind = DenseRunner if ws.dense else TrunkRunner
     return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any, Literal, Self
 
@@ -11,10 +12,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pipeline.activations.settings import Codec, StoredDtype
 from pipeline.head.settings import DEFAULT_HEADS, HEAD_KINDS, HEADS, AnyHead
 from pipeline.io.errors import SettingsError
+from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
@@ -22,6 +25,9 @@ from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
 
+MISTAKES_SHOWN = 30
+MOST_LEVELS = 10
+"""Rounds in which mistakes are taken out and the rest is checked."""
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
 
 
@@ -202,7 +208,9 @@ class RunSettings(Settings):
         source = find_source(self.trunk)
         for layer in (self.layer, *self.layers):
             if source is not None and source.layers and layer not in source.layers:
-                raise ValueError(f"layer: trunk {self.trunk} has {', '.join(source.layers)}, got {brief(layer)}")
+                names = ", ".join(source.layers)
+                text = f"layer: trunk {self.trunk} has {names}, got {brief(layer)}"
+                raise PydanticCustomError("unknown_layer", "{text}", {"text": text})
         return self
 
     @field_validator("heads")
@@ -233,7 +241,9 @@ class RunSettings(Settings):
         known = self.known_heads
         unknown = sorted({self.head, *self.compare} - set(known))
         if unknown:
-            raise ValueError(f"unknown head {', '.join(map(shorten, unknown[:10]))}; known: {', '.join(known)}")
+            heads = ", ".join(map(shorten, unknown[:10]))
+            text = f"unknown head {heads}{suggest(unknown[0], known)}"
+            raise PydanticCustomError("unknown_head", "{text}", {"text": text})
         return self
 
     @property
@@ -250,9 +260,8 @@ class RunSettings(Settings):
         """Settings of a head by name, configured ones before built-in ones."""
         known = self.known_heads
         if name not in known:
-            raise SettingsError(
-                f"unknown head {name!r}; known: {', '.join(known)}; add it under 'heads:' in a --config file"
-            )
+            end = suggest(name, known)
+            raise SettingsError(f"unknown head {name!r}{end}; add it under 'heads:' in a --config file")
         return known[name]
 
     def main_head(self, has_boxes: bool) -> str:
@@ -299,8 +308,61 @@ def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSe
     try:
         return RunSettings.model_validate(values)
     except ValidationError as error:
-        problems = explain_validation(error, HEAD_KINDS)
-        known = ", ".join(RunSettings.model_fields)
+        problems = _all_mistakes(values, error)
         raise SettingsError(
-            f"{where}: {len(problems)} mistake(s)\n{enumerate_problems(problems)}\nsettings are: {known}"
+            f"{where}: {len(problems)} mistake(s)\n{enumerate_problems(problems, MISTAKES_SHOWN)}"
         ) from error
+
+
+def _all_mistakes(values: dict[str, Any], error: ValidationError) -> list[str]:
+    """List the mistakes of all levels: checks that come after others run once the others' mistakes are taken out."""
+    problems = explain_validation(error, HEAD_KINDS, RunSettings)
+    rest = copy.deepcopy(values)
+    for _ in range(MOST_LEVELS):
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            _take_out(rest, item["loc"], item["type"])
+        try:
+            RunSettings.model_validate(rest)
+            break
+        except ValidationError as following:
+            new = [line for line in explain_validation(following, HEAD_KINDS, RunSettings) if line not in problems]
+            if not new:
+                break
+            problems += new
+            error = following
+    return problems
+
+
+def _rename_heads(values: dict[str, Any]) -> None:
+    """Give heads plain names where theirs are refused, also where settings name them."""
+    plain = {name: re.sub(r"[^A-Za-z0-9.-]+", "-", str(name)).lstrip(".-")[:64] or "head" for name in values["heads"]}
+    values["heads"] = {plain[name]: head for name, head in values["heads"].items()}
+    if isinstance(values.get("head"), str):
+        values["head"] = plain.get(values["head"], values["head"])
+    if isinstance(values.get("compare"), list | tuple):
+        values["compare"] = [plain.get(name, name) if isinstance(name, str) else name for name in values["compare"]]
+
+
+def _take_out(values: dict[str, Any], loc: tuple[int | str, ...], kind: str) -> None:
+    """Take a refused value out of settings, so that it has its default; heads and recipes keep their names."""
+    if not loc:
+        for name in {"unknown_layer": ("layer", "layers"), "unknown_head": ("head", "compare")}.get(kind, ()):
+            values.pop(name, None)
+        return
+    place: Any = values
+    path: list[tuple[dict[str, Any], str]] = []
+    for part in loc:
+        if isinstance(place, dict) and part in place:
+            path.append((place, str(part)))
+            place = place[part]
+    if not path:
+        return
+    parent, key = path[-1]
+    if len(loc) == 1 and key == "heads" and isinstance(place, dict):
+        _rename_heads(values)
+        return
+    named = parent is values.get("heads") or parent is values.get("recipes")
+    if named and kind != "extra_forbidden":
+        parent[key] = {} if parent is values.get("heads") else {"head": {}}
+    else:
+        parent.pop(key)

@@ -16,7 +16,9 @@ from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetCon
 from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
+from pipeline.trunk.outline import Outline
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
@@ -42,6 +44,63 @@ def _family_trunk(
         LayeredNetwork(network, layer).eval(),
         classifier,
     )
+
+
+NEEDED = {
+    "pool5": tuple(f"conv{i}" for i in range(1, 6)),
+    "fc6": (*(f"conv{i}" for i in range(1, 6)), "fc6"),
+    "fc7": (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7"),
+}
+"""Modules that each layer needs."""
+
+
+def _tensors_for(layer: str) -> frozenset[str]:
+    return frozenset(f"{module}.{kind}" for module in NEEDED[layer] for kind in ("weight", "bias"))
+
+
+def _trunk_of_file(
+    card: TrunkCard, config: AlexNetConfig, prefix: str, state: dict[str, Tensor], request: TrunkRequest
+) -> Trunk:
+    """Make the trunk of a weights file, which holds what the layer needs and, if it does, the layers after it.
+
+    Parameters
+    ----------
+    state : under the family's names, without the prefix
+    """
+    layer = request.layer or DEFAULT_LAYER
+    if layer not in NEEDED:
+        raise TrunkError(f"trunk {card.name!r} has no layer {layer!r}; it has {', '.join(NEEDED)}")
+    with torch.device("meta"):
+        network = AlexNet(config)
+    own = {**network.state_dict(), **{k: v for k, v in state.items() if k in ("fc8.weight", "fc8.bias")}}
+    modules = {name for name, _ in network.named_modules() if name} | {"fc8"}
+    fitted = fit_state(state, own, modules, _tensors_for(layer), f"{card.name} from {request.weights or 'torchvision'}")
+    finite = {name for name, value in fitted.tensors.items() if torch.isfinite(value.float()).all()}
+    available = [name for name in NEEDED if name == layer or _tensors_for(name) <= finite]
+    held = frozenset().union(*map(_tensors_for, available))
+    assign_state(network, {k: v for k, v in fitted.tensors.items() if k in held})
+    for name in ("fc6", "fc7"):
+        if f"{name}.weight" not in held:
+            setattr(network, name, None)  # the layer ends before it, and there are no weights to move to a device
+    last = {k: state[f"fc8.{k}"].float() for k in ("weight", "bias") if f"fc8.{k}" in state}
+    notes = ((f"prefix {prefix!r} of the names in the file stripped",) if prefix else ()) + fitted.notes
+    card = card.model_copy(update={"layers": {name: config.widths[name] for name in available}})
+    return Trunk(
+        card,
+        layer,
+        config.widths[layer],
+        digest_weights(fitted.identity),
+        LayeredNetwork(network, layer, available).eval(),
+        last if len(last) == 2 else None,
+        notes=notes,
+    )
+
+
+def _read_named(request: TrunkRequest) -> tuple[str, dict[str, Tensor]]:
+    """Read a weights file under the family's names: the prefix that was stripped, and the tensors."""
+    assert request.weights is not None
+    state = from_torchvision_names(read_weights(request.weights, request.name))
+    return strip_prefix(state, _tensors_for("pool5"), f"{request.name} from {request.weights}")
 
 
 def _fc_width(state: dict[str, Tensor], where: Path) -> int:
@@ -141,10 +200,14 @@ def from_torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         "classifier.4": "fc7",
         "classifier.6": "fc8",
     }
+    if not any(key.endswith("features.0.weight") for key in state):
+        return state
     renamed = {}
     for key, tensor in state.items():
         stem, _, kind = key.rpartition(".")
-        renamed[f"{names.get(stem, stem)}.{kind}"] = tensor
+        # A wrapper's prefix may stand before the name.
+        found = next((old for old in names if stem == old or stem.endswith(f".{old}")), None)
+        renamed[key if found is None else f"{stem.removesuffix(found)}{names[found]}.{kind}"] = tensor
     return renamed
 
 
@@ -153,17 +216,16 @@ def load_alexnet(request: TrunkRequest) -> Trunk:
     weights = request.weights
     config = CONFIGS["alexnet"]
     if weights is None:
-        enum = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
-        state = download_weights("alexnet", lambda: enum.get_state_dict(progress=False, check_hash=True))
-        trained = {"source": "ImageNet, torchvision's IMAGENET1K_V1"}
+        entry = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1
+        state = from_torchvision_names(download_weights("alexnet", entry, download=request.download))
+        prefix, trained = "", {"source": "ImageNet, torchvision's IMAGENET1K_V1"}
     else:
-        state, trained = read_weights(weights), {"source": f"as the file {weights.name} was"}
-    if "features.0.weight" in state:
-        state = from_torchvision_names(state)
+        prefix, state = _read_named(request)
+        trained = {"source": f"as the file {weights.name} was"}
     card = TrunkCard(
         name="alexnet", architecture="alexnet", input_px=config.input_px, layers=config.widths, trained=trained
     )
-    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)
+    return _trunk_of_file(card, config, prefix, state, request)
 
 
 def load_krizhevsky(request: TrunkRequest) -> Trunk:
@@ -174,7 +236,7 @@ def load_krizhevsky(request: TrunkRequest) -> Trunk:
             "trunk 'krizhevsky': no weights are shipped; give --weights FILE.safetensors, or a card that "
             "'pipeline pretrain --architecture krizhevsky' wrote"
         )
-    state = read_weights(weights)
+    prefix, state = _read_named(request)
     config = krizhevsky(224, _fc_width(state, weights))
     card = TrunkCard(
         name="krizhevsky",
@@ -183,4 +245,19 @@ def load_krizhevsky(request: TrunkRequest) -> Trunk:
         layers=config.widths,
         trained={"source": f"as the file {weights.name} was"},
     )
-    return _family_trunk(card, config, state, request.layer or DEFAULT_LAYER)
+    return _trunk_of_file(card, config, prefix, state, request)
+
+
+def outline(request: TrunkRequest) -> Outline:
+    """Describe a trunk of the family without its weights.
+
+    Raises
+    ------
+    TrunkError
+    """
+    name, layer = request.name, request.layer or DEFAULT_LAYER
+    config = CONFIGS[name]
+    if layer not in config.widths:
+        raise TrunkError(f"trunk {name!r} has no layer {layer!r}; it has {', '.join(config.widths)}")
+    card = TrunkCard(name=name, architecture=name, input_px=config.input_px, layers=config.widths)
+    return Outline(card, layer, config.widths[layer], config.widths)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.io.errors import TrunkError
+from pipeline.trunk.state import record_used_tensors
 
 POOLINGS = ("mean", "max", "flat", "class", "tokens")
 """Of a map: mean or max over places. Of tokens: the class token, or mean or max over patch tokens. Of any: flat."""
@@ -98,13 +99,17 @@ class NodesNetwork(nn.Module):
     Parameters
     ----------
     extractor : turns a Tensor (n, 3, px, px) into a dict of node name -> Tensor
+    used : names of the extractor's tensors that the nodes need
     """
 
-    def __init__(self, extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix) -> None:
+    def __init__(
+        self, extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, used: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
         self.extractor = extractor
         self.nodes = tuple(nodes)
         self.prefix = prefix
+        self.used = used
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.extractor(x), len(x))
@@ -121,18 +126,36 @@ class NodesNetwork(nn.Module):
         return torch.cat(rows, 1)
 
 
+def settle_node(node: Node, value: Any, prefix: Prefix) -> Node:
+    """Fill in the usual pooling of a node by its value."""
+    if not node.pooling and isinstance(value, Tensor) and value.ndim == 3:
+        return replace(node, pooling="class" if prefix.class_token else "tokens")
+    return node
+
+
+def widths_of(values: Mapping[str, Any], prefix: Prefix) -> dict[str, int]:
+    """Columns of every node whose values for two patches can be made rows, by the node's label."""
+    widths = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.ndim >= 2 and len(value) == 2:
+            node = settle_node(Node(name), value, prefix)
+            try:
+                widths[node.label] = pool(value, node, prefix).shape[1]
+            except TrunkError:
+                continue
+    return widths
+
+
 @torch.inference_mode()
 def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int) -> tuple[NodesNetwork, str, int]:
     """Make the network that returns rows, with the usual poolings filled in; its layer's name and columns.
 
-    The extractor is run once, on two black patches, on the device of its weights.
+    The extractor is run once, on two black patches, on the device of its weights, which may be the meta device.
     """
     device = next(extractor.parameters()).device
-    found = extractor(torch.zeros(2, 3, px, px, device=device))
-    settled = []
-    for node in nodes:
-        if not node.pooling and isinstance(found[node.name], Tensor) and found[node.name].ndim == 3:
-            node = replace(node, pooling="class" if prefix.class_token else "tokens")
-        settled.append(node)
-    network = NodesNetwork(extractor, settled, prefix).eval()
+    patches = torch.zeros(2, 3, px, px, device=device)
+    values, used = record_used_tensors(extractor, lambda: extractor(patches))
+    found: Mapping[str, Any] = values
+    settled = [settle_node(node, found[node.name], prefix) for node in nodes]
+    network = NodesNetwork(extractor, settled, prefix, used).eval()
     return network, "+".join(node.label for node in settled), network.join(found, 2).shape[1]

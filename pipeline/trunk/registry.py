@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.sources import LOADABLE, TrunkRequest, find_source
+from pipeline.trunk.outline import Outline
+from pipeline.trunk.sources import LOADABLE, TrunkRequest, find_source, suggest_trunk
 from pipeline.trunk.trunk import Trunk
 
 PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".bin", ".tar")
 
 
-def load_trunk(name: str, layer: str | None = None, weights: Path | None = None, seed: int = 0) -> Trunk:
+def load_trunk(
+    name: str, layer: str | None = None, weights: Path | None = None, seed: int = 0, *, download: bool = True
+) -> Trunk:
     """Load a trunk by its name.
 
     Parameters
@@ -20,6 +23,7 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
     layer : ``pool5``, ``fc6`` or ``fc7`` of the AlexNet family; for torchvision and timm it is in the name
     weights : a safetensors file, for ``torchvision/...``, ``timm/...``, ``alexnet`` and ``krizhevsky``
     seed : of the weights of ``random``
+    download : whether a library's weights that are not on this machine may be downloaded
 
     Raises
     ------
@@ -32,9 +36,23 @@ def load_trunk(name: str, layer: str | None = None, weights: Path | None = None,
     if weights is not None and (source is None or source.weights == "own"):
         raise TrunkError(f"trunk {name!r} has weights of its own; give a path to a card instead of --weights")
     if source is not None and source.loader:
-        return source.import_loader()(TrunkRequest(name, layer, weights, seed))
+        return source.import_loader()(TrunkRequest(name, layer, weights, seed, download))
     if Path(name).suffix in PICKLED_SUFFIXES:
         raise TrunkError(
             f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) beside it"
         )
-    raise TrunkError(f"trunk {name!r}: unknown; expected one of {', '.join(LOADABLE)}")
+    raise TrunkError(f"trunk {name!r}: unknown; expected one of {', '.join(LOADABLE)}{suggest_trunk(name)}")
+
+
+def outline_trunk(name: str, layer: str | None = None) -> Outline | None:
+    """Describe a trunk without its weights; None where its source can tell nothing without them.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+        Unknown name or layer; a library that is not installed.
+    """
+    source = find_source(name)
+    if source is None or not source.outliner:
+        return None
+    return source.import_outliner()(TrunkRequest(name, layer))

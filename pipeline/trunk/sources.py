@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.io.errors import MissingDataError
+from pipeline.io.likeness import join_or, nearest
 from pipeline.io.messages import brief
 
 LAYERS = ("pool5", "fc6", "fc7")
@@ -32,12 +34,14 @@ class TrunkRequest:
     layer : layer whose activations are returned; None for the source's default
     weights : safetensors file; None for the source's own weights
     seed : of random weights
+    download : whether weights that are not on this machine may be downloaded
     """
 
     name: str
     layer: str | None = None
     weights: Path | None = None
     seed: int = 0
+    download: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class TrunkSource:
         dataset and then loaded by their card
     layers : layers that the setting may name; empty where weights or name decide
     weights : whether a safetensors file may be given (``optional``) or must be (``needed``)
+    outliner : ``module:function`` that turns a `TrunkRequest` into an `Outline`, without weights
+    lister : ``module:function`` that lists the names of a library's trunks
     made : whether the trunk is made from a dataset's fit split
     seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
         all
@@ -60,6 +66,8 @@ class TrunkSource:
     loader: str = ""
     layers: tuple[str, ...] = ()
     weights: Literal["own", "optional", "needed"] = "own"
+    outliner: str = ""
+    lister: str = ""
     made: bool = False
     seeded: bool = False
 
@@ -75,20 +83,50 @@ class TrunkSource:
 
     def import_loader(self) -> Callable[[TrunkRequest], Any]:
         """Import the function that turns a `TrunkRequest` into a `Trunk`, and with it torch."""
-        module, _, function = self.loader.partition(":")
-        return getattr(import_module(module), function)
+        return _import_function(self.loader)
+
+    def import_outliner(self) -> Callable[[TrunkRequest], Any]:
+        """Import the function that turns a `TrunkRequest` into an `Outline`, and with it torch."""
+        return _import_function(self.outliner)
+
+    def list_names(self) -> list[str]:
+        """List the names of a library's trunks, with its prefix; none where the library is not installed."""
+        if not self.lister:
+            return []
+        try:
+            return [self.prefix + name for name in _import_function(self.lister)()]
+        except MissingDataError:
+            return []
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
 
 
 CARD = TrunkSource("PATH.yaml", "pipeline.trunk.family:load_card_file")
+_FAMILY, _TORCHVISION, _TIMM = (f"pipeline.trunk.{name}" for name in ("family", "zoo.torchvision", "zoo.timm"))
 SOURCES = (
     TrunkSource("alexnet64", "pipeline.trunk.family:load_embedded", LAYERS),
     TrunkSource("random", "pipeline.trunk.family:load_random", LAYERS, seeded=True),
-    TrunkSource("alexnet", "pipeline.trunk.family:load_alexnet", LAYERS, weights="optional"),
-    TrunkSource("krizhevsky", "pipeline.trunk.family:load_krizhevsky", LAYERS, weights="needed"),
+    TrunkSource("alexnet", f"{_FAMILY}:load_alexnet", LAYERS, weights="optional", outliner=f"{_FAMILY}:outline"),
+    TrunkSource("krizhevsky", f"{_FAMILY}:load_krizhevsky", LAYERS, weights="needed", outliner=f"{_FAMILY}:outline"),
     TrunkSource("no-pretrain", layers=LAYERS, made=True, seeded=True),
     TrunkSource("fisher", made=True, seeded=True),
-    TrunkSource("torchvision/NAME@LAYER", "pipeline.trunk.zoo.torchvision:load_torchvision", weights="optional"),
-    TrunkSource("timm/NAME@LAYER", "pipeline.trunk.zoo.timm:load_timm", weights="optional"),
+    TrunkSource(
+        "torchvision/NAME@LAYER",
+        f"{_TORCHVISION}:load_torchvision",
+        weights="optional",
+        outliner=f"{_TORCHVISION}:outline_torchvision",
+        lister=f"{_TORCHVISION}:list_names",
+    ),
+    TrunkSource(
+        "timm/NAME@LAYER",
+        f"{_TIMM}:load_timm",
+        weights="optional",
+        outliner=f"{_TIMM}:outline_timm",
+        lister=f"{_TIMM}:list_names",
+    ),
 )
 
 FAMILY_TRUNKS = tuple(source.name for source in SOURCES if source.layers == LAYERS)
@@ -131,5 +169,20 @@ def check_trunk_name(name: str) -> str:
         and not re.fullmatch(r"\w+(\.\w+)?(@.+)?", name.removeprefix(source.prefix))
     ):
         names = ", ".join(source.name for source in SOURCES)
-        raise ValueError(f"must be one of {names} or the path of a card (YAML), got {brief(name)}")
+        raise ValueError(f"must be one of {names} or the path of a card (YAML), got {brief(name)}{suggest_trunk(name)}")
     return name
+
+
+def suggest_trunk(name: str) -> str:
+    """Return the end of a message about an unknown trunk: the nearest names, those of libraries included.
+
+    A library's network of exactly this name comes first. The libraries are imported.
+    """
+    bare = name.rpartition("/")[2].partition("@")[0]
+    if not re.fullmatch(r"[\w.-]{1,100}", bare):
+        return ""
+    libraries = {known for source in SOURCES for known in source.list_names()}
+    stem = bare.partition(".")[0]
+    same = [source.prefix + stem for source in SOURCES if source.prefix and source.prefix + stem in libraries]
+    close = same or nearest(name, [*(source.name for source in SOURCES if not source.prefix), *sorted(libraries)])
+    return f"; did you mean {join_or(close)}?" if close else ""

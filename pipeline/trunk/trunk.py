@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,24 @@ from pipeline.io.messages import enumerate_problems
 from pipeline.io.names import make_file_part
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.card import TrunkCard
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from pipeline.trunk.hubs import cached_by_torch, require_hub
+from pipeline.trunk.sources import LAYERS
+from pipeline.trunk.state import FLOATS
 
 
 class LayeredNetwork(nn.Module):
     """A network of the AlexNet family that returns one layer when called, and several on request."""
 
-    def __init__(self, network: AlexNet, layer: str) -> None:
+    def __init__(self, network: AlexNet, layer: str, available: Collection[str] = LAYERS) -> None:
         super().__init__()
         self.network = network
         self.layer = layer
+        self.available = available
 
     @property
     def widths(self) -> dict[str, int]:
-        """Columns of each layer."""
-        return self.network.config.widths
+        """Columns of each layer that the weights suffice for."""
+        return {layer: width for layer, width in self.network.config.widths.items() if layer in self.available}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, (self.layer,))[self.layer]
@@ -54,6 +58,7 @@ class Trunk:
     classifier : ``weight`` (n_outputs, width of FC7) and ``bias`` of the last layer that the network was
         trained with, where the weights hold it and the trunk is of the AlexNet family
     precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
+    notes : what was stripped from, or left unused of, a weights file; for people
     """
 
     card: TrunkCard
@@ -63,6 +68,7 @@ class Trunk:
     network: nn.Module
     classifier: dict[str, Tensor] | None = None
     precision: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -83,11 +89,20 @@ class Trunk:
         widths = network.widths if isinstance(network, LayeredNetwork) else {self.layer: self.width}
         if not isinstance(network, LayeredNetwork) or layer not in widths:
             raise TrunkError(f"trunk {self.card.name!r} has no layer {layer!r}; it has {', '.join(widths)}")
-        return replace(self, layer=layer, width=widths[layer], network=LayeredNetwork(network.network, layer).eval())
+        return replace(
+            self,
+            layer=layer,
+            width=widths[layer],
+            network=LayeredNetwork(network.network, layer, network.available).eval(),
+        )
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, architecture: str = "") -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
+
+    Parameters
+    ----------
+    architecture : of the network that they are for, as ``trunk import`` names it
 
     Raises
     ------
@@ -101,9 +116,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     # A safetensors file begins with the length of its header, which can look like a pickle's start,
     # and then the header's brace.
     pickled = head[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and head[8:] != b"{"
-    if pickled or path.suffix in (".pt", ".pth", ".pkl", ".bin"):
+    if pickled or path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".tar"):
+        stem = re.sub(r"[^A-Za-z0-9._-]+|(\.(pth|pt|tar|ckpt|pkl|bin))+$", "-", path.name).strip("-.") or "weights"
+        line = ["pipeline", "trunk", "import", str(path), "--out", "trunks", "--name", stem]
+        line += ["--architecture", architecture] if architecture else []
         raise TrunkError(
-            f"{path}: pickled weights are never loaded, since a pickle can run any code; expected safetensors"
+            f"{path}: pickled weights are never loaded, since a pickle can run any code; expected safetensors; "
+            f"convert them, without running their code, with: {shlex.join(line)}"
         )
     try:
         return load_file(path)
@@ -147,13 +166,30 @@ def load_state(network: nn.Module, state: dict[str, Tensor], where: str) -> None
     network.load_state_dict(floats, assign=True)
 
 
-def download_weights(name: str, fetch: Callable[[], Any]) -> Any:
-    """Download weights through torchvision's own API, which checks the digest in the file's name."""
+def download_weights(name: str, entry: Any, *, download: bool = True) -> Any:
+    """Take weights from torch's cache, or download them through torchvision's API, which checks their digest.
+
+    Parameters
+    ----------
+    entry : member of a model's enum of weights
+    download : False: raise `NotDownloadedError` where they are not cached and could be downloaded
+
+    Raises
+    ------
+    MissingDataError
+        They are not cached and cannot be downloaded.
+    """
+    ways = (
+        f"you can: connect once (torch caches them); or download {entry.url} elsewhere, then: "
+        f"pipeline trunk import FILE.pth --architecture {name} --out trunks --name NAME, and "
+        "--weights FILE.safetensors; or use the embedded trunk alexnet64"
+    )
+    if not cached_by_torch(entry.url):
+        require_hub(name, "torchvision", entry.url, ways, download=download)
     try:
-        return fetch()
+        return entry.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise MissingDataError(
-            f"trunk {name!r}: torchvision's weights are not on this machine and could not be downloaded: {error}\n"
-            "you can: connect once (torch caches them), or --weights FILE.safetensors, "
-            "or the embedded trunk alexnet64"
+            f"trunk {name!r}: torchvision's weights are not on this machine and could not be downloaded: "
+            f"{error}\n{ways}"
         ) from error

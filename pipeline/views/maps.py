@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations.match import check_joined
-from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.picture import decode_image
 from pipeline.head.head import Head
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError
@@ -24,7 +24,7 @@ from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.maps import map_sheet
-from pipeline.views.photos import Look, PhotoReader, check_makes_maps
+from pipeline.views.photos import Look, PhotoReader, check_makes_maps, shrink_for_display
 
 N_AUTO = 6
 """Classes that are drawn where none are named: those with the highest scores."""
@@ -67,9 +67,10 @@ class SplitReader:
         for i in track(ids, "pictures from the store", len(ids), "pictures"):
             index = table.ids.index(i)
             rows = np.arange(*table.first_row[index : index + 2])
-            pixels = decode_picture(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
+            image = decode_image(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
             scores = self.head.patch_scores(store.read_rows(rows))
-            looks.append(Look(i, pixels, table.box_xyxy[rows], self.head.classes, scores, self.head.score_kind))
+            pixels, box_xyxy = shrink_for_display(image), table.box_xyxy[rows]
+            looks.append(Look(i, pixels, image.size, box_xyxy, self.head.classes, scores, self.head.score_kind))
         return looks
 
 
@@ -97,7 +98,8 @@ class MapOptions:
     ----------
     classes : names; none for those with the highest scores
     out : folder of the sheets
-    arrays : also write the maps of all classes as ``.npz``
+    arrays : also write the maps of all classes as ``.npz``, at the size in which the picture is shown, with the
+        ``size_wh`` of the picture itself
     highest : upper end of the scale; None for the highest value of each sheet
     """
 
@@ -157,7 +159,9 @@ def draw_maps(
         if options.arrays:
             buffer = io.BytesIO()
             maps = look.maps(np.arange(len(look.classes)))
-            np.savez_compressed(buffer, maps=maps, classes=np.array(look.classes), scores=scores)
+            np.savez_compressed(
+                buffer, maps=maps, classes=np.array(look.classes), scores=scores, size_wh=np.array(look.size_wh)
+            )
             write_atomic(path.with_suffix(".npz"), buffer.getvalue())
         order = np.argsort(-scores, kind="stable")
         made.append(

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.activations.compute import compute_layers
 from pipeline.activations.identity import explain_differences, trunk_fields
+from pipeline.activations.prefetch import rescale_image
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
-from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.picture import decode_image
 from pipeline.head.head import Head
 from pipeline.head.settings import ScoreKind
 from pipeline.io.digests import sha256_bytes
@@ -28,6 +30,20 @@ LAST_BITS = ("how.precision", "how.batch", "how.part_rows", "how.dtype")
 """What decides no more than the last bits of a row: other values may differ from those of the head's store."""
 
 
+DISPLAY_PX = 1000
+"""Longer side of pictures and maps that are shown; a smaller picture stays as it is."""
+
+
+def shrink_for_display(image: Image.Image) -> np.ndarray:
+    """Shrink a picture to `DISPLAY_PX`: uint8 ndarray of shape (height, width, 3), RGB; only the result is copied."""
+    factor = DISPLAY_PX / max(image.size)
+    if factor < 1:
+        width, height = (max(1, round(side * factor)) for side in image.size)
+        # First by a whole number, which reads each pixel once.
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return np.asarray(image)
+
+
 @dataclass(frozen=True)
 class Look:
     """A picture and what a head says of each of its patches.
@@ -35,8 +51,9 @@ class Look:
     Attributes
     ----------
     name : of the picture, for people
-    pixels : uint8 ndarray of shape (height, width, 3), RGB
-    box_xyxy : float ndarray of shape (n, 4), patches in pixels
+    pixels : uint8 ndarray of shape (height, width, 3), RGB, at the size in which it is shown
+    size_wh : (width, height) of the picture itself
+    box_xyxy : float ndarray of shape (n, 4), patches in pixels of the picture itself
     classes : of the head
     patch_scores : float32 ndarray of shape (n, n_classes)
     score_kind : what the scores are, such as ``softmax``
@@ -44,6 +61,7 @@ class Look:
 
     name: str
     pixels: np.ndarray
+    size_wh: tuple[int, int]
     box_xyxy: np.ndarray
     classes: tuple[str, ...]
     patch_scores: np.ndarray
@@ -68,9 +86,9 @@ class Look:
         return aggregation.apply(self.patch_scores[None].astype(np.float64))[0]
 
     def maps(self, columns: np.ndarray) -> np.ndarray:
-        """Mean score of the patches over each pixel, steadied: float32 ndarray (len(columns), height, width)."""
-        size_wh = (self.pixels.shape[1], self.pixels.shape[0])
-        return score_maps(self.box_xyxy, self.patch_scores[:, columns], size_wh)
+        """Mean score of the patches over each pixel of `pixels`: float32 ndarray (len(columns), height, width)."""
+        map_wh = (self.pixels.shape[1], self.pixels.shape[0])
+        return score_maps(self.box_xyxy, self.patch_scores[:, columns], self.size_wh, map_wh=map_wh)
 
 
 def check_makes_maps(head: Head) -> None:
@@ -97,13 +115,15 @@ class Photo:
     Attributes
     ----------
     name : of the file, without suffix
-    pixels : uint8 ndarray of shape (height, width, 3), RGB, turned as its EXIF says
-    box_xyxy : float64 ndarray of shape (n, 4), its patches
+    pixels : uint8 ndarray of shape (height, width, 3), RGB, turned as its EXIF says, at the size in which it is shown
+    size_wh : (width, height) of the photo itself, turned
+    box_xyxy : float64 ndarray of shape (n, 4), its patches in pixels of the photo itself
     rows : float16 ndarray of shape (n, width), their activations
     """
 
     name: str
     pixels: np.ndarray
+    size_wh: tuple[int, int]
     box_xyxy: np.ndarray
     rows: np.ndarray
 
@@ -157,18 +177,25 @@ class PhotoReader:
             data = path.read_bytes()
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; expected a photo") from error
-        pixels = decode_picture(data, apply_exif=True, name=str(path))
-        box_xyxy, scale = grid_windows(pixels.shape[1], pixels.shape[0], self.grid)
+        # Decoded once, at full size: the rows are those of the same picture in a split.
+        image = decode_image(data, apply_exif=True, name=str(path))
+        box_xyxy, scale = grid_windows(*image.size, self.grid)
         picture = np.zeros(len(scale), np.int32)
         of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
         plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
-        (rows,) = compute_layers(plan, self.runner, self.runner.batch_rows, StageClock()).values()
-        return Photo(path.stem, pixels, box_xyxy, rows)
+        windows = rescale_image(image, plan.box_xyxy, scale, self.runner)
+        pixels, size_wh = shrink_for_display(image), image.size
+        del image
+        batch = self.runner.batch_rows
+        (rows,) = compute_layers(plan, self.runner, batch, StageClock(), windows=windows).values()
+        return Photo(path.stem, pixels, size_wh, box_xyxy, rows)
 
     def judge(self, photo: Photo) -> Look:
         """What the head says of a photo that the trunk has looked at."""
         scores = self.head.patch_scores(photo.rows)
-        return Look(photo.name, photo.pixels, photo.box_xyxy, self.head.classes, scores, self.head.score_kind)
+        return Look(
+            photo.name, photo.pixels, photo.size_wh, photo.box_xyxy, self.head.classes, scores, self.head.score_kind
+        )
 
     def look(self, path: Path) -> Look:
         """`read` and `judge` a photo."""

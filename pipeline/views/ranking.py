@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.picture import decode_image
 from pipeline.dataset.split import Annotation
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import track
@@ -29,10 +29,10 @@ THUMBNAIL_PX = 320
 
 def read_thumbnail(path: Path, apply_exif: bool, name: str) -> tuple[np.ndarray, float]:
     """A picture made small: its pixels, and by how much its sides were multiplied."""
-    pixels = decode_picture(path.read_bytes(), apply_exif, name)
-    factor = min(1.0, THUMBNAIL_PX / max(pixels.shape[:2]))
-    size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), factor
+    image = decode_image(path.read_bytes(), apply_exif, name)
+    factor = min(1.0, THUMBNAIL_PX / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS)), factor
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,51 @@ def test_all_mistakes_are_reported_at_once():
     text = str(caught.value)
     assert text.startswith("my.yaml: 7 mistake(s)\n")
     for line in (
-        "lyer: Extra inputs are not permitted, got 'fc6'",
         "seed: Input should be greater than or equal to 0, got -1",
         "precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'",
         "grid.overlap: Input should be less than 0.95, got 1.5",
-        "grid.stride: Extra inputs are not permitted, got 3",
+        "grid.stride: Extra inputs are not permitted, got 3; known: scales, overlap, max_patches, min_side_px",
         "labels.single_object: Input should be 'fills' or 'touches', got 'sees'",
         "heads.mine.dropout: Input should be less than 1, got 1.0",
     ):
-        assert f"  - {line}\n" in text
-    assert "settings are: data_root, cache, stores, results, trunk" in text
+        assert f"  - {line}" in text
+    assert "lyer: Extra inputs are not permitted, got 'fc6'; did you mean layer or layers?" in text
+    assert "data_root" not in text  # the nearest names, not all of them
     assert isinstance(caught.value, PipelineError)
+
+
+def test_mistakes_of_all_levels_are_reported_at_once():
+    with pytest.raises(SettingsError) as caught:
+        parse_run_settings(
+            {
+                "heads": {
+                    "w256_d2": {"rates": [0.1], "dropuot": 0.2},
+                    "ok": {"kind": "weak", "momentum": 2},
+                    "a/b": {"kind": "svm", "costs": []},
+                },
+                "recipes": {"x y": {}, "z": {"head": {"max_epochs": [1]}, "join": ["a"]}},
+                "head": "w256_d3",
+                "layer": "fc9",
+                "thread": 2,
+                "seeds": [1, 1],
+            }
+        )
+    text = str(caught.value)
+    for part in (
+        "heads.w256_d2.dropuot: Extra inputs are not permitted, got 0.2; did you mean dropout",
+        "heads.w256_d2: rates and max_epochs must be equally long",
+        "heads.ok.momentum: ",
+        "heads.a/b.costs: ",
+        "names may have letters, digits, '.' and '-', got 'w256_d2', 'a/b'",
+        "recipes.x y: needs a head",
+        "recipes.z.head: rates and max_epochs",
+        "'.', '+' and '-', got 'x y'",
+        "unknown head w256_d3; known: fca, fcb, fca2, w256-d2, ok, a-b; did you mean w256-d2?",
+        "layer: trunk alexnet64 has pool5, fc6, fc7, got 'fc9'",
+        "thread: Extra inputs are not permitted, got 2; did you mean threads",
+        "seeds: must differ",
+    ):
+        assert part in text, f"{part}\n{text}"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +114,7 @@ def test_all_mistakes_are_reported_at_once():
         pytest.param({"aggregation": True}, "aggregation: must be a number, got True", id="k true"),
         pytest.param({"aggregations": [1, 0]}, r"must be a power in 1..100", id="one k of many"),
         pytest.param({"head": "svm"}, "unknown head svm; known: fca, fcb, fca2", id="head"),
-        pytest.param({"compare": ["fca", "x", "y"]}, "unknown head x, y; known", id="compare"),
+        pytest.param({"compare": ["fca", "x", "y"]}, "unknown head x, y", id="compare"),
         pytest.param({"heads": {"a/b": {}}}, r"names may have letters, digits, '\.' and '-', got 'a/b'", id="name"),
         pytest.param({"heads": {"../up": {}}}, "names may have letters", id="name that climbs"),
         pytest.param({"heads": {"": {}}}, "names may have letters", id="no name"),

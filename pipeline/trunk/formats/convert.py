@@ -33,6 +33,7 @@ READERS = {
     ".safetensors": read_safetensors,
 }
 ARCHITECTURES = ("bvlc_alexnet", "caffenet", "alexnet", "krizhevsky")
+OTHER_NETWORKS = "of another network, name it: --architecture torchvision/NAME or timm/NAME (pipeline trunk ls)"
 WEIGHT_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 IMAGENET_MEAN_BGR = (104.0, 117.0, 123.0)
 """Mean colour of ImageNet's training pictures, in 0..255, as Caffe's models subtract it."""
@@ -136,7 +137,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
         if len(names) != 2
     ]
     if problems:
-        raise TrunkError(f"{where}: is no AlexNet\n{enumerate_problems(problems)}")
+        raise TrunkError(f"{where}: is no AlexNet; {OTHER_NETWORKS}\n{enumerate_problems(problems)}")
     pairs = {key: sorted(names, key=lambda n: -tensors[n].size) for key, names in groups.items()}
     rest = sorted((key for key in pairs if key not in WEIGHT_LAYERS), key=_natural)
     if set(WEIGHT_LAYERS[:7]) <= pairs.keys():
@@ -153,7 +154,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
         if len(convs) != 5 or len(linear) not in (2, 3):
             raise TrunkError(
                 f"{where}: {len(convs)} convolutions and {len(linear)} linear layers, expected 5 and 2 or 3; "
-                f"it has {', '.join(order[:20])}"
+                f"it has {', '.join(order[:20])}; {OTHER_NETWORKS}"
             )
         layers = dict(zip(WEIGHT_LAYERS, convs + linear, strict=False))
     return {

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.io.errors import TrunkError
+from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief
 from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.trunk import read_weights
 
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
 """Keys under which training scripts store the weights of a checkpoint."""
 
 
@@ -27,6 +27,19 @@ def read_torch(path: Path) -> WeightFile:
     TrunkError
         The file is not one, or holds more than weights.
     """
+    return WeightFile("torch file", _arrays(read_torch_tensors(path)))
+
+
+def read_torch_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, bare or under a key of a checkpoint, as tensors by name; no code of the file is run.
+
+    Raises
+    ------
+    MissingDataError, TrunkError
+        No such file; the file is not one of ``torch.save``, or holds more than weights.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -36,12 +49,19 @@ def read_torch(path: Path) -> WeightFile:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise TrunkError(f"{path}: not a file of torch.save: {brief(str(error))}") from error
-    for key in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not any(isinstance(v, Tensor) for v in found.values()):
+    while isinstance(found, Mapping) and not any(isinstance(v, Tensor) for v in found.values()):
+        inner = [key for key in WRAPPERS if isinstance(found.get(key), Mapping)]
+        if len(inner) > 1:
+            raise TrunkError(f"{path}: holds several networks: {', '.join(inner)}; save one of them alone")
+        if not inner:
+            keys = ", ".join(brief(key) for key in list(found)[:10])
+            raise TrunkError(
+                f"{path}: expected a dict of tensors, also under {', '.join(WRAPPERS)}; its keys are: {keys or 'none'}"
+            )
+        found = found[inner[0]]
+    if not isinstance(found, Mapping):
         raise TrunkError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
-    return WeightFile("torch file", _arrays({str(k): v for k, v in found.items() if isinstance(v, Tensor)}))
+    return {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
 
 
 def read_safetensors(path: Path) -> WeightFile:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.io.likeness import suggest
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.nodes import Node, Prefix, parse_nodes, settle
+from pipeline.trunk.hubs import cached_by_torch, require_hub
+from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle, widths_of
+from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
@@ -87,6 +94,16 @@ def import_timm() -> ModuleType:
     return timm
 
 
+def list_names() -> list[str]:
+    """List the models of timm.
+
+    Raises
+    ------
+    MissingDataError
+    """
+    return import_timm().list_models()
+
+
 def parse_name(name: str, layer: str | None) -> tuple[str, tuple[Node, ...]]:
     """``timm/NAME@a:class+b`` -> NAME (with the tag of its weights, where given), nodes.
 
@@ -111,32 +128,188 @@ def preprocessing_of(name: str, timm: ModuleType, model: nn.Module) -> tuple[int
     return height, Preprocessing(**{key: config[key] for key in keys})
 
 
-def make_model(name: str, timm: ModuleType, model_name: str, weights: Path | None) -> TimmModel:
-    """Make the model with weights from a safetensors file, or through timm's own hub.
+def check_name(name: str, timm: ModuleType, model_name: str) -> None:
+    """Check that timm has a model, and weights of its tag.
 
     Raises
     ------
-    TrunkError, MissingDataError
+    TrunkError
     """
     stem, _, tag = model_name.partition(".")
     if not timm.is_model(stem):
-        close = timm.list_models(f"{stem[:6]}*") or timm.list_models("resnet*")
-        raise TrunkError(f"trunk {name!r}: timm has no model {stem!r}; for example {', '.join(close[:8])}")
+        raise TrunkError(
+            f"trunk {name!r}: timm has no model {stem!r}{suggest(stem, timm.list_models())}; "
+            "all are listed by: pipeline trunk ls timm/"
+        )
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{stem}.*")]
     if tag and tag not in tags:
         raise TrunkError(f"trunk {name!r}: no weights {tag!r}; {stem} has {', '.join(tags) or 'none'}")
-    # A file is read by our own reader, which takes safetensors alone, and then renamed by timm where it must be.
-    overlay = {} if weights is None else {"state_dict": read_weights(weights), "custom_load": False}
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Let the hub's library use its cache alone, without a request."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def fetch_model(name: str, timm: ModuleType, model_name: str, *, download: bool) -> TimmModel:
+    """Make the model with timm's own weights: from the cache, else from the hub, which is asked only if it answers.
+
+    Raises
+    ------
+    MissingDataError
+    """
+    from huggingface_hub import constants
+
+    config = timm.get_pretrained_cfg(model_name)
+    of_hub = getattr(config, "hf_hub_id", None)
+    url = constants.ENDPOINT if of_hub else getattr(config, "url", None)
+    file = f"model.safetensors of {constants.ENDPOINT}/{of_hub}" if of_hub else f"{url}"
+    ways = (
+        f"you can: connect once (the hub caches them); or download {file} elsewhere, then --weights FILE.safetensors; "
+        "or use the embedded trunk alexnet64"
+    )
+    create = partial(timm.create_model, model_name, pretrained=True)
+    try:
+        if of_hub:
+            try:
+                with hub_offline():
+                    return create().eval()
+            except (OSError, RuntimeError, KeyError, ValueError):
+                require_hub(name, "timm", constants.ENDPOINT, ways, download=download and not constants.HF_HUB_OFFLINE)
+        elif url and not cached_by_torch(url):
+            require_hub(name, "timm", url, ways, download=download)
+        return create().eval()
+    except MissingDataError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise MissingDataError(
+            f"trunk {name!r}: timm's weights are not on this machine and could not be downloaded: {first}\n{ways}"
+        ) from error
+
+
+def model_of_file(name: str, timm: ModuleType, model_name: str, state: dict[str, Tensor], where: Path) -> TimmModel:
+    """Make the model with a file's tensors, renamed by timm where they have older names.
+
+    Raises
+    ------
+    TrunkError
+    """
+    overlay = {"state_dict": state, "custom_load": False}
     try:
         return timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     except (OSError, RuntimeError, KeyError) as error:
-        if weights is not None:
-            raise TrunkError(f"{name} from {weights}: weights do not fit\n{error}") from error
-        raise MissingDataError(
-            f"trunk {name!r}: timm's weights are not on this machine and could not be downloaded: {error}\n"
-            "you can: connect once (the hub caches them), or --weights FILE.safetensors, "
-            "or the embedded trunk alexnet64"
-        ) from error
+        raise TrunkError(f"{name} from {where}: weights do not fit\n{error}") from error
+
+
+def load_file_weights(
+    name: str,
+    timm: ModuleType,
+    model_name: str,
+    bare: TimmModel,
+    used: frozenset[str],
+    state: dict[str, Tensor],
+    weights: Path,
+) -> tuple[TimmModel, dict[str, Tensor], tuple[str, ...]]:
+    """Make the model with the weights of a file.
+
+    Parameters
+    ----------
+    bare : the model without weights
+    used : names of the tensors that the layer needs
+    state : the file's tensors
+    weights : the file, for messages
+
+    Returns
+    -------
+    the model, the tensors that name the trunk, and notes
+
+    Raises
+    ------
+    TrunkError
+    """
+    own = bare.state_dict()
+    needed = frozenset(key for key in used if not key.endswith("num_batches_tracked"))
+    prefix, stripped = strip_prefix(state, needed, f"{name} from {weights}")
+    modules = {known for known, _ in bare.named_modules() if known}
+    whole = all(key in stripped and stripped[key].shape == own[key].shape for key in own if "num_batches" not in key)
+    if not whole or prefix or len(stripped) < len(state):
+        try:
+            fitted = fit_state(state, own, modules, used, f"{name} from {weights}")
+        except TrunkError:
+            # Older names, which timm knows; where it does not either, the tensors that miss are named.
+            if sum(key in stripped for key in needed) > len(needed) / 2:
+                raise
+            try:
+                model = model_of_file(name, timm, model_name, stripped, weights)
+            except TrunkError:
+                fit_state(state, own, modules, used, f"{name} from {weights}")
+                raise
+            return model, model.state_dict(), ()
+        model = timm.create_model(model_name, pretrained=False).eval()
+        assign_state(model, fitted.tensors if fitted.complete else fitted.used)
+        tensors = model.state_dict()
+        identity = tensors if fitted.complete else {key: tensors[key] for key in sorted(fitted.used)}
+        return model, identity, fitted.notes
+    model = model_of_file(name, timm, model_name, stripped, weights)
+    return model, model.state_dict(), ()
+
+
+def make_bare(timm: ModuleType, model_name: str) -> TimmModel:
+    """Make the model without weights, of names and shapes alone where that can be."""
+    return on_meta(lambda: timm.create_model(model_name, pretrained=False).eval())
+
+
+def prefix_of(model: nn.Module) -> Prefix:
+    """Return the tokens before the patch tokens, and whether the first is a class token."""
+    class_token = getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None)
+    return Prefix(getattr(model, "num_prefix_tokens", 0), class_token)
+
+
+def attach(name: str, model: nn.Module, nodes: Sequence[Node], px: int) -> tuple[NodesNetwork, str, int]:
+    """Make the network that ends at the nodes; return it with its layer's name and its columns.
+
+    Raises
+    ------
+    TrunkError
+        A node that the model does not have, or whose values cannot be made rows.
+    """
+    available = [known for known, _ in model.named_modules() if known]
+    missing = [node.name for node in nodes if node.name not in (FEATURES, *available)]
+    if missing:
+        stem = name.partition("@")[0]
+        raise TrunkError(
+            f"trunk {name!r}: no node {', '.join(missing)}{suggest(missing[0], (FEATURES, *available))}; "
+            f"all are listed by: pipeline trunk show {stem}"
+        )
+    hooked = HookedModel(model, list(dict.fromkeys(node.name for node in nodes)))
+    try:
+        network, layer, width = settle(hooked, nodes, prefix_of(model), px)
+    except TrunkError as error:
+        raise TrunkError(f"trunk {name!r}: {error}") from error
+    network.used = frozenset(key.removeprefix("model.") for key in network.used)
+    return network, layer, width
+
+
+def make_card(model_name: str, model: nn.Module, layer: str, width: int, size: tuple[int, Preprocessing]) -> TrunkCard:
+    """Make the card of a model at one layer; `size` is its input and preprocessing."""
+    stem, tag = model_name.partition(".")[0], model.pretrained_cfg.get("tag") or "its own"
+    return TrunkCard(
+        name=f"timm/{model_name}",
+        architecture=f"timm/{stem}",
+        input_px=size[0],
+        layers={layer: width},
+        preprocessing=size[1],
+        trained={"source": f"timm's {stem}.{tag}"},
+    )
 
 
 def load_timm(request: TrunkRequest) -> Trunk:
@@ -152,30 +325,58 @@ def load_timm(request: TrunkRequest) -> Trunk:
     name, weights = request.name, request.weights
     timm = import_timm()
     model_name, nodes = parse_name(name, request.layer)
-    model = make_model(name, timm, model_name, weights)
-    state = model.state_dict()
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    check_name(name, timm, model_name)
+    bare = make_bare(timm, model_name)
+    size = preprocessing_of(name, timm, bare)
+    # The layer first: a mistyped node is refused before any weights are read.
+    outline, layer, width = attach(name, bare, nodes, size[0])
+    notes: tuple[str, ...] = ()
+    if weights is None:
+        model = fetch_model(name, timm, model_name, download=request.download)
+        identity = model.state_dict()
+    else:
+        state = read_weights(weights, name)
+        model, identity, notes = load_file_weights(name, timm, model_name, bare, outline.used, state, weights)
+    bad = [k for k, v in identity.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise TrunkError(f"{name}: values that are not finite\n{enumerate_problems(bad)}")
-    available = [known for known, _ in model.named_modules() if known]
-    missing = [node.name for node in nodes if node.name not in (FEATURES, *available)]
-    if missing:
-        raise TrunkError(f"trunk {name!r}: no node {', '.join(missing)}; it has {', '.join((FEATURES, *available))}")
-    px, preprocessing = preprocessing_of(name, timm, model)
-    hooked = HookedModel(model, list(dict.fromkeys(node.name for node in nodes)))
-    class_token = getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None)
-    prefix = Prefix(getattr(model, "num_prefix_tokens", 0), class_token)
-    try:
-        network, layer_name, width = settle(hooked, nodes, prefix, px)
-    except TrunkError as error:
-        raise TrunkError(f"trunk {name!r}: {error}") from error
-    stem, tag = model_name.partition(".")[0], model.pretrained_cfg.get("tag") or "its own"
-    card = TrunkCard(
-        name=f"timm/{model_name}",
-        architecture=f"timm/{stem}",
-        input_px=px,
-        layers={layer_name: width},
-        preprocessing=preprocessing,
-        trained={"source": f"file {weights.name}" if weights else f"timm's {stem}.{tag}"},
-    )
-    return Trunk(card, layer_name, width, digest_weights(state), network)
+    card = make_card(model_name, model, layer, width, size)
+    if weights is not None:
+        card = card.model_copy(update={"trained": {"source": f"file {weights.name}"}})
+    hooked = HookedModel(model, list(dict.fromkeys(node.name for node in outline.nodes)))
+    network = NodesNetwork(hooked, outline.nodes, outline.prefix).eval()
+    return Trunk(card, layer, width, digest_weights(identity), network, notes=notes)
+
+
+def fit_file(request: TrunkRequest, state: dict[str, Tensor], where: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Fit a file's tensors to a model: those that belong to it, and notes on the others.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
+    timm = import_timm()
+    model_name, nodes = parse_name(request.name, request.layer)
+    check_name(request.name, timm, model_name)
+    bare = make_bare(timm, model_name)
+    outline, _, _ = attach(request.name, bare, nodes, preprocessing_of(request.name, timm, bare)[0])
+    _, tensors, notes = load_file_weights(request.name, timm, model_name, bare, outline.used, state, where)
+    return tensors, notes
+
+
+def outline_timm(request: TrunkRequest) -> Outline:
+    """Describe a model and all of its nodes without any weights.
+
+    Raises
+    ------
+    TrunkError, MissingDataError
+    """
+    timm = import_timm()
+    model_name, nodes = parse_name(request.name, request.layer)
+    check_name(request.name, timm, model_name)
+    model = make_bare(timm, model_name)
+    size = preprocessing_of(request.name, timm, model)
+    _, layer, width = attach(request.name, make_bare(timm, model_name), nodes, size[0])
+    names = [*(known for known, _ in model.named_modules() if known), FEATURES]
+    widths = widths_of(run_blank(HookedModel(model, names), size[0]), prefix_of(model))
+    return Outline(make_card(model_name, model, layer, width, size), layer, width, widths)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.io.errors import TrunkError
+from pipeline.io.likeness import suggest
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
+from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle, widths_of
+from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
-from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, load_state, read_weights
+from pipeline.trunk.state import FittedState, assign_state, fit_state
+from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 USUAL_LAYERS = {
@@ -45,6 +49,12 @@ def parse_name(name: str, layer: str | None) -> tuple[str, str, tuple[Node, ...]
     return model, variant, parse_nodes(spec, f"trunk {name!r}")
 
 
+def list_names() -> list[str]:
+    """List the classifiers of torchvision."""
+    models = import_torchvision().models
+    return models.list_models(models)
+
+
 def find_weights(name: str, model_name: str, variant: str) -> Any:
     """Find torchvision's entry of a model's weights (a member of its enum), by name or the default one.
 
@@ -54,11 +64,11 @@ def find_weights(name: str, model_name: str, variant: str) -> Any:
         No such classifier, or no such weights of it.
     """
     models = import_torchvision().models
-    names = models.list_models(models)
+    names = list_names()
     if model_name not in names:
-        close = [name for name in names if name[:4] == model_name[:4]] or names
         raise TrunkError(
-            f"trunk {name!r}: torchvision has no classifier {model_name!r}; for example {', '.join(close[:8])}"
+            f"trunk {name!r}: torchvision has no classifier {model_name!r}{suggest(model_name, names)}; "
+            "all are listed by: pipeline trunk ls torchvision/"
         )
     entries = models.get_model_weights(model_name)
     if variant and variant not in entries.__members__:
@@ -86,6 +96,24 @@ def make_model(model_name: str, entry: Any) -> nn.Module:
     return import_torchvision().models.get_model(model_name, weights=None, **sizes).eval()
 
 
+def node_names(model: nn.Module) -> dict[str, str]:
+    """Map the nodes of a model, in the order in which they are run, to themselves, and modules to their last node."""
+    from torchvision.models import feature_extraction
+
+    nodes = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)[1]
+    last = {node: [node] for node in nodes}
+    for name, _ in reversed(list(model.named_modules())):
+        inside = [node for node in nodes if node.startswith(f"{name}.")]
+        if name and inside and name not in last:
+            last[inside[-1]].append(name)
+    return {name: node for node, names in last.items() for name in names}
+
+
+def prefix_of(model: nn.Module) -> Prefix:
+    """Return the tokens before the patch tokens: the class token of a transformer, or none."""
+    return Prefix(1, True) if hasattr(model, "class_token") else Prefix()
+
+
 def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
     """Make the network that ends at the nodes; return it with its layer's name and its columns.
 
@@ -101,19 +129,32 @@ def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tup
     try:
         extractor = feature_extraction.create_feature_extractor(model, names, suppress_diff_warning=True)
     except ValueError:
-        available = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)[1]
-        # A module's name stands for its last node.
-        missing = [n for n in names if n not in available and not any(a.startswith(f"{n}.") for a in available)]
+        available = node_names(model)
+        missing = [n for n in names if n not in available]
         if not missing:
             raise
         model_kind = name.removeprefix("torchvision/").partition("@")[0]
         raise TrunkError(
-            f"trunk {name!r}: no node {', '.join(missing)} in {model_kind}; it has {', '.join(available)}"
+            f"trunk {name!r}: no node {', '.join(missing)} in {model_kind}{suggest(missing[0], available)}; "
+            f"all are listed by: pipeline trunk show torchvision/{model_kind}"
         ) from None
     try:
-        return settle(extractor, nodes, Prefix(1, True) if hasattr(model, "class_token") else Prefix(), px)
+        return settle(extractor, nodes, prefix_of(model), px)
     except TrunkError as error:
         raise TrunkError(f"trunk {name!r}: {error}") from error
+
+
+def fit_to_model(
+    name: str, model: nn.Module, network: NodesNetwork, state: dict[str, Tensor], source: str
+) -> FittedState:
+    """Fit a file's tensors to the layer at which a network ends.
+
+    Raises
+    ------
+    TrunkError
+    """
+    modules = {known for known, _ in model.named_modules() if known}
+    return fit_state(state, model.state_dict(), modules, network.used, f"{name} from {source}")
 
 
 def load_torchvision(request: TrunkRequest) -> Trunk:
@@ -128,12 +169,14 @@ def load_torchvision(request: TrunkRequest) -> Trunk:
     entry = find_weights(name, model_name, variant)
     px, preprocessing = preprocessing_of(model_name, entry)
     model = make_model(model_name, entry)
-    if weights is not None:
-        state = read_weights(weights)
-    else:
-        state = download_weights(name, lambda: entry.get_state_dict(progress=False, check_hash=True))
-    load_state(model, state, f"{name} from {weights or 'torchvision'}")
+    # The layer first: a mistyped node is refused before any weights are read.
     network, layer_name, width = attach(name, model, nodes, px)
+    if weights is not None:
+        state = read_weights(weights, name)
+    else:
+        state = download_weights(name, entry, download=request.download)
+    fitted = fit_to_model(name, model, network, state, str(weights or "torchvision"))
+    assign_state(network.extractor, fitted.used)
     card = TrunkCard(
         name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
         architecture=f"torchvision/{model_name}",
@@ -142,4 +185,49 @@ def load_torchvision(request: TrunkRequest) -> Trunk:
         preprocessing=preprocessing,
         trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
     )
-    return Trunk(card, layer_name, width, digest_weights(state), network)
+    return Trunk(card, layer_name, width, digest_weights(fitted.identity), network, notes=fitted.notes)
+
+
+def fit_file(request: TrunkRequest, state: dict[str, Tensor], where: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Fit a file's tensors to a classifier: those that belong to it, and notes on the others.
+
+    Raises
+    ------
+    TrunkError
+    """
+    model_name, variant, nodes = parse_name(request.name, request.layer)
+    entry = find_weights(request.name, model_name, variant)
+    model = make_model(model_name, entry)
+    network, _, _ = attach(request.name, model, nodes, preprocessing_of(model_name, entry)[0])
+    fitted = fit_to_model(request.name, model, network, state, str(where))
+    return fitted.tensors, fitted.notes
+
+
+def outline_torchvision(request: TrunkRequest) -> Outline:
+    """Describe a classifier and all of its nodes without any weights.
+
+    Raises
+    ------
+    TrunkError
+    """
+    model_name, variant, nodes = parse_name(request.name, request.layer)
+    entry = find_weights(request.name, model_name, variant)
+    px, preprocessing = preprocessing_of(model_name, entry)
+    model = on_meta(lambda: make_model(model_name, entry))
+    _, layer_name, width = attach(request.name, model, nodes, px)
+    from torchvision.models import feature_extraction
+
+    names = node_names(model)
+    nodes_alone = list(dict.fromkeys(names.values()))
+    extractor = feature_extraction.create_feature_extractor(model, nodes_alone, suppress_diff_warning=True)
+    values = run_blank(extractor, px)
+    widths = widths_of({name: values[node] for name, node in names.items()}, prefix_of(model))
+    card = TrunkCard(
+        name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
+        architecture=f"torchvision/{model_name}",
+        input_px=px,
+        layers={layer_name: width},
+        preprocessing=preprocessing,
+        trained={"source": f"torchvision's {entry}"},
+    )
+    return Outline(card, layer_name, width, widths)

@@ -13,15 +13,7 @@ from pipeline.dataset.describe.divide import make_lists
 from pipeline.dataset.describe.names import role_of, why_no_class
 from pipeline.dataset.describe.peek import beside_pictures
 from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
-from pipeline.dataset.describe.write import (
-    PAIRS,
-    IdList,
-    NewDataset,
-    check_new,
-    refuse,
-    say_to_stderr,
-    write_manifest,
-)
+from pipeline.dataset.describe.write import PAIRS, IdList, NewDataset, check_new, refuse, say_to_stderr, write_manifest
 from pipeline.dataset.listing import id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.activations.run_log import RunLog, describe_shares
-from pipeline.cache.inventory import list_stores
 from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
-from pipeline.io.errors import PipelineError, StoreError
+from pipeline.io.errors import PipelineError
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import precision_recall
 from pipeline.scoring.aggregation import Aggregation
-from pipeline.stages import evaluate, extract, fit_head
+from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
-from pipeline.stages.receipt import read_receipt
 from pipeline.views.figures import curves
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.ranking import Ranked
@@ -28,14 +25,13 @@ from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
 from pipeline.views.maps import SplitReader
 from pipeline.views.photos import Look
 from pipeline.views.ranking import Ranking, read_ranking
+from pipeline.views.report.confusion import MOST_CONFUSED, ConfusionRow, confusion_rows, wrong_pairs
 from pipeline.views.report.protocol import protocol
+from pipeline.views.report.provenance import Stage, StoreLine, stages_of, stores_of
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
 PICTURES_A_CLASS = 5
-MOST_CONFUSED = 20
-"""Up to so many classes there is a matrix of what is taken for what; of more, the most frequent pairs alone."""
-MOST_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -70,52 +66,12 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class ConfusionRow:
-    """Pictures of one class by what they are taken for; `total` has the undecided ones among them."""
-
-    name: str
-    counts: list[int]
-    undecided: int
-    total: int
-    right: int
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the pictures that are taken for their class; None where no picture shows it."""
-        return self.right / self.total if self.total else None
-
-
-@dataclass(frozen=True)
 class MappedClass:
     """The highest right picture of a class, beside its map."""
 
     name: str
     picture: Shown
     map: Shown
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One run of a stage, from its log."""
-
-    name: str
-    when: str
-    rows: int
-    seconds: float
-    note: str
-
-
-@dataclass(frozen=True)
-class StoreLine:
-    """A store that the result stands on."""
-
-    name: str
-    fingerprint: str
-    role: str
-    rows: int
-    bytes: int
-    raw_bytes: int
-    users: tuple[str, ...]
 
 
 def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[ClassRow]:
@@ -131,29 +87,6 @@ def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[Class
         recall, why = recalls.get(name), reasons.get(name, "")
         rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name), recall, why))
     return rows
-
-
-def confusion_rows(result: Mapping[str, Any]) -> list[ConfusionRow]:
-    """One row per class where every picture shows one class; none elsewhere."""
-    confusion = result.get("confusion")
-    if confusion is None:
-        return []
-    rows = []
-    for index, (name, counts) in enumerate(zip(confusion["classes"], confusion["counts"], strict=True)):
-        undecided = confusion["undecided"].get(name, 0)
-        rows.append(ConfusionRow(name, counts, undecided, sum(counts) + undecided, counts[index]))
-    return rows
-
-
-def wrong_pairs(rows: Sequence[ConfusionRow]) -> list[tuple[str, str, int, float]]:
-    """Class, answer, number of pictures and their share of the class, of the wrong answers that are most frequent."""
-    pairs = [
-        (row.name, other.name, n, n / row.total)
-        for row in rows
-        for other, n in zip(rows, row.counts, strict=True)
-        if n and other.name != row.name
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
 def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[str, str]:
@@ -237,48 +170,6 @@ def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
 def color_bar() -> str:
     """The colours of maps from low to high, as a data URI."""
     return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
-
-
-def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:
-    """What ran, from the logs beside what it made."""
-    stages = []
-    for role, split in splits.items():
-        path = extract.path(run, split)
-        if not path.is_file():
-            continue
-        for entry in RunLog.of_store(run.ws.cache, read_receipt(path).store).read():
-            note = describe_shares(entry.stages)
-            stages.append(Stage(f"extract {split} ({role})", entry.finished, entry.rows, entry.seconds, note))
-    for name, label in (("fit_head", "fit the head"), ("score", "score")):
-        if name in result["seconds"]:
-            stages.append(Stage(label, "", 0, result["seconds"][name], ""))
-    return stages
-
-
-def stores_of(run: RunContext, splits: Mapping[str, str]) -> list[StoreLine]:
-    """The stores that a result stands on, and what else was made from them."""
-    cached = {store.folder.name: store for store in list_stores(run.ws)}
-    lines = []
-    for role, split in splits.items():
-        try:
-            receipt = read_receipt(extract.path(run, split))
-        except StoreError:
-            continue
-        store = cached.get(receipt.store)
-        users = tuple(sorted({*store.heads, *store.results})) if store else ()
-        raw = receipt.rows * receipt.width * 2
-        lines.append(
-            StoreLine(
-                receipt.store,
-                receipt.fingerprint,
-                f"{split} ({role})",
-                receipt.rows,
-                receipt.bytes,
-                raw,
-                users,
-            )
-        )
-    return lines
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,6 @@ def _no_labels(tree: Folder, name: str) -> str:
     return (
         f"{tree.path}: {len(tree.pictures)} pictures without labels. This version learns and measures classes, so each "
         f"picture needs a label; it does not extract features of pictures without any yet.{others}\nyou can:\n{ways}\n"
-        f"to be ranked or drawn by a head that was fitted elsewhere, pictures need no labels: pipeline map --dataset "
+        f"a head that was fitted on other pictures draws maps of these without any labels: pipeline map --dataset "
         "NAME PICTURE"
     )

@@ -96,7 +96,7 @@ def open_photo_reader(
         Not fitted yet, or not by these settings.
     """
     ws = open_workspace(config, **values)
-    return PhotoReader(ws, find_head(ws, dataset, head))
+    return PhotoReader(ws, find_head(ws, RunContext(ws, dataset), head))
 
 
 def load_scores(

@@ -54,8 +54,9 @@ def command(
     from pipeline.views.maps import MapOptions, SplitReader, draw_maps
 
     ws = workspace_from(options)
-    fitted = find_head(ws, dataset, head)
-    pictures = SplitReader(RunContext(ws, dataset, say), fitted, split) if dataset else None
+    run = RunContext(ws, dataset, say) if dataset else None
+    fitted = find_head(ws, run, head)
+    pictures = SplitReader(run, fitted, split) if run else None
     made = draw_maps(ws, fitted, images, MapOptions(names_in(classes, "auto"), out, arrays, highest), pictures)
     if as_json:
         echo_json(made)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import load_manifest
 from pipeline.head.file import load_head, read_facts, save_head
 from pipeline.head.fit import fit_heads
 from pipeline.head.head import Head
@@ -154,7 +153,7 @@ def _describe(head: Head) -> str:
     return text + (f", loss {facts.epochs[-1]['loss']:.4f}" if facts.epochs else "") + ";"
 
 
-def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
+def find_head(ws: Workspace, run: RunContext | None, head: str | None) -> Head:
     """Load the fitted head that is meant: by its file, by its name and dataset, or the only one that there is.
 
     Raises
@@ -164,18 +163,17 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
     """
     if head is not None and head.endswith(".safetensors"):
         return load_head(Path(head))
-    if dataset is not None:
-        manifest = load_manifest(dataset)
-        name = head or ws.settings.main_head(manifest.has_boxes)
-        check_heads(manifest, ws.settings, [name])
-        file = ws.head_path(dataset, name)
+    if run is not None:
+        name = head or run.settings.main_head(run.manifest.has_boxes)
+        check_heads(run.manifest, run.settings, [name])
+        file = path(run, name)
         if not file.is_file():
-            commands = f"pipeline fit-head --dataset {dataset} --head {name}, with the same settings"
+            commands = f"pipeline fit-head --dataset {run.dataset} --head {name}, with the same settings"
             raise HeadError(
-                f"{dataset}: no head {name!r} with these settings (no {file}); make it with: "
-                + (commands if head else name_way(f"{ws.results}/{dataset}_map.json", commands))
+                f"{run.dataset}: no head {name!r} with these settings (no {file}); make it with: "
+                + (commands if head else name_way(f"{ws.results}/{run.dataset}_map.json", commands))
             )
-        return load_head(file)
+        return require(run, name)
     name = head or ws.settings.head
     ws.settings.head_settings(name)  # refuses unknown names
     files = sorted((ws.results / "heads").glob(f"*-{name}-*.safetensors"))

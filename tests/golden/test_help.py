@@ -13,6 +13,7 @@ WIDTH = 100
 
 def all_commands(command: click.Command = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of the group, of every command and of every command below one."""
+    command._help_option = None  # click keeps the one of whichever context was asked first
     yield words
     if isinstance(command, click.Group):
         context = click.Context(command)

@@ -75,6 +75,10 @@ ELSEWHERE = {
     "layout": "other pictures or annotations: compared by their content",
     "samples": "of persons: goes with a layout of its own",
     "table": "of a layout of its own, whose content is compared",
+    "label_separator": "of tables alone, whose labels are compared",
+    "minus_one": "of tables alone, whose labels are compared",
+    "pictures_folder": "other pictures: compared by their content",
+    "annotations_folder": "other annotations: compared by their content",
     "drawn": "goes with the demo alone",
     "path": "no key: where the manifest was read from",
 }

@@ -89,7 +89,7 @@ def settings_options(function: Command) -> Command:
         click.option(
             "--trunk", help="alexnet64, random, alexnet, torchvision/NAME@LAYER, timm/NAME@LAYER, a card, ..."
         ),
-        click.option("--layer", help="pool5, fc6 or fc7."),
+        click.option("--layer", help="pool5, fc6 or fc7; of other trunks a node: pipeline trunk show NAME lists them."),
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),
         click.option("--precision", help="auto, fp32, bf16 or fp16."),

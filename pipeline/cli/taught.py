@@ -13,7 +13,6 @@ from pipeline.cli.common import (
     json_option,
     say,
     settings_options,
-    split_option,
     workspace_from,
 )
 
@@ -21,7 +20,7 @@ from pipeline.cli.common import (
 @click.command("taught")
 @click.argument("images", nargs=-1, required=True)
 @dataset_option
-@split_option(required=False)
+@click.option("--split", help="Split of the dataset; default: its fit split.")
 @click.option(
     "--annotation",
     type=click.Path(dir_okay=False, path_type=Path),

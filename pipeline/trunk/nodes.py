@@ -152,6 +152,8 @@ def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int)
 
     The extractor is run once, on two black patches, on the device of its weights, which may be the meta device.
     """
+    if next(extractor.parameters(), None) is None:
+        raise TrunkError(f"no weights before {', '.join(node.name for node in nodes)}: this is the patch itself")
     device = next(extractor.parameters()).device
     patches = torch.zeros(2, 3, px, px, device=device)
     values, used = record_used_tensors(extractor, lambda: extractor(patches))

@@ -137,7 +137,7 @@ def assign_layers(tensors: dict[str, np.ndarray], where: str) -> dict[str, str]:
         if len(names) != 2
     ]
     if problems:
-        raise TrunkError(f"{where}: is no AlexNet; {OTHER_NETWORKS}\n{enumerate_problems(problems)}")
+        raise TrunkError(f"{where}: is no AlexNet\n{enumerate_problems(problems)}\n{OTHER_NETWORKS}")
     pairs = {key: sorted(names, key=lambda n: -tensors[n].size) for key, names in groups.items()}
     rest = sorted((key for key in pairs if key not in WEIGHT_LAYERS), key=_natural)
     if set(WEIGHT_LAYERS[:7]) <= pairs.keys():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +14,15 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.hubs import cached_by_torch, require_hub
 from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle, widths_of
 from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
-from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
+from pipeline.trunk.zoo.timm_weights import TimmModel, fetch_model, load_file_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 FEATURES = "features"
 """Node of every model: the input of its classifier, pooled in the model's own way."""
-
-
-if TYPE_CHECKING:
-
-    class TimmModel(nn.Module):
-        """Members of timm's models that are used here; the models have no common class."""
-
-        pretrained_cfg: dict[str, Any]
-
-        def forward_features(self, x: Tensor) -> Tensor: ...
-        def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
 
 
 class _Enough(Exception):
@@ -146,123 +132,6 @@ def check_name(name: str, timm: ModuleType, model_name: str) -> None:
         raise TrunkError(f"trunk {name!r}: no weights {tag!r}; {stem} has {', '.join(tags) or 'none'}")
 
 
-@contextmanager
-def hub_offline() -> Iterator[None]:
-    """Let the hub's library use its cache alone, without a request."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def fetch_model(name: str, timm: ModuleType, model_name: str, *, download: bool) -> TimmModel:
-    """Make the model with timm's own weights: from the cache, else from the hub, which is asked only if it answers.
-
-    Raises
-    ------
-    MissingDataError
-    """
-    from huggingface_hub import constants
-
-    config = timm.get_pretrained_cfg(model_name)
-    of_hub = getattr(config, "hf_hub_id", None)
-    url = constants.ENDPOINT if of_hub else getattr(config, "url", None)
-    file = f"model.safetensors of {constants.ENDPOINT}/{of_hub}" if of_hub else f"{url}"
-    ways = (
-        f"you can: connect once (the hub caches them); or download {file} elsewhere, then --weights FILE.safetensors; "
-        "or use the embedded trunk alexnet64"
-    )
-    create = partial(timm.create_model, model_name, pretrained=True)
-    try:
-        if of_hub:
-            try:
-                with hub_offline():
-                    return create().eval()
-            except (OSError, RuntimeError, KeyError, ValueError):
-                require_hub(name, "timm", constants.ENDPOINT, ways, download=download and not constants.HF_HUB_OFFLINE)
-        elif url and not cached_by_torch(url):
-            require_hub(name, "timm", url, ways, download=download)
-        return create().eval()
-    except MissingDataError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise MissingDataError(
-            f"trunk {name!r}: timm's weights are not on this machine and could not be downloaded: {first}\n{ways}"
-        ) from error
-
-
-def model_of_file(name: str, timm: ModuleType, model_name: str, state: dict[str, Tensor], where: Path) -> TimmModel:
-    """Make the model with a file's tensors, renamed by timm where they have older names.
-
-    Raises
-    ------
-    TrunkError
-    """
-    overlay = {"state_dict": state, "custom_load": False}
-    try:
-        return timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    except (OSError, RuntimeError, KeyError) as error:
-        raise TrunkError(f"{name} from {where}: weights do not fit\n{error}") from error
-
-
-def load_file_weights(
-    name: str,
-    timm: ModuleType,
-    model_name: str,
-    bare: TimmModel,
-    used: frozenset[str],
-    state: dict[str, Tensor],
-    weights: Path,
-) -> tuple[TimmModel, dict[str, Tensor], tuple[str, ...]]:
-    """Make the model with the weights of a file.
-
-    Parameters
-    ----------
-    bare : the model without weights
-    used : names of the tensors that the layer needs
-    state : the file's tensors
-    weights : the file, for messages
-
-    Returns
-    -------
-    the model, the tensors that name the trunk, and notes
-
-    Raises
-    ------
-    TrunkError
-    """
-    own = bare.state_dict()
-    needed = frozenset(key for key in used if not key.endswith("num_batches_tracked"))
-    prefix, stripped = strip_prefix(state, needed, f"{name} from {weights}")
-    modules = {known for known, _ in bare.named_modules() if known}
-    whole = all(key in stripped and stripped[key].shape == own[key].shape for key in own if "num_batches" not in key)
-    if not whole or prefix or len(stripped) < len(state):
-        try:
-            fitted = fit_state(state, own, modules, used, f"{name} from {weights}")
-        except TrunkError:
-            # Older names, which timm knows; where it does not either, the tensors that miss are named.
-            if sum(key in stripped for key in needed) > len(needed) / 2:
-                raise
-            try:
-                model = model_of_file(name, timm, model_name, stripped, weights)
-            except TrunkError:
-                fit_state(state, own, modules, used, f"{name} from {weights}")
-                raise
-            return model, model.state_dict(), ()
-        model = timm.create_model(model_name, pretrained=False).eval()
-        assign_state(model, fitted.tensors if fitted.complete else fitted.used)
-        tensors = model.state_dict()
-        identity = tensors if fitted.complete else {key: tensors[key] for key in sorted(fitted.used)}
-        return model, identity, fitted.notes
-    model = model_of_file(name, timm, model_name, stripped, weights)
-    return model, model.state_dict(), ()
-
-
 def make_bare(timm: ModuleType, model_name: str) -> TimmModel:
     """Make the model without weights, of names and shapes alone where that can be."""
     return on_meta(lambda: timm.create_model(model_name, pretrained=False).eval())
@@ -274,7 +143,7 @@ def prefix_of(model: nn.Module) -> Prefix:
     return Prefix(getattr(model, "num_prefix_tokens", 0), class_token)
 
 
-def attach(name: str, model: nn.Module, nodes: Sequence[Node], px: int) -> tuple[NodesNetwork, str, int]:
+def attach(name: str, model: TimmModel, nodes: Sequence[Node], px: int) -> tuple[NodesNetwork, str, int]:
     """Make the network that ends at the nodes; return it with its layer's name and its columns.
 
     Raises
@@ -299,7 +168,7 @@ def attach(name: str, model: nn.Module, nodes: Sequence[Node], px: int) -> tuple
     return network, layer, width
 
 
-def make_card(model_name: str, model: nn.Module, layer: str, width: int, size: tuple[int, Preprocessing]) -> TrunkCard:
+def make_card(model_name: str, model: TimmModel, layer: str, width: int, size: tuple[int, Preprocessing]) -> TrunkCard:
     """Make the card of a model at one layer; `size` is its input and preprocessing."""
     stem, tag = model_name.partition(".")[0], model.pretrained_cfg.get("tag") or "its own"
     return TrunkCard(

@@ -101,9 +101,9 @@ def node_names(model: nn.Module) -> dict[str, str]:
     from torchvision.models import feature_extraction
 
     nodes = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)[1]
-    last = {node: [node] for node in nodes}
+    last = {node: [node] for node in nodes[1:]}  # the first one is the input
     for name, _ in reversed(list(model.named_modules())):
-        inside = [node for node in nodes if node.startswith(f"{name}.")]
+        inside = [node for node in last if node.startswith(f"{name}.")]
         if name and inside and name not in last:
             last[inside[-1]].append(name)
     return {name: node for node, names in last.items() for name in names}

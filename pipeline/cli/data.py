@@ -112,8 +112,17 @@ def check_dataset(name: str, data_root: str | None, deep: bool) -> None:
     show_default=True,
     help="Rule of average precision.",
 )
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Annotations that cannot be used: list them all, or leave their pictures out.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a manifest of this name.")
-def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, metric: str, overwrite: bool) -> None:
+def new_dataset(
+    root: Path | None, table: Path | None, name: str, seed: int, metric: str, on_error: str, overwrite: bool
+) -> None:
     """Describe your own pictures: VOC layout, class folders, or a table of pictures and labels.
 
     \b
@@ -134,7 +143,7 @@ def new_dataset(root: Path | None, table: Path | None, name: str, seed: int, met
         raise click.UsageError("Missing option '--root' or '--table'.")
     else:
         shape = recognise_folder(root)
-        path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
+        path, has_boxes = shape.write(root, name, manifests, **rest, on_error=on_error), shape.has_boxes
     if has_boxes:
         say(f"next: snakemake --cores 2 results/{name}_map.json")
         click.echo(f"{path}")

@@ -17,6 +17,7 @@ from pipeline.dataset.listing import Listing, id_of, name_clashes
 from pipeline.dataset.manifest import Manifest
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.names import normalise
 
 PICTURE, LABEL, SPLIT = "picture", "label", "split"
 DELIMITERS = ",;\t"
@@ -46,7 +47,8 @@ class CsvTable:
     def column(self, name: str) -> list[str]:
         """Return the values of one column, stripped."""
         index = self.header.index(name)
-        return [row[index].strip() for row in self.rows]
+        values = [row[index].strip() for row in self.rows]
+        return values if name == PICTURE else [normalise(value) for value in values]
 
 
 def read_table_file(path: Path) -> CsvTable:
@@ -63,7 +65,7 @@ def read_table_file(path: Path) -> CsvTable:
             stream.seek(0)
             delimiter = max(DELIMITERS, key=first.count)
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            header = tuple(name.strip() for name in next(reader, []))
+            header = tuple(normalise(name.strip()) for name in next(reader, []))
             rows, lines = [], []
             for row in reader:
                 if any(row):

@@ -13,12 +13,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_SEED, Settings, explain_validation
+from pipeline.io.names import normalise
 from pipeline.io.yaml import read_mapping
 
 # Parts of file names must not be paths, nor longer than a file system allows.
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
-CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
+CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<!\s)")
 MAX_PICTURES = 1_000_000_000
 ACTION_COMPETITIONS = ("comp9", "comp10")
 INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
@@ -90,6 +91,11 @@ class Manifest(Settings):
     zero: Literal["absent", "unknown"] = Field(
         "absent", description="what 0 in the column of a class means; nothing at all is always unknown"
     )
+    exif: Literal["apply", "ignore"] | None = Field(
+        None,
+        description="whether pictures are turned by their EXIF orientation if their annotation does not tell; None: as "
+        "the others of the split whose annotations tell, else turned",
+    )
     folder: str
     classes: tuple[str, ...] = Field(min_length=1)
     unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
@@ -141,7 +147,12 @@ class Manifest(Settings):
         if bad := [name for name in classes if not CLASS_NAME.fullmatch(name)]:
             got = ", ".join(map(brief, bad[:10]))
             raise ValueError(f"names become part of file names: no '/', no control characters, got {got}")
-        return classes
+        return tuple(map(normalise, classes))  # one form, in which annotations and folders are read, too
+
+    @field_validator("unscored")
+    @classmethod
+    def _unscored_are_normal(cls, unscored: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(normalise, unscored))
 
     @field_validator("splits")
     @classmethod

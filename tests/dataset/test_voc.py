@@ -37,6 +37,7 @@ def xml(*things: str, size: str = SIZE) -> bytes:
         pytest.param((5, 5, 5, 5), (4, 4, 5, 5), id="one pixel"),
         pytest.param((45.70, 21.25, 50.5, 60), (44.70, 20.25, 50.5, 60), id="fractions"),
         pytest.param((0, 0, 101, 81), (0, 0, 100, 80), id="one pixel outside is cut off"),
+        pytest.param((-3, 21, 105, 84), (0, 20, 100, 80), id="a little outside is cut off"),
     ],
 )
 def test_boxes_are_converted_exactly_once(corners, expect):
@@ -55,6 +56,13 @@ def test_boxes_are_converted_exactly_once(corners, expect):
         ("<difficult>0</difficult>", False),
         ("<difficult>1</difficult>", True),
         ("<difficult> 1 </difficult>", True),
+        ("<difficult>True</difficult>", True),
+        ("<difficult>yes</difficult>", True),
+        ("<difficult>1.0</difficult>", True),
+        ("<difficult>False</difficult>", False),
+        ("<difficult>no</difficult>", False),
+        ("<difficult>Unspecified</difficult>", False),
+        ("<truncated>perhaps</truncated><occluded>2</occluded><pose>Left</pose>", False),
     ],
 )
 def test_difficult_may_be_absent(extra, expect):
@@ -98,23 +106,34 @@ REFUSED = {
     "unknown class": (xml(thing("cow")), r"object 1 \(cow\): unknown class, expected one of cat, dog"),
     "class of other case": (xml(thing("Cat")), r"object 1 \(Cat\): unknown class"),
     "no name": (xml(thing("")), r"object 1 \(no name\): unknown class"),
-    "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): bndbox or difficult is missing"),
-    "box of words": (xml(thing(corners=("left", 1, 2, 3))), "bndbox or difficult is missing or not a number"),
-    "difficult of words": (xml(thing(extra="<difficult>very</difficult>")), "bndbox or difficult"),
+    "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): no <bndbox>, so no box"),
+    "turned box": (
+        xml("<object><name>cat</name><robndbox><cx>5</cx></robndbox></object>"),
+        r"object 1 \(cat\): no <bndbox>, but <robndbox>: only upright boxes are read",
+    ),
+    "box of words": (xml(thing(corners=("left", 1, 2, 3))), "bndbox/xmin is missing or not a number, got 'left'"),
+    "corner missing": (
+        xml("<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>"),
+        "bndbox/ymin is missing or not a number, got ''",
+    ),
+    "difficult of words": (xml(thing(extra="<difficult>very</difficult>")), "difficult: expected 0 or 1, got 'very'"),
     "not finite": (xml(thing(corners=("nan", 1, 20, 30))), "box without area"),
     "infinite": (xml(thing(corners=(1, 1, "inf", 30))), "box without area"),
     "no width": (
-        xml(thing(corners=(20, 20, 19, 40))),
-        r"box without area, got xmin, ymin, xmax, ymax = \[20.0,",
+        xml(thing(corners=(20, 20, 19.5, 40))),
+        "the corners of its box are inverted: xmin 20 > xmax 19.5",
     ),
-    "corners exchanged": (xml(thing(corners=(50, 60, 11, 21))), "box without area"),
+    "corners exchanged": (
+        xml(thing(corners=(50, 60, 11, 21))),
+        "the corners of its box are inverted: xmin 50 > xmax 11, ymin 60 > ymax 21",
+    ),
     "outside": (
         xml(thing(corners=(11, 21, 150, 60))),
         r"box \[11.0, 21.0, 150.0, 60.0\] outside .* 100 x 80",
     ),
     "left of the picture": (xml(thing(corners=(-20, 21, 50, 60))), "outside of the picture of 100 x 80"),
     "only in the tolerance": (xml(thing(corners=(101, 21, 101, 60))), "outside of the picture"),
-    "left, size unknown": (xml(thing(corners=(-20, 21, 50, 60)), size=""), "outside of the picture$"),
+    "left, size unknown": (xml(thing(corners=(-20, 21, 50, 60)), size=""), "outside of the picture by 21 pixels$"),
     "size of words": (xml(size="<size><width>wide</width></size>"), "size: width and height are not numbers"),
     "endless size": (xml(size="<size><width>inf</width><height>1</height></size>"), "size: width and height"),
 }

@@ -22,6 +22,7 @@ from pipeline.dataset.listing import Listing, absent_pictures, id_of, name_clash
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.names import normalise
 from pipeline.io.progress import Say
 
 SPLIT_FOLDERS = ("train", "val", "trainval", "test")
@@ -50,11 +51,16 @@ def new_folders_manifest(
     metric: str = "voc12",
     overwrite: bool = False,
     say: Say = say_to_stderr,
+    on_error: str = "fail",
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for class folders, ``root/<class>/*.jpg`` or ``root/train/<class>/*.jpg``.
 
     A folder with pictures is a class. Where there is no pair of folders for splits (train and val,
     trainval and test, train and test), id lists of both are made: within each class 60 to 40, by `seed`.
+
+    Parameters
+    ----------
+    on_error : without effect, as there is no annotation that could be left out
 
     Raises
     ------
@@ -68,7 +74,7 @@ def new_folders_manifest(
     pair = _split_folders(root)
     named = {s: root / s for s in SPLIT_FOLDERS if _listed(root / s)} if pair else {"": root}
     listed = {split: list_class_folders(folder) for split, folder in named.items()}
-    classes = tuple(sorted({c for found in listed.values() for c in found}))
+    classes = tuple(sorted({normalise(c) for found in listed.values() for c in found}))
     problems = [f"{c}/: {_BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     lists: dict[str, IdList] = {}
     for split, found in listed.items():
@@ -79,20 +85,20 @@ def new_folders_manifest(
         if split:
             lists[split] = IdList(tuple(ids), True, own=False, folder=split)
             continue
-        labels = np.array([[p.partition("/")[0] == c for c in classes] for p in paths], bool)
+        labels = np.array([[normalise(p.partition("/")[0]) == c for c in classes] for p in paths], bool)
         lists |= _divided(ids, labels, seed, say)
     _refuse(root, problems)
     if len(classes) < 2:
         raise DatasetError(f"{root}: a single class, {classes[0]}: there is nothing to tell apart")
     pair = pair or PAIRS[0]
     for c in classes:
-        if pair[0] in listed and c not in listed[pair[0]]:
+        if pair[0] in listed and c not in map(normalise, listed[pair[0]]):
             say(f"class {c}: no picture in {pair[0]}, so it will not be learnt")
     content = {"layout": "folders", "title": f"class folders in {root.name}"}
     return write_manifest(path, NewDataset(root, content, classes, metric, pair, lists), say)
 
 
-_BAD_CLASS = "class names become part of file names: no backslash, no control characters, at most 100 characters"
+_BAD_CLASS = "class names become part of file names: UTF-8, no backslash, no control characters, at most 100 characters; rename it"
 
 
 def say_left_out(folder: Path, found: dict[str, list[str]], say: Say) -> None:

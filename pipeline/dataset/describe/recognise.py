@@ -18,7 +18,15 @@ class ManifestWriter(Protocol):
     """Writes the manifest of the pictures in a folder and returns its path."""
 
     def __call__(
-        self, root: Path, name: str, manifests: Path, seed: int = 0, metric: str = "voc12", overwrite: bool = False
+        self,
+        root: Path,
+        name: str,
+        manifests: Path,
+        seed: int = 0,
+        metric: str = "voc12",
+        overwrite: bool = False,
+        *,
+        on_error: str = "fail",
     ) -> Path: ...
 
 

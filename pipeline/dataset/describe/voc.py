@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import defusedxml.ElementTree
@@ -18,10 +17,13 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
-from pipeline.dataset.split import LABELS, PICTURE_ID, PICTURE_SUFFIXES, read_ids
-from pipeline.dataset.voc_xml import parse_annotation
+from pipeline.dataset.split import ID_RULE, LABELS, is_picture_id, read_ids
+from pipeline.dataset.voc import read_xml
+from pipeline.dataset.voc_folder import index_annotations, index_pictures
+from pipeline.dataset.voc_xml import object_name, parse_annotation
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.names import normalise
 from pipeline.io.progress import Say
 
 MOVES_PER_CLASS = 100
@@ -35,6 +37,7 @@ def new_manifest(
     metric: str = "voc12",
     overwrite: bool = False,
     say: Say = say_to_stderr,
+    on_error: str = "fail",
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for the pictures in `root`; nothing is written into `root`.
 
@@ -47,6 +50,7 @@ def new_manifest(
     seed : decides which pictures go to train and which to val, where there are no lists
     metric : ``voc12`` or ``voc07``
     say : called with one message at a time: splits, classes and left-out files
+    on_error : ``skip`` leaves out and names the pictures whose annotations cannot be used
 
     Raises
     ------
@@ -60,7 +64,10 @@ def new_manifest(
     path = check_new(name, manifests, metric, overwrite)
     root = Path(root).resolve()
     ids = _annotated_ids(root, say)
-    names_of = _read_annotations(root, ids)
+    names_of = _read_annotations(root, ids, on_error, say)
+    ids = sorted(names_of)
+    if len(ids) < 2:
+        raise DatasetError(f"{root}: {len(ids)} picture(s) whose annotation can be used, at least 2 are needed")
     classes = tuple(sorted(set().union(*names_of.values())))
     if not classes:
         raise DatasetError(f"{root / 'Annotations'}: no <object> in any of {len(ids)} annotations")
@@ -86,85 +93,110 @@ def _annotated_ids(root: Path, say: Say) -> list[str]:
             f"{root}: no {' and no '.join(absent)}; expected JPEGImages/ID.jpg and Annotations/ID.xml, "
             f"or pictures in class folders (CLASS/*.jpg), got {got or 'an empty folder'}"
         )
-    pictures: dict[str, list[str]] = {}
-    for file in sorted(os.listdir(folders[0])):
-        stem, suffix = os.path.splitext(file)
-        if suffix.lower() in PICTURE_SUFFIXES:
-            pictures.setdefault(stem, []).append(file)
-    xmls = {os.path.splitext(file)[0] for file in os.listdir(folders[1]) if file.endswith(".xml")}
+    pictures, xmls = index_pictures(root), index_annotations(root)
+    found, annotated = set(pictures.by_id), {i for i in pictures.by_id if i in xmls}
     for what, left_out in (
-        ("pictures without an annotation", set(pictures) - xmls),
-        ("annotations without a picture", xmls - set(pictures)),
+        ("pictures without an annotation", found - annotated),
+        ("annotations without a picture", {i for i in xmls.by_id if i not in pictures}),
     ):
         if left_out:
             say(f"left out, {len(left_out)} {what}:\n{enumerate_problems(sorted(left_out))}")
-    ids = sorted(set(pictures) & xmls)
-    problems = [f"{', '.join(pictures[i])}: one name, several pictures" for i in ids if len(pictures[i]) > 1]
-    problems += [
-        f"{i!r}: rename the picture and its annotation (letters, digits and _ . + @ = - only)"
-        for i in ids
-        if not PICTURE_ID.fullmatch(i) or ".." in i
+    ids = sorted(annotated)
+    problems = [
+        f"{', '.join(pictures.names_of(i))}: one name, several pictures" for i in ids if len(pictures.names_of(i)) > 1
     ]
+    problems += [
+        f"{', '.join(xmls.names_of(i))}: one name, several annotations" for i in ids if len(xmls.names_of(i)) > 1
+    ]
+    problems += [f"{i!r}: rename the picture and its annotation ({ID_RULE})" for i in ids if not is_picture_id(i)]
     if problems:
         raise DatasetError(f"{folders[0]}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
     if len(ids) < 2:
         raise DatasetError(
-            f"{root}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures)} pictures, "
-            f"{len(xmls)} annotations; JPEGImages/a.jpg belongs to Annotations/a.xml)"
+            f"{root}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(found)} pictures, "
+            f"{len(xmls.by_id)} annotations; JPEGImages/a.jpg belongs to Annotations/a.xml)"
         )
     return ids
 
 
-def _read_annotations(root: Path, ids: list[str]) -> dict[str, set[str]]:
-    """Read the class names of each picture's objects; all problems of all files are raised at once."""
-    names_of, problems = {}, []
+def _read_annotations(root: Path, ids: list[str], on_error: str, say: Say) -> dict[str, set[str]]:
+    """Read the class names of each picture's objects.
+
+    All problems of all files are raised at once; under ``skip`` the pictures with problems are left out and named.
+    """
+    names_of, unusable, problems = {}, {}, []
+    padded: set[str] = set()
+    clipped: dict[str, int] = {}
+    xmls = index_annotations(root)
     for i in ids:
-        try:
-            data = (root / "Annotations" / f"{i}.xml").read_bytes()
-        except OSError as error:
-            problems.append(f"Annotations/{i}.xml: {error.strerror}")
+        data, problem = read_xml(xmls, i)
+        if data is None:
+            unusable[i] = problem
             continue
         try:
-            tree = defusedxml.ElementTree.fromstring(data)
-            names = {(entry.findtext("name") or "").strip() for entry in tree.findall("object")} - {""}
+            entries = defusedxml.ElementTree.fromstring(data).findall("object")
         except (ValueError, LookupError, defusedxml.ElementTree.ParseError):
-            names = set()  # the line below says what is wrong
+            entries = []  # the line below says what is wrong
+        names = {object_name(entry) for entry in entries} - {""}
+        padded |= {text for entry in entries if (text := entry.findtext("name") or "") != text.strip()}
         try:
-            parse_annotation(data, tuple(sorted(names)))
+            clipped[i] = parse_annotation(data, tuple(sorted(names))).n_clipped
         except ValueError as error:
-            problems.append(f"Annotations/{i}.xml: {error}")
+            unusable[i] = f"Annotations/{i}.xml: {error}"
         problems += [
             f"Annotations/{i}.xml: class {brief(name)}: part of file names, so no '/', at most 100 characters"
             for name in sorted(names)
             if not CLASS_NAME.fullmatch(name)
         ]
         names_of[i] = names
+    if on_error == "fail":
+        problems += unusable.values()
     if problems:
-        raise DatasetError(f"{root}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
-    return names_of
+        advice = (
+            "\nfix them, or leave these pictures out with --on-error skip" if on_error == "fail" and unusable else ""
+        )
+        raise DatasetError(f"{root}: {len(problems)} problem(s)\n{enumerate_problems(problems)}{advice}")
+    if unusable:
+        say(
+            f"left out, {len(unusable)} of {len(ids)} pictures whose annotations cannot be used:\n"
+            f"{enumerate_problems(list(unusable.values()))}"
+        )
+    if padded:
+        say(f"spaces around class names are dropped: {', '.join(map(brief, sorted(padded)[:10]))}")
+    if reaching := [i for i, n in clipped.items() if n]:
+        say(
+            f"{sum(clipped.values())} box(es) reach a little out of the picture and are clipped, in "
+            f"{len(reaching)} annotation(s):\n{enumerate_problems(reaching)}"
+        )
+    return {i: names for i, names in names_of.items() if i not in unusable}
 
 
 def _found_lists(root: Path, annotated: set[str], say: Say) -> dict[str, IdList]:
     """Read the id lists in ``ImageSets/Main``; unusable ids are left out and reported."""
-    files = [os.path.splitext(file) for file in os.listdir(root / "JPEGImages")]
-    pictures = {stem for stem, suffix in files if suffix.lower() in PICTURE_SUFFIXES}
+    pictures = index_pictures(root)
+    normal = {normalise(i) for i in annotated}
     lists = {}
     for path in sorted((root / "ImageSets" / "Main").glob("*.txt")):
         if not path.is_file() or not SPLIT_NAME.fullmatch(path.stem) or ".." in path.stem:
             say(f"not used: {path}: not a file whose name has only letters, digits and _ . + -")
             continue
-        rows = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-        if rows and all(len(row) == 2 and row[1] in LABELS for row in rows):
+        lines = path.read_text("utf-8-sig", "replace").splitlines()
+        rows = [line.strip().rsplit(maxsplit=1) for line in lines if line.strip()]
+        if (
+            rows
+            and all(len(row) == 2 and row[1] in LABELS for row in rows)
+            and not all(line.strip() in pictures for line in lines if line.strip())
+        ):
             continue  # labels of one class
         try:
-            ids = read_ids(path)
+            ids = read_ids(path, pictures)
         except DatasetError as error:
             if rows and any(path.stem in pair for pair in PAIRS):
                 raise
             say(f"not used: {error}")
             continue
-        labelled = not annotated.isdisjoint(ids)
-        usable = tuple(i for i in ids if i in (annotated if labelled else pictures))
+        labelled = any(normalise(i) in normal for i in ids)
+        usable = tuple(i for i in ids if (normalise(i) in normal if labelled else i in pictures))
         if left_out := sorted(set(ids) - set(usable)):
             say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{enumerate_problems(left_out)}")
         if usable:

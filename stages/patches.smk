@@ -13,5 +13,5 @@ rule patches:
         state=ask(FLOW.dataset_state),
         config=ask(FLOW.table_config),
     shell:
-        "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --threads {threads} --config {params.config} > {log} 2>&1"
+        "pipeline patches --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --threads {threads} --config {params.config} > {log:q} 2>&1"

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_SEED, Settings, explain_validation
-from pipeline.io.names import normalise
+from pipeline.io.names import expand_home, normalise
 from pipeline.io.yaml import read_mapping
 
 # Parts of file names must not be paths, nor longer than a file system allows.
@@ -132,6 +132,11 @@ class Manifest(Settings):
             raise ValueError("must be lower case letters, digits and _ (it becomes part of file names)")
         return name
 
+    @field_validator("folder", "table", mode="before")
+    @classmethod
+    def _home_is_expanded(cls, path: object) -> object:
+        return expand_home(path) if isinstance(path, str) else path
+
     @field_validator("folder")
     @classmethod
     def _folder_stays_inside(cls, folder: str) -> str:
@@ -209,6 +214,17 @@ def known_datasets() -> list[str]:
     return sorted({p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"})
 
 
+def known_splits() -> list[str]:
+    """List the names of the splits of all manifests that can be read, the longest first."""
+    splits: set[str] = set()
+    for name in known_datasets():
+        try:
+            splits.update(load_manifest(name).splits)
+        except SettingsError:  # named by the command that uses it
+            continue
+    return sorted(splits, key=lambda split: (-len(split), split))
+
+
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     """Read and check the manifest of dataset `name`.
 
@@ -243,8 +259,17 @@ def _parse_manifest(path: Path) -> Manifest:
 
 
 def data_root(given: str | Path | None) -> Path:
-    """Return the folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``."""
-    return Path(given or os.environ.get("PIPELINE_DATA") or "data")
+    """Return the folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``.
+
+    Raises
+    ------
+    SettingsError
+        It begins with ``~``, and there is no such home folder.
+    """
+    try:
+        return Path(expand_home(str(given or os.environ.get("PIPELINE_DATA") or "data")))
+    except ValueError as error:
+        raise SettingsError(f"data_root: {error}") from error
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:

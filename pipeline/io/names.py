@@ -30,21 +30,37 @@ def make_file_part(name: str, keep: str, *, ascii_only: bool = False, merge: boo
 def make_distinct_part(name: str) -> str:
     """Make a part of a file name from any name; different names have different parts.
 
-    A name of letters, their marks, digits and ``_ . + @ = -`` is its own part. Any other, or a long one, ends in a
-    digest of the name.
+    A name that every file system can hold is its own part. Any other, or a long one, ends in a digest of the name.
 
-    >>> make_distinct_part("2008_000123"), make_distinct_part("cam1/x (2)")
-    ('2008_000123', 'cam1-x--2--3d903b33')
+    >>> make_distinct_part("hot dog (2)"), make_distinct_part("cam1/x")
+    ('hot dog (2)', 'cam1-x-a91e6e58')
     """
-    part = "".join(c if c in "_.+@=-" or is_word(c) else "-" for c in name)
-    if part.startswith("."):
-        part = f"-{part[1:]}"
+    part = re.sub(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff/\\:*?"<>|]|^[.-]|[. ]$', "-", name)
     if part == name and part and len(part.encode()) <= MAX_PART_BYTES:
         return part
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     while len(part.encode()) > MAX_PART_BYTES:
         part = part[: len(part) * 3 // 4]
     return f"{part}-{digest}"
+
+
+def expand_home(path: str) -> str:
+    """Expand ``~`` and ``~user`` at the beginning of a path: shells leave it in ``--cache=~/x`` and in YAML files.
+
+    A folder that is really named so is written ``./~``.
+
+    Raises
+    ------
+    ValueError
+        There is no such user, or no home folder is known.
+    """
+    if not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = path.partition("/")[0]
+        raise ValueError(f"{path}: there is no home folder {user}; a folder of this name is written ./{path}")
+    return expanded
 
 
 def is_word(character: str) -> bool:

@@ -218,7 +218,9 @@ class RunSettings(Settings):
     def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
         bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
         if bad:
-            raise ValueError(f"names may have letters, digits, '.', '_', '+' and '-', got {', '.join(map(brief, bad[:10]))}")
+            raise ValueError(
+                f"names may have letters, digits, '.', '_', '+' and '-', got {', '.join(map(brief, bad[:10]))}"
+            )
         return recipes
 
     @field_validator("seeds")

@@ -120,27 +120,42 @@ def test_exif_orientation_is_applied_only_if_asked():
         pytest.param(6, (12, 8), (12, 8), False, id="boxes on the stored pixels"),
         pytest.param(6, (8, 12), (8, 12), True, id="boxes on the turned picture"),
         pytest.param(8, (8, 12), (8, 12), True, id="turned the other way"),
-        pytest.param(3, (12, 8), (12, 8), False, id="upside down: both fit, stored pixels"),
-        pytest.param(6, None, (12, 8), False, id="no size: stored pixels"),
     ],
 )
 def test_the_size_in_the_annotation_tells_which_way_round(orientation, size_wh, expect_wh, turned):
-    pixels, applied = decode_annotated(turned_jpeg(orientation), size_wh)
+    decoded = decode_annotated(turned_jpeg(orientation), size_wh)
 
-    assert (pixels.shape[1], pixels.shape[0]) == expect_wh
-    assert applied is turned
+    assert (decoded.pixels.shape[1], decoded.pixels.shape[0]) == expect_wh
+    assert (decoded.apply_exif, decoded.is_told, decoded.orientation) == (turned, True, orientation)
 
 
-def test_a_square_picture_is_taken_as_stored():
-    pixels, applied = decode_annotated(turned_jpeg(6, (8, 8)), (8, 8))
+@pytest.mark.parametrize("otherwise", [True, False])
+@pytest.mark.parametrize(
+    ("orientation", "stored_wh", "size_wh"),
+    [
+        pytest.param(3, (12, 8), (12, 8), id="upside down: both fit"),
+        pytest.param(2, (12, 8), (12, 8), id="mirrored: both fit"),
+        pytest.param(6, (12, 8), None, id="no size"),
+        pytest.param(6, (8, 8), (8, 8), id="a square"),
+    ],
+)
+def test_where_the_annotation_does_not_tell_the_caller_decides(orientation, stored_wh, size_wh, otherwise):
+    decoded = decode_annotated(turned_jpeg(orientation, stored_wh), size_wh, otherwise=otherwise)
 
-    assert not applied
-    assert pixels[:, :3].min() > 200
+    assert (decoded.apply_exif, decoded.is_told) == (otherwise, False)
+    assert np.array_equal(decoded.pixels, decode_picture(turned_jpeg(orientation, stored_wh), apply_exif=otherwise))
+
+
+@pytest.mark.parametrize(("box", "turned"), [((0, 0, 4, 11), True), ((0, 0, 11, 4), False)])
+def test_without_a_size_boxes_tell_if_they_fit_one_way_only(box, turned):
+    decoded = decode_annotated(turned_jpeg(6), None, box_xyxy=np.array([box], float))
+
+    assert (decoded.apply_exif, decoded.is_told) == (turned, True)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_size_that_fits_neither_way_is_an_error(orientation):
-    with pytest.raises(BadPictureError, match="a: the picture is 12 x 8, its annotation says 10 x 8"):
+    with pytest.raises(BadPictureError, match=r"a: the picture is 12 x 8.*, its annotation says 10 x 8"):
         decode_annotated(turned_jpeg(orientation), (10, 8), "a")
 
 

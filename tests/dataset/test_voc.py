@@ -146,7 +146,7 @@ def test_annotations_that_cannot_be_used(data, message):
 
 
 def test_all_problems_of_a_file_are_told_at_once():
-    with pytest.raises(ValueError, match=r"object 1 \(cow\): unknown class.*; object 3 \(dog\): box without"):
+    with pytest.raises(ValueError, match=r"object 1 \(cow\): unknown class.*; object 3 \(dog\): the corners"):
         parse_annotation(xml(thing("cow"), thing("cat"), thing("dog", (9, 9, 1, 1))), CLASSES)
 
 
@@ -168,6 +168,9 @@ def test_labels_of_a_picture_come_from_its_objects():
         pytest.param("\ufeffa\nb\n", ("a", "b"), id="byte order mark"),
         pytest.param("a -1\nb  1\nc 0\n", ("a", "b", "c"), id="labels behind"),
         pytest.param("2007_000027\n2008.x-1@b\nübung\n", ("2007_000027", "2008.x-1@b", "übung"), id="odd names"),
+        pytest.param(
+            "cam1/a\nIMG 12\na (1)\na..b\nकि\n", ("cam1/a", "IMG 12", "a (1)", "a..b", "कि"), id="other names"
+        ),
     ],
 )
 def test_ids_are_read(tmp_path, text, expect):
@@ -182,16 +185,16 @@ def test_ids_are_read(tmp_path, text, expect):
         pytest.param("", "the list is empty", id="empty"),
         pytest.param(" \n\n", "the list is empty", id="blank"),
         pytest.param("a\nb\na\n", "'a': listed twice", id="twice"),
-        pytest.param("../../etc/passwd\n", "'../../etc/passwd': not a plain file name", id="path upwards"),
-        pytest.param("/etc/passwd\n", "'/etc/passwd': not a plain file name", id="absolute path"),
-        pytest.param("sub/a\n", "'sub/a': not a plain file name", id="folder"),
-        pytest.param("a\\b\n", "not a plain file name", id="backslash"),
-        pytest.param("..\n", "'..': not a plain", id="dots"),
-        pytest.param("a..b\n", "'a..b': not a plain", id="dots inside"),
-        pytest.param(".hidden\n", "'.hidden': not a plain", id="hidden"),
-        pytest.param("-rf\n", "'-rf': not a plain", id="an option"),
-        pytest.param("a\x00b\n", "not a plain", id="NUL"),
-        pytest.param("IMG 12\n", "'IMG 12': not a plain file name .* without spaces", id="space"),
+        pytest.param("../../etc/passwd\n", "'../../etc/passwd': not the name of a picture", id="path upwards"),
+        pytest.param("/etc/passwd\n", "'/etc/passwd': not the name of a picture", id="absolute path"),
+        pytest.param("sub//a\n", "'sub//a': not the name of a picture", id="no folder"),
+        pytest.param("sub/.a\n", "'sub/.a': not the name of a picture", id="hidden in a folder"),
+        pytest.param("sub/../a\n", "'sub/../a': not the name of a picture", id="upwards inside"),
+        pytest.param("a\\b\n", "not the name of a picture", id="backslash"),
+        pytest.param("..\n", "'..': not the name of a picture", id="dots"),
+        pytest.param(".hidden\n", "'.hidden': not the name of a picture", id="hidden"),
+        pytest.param("-rf\n", "'-rf': not the name of a picture", id="an option"),
+        pytest.param("a\x00b\n", "not the name of a picture", id="NUL"),
     ],
 )
 def test_id_lists_that_cannot_be_used(tmp_path, text, message):
@@ -204,10 +207,29 @@ def test_id_lists_that_cannot_be_used(tmp_path, text, message):
 
 
 def test_id_list_problems_are_told_at_once_the_first_ten_in_full(tmp_path):
-    (tmp_path / "train.txt").write_text("".join(f"sub/{n}\n" for n in range(12)))
+    (tmp_path / "train.txt").write_text("".join(f"/sub/{n}\n" for n in range(12)))
 
-    with pytest.raises(DatasetError, match=r"12 problem\(s\)\n(?s:.*)'sub/9'(?s:.*)\.\.\. and 2 more"):
+    with pytest.raises(DatasetError, match=r"12 problem\(s\)\n(?s:.*)'/sub/9'(?s:.*)\.\.\. and 2 more"):
         read_ids(tmp_path / "train.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "own", "expect"),
+    [
+        pytest.param("photo 1\n", {"photo"}, False, ("photo",), id="a label"),
+        pytest.param("photo 1\n", {"photo 1"}, False, ("photo 1",), id="an id"),
+        pytest.param("photo 1\nphoto 0\n", {"photo 1", "photo 0"}, False, ("photo 1", "photo 0"), id="ids alone"),
+        pytest.param("photo 1\nb 1\n", {"photo", "photo 1", "b"}, False, ("photo", "b"), id="all lines have labels"),
+        pytest.param(
+            "photo 1\nb\n", {"photo", "photo 1", "b"}, False, ("photo 1", "b"), id="not all lines have labels"
+        ),
+        pytest.param("photo 1\n", {"photo", "photo 1"}, True, ("photo 1",), id="a list of our own has no labels"),
+    ],
+)
+def test_a_number_after_a_space_is_a_label_or_part_of_the_id(tmp_path, text, known, own, expect):
+    (tmp_path / "train.txt").write_text(text)
+
+    assert read_ids(tmp_path / "train.txt", known, prefer_whole=own) == expect
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00a"], ids=["missing", "not a text"])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.read import is_official, read_split, state_of_split
+from pipeline.dataset.read import check, is_official, read_split, state_of_split
 from pipeline.dataset.split import read_ids
 from pipeline.dataset.voc import labels_from_objects
 from pipeline.dataset.voc_xml import parse_annotation
@@ -340,12 +340,17 @@ def test_a_split_without_labels_needs_no_annotations(voc, tmp_path):
     assert [len(a.box_xyxy) for a in split.annotations] == [0, 1]
 
 
-def test_pictures_may_have_other_suffixes_and_a_jpg_comes_first(voc, tmp_path):
+def test_pictures_may_have_other_suffixes_and_several_of_one_name_are_refused(voc, tmp_path):
     (voc / "JPEGImages" / "a.jpg").rename(voc / "JPEGImages" / "a.PNG")
-    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "b.png")
+    (voc / "JPEGImages" / "b.jpg").rename(voc / "JPEGImages" / "b.jfif")
+    (voc / "JPEGImages" / "._b.jpg").write_text("of a Mac")
     (voc / "JPEGImages" / "c.txt").write_text("no picture")
 
-    assert [p.name for p in read_split(manifest(), "train", tmp_path).paths] == ["c.jpg", "a.PNG", "b.jpg"]
+    assert [p.name for p in read_split(manifest(), "train", tmp_path).paths] == ["c.jpg", "a.PNG", "b.jfif"]
+    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "b.gif")
+    with pytest.raises(DatasetError, match="b: several files of one name: JPEGImages/b.gif, JPEGImages/b.jfif; rename"):
+        read_split(manifest(), "train", tmp_path)
+    assert "several files of one name" in " ".join(check(manifest(), tmp_path).problems)
 
 
 def test_unknown_splits_and_folders_are_named(voc, tmp_path):

@@ -98,7 +98,10 @@ def new_folders_manifest(
     return write_manifest(path, NewDataset(root, content, classes, metric, pair, lists), say)
 
 
-_BAD_CLASS = "class names become part of file names: UTF-8, no backslash, no control characters, at most 100 characters; rename it"
+_BAD_CLASS = (
+    "class names become part of file names: UTF-8, no backslash, no control characters, at most 100 characters; "
+    "rename it"
+)
 
 
 def say_left_out(folder: Path, found: dict[str, list[str]], say: Say) -> None:

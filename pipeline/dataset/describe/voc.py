@@ -197,10 +197,12 @@ def _found_lists(root: Path, annotated: set[str], say: Say) -> dict[str, IdList]
             continue
         labelled = any(normalise(i) in normal for i in ids)
         usable = tuple(i for i in ids if (normalise(i) in normal if labelled else i in pictures))
+        if not usable:
+            say(f"not used: {path}: no line names a picture{' with an annotation' if labelled else ''}")
+            continue
         if left_out := sorted(set(ids) - set(usable)):
             say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{enumerate_problems(left_out)}")
-        if usable:
-            lists[path.stem] = IdList(usable, labelled, own=bool(left_out))
+        lists[path.stem] = IdList(usable, labelled, own=bool(left_out))
     return lists
 
 

@@ -124,19 +124,61 @@ def decode_annotated(
     """
     with _loaded(data, name) as image:
         orientation = _read_orientation(image)
-        stored_wh = image.size
-        shown_wh = stored_wh[::-1] if orientation >= 5 else stored_wh
-        fits_stored, fits_shown = _fits(stored_wh, size_wh, box_xyxy), _fits(shown_wh, size_wh, box_xyxy)
-        if size_wh is not None and not (fits_stored or fits_shown):
-            turned = "" if shown_wh == stored_wh else f" ({shown_wh[0]} x {shown_wh[1]} if turned by EXIF)"
-            raise BadPictureError(
-                f"{name}: the picture is {stored_wh[0]} x {stored_wh[1]}{turned}, "
-                f"its annotation says {size_wh[0]} x {size_wh[1]}"
-            )
-        is_told = orientation == 1 or fits_stored != fits_shown
-        apply_exif = orientation != 1 and (fits_shown if is_told else otherwise)
+        told = _tell_orientation(image.size, orientation, size_wh, box_xyxy, name)
+        apply_exif = orientation != 1 and (otherwise if told is None else told)
         pixels = np.asarray(_turn(_to_rgb(image), orientation if apply_exif else 1))
-        return Decoded(pixels, orientation, apply_exif, is_told, _holds_numbers(image))
+        return Decoded(pixels, orientation, apply_exif, orientation == 1 or told is not None, _holds_numbers(image))
+
+
+def orientation_of_file(
+    path: Path, size_wh: tuple[int, int] | None, box_xyxy: np.ndarray | None = None
+) -> tuple[int, bool | None]:
+    """Read a picture's EXIF orientation from the file's header, and what its annotation tells.
+
+    Only of JPEG and WebP files; of others the orientation may lie after the pixels, and 1 is returned.
+
+    Returns
+    -------
+    orientation : int, 1 to 8
+    told : whether the annotation refers to the turned picture; None where it does not tell
+
+    Raises
+    ------
+    BadPictureError
+        As `picture_size`, or the sizes agree neither way.
+    OSError
+        It cannot be read.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise BadPictureError(f"{path.name}: no plain file")
+    with open(path, "rb") as file, _opened(file, path.name) as image:
+        orientation = _read_orientation(image) if image.format in ("JPEG", "MPO", "WEBP") else 1
+        return orientation, _tell_orientation(image.size, orientation, size_wh, box_xyxy, path.name)
+
+
+def _tell_orientation(
+    stored_wh: tuple[int, int],
+    orientation: int,
+    size_wh: tuple[int, int] | None,
+    box_xyxy: np.ndarray | None,
+    name: str,
+) -> bool | None:
+    """Tell whether an annotation refers to the turned picture; None if it fits both ways.
+
+    Raises
+    ------
+    BadPictureError
+        The stated size fits neither way.
+    """
+    shown_wh = stored_wh[::-1] if orientation >= 5 else stored_wh
+    fits_stored, fits_shown = _fits(stored_wh, size_wh, box_xyxy), _fits(shown_wh, size_wh, box_xyxy)
+    if size_wh is not None and not (fits_stored or fits_shown):
+        turned = "" if shown_wh == stored_wh else f" ({shown_wh[0]} x {shown_wh[1]} if turned by EXIF)"
+        raise BadPictureError(
+            f"{name}: the picture is {stored_wh[0]} x {stored_wh[1]}{turned}, "
+            f"its annotation says {size_wh[0]} x {size_wh[1]}"
+        )
+    return None if fits_stored == fits_shown else fits_shown
 
 
 def _fits(wh: tuple[int, int], size_wh: tuple[int, int] | None, box_xyxy: np.ndarray | None) -> bool:

@@ -19,10 +19,10 @@ PICTURE_SUFFIXES = (
 )  # fmt: skip
 LABELS = ("-1", "0", "1")
 MAX_ID = 200
-_NO_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
+_NO_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\\]")
 ID_RULE = (
     f"at most {MAX_ID} characters, no control character, no backslash, no space at an end, and no folder or file "
-    "whose name begins with '.' or '-'"
+    "whose name begins with '.', '-' or '~'"
 )
 """What `is_picture_id` demands, for messages."""
 
@@ -126,13 +126,9 @@ def is_picture_id(text: str) -> bool:
     >>> is_picture_id("cam1/photo (2)"), is_picture_id("../photo"), is_picture_id("a\n")
     (True, False, False)
     """
-    if (
-        not 0 < len(text) <= MAX_ID
-        or text != text.strip()
-        or re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]", text)
-    ):
+    if not 0 < len(text) <= MAX_ID or text != text.strip() or _NO_ID.search(text):
         return False
-    return all(part and not part.startswith((".", "-")) for part in text.split("/"))
+    return all(part and not part.startswith((".", "-", "~")) for part in text.split("/"))
 
 
 def read_ids(path: Path, known: Container[str] = (), *, prefer_whole: bool = False) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ picture: ``[xmin - 1, ymin - 1, xmax, ymax]`` of the devkit's 1-based, inclusive
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element
+from typing import Any
 
 import defusedxml.ElementTree
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.dataset.split import Annotation
 from pipeline.io.messages import brief, shorten
 from pipeline.io.names import normalise
 
+Element = Any
+"""An element of a parsed file. The standard library's module is not imported: it reads hostile files."""
 MAX_SIDE_PX = 1_000_000
 OUTSIDE_PX = 5.0
 OUTSIDE_SHARE = 0.05

@@ -17,11 +17,12 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
-from pipeline.dataset.split import ID_RULE, LABELS, is_picture_id, read_ids
+from pipeline.dataset.picture import orientation_of_file
+from pipeline.dataset.split import ID_RULE, LABELS, Annotation, is_picture_id, read_ids
 from pipeline.dataset.voc import read_xml
-from pipeline.dataset.voc_folder import index_annotations, index_pictures
+from pipeline.dataset.voc_folder import find_pictures, index_annotations, index_pictures
 from pipeline.dataset.voc_xml import object_name, parse_annotation
-from pipeline.io.errors import DatasetError, MissingDataError
+from pipeline.io.errors import BadPictureError, DatasetError, MissingDataError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import normalise
 from pipeline.io.progress import Say
@@ -64,7 +65,7 @@ def new_manifest(
     path = check_new(name, manifests, metric, overwrite)
     root = Path(root).resolve()
     ids = _annotated_ids(root, say)
-    names_of = _read_annotations(root, ids, on_error, say)
+    names_of, annotations = _read_annotations(root, ids, on_error, say)
     ids = sorted(names_of)
     if len(ids) < 2:
         raise DatasetError(f"{root}: {len(ids)} picture(s) whose annotation can be used, at least 2 are needed")
@@ -80,7 +81,7 @@ def new_manifest(
             lists[split] = IdList(tuple(part), True, True)
     elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
         say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
-    about = {"title": f"own pictures in {root.name}"}
+    about = {"title": f"own pictures in {root.name}", **_decide_exif(root, annotations, say)}
     return write_manifest(path, NewDataset(root, about, classes, metric, pair, lists), say)
 
 
@@ -119,14 +120,17 @@ def _annotated_ids(root: Path, say: Say) -> list[str]:
     return ids
 
 
-def _read_annotations(root: Path, ids: list[str], on_error: str, say: Say) -> dict[str, set[str]]:
-    """Read the class names of each picture's objects.
+def _read_annotations(
+    root: Path, ids: list[str], on_error: str, say: Say
+) -> tuple[dict[str, set[str]], dict[str, Annotation]]:
+    """Read the class names of each picture's objects, and its annotation.
 
     All problems of all files are raised at once; under ``skip`` the pictures with problems are left out and named.
     """
-    names_of, unusable, problems = {}, {}, []
+    names_of: dict[str, set[str]] = {}
+    annotations: dict[str, Annotation] = {}
+    unusable, problems = {}, []
     padded: set[str] = set()
-    clipped: dict[str, int] = {}
     xmls = index_annotations(root)
     for i in ids:
         data, problem = read_xml(xmls, i)
@@ -140,7 +144,7 @@ def _read_annotations(root: Path, ids: list[str], on_error: str, say: Say) -> di
         names = {object_name(entry) for entry in entries} - {""}
         padded |= {text for entry in entries if (text := entry.findtext("name") or "") != text.strip()}
         try:
-            clipped[i] = parse_annotation(data, tuple(sorted(names))).n_clipped
+            annotations[i] = parse_annotation(data, tuple(sorted(names)))
         except ValueError as error:
             unusable[i] = f"Annotations/{i}.xml: {error}"
         problems += [
@@ -163,12 +167,36 @@ def _read_annotations(root: Path, ids: list[str], on_error: str, say: Say) -> di
         )
     if padded:
         say(f"spaces around class names are dropped: {', '.join(map(brief, sorted(padded)[:10]))}")
-    if reaching := [i for i, n in clipped.items() if n]:
+    if reaching := {i: item.n_clipped for i, item in annotations.items() if item.n_clipped}:
         say(
-            f"{sum(clipped.values())} box(es) reach a little out of the picture and are clipped, in "
-            f"{len(reaching)} annotation(s):\n{enumerate_problems(reaching)}"
+            f"{sum(reaching.values())} box(es) reach a little out of the picture and are clipped, in "
+            f"{len(reaching)} annotation(s):\n{enumerate_problems(list(reaching))}"
         )
-    return {i: names for i, names in names_of.items() if i not in unusable}
+    return {i: names for i, names in names_of.items() if i not in unusable}, annotations
+
+
+def _decide_exif(root: Path, annotations: dict[str, Annotation], say: Say) -> dict[str, str]:
+    """Return the manifest's ``exif`` if some annotations tell which way round and others do not; else nothing."""
+    told, n_untold = [], 0
+    paths, _ = find_pictures(index_pictures(root), list(annotations))
+    for i, path in paths.items():
+        try:
+            orientation, turned = orientation_of_file(path, annotations[i].size_wh, annotations[i].box_xyxy)
+        except (BadPictureError, OSError):  # named by the commands that decode it
+            continue
+        if orientation > 1 and turned is None:
+            n_untold += 1
+        elif orientation > 1:
+            told.append(turned)
+    if not n_untold or not told or len(set(told)) > 1:
+        return {}
+    exif = "apply" if told[0] else "ignore"
+    say(
+        f"EXIF orientation: the annotations of {len(told)} pictures tell that boxes are on "
+        f"{'turned' if told[0] else 'stored'} pixels, those of {n_untold} others fit both ways and are taken alike: "
+        f"'exif: {exif}' in the manifest"
+    )
+    return {"exif": exif}
 
 
 def _found_lists(root: Path, annotated: set[str], say: Say) -> dict[str, IdList]:

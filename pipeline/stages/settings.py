@@ -133,8 +133,8 @@ class RunSettings(Settings):
         description="rows of the fit split that are made: all, or those alone that the main head, a strong one, "
         "learns from with any of the seeds",
     )
-    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
-    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
+    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures and annotations do to a run")
+    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures and annotations under skip")
     head: str = Field("fca", description="the head of results/{dataset}_map.json")
     heads: dict[str, AnyHead] = Field({}, description="further heads by name, or changes of built-in ones")
     compare: tuple[str, ...] = Field(

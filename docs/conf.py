@@ -51,7 +51,9 @@ def name_of(annotation: object) -> str:
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "nothing"}
     if annotation in plain:
         return plain[annotation]
-    return f"[{annotation.__name__}](#{annotation.__name__.lower()})" if isinstance(annotation, type) else str(annotation)
+    return (
+        f"[{annotation.__name__}](#{annotation.__name__.lower()})" if isinstance(annotation, type) else str(annotation)
+    )
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:

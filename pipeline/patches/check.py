@@ -11,7 +11,8 @@ from pipeline.dataset.report import CheckReport, Depth, SplitCheck
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.progress import Say, silent
-from pipeline.patches.build import check_source, find_bad, report_bad
+from pipeline.patches.build import check_source, find_bad
+from pipeline.patches.notes import report_bad
 from pipeline.patches.settings import SourceSettings
 
 
@@ -40,12 +41,16 @@ def check_for_patches(
     except MissingDataError as error:
         return CheckReport(manifest.name, None, missing=str(error))
     layout = LAYOUTS[manifest.layout]
-    files, pictures = Depth(read_xml=True, decode=False), Depth(read_xml=True, decode=True)
+    # Under "skip", annotations that cannot be used are left out, and counted with the pictures that are bad.
+    skips = on_error == "skip"
+    files, pictures = Depth(read_xml=not skips, decode=False), Depth(read_xml=True, decode=True)
     checks = []
     for split in manifest.splits:
         found = layout.check(manifest, split, folder, files)
+        if skips:
+            found = replace(found, missing_annotations=())
         try:
-            content = read_split(manifest, split, data_root) if found.complete else None
+            content = read_split(manifest, split, data_root, on_error) if found.complete else None
         except DatasetError as error:
             content, found = None, replace(found, faults=(*found.faults, str(error)))
         if content is None:  # what can be read is decoded all the same
@@ -69,7 +74,7 @@ def _check_pictures(
     """Add what `make_table` would refuse to the result of a split."""
     try:
         check_source(content, sources.source)
-        report_bad(content, find_bad(content, sources, workers), on_error, max_skipped, say)
+        report_bad(content, find_bad(content, sources, workers, say), on_error, max_skipped, say)
     except DatasetError as error:
         return replace(found, faults=(*found.faults, str(error)))
     return found

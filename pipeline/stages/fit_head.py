@@ -158,7 +158,7 @@ def find_head(ws: Workspace, dataset: str | None, head: str | None) -> Head:
         There is none, or it cannot be told which of several is meant.
     """
     if head is not None and head.endswith(".safetensors"):
-        return load_head(Path(head))
+        return load_head(Path(head).expanduser())
     name = head or ws.settings.head
     ws.settings.head_settings(name)  # refuses unknown names
     if dataset is not None:

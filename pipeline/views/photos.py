@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -142,8 +144,13 @@ class PhotoReader:
                 "give the settings with which its rows were extracted (--config, --trunk, --layer, --weights)"
             )
 
-    def read(self, path: Path) -> Photo:
-        """Send a photo's patches through the trunk.
+    def read(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Photo:
+        """Send a photo's patches through the trunk; it is turned as its EXIF says.
+
+        Parameters
+        ----------
+        known_turns : whether pictures of a split are turned, by the SHA-256 of their bytes: the same file as a photo
+            is read in the same way
 
         Raises
         ------
@@ -157,10 +164,12 @@ class PhotoReader:
             data = path.read_bytes()
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; expected a photo") from error
-        pixels = decode_picture(data, apply_exif=True, name=str(path))
+        sha256 = sha256_bytes(data)
+        apply_exif = known_turns.get(sha256, True)
+        pixels = decode_picture(data, apply_exif, name=str(path))
         box_xyxy, scale = grid_windows(pixels.shape[1], pixels.shape[0], self.grid)
         picture = np.zeros(len(scale), np.int32)
-        of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
+        of_photo = (PlannedPicture(0, path.name, path, sha256, apply_exif),)
         plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
         (rows,) = compute_layers(plan, self.runner, self.runner.batch_rows, StageClock()).values()
         return Photo(path.stem, pixels, box_xyxy, rows)
@@ -170,6 +179,6 @@ class PhotoReader:
         scores = self.head.patch_scores(photo.rows)
         return Look(photo.name, photo.pixels, photo.box_xyxy, self.head.classes, scores, self.head.score_kind)
 
-    def look(self, path: Path) -> Look:
+    def look(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Look:
         """`read` and `judge` a photo."""
-        return self.judge(self.read(path))
+        return self.judge(self.read(path, known_turns))

@@ -102,7 +102,7 @@ def settings_options(function: Command) -> Command:
         click.option("--codec", help="How new stores compress, without loss: small, fast or zstd."),
         click.option("--batch", type=int, help="Patches that go through the trunk at once."),
         click.option("--single-object", help="Reading of condition (iii): fills or touches."),
-        click.option("--on-error", help="Bad pictures and annotations: fail (list them all) or skip (record them)."),
+        click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),
         click.option("--k", help="Power of the mean, or max; default: 5."),
         click.option("--seed", type=int, help="Of heads and samples; default: 0."),
         click.option("--trunk-seed", type=int, help="Of trunks that are drawn or made here; default: 0."),

@@ -92,21 +92,22 @@ def index_files(folder: Path, suffixes: Collection[str]) -> FileIndex:
     no stat per file.
     """
     by_id: dict[str, list[str]] = {}
-    for name in sorted(_walk(folder, "", set())):
+    for name in sorted(_walk(folder, "", suffixes, set())):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes:
             by_id.setdefault(stem, []).append(name)
     return FileIndex(folder, {i: tuple(names) for i, names in by_id.items()})
 
 
-def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, suffixes: Collection[str], seen: set[tuple[int, int]]) -> Iterator[str]:
     """Yield the paths of all files in a folder; folders that links lead to are entered once."""
     inner = []
     with os.scandir(folder) as listing:
         for entry in listing:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            # A folder with the name of a picture is named by what reads it.
+            if entry.is_dir() and os.path.splitext(entry.name)[1].lower() not in suffixes:
                 inner.append(entry.name)
             else:
                 yield prefix + entry.name
@@ -117,7 +118,7 @@ def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str
         stat = os.stat(folder / name)
         if (stat.st_dev, stat.st_ino) not in seen:
             seen.add((stat.st_dev, stat.st_ino))
-            yield from _walk(folder / name, f"{prefix}{name}/", seen)
+            yield from _walk(folder / name, f"{prefix}{name}/", suffixes, seen)
 
 
 def index_pictures(folder: Path) -> FileIndex:

@@ -39,7 +39,7 @@ STAGES = ("patches", "extract", "fit-head", "score")
 TRUNKS = ("alexnet64", "alexnet", "torchvision/squeezenet1_0")
 MIB = 2**20
 HEAD = """\
-# Unit costs of `pipeline plan`, made by benchmarks/scale.py --costs FILE; pipeline/preflight/costs.py says what each is.
+# Unit costs of `pipeline plan`, made by benchmarks/scale.py --costs FILE; see pipeline/preflight/costs.py.
 # null: not measured (rates), not assumed (price). Every `measured` says on what, and by which command.
 """
 

@@ -1,7 +1,8 @@
 # Wires the rules to `pipeline.workflow`, which answers what they ask. A parse that finds nothing changed imports no torch.
+import re
 import sys
 
-from pipeline.dataset.manifest import known_datasets
+from pipeline.dataset.manifest import known_datasets, known_splits
 from pipeline.io.errors import PipelineError
 from pipeline.trunk.sources import MADE_TRUNKS
 from pipeline.workflow.due import Due
@@ -37,9 +38,10 @@ DUE = Due(FLOW)
 
 wildcard_constraints:
     dataset="|".join(known_datasets()),
-    split=r"[A-Za-z0-9_]+",
-    head=r"[A-Za-z0-9.-]+",
-    recipe=r"[A-Za-z0-9.+-]+",
+    # Names with other signs first: a name such as val-1 must not be taken for val and the head 1-NAME.
+    split="|".join([*map(re.escape, known_splits()), "[A-Za-z0-9_]+"]),
+    head=r"[A-Za-z0-9._-]+",
+    recipe=r"[A-Za-z0-9._+-]+",
     trunk="|".join(MADE_TRUNKS),
     digest=r"[0-9a-f]{10}",
     i=r"\d+",

@@ -19,8 +19,8 @@ rule extract:
         config=ask(FLOW.store_config),
         layers=ask(FLOW.joint_layers),
     shell:
-        "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --threads {threads} --config {params.config} --made {params.made}{params.layers} 2>&1 | tee {log} >&2"
+        "pipeline extract --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --threads {threads} --config {params.config} --made {params.made}{params.layers} 2>&1 | tee {log:q} >&2"
 
 
 # With scatter=N: a range of the store's parts, as a job of its own, on its own device. Which ranges
@@ -46,5 +46,5 @@ rule extract_share:
         config=ask(FLOW.store_config),
         layers=ask(FLOW.joint_layers),
     shell:
-        "pipeline extract --dataset {wildcards.dataset} --split {wildcards.split} --share {wildcards.i}/{wildcards.n}"
-        " --threads {threads} --config {params.config}{params.layers} 2>&1 | tee {log} >&2"
+        "pipeline extract --dataset {wildcards.dataset:q} --split {wildcards.split:q} --share {wildcards.i:q}/{wildcards.n:q}"
+        " --threads {threads} --config {params.config}{params.layers} 2>&1 | tee {log:q} >&2"

@@ -15,5 +15,5 @@ rule fit_head:
     params:
         config=ask(FLOW.head_config),
     shell:
-        "pipeline fit-head --dataset {wildcards.dataset} --head {wildcards.head}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        "pipeline fit-head --dataset {wildcards.dataset:q} --head {wildcards.head:q}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"

@@ -14,5 +14,5 @@ rule patches:
     params:
         config=ask(FLOW.table_config),
     shell:
-        "pipeline patches --dataset {wildcards.dataset} --split {wildcards.split}"
-        " --threads {threads} --config {params.config} > {log} 2>&1"
+        "pipeline patches --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --threads {threads} --config {params.config} > {log:q} 2>&1"

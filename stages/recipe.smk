@@ -16,5 +16,5 @@ rule recipe:
     params:
         config=ask(FLOW.recipe_config),
     shell:
-        "pipeline recipe run {wildcards.recipe} --dataset {wildcards.dataset}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        "pipeline recipe run {wildcards.recipe:q} --dataset {wildcards.dataset:q}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"

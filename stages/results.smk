@@ -21,8 +21,8 @@ rule evaluate:
     params:
         config=ask(FLOW.result_config),
     shell:
-        "pipeline evaluate --dataset {wildcards.dataset} --head {wildcards.head}"
-        " --config {params.config} > {log} 2>&1"
+        "pipeline evaluate --dataset {wildcards.dataset:q} --head {wildcards.head:q}"
+        " --config {params.config} > {log:q} 2>&1"
 
 
 rule map:
@@ -57,7 +57,7 @@ rule html_report:
     params:
         config=ask(FLOW.comparison_config),
     shell:
-        "pipeline report --dataset {wildcards.dataset} --output {output.page:q} --config {params.config} 2>&1 | tee {log:q}"
+        "pipeline report --dataset {wildcards.dataset:q} --output {output.page:q} --config {params.config} 2>&1 | tee {log:q}"
 
 
 rule heads:
@@ -73,7 +73,7 @@ rule heads:
     params:
         config=ask(FLOW.comparison_config),
     shell:
-        "pipeline compare --dataset {wildcards.dataset} --heads --config {params.config} 2>&1 | tee {log}"
+        "pipeline compare --dataset {wildcards.dataset:q} --heads --config {params.config} 2>&1 | tee {log:q}"
 
 
 rule compare:
@@ -89,7 +89,7 @@ rule compare:
     params:
         config=ask(FLOW.comparison_config),
     shell:
-        "pipeline compare --dataset {wildcards.dataset} --config {params.config} 2>&1 | tee {log}"
+        "pipeline compare --dataset {wildcards.dataset:q} --config {params.config} 2>&1 | tee {log:q}"
 
 
 rule sweep:
@@ -106,4 +106,4 @@ rule sweep:
     params:
         config=ask(FLOW.comparison_config),
     shell:
-        "pipeline sweep --dataset {wildcards.dataset} --threads {threads} --config {params.config} 2>&1 | tee {log}"
+        "pipeline sweep --dataset {wildcards.dataset:q} --threads {threads} --config {params.config} 2>&1 | tee {log:q}"

@@ -15,5 +15,5 @@ rule score:
     params:
         config=ask(FLOW.scores_config),
     shell:
-        "pipeline score --dataset {wildcards.dataset} --split {wildcards.split} --head {wildcards.head}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        "pipeline score --dataset {wildcards.dataset:q} --split {wildcards.split:q} --head {wildcards.head:q}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"

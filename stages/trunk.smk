@@ -16,5 +16,5 @@ rule trunk:
     params:
         config=ask(FLOW.trunk_config),
     shell:
-        "pipeline trunk make --dataset {wildcards.dataset}"
-        " --threads {threads} --config {params.config} 2>&1 | tee {log} >&2"
+        "pipeline trunk make --dataset {wildcards.dataset:q}"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"

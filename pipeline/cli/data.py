@@ -147,6 +147,13 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     show_default=True,
     help="Rule of average precision.",
 )
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Annotations that cannot be used: list them all, or leave their pictures out.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a manifest of this name.")
 @click.option(
     "--folders",
@@ -167,6 +174,7 @@ def new_dataset(
     label_separator: str | None,
     zero: str | None,
     minus_one: str | None,
+    on_error: str,
     **rest: Any,
 ) -> None:
     """Describe your own pictures: VOC layout, class folders, or a table of pictures and labels.
@@ -192,7 +200,7 @@ def new_dataset(
     elif label_separator is not None or zero is not None or minus_one is not None:
         raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:
-        shape = recognise_folder(root, name, folders)
+        shape = recognise_folder(root, name, folders, on_error)
         path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
     click.echo(f"{path}")
     say(f"next: {_next_command(path, has_boxes)}")

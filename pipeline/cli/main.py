@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -82,6 +83,43 @@ def _can_be_quiet(command: click.Command) -> None:
         )
 
 
+def _expand_homes(command: click.Command) -> None:
+    """Let ``~`` in the paths of a command, or of all commands of a group, be the home folder."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _expand_homes(inner)
+    for param in command.params:
+        if isinstance(param.type, click.Path) and not isinstance(param.type, HomePath):
+            param.type = HomePath(param.type)
+
+
+class HomePath(click.Path):
+    """A path option that expands ``~``.
+
+    Parameters
+    ----------
+    path : the type of the option, whose checks apply to the expanded path
+    """
+
+    def __init__(self, path: click.Path) -> None:
+        self.__dict__.update(vars(path))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from pipeline.io.names import expand_home
+
+        try:
+            expanded = type(value)(expand_home(os.fspath(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(expanded, param, ctx)
+
+
+def _never_fail_to_print() -> None:
+    """Print characters that the terminal's encoding lacks as ``\\x``: no command ends because of a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            stream.reconfigure(errors="backslashreplace")
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when it is called, so that help needs none of them."""
 
@@ -93,6 +131,7 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(f"pipeline.cli.{COMMANDS[name]}").command
         _can_be_quiet(command)
+        _expand_homes(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -129,6 +168,7 @@ def main(argv: list[str] | None = None) -> Any:
     from pipeline.io.errors import PipelineError
 
     progress.quiet = False
+    _never_fail_to_print()
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments or bool(os.environ.get("PIPELINE_DEBUG"))
     try:

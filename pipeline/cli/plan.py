@@ -160,7 +160,7 @@ def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: lis
             table = read_table(path)
             counted[f"{dataset} {name} (kept patch table)"] = Counts(len(table.ids), table.n_rows)
             continue
-        content = read_split(manifest, name, ws.settings.data_root)
+        content = read_split(manifest, name, ws.settings.data_root, ws.settings.on_error)
         counts, problems = count_split(content, ws.settings.sources)
         where = f"{dataset} {name}: {len(problems)} of {len(content.ids)} pictures will be refused"
         if not counts.rows:

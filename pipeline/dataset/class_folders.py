@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.dataset.listing import Listing, id_of, name_clashes
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.split import PICTURE_SUFFIXES
+from pipeline.io.names import normalise
 
 
 def is_picture(name: str) -> bool:
@@ -32,10 +33,23 @@ def read_folders(manifest: Manifest, folder: Path) -> Listing:
     """List all pictures of the manifest's classes, classes and files in the order of their names."""
     column = {name: index for index, name in enumerate(manifest.classes)}
     found = list_class_folders(folder)
+    class_of = {name: normalise(name) for name in found}  # macOS writes names decomposed
     problems = [
-        f"{name}/: a folder of pictures that is no class of the manifest" for name in found if name not in column
+        f"{name}/: a folder of pictures that is no class of the manifest"
+        for name in found
+        if class_of[name] not in column
     ]
-    pairs = [(f"{name}/{file}", column[name]) for name, files in found.items() if name in column for file in files]
+    problems += [
+        f"{name}/: another folder has the same name in another of Unicode's forms; rename one, or join them"
+        for name in found
+        if [*class_of.values()].count(class_of[name]) > 1
+    ]
+    pairs = [
+        (f"{name}/{file}", column[class_of[name]])
+        for name, files in found.items()
+        if class_of[name] in column
+        for file in files
+    ]
     paths = tuple(path for path, _ in pairs)
     labels = np.full((len(paths), len(column)), -1, np.int8)
     labels[np.arange(len(paths)), [index for _, index in pairs]] = 1

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.listing import FileNames, Listing, id_of, name_clashes
+from pipeline.dataset.listing import Listing, id_of, locate_pictures, name_clashes
 from pipeline.dataset.manifest import Manifest
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.names import normalise
 
 PICTURE, LABEL, SPLIT = "picture", "label", "split"
 DELIMITERS = ",;\t"
@@ -53,7 +54,8 @@ class CsvTable:
     def column(self, name: str) -> list[str]:
         """Return the values of one column, stripped."""
         index = self.header.index(name)
-        return [row[index].strip() for row in self.rows]
+        values = [row[index].strip() for row in self.rows]
+        return values if name == PICTURE else [normalise(value) for value in values]
 
 
 def read_table_file(path: Path) -> CsvTable:
@@ -75,7 +77,7 @@ def read_table_file(path: Path) -> CsvTable:
                 stream.seek(0)
             delimiter = stated[1] if stated else max(DELIMITERS, key=first.count)
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            header = tuple(name.strip() for name in next(reader, []))
+            header = tuple(normalise(name.strip()) for name in next(reader, []))
             rows, lines = [], []
             for row in reader:
                 if any(row):
@@ -112,8 +114,8 @@ def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
     Absolute paths may lead to the folder through links, and a path may be composed (NFC) where the file's name is
     decomposed (NFD), or the other way round.
     """
-    base, paths, problems = f"{folder}/", [], []
-    real, names = _RealFolders(folder), FileNames(folder)
+    base, paths, problems = f"{folder}/", list[str](), []
+    real, other_forms = _RealFolders(folder), []
     for text, line in zip(table.column(PICTURE), table.lines, strict=True):
         path = text.replace("\\", "/").removeprefix(base)
         while path.startswith("./"):
@@ -125,8 +127,11 @@ def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
         elif path.startswith("/") or ".." in path.split("/"):
             problems.append(f"line {line}: {brief(text)}: expected a path below {folder}")
         elif not path.isascii():
-            path = names.actual(path)
+            other_forms.append(len(paths))
         paths.append(path)
+    located = locate_pictures(folder, [paths[row] for row in other_forms])
+    for row, found in zip(other_forms, located, strict=True):
+        paths[row] = found or paths[row]
     return paths, problems
 
 

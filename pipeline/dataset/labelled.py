@@ -6,12 +6,13 @@ A picture's id is made from its path: `pipeline.dataset.listing.id_of`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from pipeline.dataset.class_folders import read_folders
 from pipeline.dataset.csv_table import read_rows, table_path
 from pipeline.dataset.file_state import FileState, state_of_entry, state_of_file
-from pipeline.dataset.listing import Listing, absent_pictures
+from pipeline.dataset.listing import Listing, former_id_of, locate_pictures
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Split, read_ids, refuse_split
@@ -21,8 +22,12 @@ from pipeline.io.likeness import suggest_nearest
 from pipeline.io.progress import track
 
 
-def read(manifest: Manifest, split: str, folder: Path) -> Split:
+def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -> Split:
     """Read one split of a dataset without boxes: ids, paths and labels; every annotation is empty.
+
+    Parameters
+    ----------
+    on_error : without effect, as there is no annotation that could be left out
 
     Raises
     ------
@@ -45,6 +50,7 @@ def state(manifest: Manifest, split: str, folder: Path) -> str:
     facts: list[object] = [manifest.layout, manifest.classes, manifest.zero, manifest.splits[split].labelled]
     if (more := [manifest.minus_one, manifest.label_separator]) != ["absent", None]:
         facts += more
+    facts += [] if manifest.exif is None else [manifest.exif]
     about = digest_of(facts)
     return digest_of(sorted([(about, 0, 0), *_states(manifest, split, folder)]))
 
@@ -111,23 +117,34 @@ def list_split(manifest: Manifest, split: str, folder: Path) -> tuple[Listing, P
     listing = read_folders(manifest, base) if manifest.layout == "folders" else read_rows(manifest, folder)
     problems = list(listing.problems)
     list_path = _list_path(manifest, split)
+    ids = listing.ids
     if list_path is not None:
-        row_of = {i: row for row, i in enumerate(listing.ids)}
-        listed = read_ids(list_path)
-        problems += [f"{i}: listed, and no picture has this id" for i in listed if i not in row_of]
-        chosen = [row_of[i] for i in listed if i in row_of]
+        row_of = _rows_by_id(listing)
+        ids = read_ids(list_path, row_of, prefer_whole=True)
+        problems += [f"{i}: listed, and no picture has this id" for i in ids if i not in row_of]
+        ids = tuple(i for i in ids if i in row_of)
+        chosen = [row_of[i] for i in ids]
     elif listing.split is not None:
         chosen = [row for row, name in enumerate(listing.split) if name == split]
+        ids = tuple(listing.ids[row] for row in chosen)
     else:
         chosen = list(range(len(listing.ids)))
     if not chosen:
         problems.append("no picture")
     paths = tuple(listing.paths[row] for row in chosen)
     if manifest.layout == "table":
-        problems += [f"{path}: no such picture" for path in absent_pictures(folder, paths)]
-    return Listing(
-        paths, tuple(listing.ids[row] for row in chosen), listing.labels[chosen], None, tuple(problems)
-    ), base
+        located = locate_pictures(folder, paths)
+        problems += [f"{path}: no such picture" for path, found in zip(paths, located, strict=True) if found is None]
+        paths = tuple(found or path for path, found in zip(paths, located, strict=True))
+    return Listing(paths, ids, listing.labels[chosen], None, tuple(problems)), base
+
+
+def _rows_by_id(listing: Listing) -> dict[str, int]:
+    """Map ids to rows: those of the listing, and ids that earlier versions made of the same paths."""
+    former = list(map(former_id_of, listing.paths))
+    count = Counter(former)
+    rows = {i: row for row, i in enumerate(former) if count[i] == 1}
+    return {**rows, **{i: row for row, i in enumerate(listing.ids)}}
 
 
 def _folder_of(manifest: Manifest, split: str, folder: Path) -> Path:

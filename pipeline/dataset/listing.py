@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.io.digests import sha256_bytes
+from pipeline.io.names import is_word, normalise
 
 MAX_ID = 200
 
@@ -19,15 +20,31 @@ MAX_ID = 200
 def id_of(path: str) -> str:
     """Make the id of a picture, from its path below the dataset's (or the split's) folder.
 
-    Folders are joined by ``__``, characters that an id may not have become ``_``, and a long id ends in a digest.
+    Folders are joined by ``__``. Spaces, control characters and the signs of ASCII that file names are better
+    without become ``_``, and a long id ends in a digest. The id is composed (NFC), however the file system writes it.
 
     >>> id_of("hot dog/img (1).jpg"), id_of("a/b/c.d.png")
     ('hot_dog__img__1_', 'a__b__c.d')
     """
-    stem = os.path.splitext(path)[0].replace("/", "__")
-    plain = re.sub(r"[^\w.+@=-]|\.(?=\.)|^\W", "_", stem)
+    stem = normalise(os.path.splitext(path)[0]).replace("/", "__")
+    plain = "".join(c if c in "_.+@=-" or _is_kept(c) else "_" for c in stem)
     # Two dots in a row lead out of a folder, and no id has them.
-    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{sha256_bytes(path.encode())[:16]}"
+    return _shorten(re.sub(r"\.(?=\.)|^[.+@=-]", "_", plain), path)
+
+
+def _is_kept(character: str) -> bool:
+    """Whether a character is a letter, a mark or a digit, or any other visible one that is not in ASCII."""
+    return is_word(character) or (not character.isascii() and unicodedata.category(character)[0] not in "CZ")
+
+
+def former_id_of(path: str) -> str:
+    """Make the id that earlier versions made, without marks and signs: lists that they wrote hold such ids."""
+    stem = os.path.splitext(path)[0].replace("/", "__")
+    return _shorten(re.sub(r"[^\w.+@=-]|\.(?=\.)|^\W", "_", stem), path)
+
+
+def _shorten(plain: str, path: str) -> str:
+    return plain if len(plain) <= MAX_ID else f"{plain[: MAX_ID - 17]}-{sha256_bytes(os.fsencode(path))[:16]}"
 
 
 @dataclass(frozen=True)
@@ -58,44 +75,42 @@ def name_clashes(paths: Iterable[str], ids: Iterable[str]) -> list[str]:
     return [f"{', '.join(same)}: one id for several pictures ({i}); rename" for i, same in by_id.items() if same[1:]]
 
 
-class FileNames:
-    """Names of files below a folder; a name is found in its other Unicode form (NFC or NFD), too."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._listed: dict[str, tuple[frozenset[str], dict[str, str]]] = {}
-
-    def actual(self, path: str) -> str:
-        """Return a path as the files below the folder are named, or as given if there is no such file."""
-        actual = ""
-        for name in path.split("/"):
-            names, composed = self._names_in(actual)
-            found = name if name in names else composed.get(unicodedata.normalize("NFC", name), name)
-            actual = f"{actual}/{found}" if actual else found
-        return actual
-
-    def _names_in(self, inside: str) -> tuple[frozenset[str], dict[str, str]]:
-        """List a folder, once: its names, and the names by their composed forms."""
-        if inside not in self._listed:
-            try:
-                names = sorted(os.listdir(self._folder / inside))
-            except OSError:
-                names = []
-            self._listed[inside] = frozenset(names), {unicodedata.normalize("NFC", name): name for name in names}
-        return self._listed[inside]
-
-
 def absent_pictures(folder: Path, paths: Sequence[str]) -> list[str]:
     """List the paths below `folder` that do not exist. Costs one listing per folder and no stat per file."""
-    names_in: dict[str, set[str]] = {}
-    absent = []
-    for path in paths:
-        parent, _, name = path.rpartition("/")
+    located = locate_pictures(folder, paths)
+    return [path for path, found in zip(paths, located, strict=True) if found is None]
+
+
+def locate_pictures(folder: Path, paths: Sequence[str]) -> list[str | None]:
+    """Find the paths below `folder` as the file system writes them; None for those that do not exist.
+
+    A name in another of Unicode's forms than the file's is the same: macOS writes names decomposed. Costs one listing
+    per folder and no stat per file.
+    """
+    names_in: dict[str, dict[str, str | None]] = {}
+
+    def names_of(parent: str) -> dict[str, str | None]:
+        """Map the names in a folder, and their composed forms, to the names as written; None for ambiguous ones."""
         if parent not in names_in:
             try:
-                names_in[parent] = set(os.listdir(folder / parent))
+                names = os.listdir(folder / parent)
             except OSError:
-                names_in[parent] = set()
-        if name not in names_in[parent]:
-            absent.append(path)
-    return absent
+                names = []
+            index: dict[str, str | None] = {}
+            for name in names:
+                normal = normalise(name)
+                index[normal] = None if normal in index else name
+            names_in[parent] = {**index, **{name: name for name in names}}
+        return names_in[parent]
+
+    def locate(path: str) -> str | None:
+        parent, _, name = path.rpartition("/")
+        written = names_of(parent).get(name) or names_of(parent).get(normalise(name))
+        if written is not None:
+            return f"{parent}/{written}" if parent else written
+        if not parent or normalise(path) == path and path.isascii():
+            return None
+        written_parent = locate(parent)
+        return None if written_parent in (None, parent) else locate(f"{written_parent}/{name}")
+
+    return [locate(path) for path in paths]

@@ -14,12 +14,13 @@ from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_SEED, Settings, explain_validation
+from pipeline.io.names import expand_home, normalise
 from pipeline.io.yaml import read_mapping
 
 # Parts of file names must not be paths, nor longer than a file system allows.
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
-CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f]{1,100}(?<!\s)")
+CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<!\s)")
 MAX_PICTURES = 1_000_000_000
 ACTION_COMPETITIONS = ("comp9", "comp10")
 INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
@@ -104,6 +105,11 @@ class Manifest(Settings):
     )
     pictures_folder: str = Field("JPEGImages", description="of layout voc: folder of the pictures, below the split's")
     annotations_folder: str = Field("Annotations", description="of layout voc: folder of the XML files")
+    exif: Literal["apply", "ignore"] | None = Field(
+        None,
+        description="whether pictures are turned by their EXIF orientation if their annotation does not tell; None: as "
+        "the others of the split whose annotations tell, else turned",
+    )
     folder: str
     classes: tuple[str, ...] = Field(min_length=1)
     unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
@@ -140,6 +146,11 @@ class Manifest(Settings):
             raise ValueError("must be lower case letters, digits and _ (it becomes part of file names)")
         return name
 
+    @field_validator("folder", "table", mode="before")
+    @classmethod
+    def _home_is_expanded(cls, path: object) -> object:
+        return expand_home(path) if isinstance(path, str) else path
+
     @field_validator("folder")
     @classmethod
     def _folder_stays_inside(cls, folder: str) -> str:
@@ -160,7 +171,12 @@ class Manifest(Settings):
         if bad := [name for name in classes if not CLASS_NAME.fullmatch(name)]:
             got = ", ".join(map(brief, bad[:10]))
             raise ValueError(f"names become part of file names: no '/', no control characters, got {got}")
-        return classes
+        return tuple(map(normalise, classes))  # one form, in which annotations and folders are read, too
+
+    @field_validator("unscored")
+    @classmethod
+    def _unscored_are_normal(cls, unscored: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(normalise, unscored))
 
     @field_validator("splits")
     @classmethod
@@ -224,6 +240,17 @@ def known_datasets() -> list[str]:
     return sorted({p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"})
 
 
+def known_splits() -> list[str]:
+    """List the names of the splits of all manifests that can be read, the longest first."""
+    splits: set[str] = set()
+    for name in known_datasets():
+        try:
+            splits.update(load_manifest(name).splits)
+        except SettingsError:  # named by the command that uses it
+            continue
+    return sorted(splits, key=lambda split: (-len(split), split))
+
+
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     """Read and check the manifest of dataset `name`.
 
@@ -258,8 +285,17 @@ def _parse_manifest(path: Path) -> Manifest:
 
 
 def data_root(given: str | Path | None) -> Path:
-    """Return the folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``."""
-    return Path(given or os.environ.get("PIPELINE_DATA") or "data")
+    """Return the folder that holds datasets: as given, else ``$PIPELINE_DATA``, else ``data``.
+
+    Raises
+    ------
+    SettingsError
+        It begins with ``~``, and there is no such home folder.
+    """
+    try:
+        return Path(expand_home(str(given or os.environ.get("PIPELINE_DATA") or "data")))
+    except ValueError as error:
+        raise SettingsError(f"data_root: {error}") from error
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:

@@ -6,38 +6,75 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
+from pipeline.dataset.png import PNG_SIGNATURE, drop_large_texts
 from pipeline.io.errors import BadPictureError
+from pipeline.io.messages import brief
 
 DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
 """Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
+OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
+"""Formats that some builds of Pillow lack, with the name of the feature."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
 
 # Pillow warns of odd metadata in pictures that decode well. Filtered here, once: setting filters
 # around each call would not be safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded picture.
+
+    Attributes
+    ----------
+    pixels : uint8 ndarray of shape (height, width, 3), RGB
+    orientation : EXIF orientation of the file, 1 to 8; 1 where it has none
+    apply_exif : whether the pixels are turned by it
+    is_told : whether the annotation tells which way round; always True for orientation 1
+    from_numbers : whether the file holds floating-point or 32-bit values
+    """
+
+    pixels: np.ndarray
+    orientation: int
+    apply_exif: bool
+    is_told: bool
+    from_numbers: bool
+
+
 def decode_picture(
     data: bytes, apply_exif: bool, name: str = "picture", formats: tuple[str, ...] = FORMATS
 ) -> np.ndarray:
-    """Decode a whole picture.
+    """Decode a whole picture; of several frames, the first.
 
-    Greyscale, palette, CMYK and 16-bit files become 8-bit RGB; transparency is put on white.
+    Greyscale, palette, CMYK and 16-bit files become 8-bit RGB; transparency is put on white. Values of
+    floating-point and 32-bit files are scaled by `_scale_numbers`.
 
     Parameters
     ----------
     data : the file's bytes
     apply_exif : bool
-        Turn the picture by its EXIF orientation.
+        Turn the picture by its EXIF orientation. TIFF files are always turned: Pillow does so by itself.
     name : for messages
     formats : names of Pillow's formats that are accepted
 
@@ -65,10 +102,113 @@ def decode_image(
     Raises
     ------
     BadPictureError
+        As `decode_picture`.
     """
-    with _opened(io.BytesIO(data), name, formats) as image:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
+    with _loaded(data, name, formats) as image:
+        return _turn(_to_rgb(image), _read_orientation(image) if apply_exif else 1)
+
+
+def decode_annotated(
+    data: bytes,
+    size_wh: tuple[int, int] | None,
+    name: str = "picture",
+    *,
+    box_xyxy: np.ndarray | None = None,
+    otherwise: bool = True,
+) -> Decoded:
+    """Decode a picture in the orientation of its annotation.
+
+    Boxes refer either to the stored pixels or to the picture turned by EXIF. The size in the annotation tells which
+    if it fits one way only; without a size, boxes that lie inside one way only tell it.
+
+    Parameters
+    ----------
+    size_wh : as stated by the annotation, if it states one
+    box_xyxy : ndarray of shape (n, 4), of all objects
+    otherwise : whether a picture whose annotation does not tell is turned
+
+    Raises
+    ------
+    BadPictureError
+        As `decode_picture`, or the sizes agree neither way.
+    """
+    with _loaded(data, name) as image:
+        orientation = _read_orientation(image)
+        told = _tell_orientation(image.size, orientation, size_wh, box_xyxy, name)
+        apply_exif = orientation != 1 and (otherwise if told is None else told)
+        pixels = np.asarray(_turn(_to_rgb(image), orientation if apply_exif else 1))
+        return Decoded(pixels, orientation, apply_exif, orientation == 1 or told is not None, _holds_numbers(image))
+
+
+def orientation_of_file(
+    path: Path, size_wh: tuple[int, int] | None, box_xyxy: np.ndarray | None = None
+) -> tuple[int, bool | None]:
+    """Read a picture's EXIF orientation from the file's header, and what its annotation tells.
+
+    Only of JPEG and WebP files; of others the orientation may lie after the pixels, and 1 is returned.
+
+    Returns
+    -------
+    orientation : int, 1 to 8
+    told : whether the annotation refers to the turned picture; None where it does not tell
+
+    Raises
+    ------
+    BadPictureError
+        As `picture_size`, or the sizes agree neither way.
+    OSError
+        It cannot be read.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise BadPictureError(f"{path.name}: no plain file")
+    with open(path, "rb") as file, _opened(file, path.name) as image:
+        orientation = _read_orientation(image) if image.format in ("JPEG", "MPO", "WEBP") else 1
+        return orientation, _tell_orientation(image.size, orientation, size_wh, box_xyxy, path.name)
+
+
+def _tell_orientation(
+    stored_wh: tuple[int, int],
+    orientation: int,
+    size_wh: tuple[int, int] | None,
+    box_xyxy: np.ndarray | None,
+    name: str,
+) -> bool | None:
+    """Tell whether an annotation refers to the turned picture; None if it fits both ways.
+
+    Raises
+    ------
+    BadPictureError
+        The stated size fits neither way.
+    """
+    shown_wh = stored_wh[::-1] if orientation >= 5 else stored_wh
+    fits_stored, fits_shown = _fits(stored_wh, size_wh, box_xyxy), _fits(shown_wh, size_wh, box_xyxy)
+    if size_wh is not None and not (fits_stored or fits_shown):
+        turned = "" if shown_wh == stored_wh else f" ({shown_wh[0]} x {shown_wh[1]} if turned by EXIF)"
+        raise BadPictureError(
+            f"{name}: the picture is {stored_wh[0]} x {stored_wh[1]}{turned}, "
+            f"its annotation says {size_wh[0]} x {size_wh[1]}"
+        )
+    return None if fits_stored == fits_shown else fits_shown
+
+
+def _fits(wh: tuple[int, int], size_wh: tuple[int, int] | None, box_xyxy: np.ndarray | None) -> bool:
+    """Whether a picture of size `wh` agrees with a stated size; without one, whether all boxes lie inside."""
+    if size_wh is not None:
+        return tuple(size_wh) == tuple(wh)
+    return box_xyxy is None or not len(box_xyxy) or bool((box_xyxy[:, 2:] <= np.array(wh) + 1).all())
+
+
+def is_nearly_constant(pixels: np.ndarray) -> bool:
+    """Whether a decoded picture shows next to nothing: all but black, or less contrast than one step of 255.
+
+    >>> is_nearly_constant(np.full((8, 8, 3), 7, np.uint8)), is_nearly_constant(np.eye(8, dtype=np.uint8) * 255)
+    (True, False)
+    """
+    step = max(1, min(pixels.shape[:2]) // 64)
+    sample = pixels[::step, ::step]  # of most pictures it tells, at no cost
+    if sample.max() >= 8 and sample.std() >= 1:
+        return False
+    return bool(pixels.max() < 8 or pixels.std() < 1)
 
 
 def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
@@ -83,14 +223,27 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
     """
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise BadPictureError(f"{name}: no plain file")
-    with open(path, "rb") as stream, _opened(stream, name) as image:
-        return image.size
+    with open(path, "rb") as file:
+        is_png = file.read(8) == PNG_SIGNATURE
+        file.seek(0)
+        # The texts of a PNG file lie before its pixels, and Pillow refuses large ones.
+        stream: BinaryIO = io.BytesIO(drop_large_texts(file.read(), name)) if is_png else file
+        with _opened(stream, name) as image:
+            return image.size
+
+
+@contextmanager
+def _loaded(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """Open a picture and decode its pixels; an exception in the block is raised as BadPictureError."""
+    with _opened(io.BytesIO(drop_large_texts(data, name)), name, formats) as image:
+        image.load()
+        yield image
 
 
 @contextmanager
 def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open a picture and read its header; an exception in the block is raised as BadPictureError."""
-    first = stream.read(8)
+    first = stream.read(16)
     stream.seek(0)
     if not first:
         raise BadPictureError(f"{name}: the file is empty")
@@ -104,8 +257,13 @@ def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> 
     except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
         raise
     except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
+        if (lacking := _lacking_format(first)) is not None:
+            raise BadPictureError(
+                f"{name}: cannot be decoded: a {lacking} file, and this Pillow was built without {lacking}; "
+                "install Pillow's own wheel (pip install --force-reinstall pillow), or convert it to PNG or JPEG"
+            ) from error
         raise BadPictureError(
-            f"{name}: cannot be decoded: expected {', '.join(formats)}, the file begins with {first!r}"
+            f"{name}: cannot be decoded: expected {', '.join(formats)}, the file begins with {first[:8]!r}"
         ) from error
     except Image.DecompressionBombError as error:  # raised by Pillow before the size can be read
         raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error
@@ -113,8 +271,40 @@ def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> 
         raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
 
 
+def _lacking_format(first: bytes) -> str | None:
+    """Name the format of a file's first bytes if this build of Pillow cannot read it."""
+    stated = None
+    if first[:4] == b"RIFF" and first[8:12] == b"WEBP":
+        stated = "WEBP"
+    elif first[4:12] in (b"ftypavif", b"ftypavis"):
+        stated = "AVIF"
+    return stated if stated is not None and not features.check(OPTIONAL_FORMATS[stated]) else None
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation, 1 to 8; 1 where there is none, or one that means nothing."""
+    if image.format == "TIFF":  # Pillow has turned it already
+        return 1
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # broken metadata of a sound picture; Pillow raises nearly anything
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_TURNS[orientation])
+
+
+def _holds_numbers(image: Image.Image) -> bool:
+    """Whether a file holds floating-point or 32-bit values. Some versions of Pillow open 16-bit PNG files as those."""
+    return image.mode in ("F", "I") and image.format != "PNG"
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    if _holds_numbers(image):
+        image = Image.fromarray(_scale_numbers(np.asarray(image)))
+    elif image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(image).astype(np.float64)
         # 16-bit grey spans 0..65535; Pillow's own conversion would clip it to white.
         image = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
@@ -125,29 +315,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode_annotated(data: bytes, size_wh: tuple[int, int] | None, name: str = "picture") -> tuple[np.ndarray, bool]:
-    """Decode a picture in the orientation of its annotation.
+def _scale_numbers(values: np.ndarray) -> np.ndarray:
+    """Scale floating-point or 32-bit grey values to 8 bits; uint8 ndarray of the same shape.
 
-    Boxes refer either to the stored pixels or to the picture turned by EXIF; the size in the annotation tells
-    which. If it does not (no size, or one that fits both), stored pixels are used, as in the devkit and in most
-    annotation tools.
-
-    Returns
-    -------
-    pixels : ndarray of shape (height, width, 3), uint8, RGB
-    apply_exif : bool, what was chosen
+    Floating-point values in 0..1 are multiplied by 255. Other values in 0..255 are taken as they are.
 
     Raises
     ------
-    BadPictureError
-        As `decode_picture`, or the sizes agree neither way.
+    ValueError
+        Values of another range: what is black and what is white cannot be told.
     """
-    pixels = decode_picture(data, apply_exif=False, name=name)
-    if size_wh is None or (pixels.shape[1], pixels.shape[0]) == tuple(size_wh):
-        return pixels, False
-    turned = decode_picture(data, apply_exif=True, name=name)
-    if (turned.shape[1], turned.shape[0]) == tuple(size_wh):
-        return turned, True
-    raise BadPictureError(
-        f"{name}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its annotation says {size_wh[0]} x {size_wh[1]}"
-    )
+    low, high = float(values.min()), float(values.max())
+    is_float = np.issubdtype(values.dtype, np.floating)
+    if not (np.isfinite(values).all() and low >= 0 and high <= 255):
+        kind = "floating-point" if is_float else "32-bit"
+        raise ValueError(
+            f"{kind} grey values from {brief(low)} to {brief(high)}: which is black and which is white cannot be told; "
+            f"expected {'0..1 or ' if is_float else ''}0..255; rescale them and save 8 bits, in Python: "
+            "Image.fromarray(((v - low) / (high - low) * 255).astype('uint8')).save('NAME.png')"
+        )
+    factor = 255.0 if is_float and high <= 1 else 1.0
+    return np.clip(values.astype(np.float64) * factor + 0.5, 0, 255).astype(np.uint8)

@@ -19,8 +19,11 @@ from pipeline.io.errors import MissingDataError
 class LayoutReader(Protocol):
     """A module that reads one layout of a dataset's files."""
 
-    def read(self, manifest: Manifest, split: str, folder: Path) -> Split:
-        """Read a split: ids, paths, annotations, labels. Raises DatasetError with everything that is wrong."""
+    def read(self, manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -> Split:
+        """Read a split: ids, paths, annotations, labels. Raises DatasetError with everything that is wrong.
+
+        Under ``on_error="skip"`` annotations that cannot be used are returned as `Split.unusable` instead.
+        """
         ...
 
     def state(self, manifest: Manifest, split: str, folder: Path) -> str:
@@ -35,8 +38,14 @@ class LayoutReader(Protocol):
 LAYOUTS: dict[str, LayoutReader] = {"voc": voc, "voc-action": voc_action, "folders": labelled, "table": labelled}
 
 
-def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> Split:
+def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None, on_error: str = "fail") -> Split:
     """Read the id list, all annotations and all class lists of one split; of layouts without boxes, the labels.
+
+    Parameters
+    ----------
+    on_error : {"fail", "skip"}
+        With annotations that cannot be used: list all of them and raise an error, or return their pictures in
+        `Split.unusable`; `pipeline.patches.build.make_table` leaves these out, up to a limit.
 
     Raises
     ------
@@ -45,7 +54,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
     DatasetError
         Everything wrong with the split, in one message.
     """
-    return LAYOUTS[manifest.layout].read(manifest, split, dataset_folder(manifest, data_root))
+    return LAYOUTS[manifest.layout].read(manifest, split, dataset_folder(manifest, data_root), on_error)
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.dataset.picture import decode_annotated
 from pipeline.io.errors import BadPictureError
 
@@ -103,10 +105,12 @@ class Depth:
     faults: dict[str, list[str]] = field(default_factory=dict)
 
 
-def picture_faults(path: Path, size_wh: tuple[int, int] | None = None) -> Sequence[str]:
+def picture_faults(
+    path: Path, size_wh: tuple[int, int] | None = None, box_xyxy: np.ndarray | None = None
+) -> Sequence[str]:
     """Decode a picture; return its problems, one line each."""
     try:
-        decode_annotated(path.read_bytes(), size_wh, f"JPEGImages/{path.name}")
+        decode_annotated(path.read_bytes(), size_wh, f"JPEGImages/{path.name}", box_xyxy=box_xyxy)
     except (BadPictureError, OSError) as error:
         return [str(error)]
     return []

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
-from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, read_ids, refuse_split
-from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, places_of, state_of_voc_files
+from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, refuse_split
+from pipeline.dataset.voc_folder import (
+    FileIndex,
+    class_list_paths,
+    find_files,
+    find_pictures,
+    index_annotations,
+    index_pictures,
+    places_of,
+    read_split_ids,
+    state_of_voc_files,
+)
 from pipeline.dataset.voc_xml import parse_annotation, parse_objects
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
@@ -20,36 +30,39 @@ from pipeline.io.progress import track
 NO_LABEL = -2
 
 
-def read(manifest: Manifest, split: str, folder: Path) -> Split:
+def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -> Split:
     """Read the id list, all annotations and all class lists of one split.
+
+    Parameters
+    ----------
+    on_error : ``skip`` returns annotations that cannot be used as `Split.unusable` instead of raising
 
     Raises
     ------
     DatasetError
         Everything wrong with the split, in one message.
     """
-    ids = read_ids(id_list_path(manifest, split, folder))
-    labelled = manifest.splits[split].labelled
     places = places_of(manifest, split, folder)
-    paths, problems = find_pictures(places.pictures, ids)
+    pictures = index_pictures(places.pictures)
+    ids = read_split_ids(manifest, split, folder, pictures)
+    labelled = manifest.splits[split].labelled
+    paths, problems = find_pictures(pictures, ids)
+    xmls = index_annotations(places.annotations)
     digests = [("ids", digest_of(ids))]
     annotations: list[Annotation] = []
+    unusable: dict[str, str] = {}
     for i in ids:
         annotations.append(EMPTY_ANNOTATION)
-        try:
-            data = (places.annotations / f"{i}.xml").read_bytes()
-        except FileNotFoundError:
-            if labelled:
-                problems.append(f"{i}: no annotation Annotations/{i}.xml")
-            continue
-        except OSError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error.strerror}")
+        data, problem = read_xml(xmls, i)
+        if data is None:
+            if problem or labelled:
+                unusable[i] = problem or f"no annotation {xmls.folder.name}/{i}.xml"
             continue
         digests.append((i, sha256_bytes(data)))
         try:
             annotations[-1] = parse_annotation(data, manifest.classes)
         except ValueError as error:
-            problems.append(f"{i}: Annotations/{i}.xml: {error}")
+            unusable[i] = f"{xmls.folder.name}/{i}.xml: {error}"
     labels = None
     if labelled:
         labels, contents, list_problems = labels_from_lists(manifest, split, folder, ids)
@@ -57,23 +70,45 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
         digests += [("list", sha256_bytes(content)) for content in contents]
         if labels is None:
             labels = labels_from_objects(annotations, len(manifest.classes))
-    refuse_split(manifest, split, folder, problems)
-    return Split(manifest, split, folder, ids, tuple(paths), tuple(annotations), labels, digest_of(digests))
+    refuse_split(manifest, split, folder, problems, lines_of(unusable) if on_error == "fail" else ())
+    files = tuple(paths[i] for i in ids)
+    return Split(manifest, split, folder, ids, files, tuple(annotations), labels, digest_of(digests), unusable)
+
+
+def read_xml(xmls: FileIndex, i: str) -> tuple[bytes | None, str]:
+    """Read the annotation file of a picture: its bytes, None where there is none, and the problem, or ""."""
+    if i not in xmls:
+        return None, ""
+    paths, problems = find_files(xmls, [i], "")
+    if problems:
+        return None, problems[0].removeprefix(f"{i}: ")
+    try:
+        return paths[i].read_bytes(), ""
+    except OSError as error:
+        return None, f"{xmls.folder.name}/{i}.xml: {error.strerror}"
+
+
+def lines_of(problems: Mapping[str, str]) -> list[str]:
+    """List the problems of pictures, one line each."""
+    return [f"{i}: {problem}" for i, problem in problems.items()]
 
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest the states of all files that `read` reads."""
-    ids = read_ids(id_list_path(manifest, split, folder))
+    ids = read_split_ids(manifest, split, folder, index_pictures(places_of(manifest, split, folder).pictures))
     return digest_of(sorted(state_of_voc_files(manifest, split, folder, ids)))
 
 
 def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
     """Compare the files of a split with its lists."""
 
+    def ids_of(pictures: FileIndex) -> Sequence[str]:
+        return read_split_ids(manifest, split, folder, pictures)
+
     def lists_of(ids: Sequence[str]) -> tuple[list[bytes], list[str]]:
         return labels_from_lists(manifest, split, folder, ids)[1:]
 
-    return check_voc_files(manifest, split, folder, depth, read_ids, lists_of, manifest.classes)
+    return check_voc_files(manifest, split, folder, depth, ids_of, lists_of, manifest.classes)
 
 
 def check_voc_files(
@@ -81,7 +116,7 @@ def check_voc_files(
     split: str,
     folder: Path,
     depth: Depth,
-    read_id_list: Callable[[Path], Sequence[str]],
+    read_id_list: Callable[[FileIndex], Sequence[str]],
     read_class_lists: Callable[[Sequence[str]], tuple[list[bytes], list[str]]],
     object_names: tuple[str, ...] | None,
 ) -> SplitCheck:
@@ -89,47 +124,56 @@ def check_voc_files(
 
     Parameters
     ----------
+    read_id_list : reads the ids of the split, for the pictures that exist
     read_class_lists : returns the contents of the class lists and their problems, for the ids of the split
     object_names : names that objects may have; None for any
     """
     entry = manifest.splits[split]
+    places = places_of(manifest, split, folder)
+    pictures, xmls = index_pictures(places.pictures), index_annotations(places.annotations)
     try:
-        ids = tuple(read_id_list(id_list_path(manifest, split, folder)))
+        ids = tuple(read_id_list(pictures))
     except (DatasetError, OSError) as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),))
-    places = places_of(manifest, split, folder)
-    paths, absent = find_pictures(places.pictures, ids)
-    missing = {line.split(":")[0] for line in absent}
-    path_of = dict(zip([i for i in ids if i not in missing], paths, strict=True))
-    annotations = places.annotations
-    annotated = {p.stem for p in annotations.glob("*.xml")} if annotations.is_dir() else set()
+    paths, _ = find_pictures(pictures, ids)
+    # No file is missing where there are several; the fault names them.
+    several = find_pictures(pictures, [i for i in ids if i in pictures])[1]
+    xml_paths, xml_faults = find_files(xmls, [i for i in ids if i in xmls], "")
+    # The folder is a part of the key: each split may have one, with the same ids.
+    key_of = {i: f"{xmls.folder}/{i}" for i in ids}
     if depth.read_xml:
         for i in track(ids, f"check {split}", len(ids), "pictures"):
-            if (key := f"{annotations}/{i}") not in depth.faults:
-                xml = annotations / f"{i}.xml" if i in annotated else None
-                depth.faults[key] = _read_files(xml, path_of.get(i) if depth.decode else None, object_names)
+            if key_of[i] not in depth.faults:
+                xml = (xml_paths[i], f"{xmls.folder.name}/{i}.xml") if i in xml_paths else None
+                depth.faults[key_of[i]] = _read_files(xml, paths.get(i) if depth.decode else None, object_names)
     lists, list_problems = read_class_lists(ids) if entry.labelled else ([], [])
     return SplitCheck(
         split,
         entry.labelled,
         len(ids),
         None if manifest.by_person else entry.pictures,  # which then counts persons, not pictures
-        tuple(i for i in ids if i in missing),
-        tuple(i for i in ids if i not in annotated) if entry.labelled else (),
+        tuple(i for i in ids if i not in pictures),
+        tuple(i for i in ids if i not in xmls) if entry.labelled else (),
         len(lists),
-        tuple([f"{i}: {fault}" for i in ids for fault in depth.faults.get(f"{annotations}/{i}", ())] + list_problems),
+        tuple(
+            [f"{i}: {fault}" for i in ids for fault in depth.faults.get(key_of[i], ())]
+            + several
+            + xml_faults
+            + list_problems
+        ),
     )
 
 
-def _read_files(xml: Path | None, picture: Path | None, object_names: tuple[str, ...] | None) -> list[str]:
-    """Read one annotation and one picture, as far as they are given; return their problems."""
-    faults, size_wh = [], None
+def _read_files(xml: tuple[Path, str] | None, picture: Path | None, object_names: tuple[str, ...] | None) -> list[str]:
+    """Read one annotation, of a path and a name for messages, and one picture, if given; return their problems."""
+    faults, size_wh, boxes = [], None, None
     if xml is not None:
         try:
-            size_wh, _ = parse_objects(xml.read_bytes(), object_names)
+            size_wh, objects = parse_objects(xml[0].read_bytes(), object_names)
+            boxes = np.array([item.box_xyxy for item in objects], float).reshape(-1, 4)
         except (ValueError, OSError) as error:
-            faults.append(f"Annotations/{xml.name}: {error}")
-    return faults if picture is None else [*faults, *picture_faults(picture, size_wh)]
+            faults.append(f"{xml[1]}: {error}")
+    return faults if picture is None else [*faults, *picture_faults(picture, size_wh, boxes)]
 
 
 def labels_from_objects(annotations: Sequence[Annotation], n_classes: int) -> np.ndarray:
@@ -166,7 +210,7 @@ def labels_from_lists(
             continue
         contents.append(path.read_bytes())
         for number, line in enumerate(contents[-1].decode("utf-8-sig", "replace").splitlines(), start=1):
-            fields = line.split()
+            fields = line.strip().rsplit(maxsplit=1)  # an id may have spaces
             if not fields:
                 continue
             if len(fields) != 2 or fields[1] not in LABELS:

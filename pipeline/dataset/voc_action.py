@@ -17,9 +17,17 @@ import numpy as np
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck
-from pipeline.dataset.split import LABELS, PICTURE_ID, Annotation, Split, read_list, refuse_split
-from pipeline.dataset.voc import check_voc_files
-from pipeline.dataset.voc_folder import class_list_paths, find_pictures, id_list_path, state_of_voc_files
+from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, is_picture_id, read_list, refuse_split
+from pipeline.dataset.voc import check_voc_files, lines_of, read_xml
+from pipeline.dataset.voc_folder import (
+    FileIndex,
+    class_list_paths,
+    find_pictures,
+    id_list_path,
+    index_annotations,
+    index_pictures,
+    state_of_voc_files,
+)
 from pipeline.dataset.voc_xml import XmlObject, parse_objects
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
@@ -81,7 +89,7 @@ def read_action_list(path: Path) -> dict[str, list[int]]:
         fields = line.split()
         if not fields:
             continue
-        if len(fields) > 2 or not PICTURE_ID.fullmatch(fields[0]) or ".." in fields[0] or not _are_numbers(fields[1:]):
+        if len(fields) > 2 or not is_picture_id(fields[0]) or not _are_numbers(fields[1:]):
             problems.append(f"{brief(line.strip())}: expected 'id' or 'id number', ids being plain file names")
         elif tuple(fields) in seen:
             problems.append(f"{brief(line.strip())}: listed twice")
@@ -170,11 +178,16 @@ class _Picture:
     others: list[XmlObject]
 
 
-def read(manifest: Manifest, split: str, folder: Path) -> Split:
+def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -> Split:
     """Read one split of the action task; a sample is a person or a picture, as the manifest says.
 
     Pictures without a listed person give no sample. Where there are no class lists, the persons with
     ``<actions>`` in the XML are listed; in a split without labels, all persons.
+
+    Parameters
+    ----------
+    on_error : ``skip`` returns each picture whose annotation cannot be used as one sample in `Split.unusable`, under
+        the picture's id, instead of raising
 
     Raises
     ------
@@ -184,9 +197,9 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
     numbers_of = read_action_list(id_list_path(manifest, split, folder))
     labelled = manifest.splits[split].labelled
     lists = read_class_lists(manifest, split, folder) if labelled else None
-    paths, problems = find_pictures(folder / "JPEGImages", tuple(numbers_of))
-    missing = {line.split(":")[0] for line in problems}
-    path_of = dict(zip([i for i in numbers_of if i not in missing], paths, strict=True))
+    path_of, problems = find_pictures(index_pictures(folder / "JPEGImages"), tuple(numbers_of))
+    xmls = index_annotations(folder / "Annotations")
+    unusable: dict[str, str] = {}
     problems += lists.problems if lists else []
     digests: list[tuple[str, str]] = [
         ("ids", digest_of([[i, n] for i, n in numbers_of.items()])),
@@ -197,9 +210,10 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
         named.setdefault(i, []).append(number)
     pictures: list[_Picture] = []
     for i, numbers in numbers_of.items():
-        data, size_wh, objects, problem = _read_xml(folder, i)
+        data, size_wh, objects, problem = _read_annotation(xmls, i)
         if problem:
-            problems.append(problem)
+            unusable[i] = problem
+            digests.append((i, sha256_bytes(data)))
             continue
         digests.append((i, sha256_bytes(data)))
         persons = {n: item for n, item in enumerate(objects, start=1) if item.name == PERSON}
@@ -210,14 +224,16 @@ def read(manifest: Manifest, split: str, folder: Path) -> Split:
         if listed and i in path_of:
             others = [item for n, item in persons.items() if n not in listed]
             pictures.append(_Picture(i, path_of[i], size_wh, listed, others))
-    if not pictures and not problems:
+    if not pictures and not problems and not unusable:
         problems.append("no person is listed")
-    refuse_split(manifest, split, folder, problems)
+    refuse_split(manifest, split, folder, problems, lines_of(unusable) if on_error == "fail" else ())
     digests += [("list", sha256_bytes(content)) for content in (lists.contents if lists else ())]
     samples = _persons(pictures) if manifest.by_person else _whole_pictures(pictures)
+    nothing = np.zeros(len(manifest.classes), np.int8)
+    samples += [(i, path_of[i], EMPTY_ANNOTATION, nothing) for i in unusable]
     ids, files, annotations, rows = zip(*samples, strict=True)
     labels = np.stack(rows) if labelled else None
-    return Split(manifest, split, folder, ids, files, annotations, labels, digest_of(digests))
+    return Split(manifest, split, folder, ids, files, annotations, labels, digest_of(digests), unusable)
 
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
@@ -230,24 +246,25 @@ def state(manifest: Manifest, split: str, folder: Path) -> str:
 def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
     """Compare the files of a split with its lists."""
 
+    def ids_of(pictures: FileIndex) -> Sequence[str]:
+        return tuple(read_action_list(id_list_path(manifest, split, folder)))
+
     def lists_of(ids: Sequence[str]) -> tuple[list[bytes], list[str]]:
         lists = read_class_lists(manifest, split, folder)
         return lists.contents, lists.problems
 
-    return check_voc_files(manifest, split, folder, depth, lambda path: tuple(read_action_list(path)), lists_of, None)
+    return check_voc_files(manifest, split, folder, depth, ids_of, lists_of, None)
 
 
-def _read_xml(folder: Path, i: str) -> tuple[bytes, tuple[int, int] | None, list[XmlObject], str]:
+def _read_annotation(xmls: FileIndex, i: str) -> tuple[bytes, tuple[int, int] | None, list[XmlObject], str]:
     """Read the annotation of a picture: bytes, size, objects, and the problem if it cannot be used, or ""."""
+    data, problem = read_xml(xmls, i)
+    if data is None:  # without boxes there is no person, labelled or not
+        return b"", None, [], problem or f"no annotation Annotations/{i}.xml"
     try:
-        data = (folder / "Annotations" / f"{i}.xml").read_bytes()
         size_wh, objects = parse_objects(data)
-    except FileNotFoundError:  # without boxes there is no person, labelled or not
-        return b"", None, [], f"{i}: no annotation Annotations/{i}.xml"
-    except OSError as error:
-        return b"", None, [], f"{i}: Annotations/{i}.xml: {error.strerror}"
     except ValueError as error:
-        return b"", None, [], f"{i}: Annotations/{i}.xml: {error}"
+        return data, None, [], f"Annotations/{i}.xml: {error}"
     return data, size_wh, objects, ""
 
 
@@ -315,4 +332,5 @@ def _annotate(
         np.array([index for _, index, _ in objects], np.int64),
         np.array([difficult for _, _, difficult in objects], bool),
         sample_xyxy,
+        sum(person.is_clipped for person, _, _ in objects),
     )

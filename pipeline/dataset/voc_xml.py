@@ -7,28 +7,50 @@ picture: ``[xmin - 1, ymin - 1, xmax, ymax]`` of the devkit's 1-based, inclusive
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element
+from typing import Any
 
 import defusedxml.ElementTree
 import numpy as np
 from defusedxml.common import DefusedXmlException
 
 from pipeline.dataset.split import Annotation
-from pipeline.io.messages import shorten
+from pipeline.io.messages import brief, shorten
+from pipeline.io.names import normalise
 
+Element = Any
+"""An element of a parsed file. The standard library's module is not imported: it reads hostile files."""
 MAX_SIDE_PX = 1_000_000
-# Annotators' boxes sometimes end up to one pixel outside of the picture; more is a mistake.
-OUTSIDE_TOLERANCE_PX = 1.0
+OUTSIDE_PX = 5.0
+OUTSIDE_SHARE = 0.05
+"""How far a box may reach out of the picture: pixels, or share of the picture's side, whichever is more."""
+COUNTED_PX = 1.0
+"""Boxes that reach out by more are counted as clipped; tools that count pixels from 0 write the others."""
+MIN_INSIDE = 0.5
+"""Smallest share of a box's area that is inside of the picture."""
+OTHER_SHAPES = ("robndbox", "polygon", "segmentation", "mask", "cube", "ellipse", "points", "polyline")
+"""Elements that tools write instead of ``<bndbox>``."""
+FLAGS = {
+    **dict.fromkeys(("", "false", "no", "n", "f", "off", "unspecified", "none"), False),
+    **dict.fromkeys(("true", "yes", "y", "t", "on"), True),
+}
+"""Spellings of a flag that are no numbers."""
 
 
 @dataclass(frozen=True)
 class XmlObject:
-    """One object of an XML file; `actions` are its flags by name, None where it has no ``<actions>``."""
+    """One object of an XML file.
+
+    Attributes
+    ----------
+    actions : flags by name; None where it has no ``<actions>``
+    is_clipped : whether the box reached out of the picture and was clipped
+    """
 
     name: str
     box_xyxy: np.ndarray
     difficult: bool
     actions: dict[str, bool] | None
+    is_clipped: bool = False
 
 
 def parse_objects(
@@ -36,7 +58,8 @@ def parse_objects(
 ) -> tuple[tuple[int, int] | None, list[XmlObject]]:
     """Read the picture's size, as far as stated, and all objects of one XML file of the devkit, in its order.
 
-    Coordinates may have fractions, ``difficult`` may be absent, ``<part>`` boxes are no objects.
+    Coordinates may have fractions, ``difficult`` may be absent or any spelling of `FLAGS`, ``<part>`` boxes are no
+    objects. A box that reaches a little out of the picture is clipped, see `clip_box`.
 
     Parameters
     ----------
@@ -45,7 +68,7 @@ def parse_objects(
     Raises
     ------
     ValueError
-        Malformed or hostile XML, an unknown class, a box outside of the picture or without area;
+        Malformed or hostile XML, an unknown class, no box, one far outside of the picture or without area;
         the message joins all problems with "; ".
     """
     root = _parse_root(data)
@@ -56,7 +79,7 @@ def parse_objects(
         try:
             objects.append(_parse_object(entry, size_wh, classes))
         except ValueError as error:
-            name = (entry.findtext("name") or "").strip()
+            name = object_name(entry)
             problems.append(f"object {number} ({shorten(name) or 'no name'}): {error}")
     if problems:
         more = [f"and {len(problems) - 10} more problems"] if len(problems) > 10 else []
@@ -97,30 +120,87 @@ def _parse_size(root: Element, problems: list[str]) -> tuple[int, int] | None:
 
 def _parse_object(entry: Element, size_wh: tuple[int, int] | None, classes: tuple[str, ...] | None) -> XmlObject:
     """Read one ``<object>``; raise ValueError with the first problem, without the object's number."""
-    name = (entry.findtext("name") or "").strip()
+    name = object_name(entry)
     if classes is not None and name not in classes:
         raise ValueError(f"unknown class, expected one of {shorten(', '.join(classes), 400)}")
-    try:
-        corners = [float(entry.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
-        flag = float((entry.findtext("difficult") or "0").strip() or 0)
-    except ValueError:
-        raise ValueError("bndbox or difficult is missing or not a number") from None
-    box = np.array([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])
+    difficult = _parse_flag(entry.findtext("difficult"), "difficult")
+    box, is_clipped = clip_box(_parse_box(entry), size_wh)
+    actions = entry.find("actions")
+    flags = None if actions is None else {a.tag: _parse_flag(a.text, f"actions/{shorten(a.tag)}") for a in actions}
+    return XmlObject(name, box, difficult, flags, is_clipped)
+
+
+def object_name(entry: Element) -> str:
+    """Read the class of an ``<object>``: without surrounding spaces, in Unicode's composed form (NFC)."""
+    return normalise((entry.findtext("name") or "").strip())
+
+
+def _parse_box(entry: Element) -> np.ndarray:
+    """Read the corners of an object: float64 ndarray (4,), continuous, 0-based."""
+    if entry.find("bndbox") is None:
+        shapes = [name for name in OTHER_SHAPES if entry.find(name) is not None]
+        raise ValueError(
+            f"no <bndbox>, but <{shapes[0]}>: only upright boxes are read" if shapes else "no <bndbox>, so no box"
+        )
+    corners = []
+    for key in ("xmin", "ymin", "xmax", "ymax"):
+        text = (entry.findtext(f"bndbox/{key}") or "").strip()
+        try:
+            corners.append(float(text))
+        except ValueError:
+            raise ValueError(f"bndbox/{key} is missing or not a number, got {brief(text)}") from None
+    x0, y0, x1, y1 = corners
+    inverted = [
+        f"{axis}min {low:g} > {axis}max {high:g}" for axis, low, high in (("x", x0, x1), ("y", y0, y1)) if low > high
+    ]
+    if inverted:
+        raise ValueError(f"the corners of its box are inverted: {', '.join(inverted)}")
+    box = np.array([x0 - 1, y0 - 1, x1, y1])
     if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(f"box without area, got xmin, ymin, xmax, ymax = {corners}")
-    # Without a size the right and lower edge are unknown; the left and upper one are 0 in any picture.
-    limit = np.array([*size_wh, *size_wh], float) if size_wh else np.full(4, np.inf)
-    clipped = np.clip(box, 0, limit)
-    outside = (box < -OUTSIDE_TOLERANCE_PX).any() or (box > limit + OUTSIDE_TOLERANCE_PX).any()
-    if outside or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        of = f" of {size_wh[0]} x {size_wh[1]}" if size_wh else ""
-        raise ValueError(f"box {corners} outside of the picture{of}")
-    actions = entry.find("actions")
+    return box
+
+
+def _parse_flag(text: str | None, what: str) -> bool:
+    """Read a flag in one of the spellings that tools write; nothing is False."""
+    plain = (text or "").strip()
+    if plain.casefold() in FLAGS:
+        return FLAGS[plain.casefold()]
     try:
-        flags = None if actions is None else {a.tag: float(a.text or 0) != 0 for a in actions}
+        value = float(plain)
     except ValueError:
-        raise ValueError("actions are not all numbers") from None
-    return XmlObject(name, clipped, flag != 0, flags)
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{what}: expected 0 or 1, got {brief(plain)}")
+    return value != 0
+
+
+def clip_box(box_xyxy: np.ndarray, size_wh: tuple[int, int] | None) -> tuple[np.ndarray, bool]:
+    """Clip a box that reaches a little out of the picture.
+
+    Up to `OUTSIDE_PX` pixels or `OUTSIDE_SHARE` of the picture's side are a little, if `MIN_INSIDE` of the box stays.
+    Without a size the right and lower edge are unknown; the left and upper one are 0 in any picture.
+
+    Returns
+    -------
+    box_xyxy : float64 ndarray (4,)
+    is_clipped : whether it reached out by more than `COUNTED_PX`
+
+    Raises
+    ------
+    ValueError
+        The box is outside by more.
+    """
+    limit = np.array([*size_wh, *size_wh], float) if size_wh else np.full(4, np.inf)
+    clipped = np.clip(box_xyxy, 0, limit)
+    outside = np.abs(box_xyxy - clipped)
+    allowed = np.maximum(OUTSIDE_PX, OUTSIDE_SHARE * limit if size_wh else 0)
+    sides, sides_inside = box_xyxy[2:] - box_xyxy[:2], clipped[2:] - clipped[:2]
+    if (outside > allowed).any() or (sides_inside <= 0).any() or sides_inside.prod() < MIN_INSIDE * sides.prod():
+        corners = [float(value) for value in box_xyxy + np.array([1, 1, 0, 0])]
+        of = f" of {size_wh[0]} x {size_wh[1]}" if size_wh else ""
+        raise ValueError(f"box {corners} outside of the picture{of} by {outside.max():g} pixels")
+    return clipped, bool(outside.max() > COUNTED_PX)
 
 
 def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
@@ -131,4 +211,5 @@ def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
         np.array([item.box_xyxy for item in objects], float).reshape(-1, 4),
         np.array([classes.index(item.name) for item in objects], np.int64),
         np.array([item.difficult for item in objects], bool),
+        n_clipped=sum(item.is_clipped for item in objects),
     )

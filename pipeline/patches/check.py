@@ -12,7 +12,9 @@ from pipeline.dataset.report import CheckReport, Depth
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.progress import Say, silent
-from pipeline.patches.build import Bad, check_source, find_bad, list_remedies, may_pass
+from pipeline.patches.build import check_source, find_bad
+from pipeline.patches.inspect import Bad
+from pipeline.patches.notes import list_remedies, may_pass
 from pipeline.patches.settings import SourceSettings
 
 
@@ -41,12 +43,16 @@ def check_for_patches(
     except MissingDataError as error:
         return CheckReport(manifest.name, None, missing=str(error))
     layout = LAYOUTS[manifest.layout]
-    files, pictures = Depth(read_xml=True, decode=False), Depth(read_xml=True, decode=True)
+    # Under "skip", annotations that cannot be used are left out, and counted with the pictures that are bad.
+    skips = on_error == "skip"
+    files, pictures = Depth(read_xml=not skips, decode=False), Depth(read_xml=True, decode=True)
     checks, bad = [], []
     for split in manifest.splits:
         found = layout.check(manifest, split, folder, files)
+        if skips:
+            found = replace(found, missing_annotations=())
         try:
-            content = read_split(manifest, split, data_root) if found.complete else None
+            content = read_split(manifest, split, data_root, on_error) if found.complete else None
         except DatasetError as error:
             content, found = None, replace(found, faults=(*found.faults, str(error)))
         if content is None:  # what can be read is decoded all the same
@@ -58,7 +64,7 @@ def check_for_patches(
             except DatasetError as error:
                 found = replace(found, faults=(*found.faults, str(error)))
             else:
-                inspected = find_bad(content, sources, workers)
+                inspected = find_bad(content, sources, workers, say)
                 if not may_pass(inspected, on_error, max_skipped):
                     found = replace(found, faults=(*found.faults, *_faults(content, inspected)))
                     bad += inspected
@@ -67,7 +73,7 @@ def check_for_patches(
                     say(f"{split}: {n_bad} pictures are bad and would be left out, as on_error: skip says")
         checks.append(found)
     advice = list_remedies(bad).splitlines() if bad else []
-    if bad and on_error == "skip":
+    if bad and skips:
         advice.append(f"more than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)")
     return CheckReport(manifest.name, folder, tuple(checks), advice=tuple(advice))
 

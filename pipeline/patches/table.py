@@ -46,6 +46,9 @@ class PatchTable:
     rows_digest : digest of the row plan, see `compute_rows_digest`
     unscored : classes that heads learn and no result counts
     has_boxes : whether the dataset has boxes; without, no patch has a label of its own
+    from_numbers : ids of the pictures whose files hold floating-point or 32-bit values. They are part of the rows'
+        digest, since earlier versions read such files as black.
+    exif : the manifest's ``exif`` when the table was made
     """
 
     dataset: str
@@ -71,6 +74,8 @@ class PatchTable:
     boxes: BoxSettings = BoxSettings()
     unscored: tuple[str, ...] = ()
     has_boxes: bool = True
+    from_numbers: tuple[str, ...] = ()
+    exif: str | None = None
 
     @property
     def n_rows(self) -> int:
@@ -117,6 +122,11 @@ class PatchTable:
         return tuple(first.setdefault(digest, i) for i, digest in zip(self.ids, self.picture_sha256, strict=True))
 
     @property
+    def turns(self) -> dict[str, bool]:
+        """Whether each picture is turned by EXIF, by the SHA-256 of its file's bytes."""
+        return dict(zip(self.picture_sha256, self.apply_exif.tolist(), strict=True))
+
+    @property
     def first_row(self) -> np.ndarray:
         """int64 ndarray (n_pictures + 1,): rows of picture i are ``first_row[i]:first_row[i + 1]``."""
         return np.searchsorted(self.picture, np.arange(len(self.ids) + 1)).astype(np.int64)
@@ -149,6 +159,7 @@ class PatchTable:
 
     def compute_rows_digest(self) -> str:
         """Digest ids, source, scales, boxes and flips, by which a store's rows are joined to a table."""
+        scaled = {"from_numbers": self.from_numbers} if self.from_numbers else {}
         flips = {} if self.flip is None else {"flip": sha256_bytes(self.flip.astype("u1").tobytes())}
         return digest_of(
             {
@@ -162,5 +173,6 @@ class PatchTable:
                 "scale": sha256_bytes(self.scale.tobytes()),
                 "scales": list(self.grid.scales),
                 **flips,
+                **scaled,
             }
         )

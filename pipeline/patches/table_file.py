@@ -42,6 +42,10 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["rows_digest"] = table.rows_digest
         if not table.has_boxes:  # written only then, so that tables of datasets with boxes have the same bytes as ever
             file.attrs["has_boxes"] = False
+        if table.from_numbers:
+            file.attrs["from_numbers"] = json.dumps(table.from_numbers)
+        if table.exif is not None:
+            file.attrs["exif"] = table.exif
     write_atomic(path, checksum_hdf5(buffer.getvalue()))
 
 
@@ -125,6 +129,8 @@ def _read_content(file: h5py.File) -> PatchTable:
         skipped_sha256=tuple(skipped["sha256"].asstr()[:]),
         rows_digest=str(file.attrs["rows_digest"]),
         has_boxes=bool(file.attrs.get("has_boxes", True)),
+        from_numbers=tuple(json.loads(file.attrs.get("from_numbers", "[]"))),
+        exif=str(file.attrs["exif"]) if "exif" in file.attrs else None,
     )
 
 
@@ -153,6 +159,8 @@ def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | No
         return "the id list changed"
     if (split.manifest.classes, split.manifest.unscored) != (table.classes, table.unscored):
         return "the classes changed"
+    if split.manifest.exif != table.exif:
+        return "exif in the manifest changed"
     # Skipped pictures too: a fixed one belongs into the rows again.
     recorded = dict(zip(table.ids, table.picture_sha256, strict=True))
     recorded.update(zip((i for i, _ in table.skipped), table.skipped_sha256, strict=True))

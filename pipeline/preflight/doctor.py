@@ -190,7 +190,7 @@ def _dataset(ws: Workspace, dataset: str) -> Iterator[Finding]:
 def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Counts | None]:
     what = f"{manifest.name} {split}"
     try:
-        content = read_split(manifest, split, ws.settings.data_root)
+        content = read_split(manifest, split, ws.settings.data_root, ws.settings.on_error)
         counts, problems = count_split(content, ws.settings.sources)
     except PipelineError as error:
         first = str(error).splitlines()[0]

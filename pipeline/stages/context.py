@@ -20,7 +20,7 @@ class Opened:
     """Inputs that were opened, by what names them; shared by all workspaces of one command."""
 
     manifest: Manifest | None = None
-    splits: dict[tuple[str, str | None], Split] = field(default_factory=dict)
+    splits: dict[tuple[str, str | None, str], Split] = field(default_factory=dict)
     tables: dict[Path, PatchTable] = field(default_factory=dict)
     main_head_is_said: bool = False
 
@@ -98,7 +98,7 @@ class RunContext:
         ------
         MissingDataError, DatasetError
         """
-        key = (name, self.settings.data_root)
+        key = (name, self.settings.data_root, self.settings.on_error)
         if key not in self.opened.splits:
-            self.opened.splits[key] = read_split(self.manifest, name, self.settings.data_root)
+            self.opened.splits[key] = read_split(self.manifest, *key)
         return self.opened.splits[key]

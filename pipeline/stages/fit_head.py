@@ -162,7 +162,7 @@ def find_head(ws: Workspace, run: RunContext | None, head: str | None) -> Head:
         There is none, or it cannot be told which of several is meant.
     """
     if head is not None and head.endswith(".safetensors"):
-        return load_head(Path(head))
+        return load_head(Path(head).expanduser())
     if run is not None:
         name = head or run.settings.main_head(run.manifest.has_boxes)
         check_heads(run.manifest, run.settings, [name])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,17 @@ DEFINITION = (
 )
 
 
-def query_table(run: RunContext, pictures: Sequence[Path]) -> PatchTable:
+def query_table(
+    run: RunContext, pictures: Sequence[Path], known_turns: Mapping[str, bool] = MappingProxyType({})
+) -> PatchTable:
     """The patch table of pictures that may be in no dataset, planned as those of the datasets are.
 
-    Without an annotation that says otherwise, stored pixels are taken as they are, whatever EXIF says.
+    They are turned by their EXIF orientation, unless the manifest says ``exif: ignore``.
+
+    Parameters
+    ----------
+    known_turns : whether pictures of the split that is searched are turned, by the SHA-256 of their bytes: the same
+        file as a query is read in the same way
 
     Raises
     ------
@@ -44,7 +52,7 @@ def query_table(run: RunContext, pictures: Sequence[Path]) -> PatchTable:
     """
     ids = tuple(f"query {n}" for n in range(1, len(pictures) + 1))
     split = Split.of_files(run.manifest, [Path(picture) for picture in pictures], ids, "query")
-    return make_table(split, run.settings.sources)
+    return make_table(split, run.settings.sources, known_turns=known_turns)
 
 
 def extract_queries(
@@ -92,7 +100,7 @@ def find_nearest(
     split = split or run.manifest.eval
     table, store = current_table(run, split), sealed_store(run, split)
     set_threads(run.settings.threads)
-    queries = query_table(run, pictures)
+    queries = query_table(run, pictures, table.turns)
     rows = rows_of_scales(queries, query_scales)
     runner = make_runner(run.ws, run.dataset)
     found = distances(

@@ -20,6 +20,7 @@ from pipeline.io.errors import SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
+from pipeline.io.names import expand_home
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
@@ -28,7 +29,7 @@ from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
 MISTAKES_SHOWN = 30
 MOST_LEVELS = 10
 """Rounds in which mistakes are taken out and the rest is checked."""
-RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}"
+RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 
 
 class RecipeSettings(Settings):
@@ -60,6 +61,11 @@ class RecipeSettings(Settings):
         if head not in HEADS:
             raise ValueError(f"no built-in head {brief(head)}; there are {', '.join(HEADS)}, or give its settings")
         return HEADS[head]
+
+    @field_validator("trunk", "weights", mode="before")
+    @classmethod
+    def _home_is_expanded(cls, value: object) -> object:
+        return expand_home(value) if isinstance(value, str) else value
 
     @field_validator("aggregation")
     @classmethod
@@ -142,8 +148,8 @@ class RunSettings(Settings):
         description="rows of the fit split that are made: all, or those alone that the main head, a strong one, "
         "learns from with any of the seeds",
     )
-    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures do to a run")
-    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures under skip")
+    on_error: Literal["fail", "skip"] = Field("fail", description="what bad pictures and annotations do to a run")
+    max_skipped: float = Field(0.05, ge=0, le=1, description="largest share of bad pictures and annotations under skip")
     head: str = Field(
         DEFAULT_HEADS[True],
         description="the head of results/{dataset}_map.json; where it is not set, datasets without boxes have "
@@ -179,6 +185,13 @@ class RunSettings(Settings):
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
     scatter: int = Field(1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction")
+
+    @field_validator("data_root", "cache", "stores", "results", "weights", "trunk", "baselines", mode="before")
+    @classmethod
+    def _home_is_expanded(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [cls._home_is_expanded(item) for item in value]
+        return expand_home(value) if isinstance(value, str) else value
 
     @field_validator("stores")
     @classmethod
@@ -216,9 +229,9 @@ class RunSettings(Settings):
     @field_validator("heads")
     @classmethod
     def _head_names_are_plain(cls, heads: dict[str, AnyHead]) -> dict[str, AnyHead]:
-        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", name)]
+        bad = [name for name in heads if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name)]
         if bad:
-            raise ValueError(f"names may have letters, digits, '.' and '-', got {', '.join(map(brief, bad[:10]))}")
+            raise ValueError(f"names may have letters, digits, '.', '_' and '-', got {', '.join(map(brief, bad[:10]))}")
         return heads
 
     @field_validator("recipes")
@@ -226,7 +239,9 @@ class RunSettings(Settings):
     def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
         bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
         if bad:
-            raise ValueError(f"names may have letters, digits, '.', '+' and '-', got {', '.join(map(brief, bad[:10]))}")
+            raise ValueError(
+                f"names may have letters, digits, '.', '_', '+' and '-', got {', '.join(map(brief, bad[:10]))}"
+            )
         return recipes
 
     @field_validator("seeds")

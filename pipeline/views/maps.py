@@ -14,10 +14,13 @@ from pipeline.activations.match import check_joined
 from pipeline.dataset.picture import decode_image
 from pipeline.head.head import Head
 from pipeline.io.atomic import write_atomic
-from pipeline.io.errors import DatasetError, SettingsError
+from pipeline.io.errors import DatasetError, SettingsError, StoreError
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.names import make_distinct_part, normalise
 from pipeline.io.progress import track
+from pipeline.patches.table_file import read_table
 from pipeline.scoring.aggregation import reported_aggregation
+from pipeline.stages import patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -43,6 +46,14 @@ class SplitReader:
     head: Head
     split: str | None = None
 
+    def known_turns(self) -> dict[str, bool]:
+        """Return whether each picture of the split is turned by EXIF, by digest; nothing without a patch table."""
+        file = patches.path(self.run, self.split or self.run.manifest.eval)
+        try:
+            return read_table(file).turns if file.is_file() else {}
+        except StoreError:  # the commands that need it name it
+            return {}
+
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """
         Raises
@@ -53,6 +64,8 @@ class SplitReader:
         run, name = self.run, self.split or self.run.manifest.eval
         check_makes_maps(self.head)
         table = current_table(run, name)
+        written = {normalise(i): i for i in table.ids}  # an id may be typed in another of Unicode's forms
+        ids = [i if i in table.ids else written.get(normalise(i), i) for i in ids]
         unknown = sorted(set(ids) - set(table.ids))
         if unknown:
             raise DatasetError(
@@ -74,6 +87,22 @@ class SplitReader:
         return looks
 
 
+def join_names(parts: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Join the parts of class names that have commas, as ``--classes`` splits at each comma.
+
+    >>> join_names(["salt", "pepper", "dog"], ["dog", "salt, pepper"])
+    ['salt, pepper', 'dog']
+    """
+    plain = {",".join(part.strip() for part in normalise(name).split(",") if part.strip()): name for name in classes}
+    names, at = [], 0
+    while at < len(parts):
+        ends = range(len(parts), at, -1)
+        end = next((end for end in ends if ",".join(map(normalise, parts[at:end])) in plain), at + 1)
+        names.append(plain.get(",".join(map(normalise, parts[at:end])), parts[at]))
+        at = end
+    return names
+
+
 def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.ndarray) -> np.ndarray:
     """Columns of the named classes, in their order; of the highest scores where none are named.
 
@@ -82,6 +111,7 @@ def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.nda
     SettingsError
         Names that are no classes.
     """
+    wanted = join_names(wanted, classes)
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise SettingsError(f"--classes: no class {', '.join(map(brief, unknown))}; there are {', '.join(classes)}")
@@ -131,6 +161,7 @@ def draw_maps(
         )
     looks = dict(zip(ids, pictures.looks(ids), strict=True)) if pictures is not None and ids else {}
     reader = PhotoReader(ws, head) if files else None
+    known_turns = pictures.known_turns() if pictures is not None and files else {}
     configured = ws.settings.main_aggregation
     made, taken = [], set()
     for image in track(images, "maps", len(images), "pictures"):
@@ -138,8 +169,8 @@ def draw_maps(
             look = looks[image]
         else:
             assert reader is not None  # what is no id is a file
-            look = reader.look(Path(image))
-        name = look.name
+            look = reader.look(Path(image), known_turns)
+        name = make_distinct_part(look.name)
         while name in taken:  # photos of one name from several folders
             name += "_"
         taken.add(name)

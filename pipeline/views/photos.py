@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -162,8 +164,13 @@ class PhotoReader:
                 "give the settings with which its rows were extracted (--config, --trunk, --layer, --weights)"
             )
 
-    def read(self, path: Path) -> Photo:
-        """Send a photo's patches through the trunk.
+    def read(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Photo:
+        """Send a photo's patches through the trunk; it is turned as its EXIF says.
+
+        Parameters
+        ----------
+        known_turns : whether pictures of a split are turned, by the SHA-256 of their bytes: the same file as a photo
+            is read in the same way
 
         Raises
         ------
@@ -177,11 +184,13 @@ class PhotoReader:
             data = path.read_bytes()
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; expected a photo") from error
+        sha256 = sha256_bytes(data)
+        apply_exif = known_turns.get(sha256, True)
         # Decoded once, at full size: the rows are those of the same picture in a split.
-        image = decode_image(data, apply_exif=True, name=str(path))
+        image = decode_image(data, apply_exif, name=str(path))
         box_xyxy, scale = grid_windows(*image.size, self.grid)
         picture = np.zeros(len(scale), np.int32)
-        of_photo = (PlannedPicture(0, path.name, path, sha256_bytes(data), apply_exif=True),)
+        of_photo = (PlannedPicture(0, path.name, path, sha256, apply_exif),)
         plan = RowPlan(picture, box_xyxy.astype(np.float32), scale, "grid", None, of_photo)
         windows = rescale_image(image, plan.box_xyxy, scale, self.runner)
         pixels, size_wh = shrink_for_display(image), image.size
@@ -197,6 +206,6 @@ class PhotoReader:
             photo.name, photo.pixels, photo.size_wh, photo.box_xyxy, self.head.classes, scores, self.head.score_kind
         )
 
-    def look(self, path: Path) -> Look:
+    def look(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Look:
         """`read` and `judge` a photo."""
-        return self.judge(self.read(path))
+        return self.judge(self.read(path, known_turns))

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.dataset.picture import decode_image
 from pipeline.dataset.split import Annotation
 from pipeline.io.errors import DatasetError
+from pipeline.io.names import make_distinct_part
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
@@ -109,6 +110,6 @@ def draw_rankings(
     names = [ranking.scores.classes[c] for c in columns]
     for name in track(names, "sheets", len(names), "classes"):
         right, wrong = ranking.of_class(name, n)
-        paths.append(out / f"{run.dataset}_{ranking.split}_{head}_{name}.png")
+        paths.append(out / f"{run.dataset}_{ranking.split}_{head}_{make_distinct_part(name)}.png")
         style.save(ranking_sheet(name, ranking.ap(name), right, wrong), paths[-1])
     return paths

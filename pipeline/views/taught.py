@@ -11,12 +11,15 @@ import numpy as np
 from pipeline.dataset.picture import decode_annotated
 from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_xml import parse_annotation
+from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import make_distinct_part
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import BACKGROUND, UNUSED, label_patches, measure_overlap
 from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
+from pipeline.stages.patches import current_table
 from pipeline.views.figures import style
 from pipeline.views.figures.taught import positives_sheet, taught_sheet
 
@@ -45,9 +48,16 @@ def draw_taught(
         box_xyxy, scale = grid_windows(pixels.shape[1], pixels.shape[0], run.settings.grid)
         overlap = measure_overlap(box_xyxy, objects.box_xyxy, objects.class_index, objects.difficult)
         labels = label_patches(overlap, run.settings.labels)
-        name = Path(image).stem
+        name = make_distinct_part(Path(image).stem if annotation is not None else image)
         sheet = taught_sheet(
-            pixels, name, box_xyxy, scale, labels, manifest.classes, objects.box_xyxy, objects.class_index
+            pixels,
+            image if annotation is None else Path(image).stem,
+            box_xyxy,
+            scale,
+            labels,
+            manifest.classes,
+            objects.box_xyxy,
+            objects.class_index,
         )
         paths = out / f"{name}_patches.png", out / f"{name}_positives.png"
         style.save(sheet, paths[0])
@@ -77,7 +87,8 @@ def _with_objects(
             raise DatasetError(f"{error.filename}: {error.strerror}") from error
         except ValueError as error:
             raise DatasetError(f"{annotation}: {error}") from error
-        return [(images[0], decode_annotated(data, objects.size_wh, images[0])[0], objects)]
+        decoded = decode_annotated(data, objects.size_wh, images[0], box_xyxy=objects.box_xyxy)
+        return [(images[0], decoded.pixels, objects)]
     of_split = run.split(split)
     index = {i: n for n, i in enumerate(of_split.ids)}
     unknown = [image for image in images if image not in index]
@@ -89,5 +100,10 @@ def _with_objects(
     found = []
     for image in images:
         objects, path = of_split.annotations[index[image]], of_split.paths[index[image]]
-        found.append((image, decode_annotated(path.read_bytes(), objects.size_wh, image)[0], objects))
+        data = path.read_bytes()
+        decoded = decode_annotated(data, objects.size_wh, image, box_xyxy=objects.box_xyxy)
+        if not decoded.is_told:  # the patch table holds what was decided
+            turned = current_table(run, split).turns.get(sha256_bytes(data), True)
+            decoded = decode_annotated(data, objects.size_wh, image, box_xyxy=objects.box_xyxy, otherwise=turned)
+        found.append((image, decoded.pixels, objects))
     return found

@@ -254,10 +254,10 @@ def test_all_broken_annotations_are_told_at_once_and_nothing_is_written(own, man
 
 
 def test_pictures_names_that_cannot_stand_in_a_list_are_told(own, manifests):
-    write_pair(own, "IMG (1)", "cat")
+    write_pair(own, "-rf", "cat")
     Image.new("RGB", (16, 12)).save(own / "JPEGImages" / "p1.png")
 
-    with pytest.raises(DatasetError, match=r"2 problem(?s:.*)p1.jpg, p1.png: one name(?s:.*)'IMG \(1\)': rename"):
+    with pytest.raises(DatasetError, match=r"2 problem(?s:.*)p1.jpg, p1.png: one name(?s:.*)'-rf': rename"):
         new_manifest(own, "mine", manifests)
 
 

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.dataset import picture
 from pipeline.dataset.picture import decode_annotated, decode_picture, picture_size
@@ -120,27 +121,42 @@ def test_exif_orientation_is_applied_only_if_asked():
         pytest.param(6, (12, 8), (12, 8), False, id="boxes on the stored pixels"),
         pytest.param(6, (8, 12), (8, 12), True, id="boxes on the turned picture"),
         pytest.param(8, (8, 12), (8, 12), True, id="turned the other way"),
-        pytest.param(3, (12, 8), (12, 8), False, id="upside down: both fit, stored pixels"),
-        pytest.param(6, None, (12, 8), False, id="no size: stored pixels"),
     ],
 )
 def test_the_size_in_the_annotation_tells_which_way_round(orientation, size_wh, expect_wh, turned):
-    pixels, applied = decode_annotated(turned_jpeg(orientation), size_wh)
+    decoded = decode_annotated(turned_jpeg(orientation), size_wh)
 
-    assert (pixels.shape[1], pixels.shape[0]) == expect_wh
-    assert applied is turned
+    assert (decoded.pixels.shape[1], decoded.pixels.shape[0]) == expect_wh
+    assert (decoded.apply_exif, decoded.is_told, decoded.orientation) == (turned, True, orientation)
 
 
-def test_a_square_picture_is_taken_as_stored():
-    pixels, applied = decode_annotated(turned_jpeg(6, (8, 8)), (8, 8))
+@pytest.mark.parametrize("otherwise", [True, False])
+@pytest.mark.parametrize(
+    ("orientation", "stored_wh", "size_wh"),
+    [
+        pytest.param(3, (12, 8), (12, 8), id="upside down: both fit"),
+        pytest.param(2, (12, 8), (12, 8), id="mirrored: both fit"),
+        pytest.param(6, (12, 8), None, id="no size"),
+        pytest.param(6, (8, 8), (8, 8), id="a square"),
+    ],
+)
+def test_where_the_annotation_does_not_tell_the_caller_decides(orientation, stored_wh, size_wh, otherwise):
+    decoded = decode_annotated(turned_jpeg(orientation, stored_wh), size_wh, otherwise=otherwise)
 
-    assert not applied
-    assert pixels[:, :3].min() > 200
+    assert (decoded.apply_exif, decoded.is_told) == (otherwise, False)
+    assert np.array_equal(decoded.pixels, decode_picture(turned_jpeg(orientation, stored_wh), apply_exif=otherwise))
+
+
+@pytest.mark.parametrize(("box", "turned"), [((0, 0, 4, 11), True), ((0, 0, 11, 4), False)])
+def test_without_a_size_boxes_tell_if_they_fit_one_way_only(box, turned):
+    decoded = decode_annotated(turned_jpeg(6), None, box_xyxy=np.array([box], float))
+
+    assert (decoded.apply_exif, decoded.is_told) == (turned, True)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_size_that_fits_neither_way_is_an_error(orientation):
-    with pytest.raises(BadPictureError, match="a: the picture is 12 x 8, its annotation says 10 x 8"):
+    with pytest.raises(BadPictureError, match=r"a: the picture is 12 x 8.*, its annotation says 10 x 8"):
         decode_annotated(turned_jpeg(orientation), (10, 8), "a")
 
 
@@ -156,3 +172,105 @@ def test_a_size_is_read_from_the_header_alone(tmp_path):
     os.mkfifo(tmp_path / "c.jpg")
     with pytest.raises(BadPictureError, match="c.jpg: no plain file"):
         picture_size(tmp_path / "c.jpg", "c.jpg")
+
+
+# ---- numbers instead of grey levels
+
+
+def number_tiff(values) -> bytes:
+    return encode(Image.fromarray(np.asarray(values)), "TIFF")
+
+
+RAMP = np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("values", "expect"),
+    [
+        pytest.param(RAMP.astype(np.float32), RAMP * 255, id="float 0..1"),
+        pytest.param((RAMP * 255).astype(np.float32), RAMP * 255, id="float 0..255"),
+        pytest.param((RAMP * 255).astype(np.int32), (RAMP * 255).astype(int), id="int32 0..255"),
+        pytest.param(np.full((HEIGHT, WIDTH), 1, np.int32), np.ones((HEIGHT, WIDTH)), id="int32 mask, as it is"),
+    ],
+)
+def test_floating_point_and_32_bit_values_are_scaled_by_a_stated_rule(values, expect):
+    decoded = decode_annotated(number_tiff(values), None)
+
+    assert decoded.from_numbers
+    assert np.abs(decoded.pixels.astype(float) - expect[..., None]).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param(
+            RAMP.astype(np.float32) * 4095, "floating-point grey values from 0.0 to 4095.0: which", id="12 bits"
+        ),
+        pytest.param(RAMP.astype(np.float32) - 0.5, "floating-point grey values from -0.5 to 0.5", id="negative"),
+        pytest.param((RAMP * 70000).astype(np.int32), "32-bit grey values from 0.0 to 70000.0", id="int32"),
+        pytest.param(np.full((HEIGHT, WIDTH), np.nan, np.float32), "floating-point grey values from nan", id="nan"),
+    ],
+)
+def test_values_of_another_range_are_refused_with_the_way_out(values, message):
+    with pytest.raises(BadPictureError, match=message) as caught:
+        decode_picture(number_tiff(values), False)
+
+    assert "save 8 bits" in str(caught.value)
+
+
+def test_pictures_that_show_next_to_nothing():
+    dark = np.random.default_rng(0).integers(0, 8, (200, 300, 3), np.uint8)
+    dotted = np.zeros((200, 300, 3), np.uint8)
+    dotted[::2, ::2] = 255
+
+    assert picture.is_nearly_constant(dark) and picture.is_nearly_constant(np.full((5, 5, 3), 200, np.uint8))
+    assert not picture.is_nearly_constant(dotted) and not picture.is_nearly_constant(np.asarray(NOISE))
+
+
+# ---- more formats
+
+
+def frames(form: str, **options) -> bytes:
+    images = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ((200, 100, 50), "blue")]
+    return encode(images[0], form, save_all=True, append_images=images[1:], **options)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "AVIF", "TIFF"])
+def test_of_several_frames_the_first_is_read(form):
+    if form in picture.OPTIONAL_FORMATS and not picture.features.check(picture.OPTIONAL_FORMATS[form]):
+        pytest.skip(f"Pillow without {form}")
+
+    pixels = decode_picture(frames(form), False)
+
+    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+def test_a_format_that_pillow_was_built_without_is_named(form, monkeypatch):
+    def refuse(*args, **more):
+        raise picture.UnidentifiedImageError
+
+    monkeypatch.setattr(picture.Image, "open", refuse)
+    monkeypatch.setattr(picture.features, "check", lambda name: False)
+    data = {"WEBP": b"RIFF\0\0\0\0WEBPVP8 ", "AVIF": b"\0\0\0\x20ftypavif\0\0\0\0"}[form]
+
+    with pytest.raises(BadPictureError, match=f"a {form} file, and this Pillow was built without {form}; install"):
+        decode_picture(data, False)
+
+
+@pytest.mark.parametrize("kind", ["text", "international text", "profile", "both"])
+def test_large_texts_and_profiles_do_not_refuse_a_sound_png(kind, tmp_path):
+    info = PngInfo()
+    if kind in ("text", "both"):
+        info.add_text("comment", "x" * 3_000_000, zip=True)
+    if kind == "international text":
+        info.add_itxt("comment", "é" * 3_000_000, zip=True)
+    profile = {"icc_profile": bytes(3_000_000)} if kind in ("profile", "both") else {}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(NOISE, "PNG", pnginfo=info, exif=exif, **profile)
+
+    assert np.array_equal(decode_picture(data, False), np.asarray(NOISE))
+    assert np.array_equal(decode_picture(data, True), np.rot90(np.asarray(NOISE), -1))  # its EXIF is kept
+    (tmp_path / "a.png").write_bytes(data)
+    assert picture_size(tmp_path / "a.png") == NOISE.size

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.read import is_official, read_split, state_of_split
+from pipeline.dataset.read import check, is_official, read_split, state_of_split
 from pipeline.dataset.split import read_ids
 from pipeline.dataset.voc import labels_from_objects
 from pipeline.dataset.voc_xml import parse_annotation
@@ -37,6 +37,7 @@ def xml(*things: str, size: str = SIZE) -> bytes:
         pytest.param((5, 5, 5, 5), (4, 4, 5, 5), id="one pixel"),
         pytest.param((45.70, 21.25, 50.5, 60), (44.70, 20.25, 50.5, 60), id="fractions"),
         pytest.param((0, 0, 101, 81), (0, 0, 100, 80), id="one pixel outside is cut off"),
+        pytest.param((-3, 21, 105, 84), (0, 20, 100, 80), id="a little outside is cut off"),
     ],
 )
 def test_boxes_are_converted_exactly_once(corners, expect):
@@ -55,6 +56,13 @@ def test_boxes_are_converted_exactly_once(corners, expect):
         ("<difficult>0</difficult>", False),
         ("<difficult>1</difficult>", True),
         ("<difficult> 1 </difficult>", True),
+        ("<difficult>True</difficult>", True),
+        ("<difficult>yes</difficult>", True),
+        ("<difficult>1.0</difficult>", True),
+        ("<difficult>False</difficult>", False),
+        ("<difficult>no</difficult>", False),
+        ("<difficult>Unspecified</difficult>", False),
+        ("<truncated>perhaps</truncated><occluded>2</occluded><pose>Left</pose>", False),
     ],
 )
 def test_difficult_may_be_absent(extra, expect):
@@ -98,23 +106,34 @@ REFUSED = {
     "unknown class": (xml(thing("cow")), r"object 1 \(cow\): unknown class, expected one of cat, dog"),
     "class of other case": (xml(thing("Cat")), r"object 1 \(Cat\): unknown class"),
     "no name": (xml(thing("")), r"object 1 \(no name\): unknown class"),
-    "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): bndbox or difficult is missing"),
-    "box of words": (xml(thing(corners=("left", 1, 2, 3))), "bndbox or difficult is missing or not a number"),
-    "difficult of words": (xml(thing(extra="<difficult>very</difficult>")), "bndbox or difficult"),
+    "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): no <bndbox>, so no box"),
+    "turned box": (
+        xml("<object><name>cat</name><robndbox><cx>5</cx></robndbox></object>"),
+        r"object 1 \(cat\): no <bndbox>, but <robndbox>: only upright boxes are read",
+    ),
+    "box of words": (xml(thing(corners=("left", 1, 2, 3))), "bndbox/xmin is missing or not a number, got 'left'"),
+    "corner missing": (
+        xml("<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>"),
+        "bndbox/ymin is missing or not a number, got ''",
+    ),
+    "difficult of words": (xml(thing(extra="<difficult>very</difficult>")), "difficult: expected 0 or 1, got 'very'"),
     "not finite": (xml(thing(corners=("nan", 1, 20, 30))), "box without area"),
     "infinite": (xml(thing(corners=(1, 1, "inf", 30))), "box without area"),
     "no width": (
-        xml(thing(corners=(20, 20, 19, 40))),
-        r"box without area, got xmin, ymin, xmax, ymax = \[20.0,",
+        xml(thing(corners=(20, 20, 19.5, 40))),
+        "the corners of its box are inverted: xmin 20 > xmax 19.5",
     ),
-    "corners exchanged": (xml(thing(corners=(50, 60, 11, 21))), "box without area"),
+    "corners exchanged": (
+        xml(thing(corners=(50, 60, 11, 21))),
+        "the corners of its box are inverted: xmin 50 > xmax 11, ymin 60 > ymax 21",
+    ),
     "outside": (
         xml(thing(corners=(11, 21, 150, 60))),
         r"box \[11.0, 21.0, 150.0, 60.0\] outside .* 100 x 80",
     ),
     "left of the picture": (xml(thing(corners=(-20, 21, 50, 60))), "outside of the picture of 100 x 80"),
     "only in the tolerance": (xml(thing(corners=(101, 21, 101, 60))), "outside of the picture"),
-    "left, size unknown": (xml(thing(corners=(-20, 21, 50, 60)), size=""), "outside of the picture$"),
+    "left, size unknown": (xml(thing(corners=(-20, 21, 50, 60)), size=""), "outside of the picture by 21 pixels$"),
     "size of words": (xml(size="<size><width>wide</width></size>"), "size: width and height are not numbers"),
     "endless size": (xml(size="<size><width>inf</width><height>1</height></size>"), "size: width and height"),
 }
@@ -127,7 +146,7 @@ def test_annotations_that_cannot_be_used(data, message):
 
 
 def test_all_problems_of_a_file_are_told_at_once():
-    with pytest.raises(ValueError, match=r"object 1 \(cow\): unknown class.*; object 3 \(dog\): box without"):
+    with pytest.raises(ValueError, match=r"object 1 \(cow\): unknown class.*; object 3 \(dog\): the corners"):
         parse_annotation(xml(thing("cow"), thing("cat"), thing("dog", (9, 9, 1, 1))), CLASSES)
 
 
@@ -149,6 +168,9 @@ def test_labels_of_a_picture_come_from_its_objects():
         pytest.param("\ufeffa\nb\n", ("a", "b"), id="byte order mark"),
         pytest.param("a -1\nb  1\nc 0\n", ("a", "b", "c"), id="labels behind"),
         pytest.param("2007_000027\n2008.x-1@b\nübung\n", ("2007_000027", "2008.x-1@b", "übung"), id="odd names"),
+        pytest.param(
+            "cam1/a\nIMG 12\na (1)\na..b\nकि\n", ("cam1/a", "IMG 12", "a (1)", "a..b", "कि"), id="other names"
+        ),
     ],
 )
 def test_ids_are_read(tmp_path, text, expect):
@@ -163,16 +185,16 @@ def test_ids_are_read(tmp_path, text, expect):
         pytest.param("", "the list is empty", id="empty"),
         pytest.param(" \n\n", "the list is empty", id="blank"),
         pytest.param("a\nb\na\n", "'a': listed twice", id="twice"),
-        pytest.param("../../etc/passwd\n", "'../../etc/passwd': not a plain file name", id="path upwards"),
-        pytest.param("/etc/passwd\n", "'/etc/passwd': not a plain file name", id="absolute path"),
-        pytest.param("sub/a\n", "'sub/a': not a plain file name", id="folder"),
-        pytest.param("a\\b\n", "not a plain file name", id="backslash"),
-        pytest.param("..\n", "'..': not a plain", id="dots"),
-        pytest.param("a..b\n", "'a..b': not a plain", id="dots inside"),
-        pytest.param(".hidden\n", "'.hidden': not a plain", id="hidden"),
-        pytest.param("-rf\n", "'-rf': not a plain", id="an option"),
-        pytest.param("a\x00b\n", "not a plain", id="NUL"),
-        pytest.param("IMG 12\n", "'IMG 12': not a plain file name .* without spaces", id="space"),
+        pytest.param("../../etc/passwd\n", "'../../etc/passwd': not the name of a picture", id="path upwards"),
+        pytest.param("/etc/passwd\n", "'/etc/passwd': not the name of a picture", id="absolute path"),
+        pytest.param("sub//a\n", "'sub//a': not the name of a picture", id="no folder"),
+        pytest.param("sub/.a\n", "'sub/.a': not the name of a picture", id="hidden in a folder"),
+        pytest.param("sub/../a\n", "'sub/../a': not the name of a picture", id="upwards inside"),
+        pytest.param("a\\b\n", "not the name of a picture", id="backslash"),
+        pytest.param("..\n", "'..': not the name of a picture", id="dots"),
+        pytest.param(".hidden\n", "'.hidden': not the name of a picture", id="hidden"),
+        pytest.param("-rf\n", "'-rf': not the name of a picture", id="an option"),
+        pytest.param("a\x00b\n", "not the name of a picture", id="NUL"),
     ],
 )
 def test_id_lists_that_cannot_be_used(tmp_path, text, message):
@@ -185,10 +207,29 @@ def test_id_lists_that_cannot_be_used(tmp_path, text, message):
 
 
 def test_id_list_problems_are_told_at_once_the_first_ten_in_full(tmp_path):
-    (tmp_path / "train.txt").write_text("".join(f"sub/{n}\n" for n in range(12)))
+    (tmp_path / "train.txt").write_text("".join(f"/sub/{n}\n" for n in range(12)))
 
-    with pytest.raises(DatasetError, match=r"12 problem\(s\)\n(?s:.*)'sub/9'(?s:.*)\.\.\. and 2 more"):
+    with pytest.raises(DatasetError, match=r"12 problem\(s\)\n(?s:.*)'/sub/9'(?s:.*)\.\.\. and 2 more"):
         read_ids(tmp_path / "train.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "own", "expect"),
+    [
+        pytest.param("photo 1\n", {"photo"}, False, ("photo",), id="a label"),
+        pytest.param("photo 1\n", {"photo 1"}, False, ("photo 1",), id="an id"),
+        pytest.param("photo 1\nphoto 0\n", {"photo 1", "photo 0"}, False, ("photo 1", "photo 0"), id="ids alone"),
+        pytest.param("photo 1\nb 1\n", {"photo", "photo 1", "b"}, False, ("photo", "b"), id="all lines have labels"),
+        pytest.param(
+            "photo 1\nb\n", {"photo", "photo 1", "b"}, False, ("photo 1", "b"), id="not all lines have labels"
+        ),
+        pytest.param("photo 1\n", {"photo", "photo 1"}, True, ("photo 1",), id="a list of our own has no labels"),
+    ],
+)
+def test_a_number_after_a_space_is_a_label_or_part_of_the_id(tmp_path, text, known, own, expect):
+    (tmp_path / "train.txt").write_text(text)
+
+    assert read_ids(tmp_path / "train.txt", known, prefer_whole=own) == expect
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00a"], ids=["missing", "not a text"])
@@ -299,12 +340,17 @@ def test_a_split_without_labels_needs_no_annotations(voc, tmp_path):
     assert [len(a.box_xyxy) for a in split.annotations] == [0, 1]
 
 
-def test_pictures_may_have_other_suffixes_and_a_jpg_comes_first(voc, tmp_path):
+def test_pictures_may_have_other_suffixes_and_several_of_one_name_are_refused(voc, tmp_path):
     (voc / "JPEGImages" / "a.jpg").rename(voc / "JPEGImages" / "a.PNG")
-    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "b.png")
+    (voc / "JPEGImages" / "b.jpg").rename(voc / "JPEGImages" / "b.jfif")
+    (voc / "JPEGImages" / "._b.jpg").write_text("of a Mac")
     (voc / "JPEGImages" / "c.txt").write_text("no picture")
 
-    assert [p.name for p in read_split(manifest(), "train", tmp_path).paths] == ["c.jpg", "a.PNG", "b.jpg"]
+    assert [p.name for p in read_split(manifest(), "train", tmp_path).paths] == ["c.jpg", "a.PNG", "b.jfif"]
+    Image.new("RGB", (100, 80)).save(voc / "JPEGImages" / "b.gif")
+    with pytest.raises(DatasetError, match="b: several files of one name: JPEGImages/b.gif, JPEGImages/b.jfif; rename"):
+        read_split(manifest(), "train", tmp_path)
+    assert "several files of one name" in " ".join(check(manifest(), tmp_path).problems)
 
 
 def test_unknown_splits_and_folders_are_named(voc, tmp_path):

@@ -195,8 +195,8 @@ MISTAKES = {
     "no XML": (lambda f: (f.folder / "Annotations/b.xml").unlink(), "b: no annotation Annotations/b.xml"),
     "no picture": (lambda f: (f.folder / "JPEGImages/b.jpg").unlink(), "b: no picture JPEGImages/b.jpg"),
     "flags in words": (
-        lambda f: f.annotate("c", [("person", {"reading": "yes"})]),
-        r"c: Annotations/c.xml: object 1 \(person\): actions are not all numbers",
+        lambda f: f.annotate("c", [("person", {"reading": "perhaps"})]),
+        r"c: Annotations/c.xml: object 1 \(person\): actions/reading: expected 0 or 1, got 'perhaps'",
     ),
 }
 

@@ -179,7 +179,7 @@ def test_all_bad_pictures_are_listed_at_once(spoilt):
     assert lines[0] == "tiny train: 6 of 7 pictures are bad"
     for line, reason in zip(lines[1:7], REASONS, strict=True):
         assert re.search(reason, line)
-    assert lines[7] == "fix them, or leave them out with --on-error skip"
+    assert lines[7] == "fix them, or leave them out with --on-error skip (setting max_skipped: the largest share)"
     assert lines[8].startswith("or set grid.min_side_px: 7.5 or less, or source: whole")
 
 
@@ -237,7 +237,7 @@ def test_all_bad_is_refused_whatever_may_be_skipped(voc):
 def test_a_box_outside_of_a_picture_whose_size_was_unknown(voc):
     voc.annotate("p3", [("cat", (200, 200, 250, 250), 0)], size=(0, 0))
 
-    with pytest.raises(DatasetError, match=r"p3: .*a box lies outside of the picture of 96 x 64"):
+    with pytest.raises(DatasetError, match=r"p3: .*box \[200.0, .*\] outside of the picture of 96 x 64 by 186 pixels"):
         make_table(voc.read(), SOURCES)
 
 

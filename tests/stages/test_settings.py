@@ -115,7 +115,9 @@ def test_mistakes_of_all_levels_are_reported_at_once():
         pytest.param({"aggregations": [1, 0]}, r"must be a power in 1..100", id="one k of many"),
         pytest.param({"head": "svn"}, "unknown head svn; .*did you mean svm", id="head"),
         pytest.param({"compare": ["fca", "x", "y"]}, "unknown head x, y", id="compare"),
-        pytest.param({"heads": {"a/b": {}}}, r"names may have letters, digits, '\.' and '-', got 'a/b'", id="name"),
+        pytest.param(
+            {"heads": {"a/b": {}}}, r"names may have letters, digits, '\.', '_' and '-', got 'a/b'", id="name"
+        ),
         pytest.param({"heads": {"../up": {}}}, "names may have letters", id="name that climbs"),
         pytest.param({"heads": {"": {}}}, "names may have letters", id="no name"),
         pytest.param(

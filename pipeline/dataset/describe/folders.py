@@ -18,10 +18,14 @@ from pipeline.dataset.listing import id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import normalise
 from pipeline.io.progress import Say
 
 Folders = Literal["classes", "splits"]
-BAD_CLASS = "class names become part of file names: no backslash, no control characters, at most 100 characters"
+BAD_CLASS = (
+    "class names become part of file names: UTF-8, no backslash, no control characters, at most 100 characters; "
+    "rename it"
+)
 
 
 @dataclass
@@ -213,6 +217,11 @@ def _say_notes(plan: FoldersPlan, say: Say) -> None:
         say(line)
 
 
+def _classes_in(folder: Folder) -> set[str]:
+    """Name the classes of a folder with class folders, composed (NFC): macOS writes names decomposed."""
+    return {normalise(child.name) for child in folder.folders if child.pictures}
+
+
 def new_folders_manifest(
     root: Path,
     name: str,
@@ -244,7 +253,7 @@ def new_folders_manifest(
     path = check_new(name, manifests, metric, overwrite)
     root = Path(root).resolve()
     plan = plan_folders(read_tree(root), name, folders)
-    classes = tuple(sorted({c.name for folder in plan.splits.values() for c in folder.folders if c.pictures}))
+    classes = tuple(sorted({c for folder in plan.splits.values() for c in _classes_in(folder)}))
     problems = [f"{c}/: {BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     lists: dict[str, IdList] = {}
     made: tuple[list[str], np.ndarray, str | None] | None = None
@@ -253,7 +262,7 @@ def new_folders_manifest(
         ids = [id_of(p) for p in paths]
         problems += [f"{split}: {line}" if split else line for line in name_clashes(paths, ids)]
         if plan.pair is None:
-            labels = np.array([[p.partition("/")[0] == c for c in classes] for p in paths], bool)
+            labels = np.array([[normalise(p.partition("/")[0]) == c for c in classes] for p in paths], bool)
             made = (ids, labels, folder.inside or None)
         else:
             lists[split] = IdList(tuple(ids), True, own=False, folder=folder.inside)
@@ -269,7 +278,7 @@ def new_folders_manifest(
     for c in classes:
         for split, purpose in zip(pair, ("learnt", "scored"), strict=True):
             folder_of = plan.splits.get(split)
-            if folder_of is not None and not getattr(folder_of.child(c), "pictures", ()):
+            if folder_of is not None and c not in _classes_in(folder_of):
                 say(f"class {c}: no picture in {split}, so it will not be {purpose}")
     content = {"layout": "folders", "title": f"class folders in {root.name}"}
     return write_manifest(path, NewDataset(root, content, classes, metric, pair, lists), say)

@@ -24,7 +24,13 @@ class ManifestWriter(Protocol):
     """Writes the manifest of the pictures in a folder and returns its path."""
 
     def __call__(
-        self, root: Path, name: str, manifests: Path, seed: int = 0, metric: str = "voc12", overwrite: bool = False
+        self,
+        root: Path,
+        name: str,
+        manifests: Path,
+        seed: int = 0,
+        metric: str = "voc12",
+        overwrite: bool = False,
     ) -> Path: ...
 
 
@@ -58,13 +64,14 @@ SHAPES = (
 VOC, CLASS_FOLDERS, _ = SHAPES
 
 
-def recognise_folder(root: Path, name: str, folders: Folders | None = None) -> FolderShape:
+def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_error: str = "fail") -> FolderShape:
     """Find the shape of a folder; of several that fit, the first in the table.
 
     Parameters
     ----------
     name : of the new dataset, for commands in messages
     folders : what the folders directly below are, if the user said so; the formats of other tools do not matter then
+    on_error : ``skip`` leaves out pictures whose annotations cannot be used, where the shape has annotations
 
     Raises
     ------
@@ -84,7 +91,7 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None) -> F
     shape = next(shape for shape in SHAPES if shape.fits(tree))
     if shape is not VOC:
         _refuse_foreign(tree, name)
-    return shape
+    return replace(shape, write=partial(new_manifest, on_error=on_error)) if shape.has_boxes else shape
 
 
 def _refuse_foreign(tree: Folder, name: str) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import defusedxml.ElementTree
 
 from pipeline.dataset.describe.divide import split_pictures
 from pipeline.dataset.describe.names import is_container, role_of
 from pipeline.dataset.describe.peek import voc_files
-from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
+from pipeline.dataset.describe.tree import MAX_DEPTH, Folder, LeftOut, read_tree
+from pipeline.dataset.describe.voc_annotations import decide_exif, read_annotations
 from pipeline.dataset.describe.voc_lists import found_lists
 from pipeline.dataset.describe.write import (
     PAIRS,
@@ -28,11 +27,10 @@ from pipeline.dataset.describe.write import (
     say_to_stderr,
     write_manifest,
 )
-from pipeline.dataset.manifest import CLASS_NAME
-from pipeline.dataset.split import PICTURE_ID
-from pipeline.dataset.voc_xml import parse_annotation
+from pipeline.dataset.split import ID_RULE, Annotation, is_picture_id
+from pipeline.dataset.voc_folder import FileIndex, find_pictures, index_annotations, index_pictures
 from pipeline.io.errors import DatasetError, MissingDataError
-from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Say
 
 
@@ -102,6 +100,16 @@ def _part_of(folder: Folder) -> VocPart | None:
     return None
 
 
+@dataclass
+class _Described:
+    """Content of a folder: classes, the splits to fit and to score on, all lists, and the annotated pictures."""
+
+    classes: tuple[str, ...]
+    pair: tuple[str, str]
+    lists: dict[str, IdList]
+    annotated: list[tuple[Path, Annotation]] = field(default_factory=list)
+
+
 def new_manifest(
     root: Path,
     name: str,
@@ -110,6 +118,7 @@ def new_manifest(
     metric: str = "voc12",
     overwrite: bool = False,
     say: Say = say_to_stderr,
+    on_error: str = "fail",
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for the pictures in `root`; nothing is written into `root`.
 
@@ -122,6 +131,7 @@ def new_manifest(
     seed : decides which pictures go to train and which to val, where there are no lists
     metric : ``voc12`` or ``voc07``
     say : called with one message at a time: splits, classes and left-out files
+    on_error : ``skip`` leaves out and names the pictures whose annotations cannot be used
 
     Raises
     ------
@@ -137,11 +147,11 @@ def new_manifest(
     tree = read_tree(root) if root.is_dir() else Folder(root)
     parts = find_parts(tree) or {"": DEVKIT}
     if "" in parts:
-        classes, pair, lists = _describe_whole(tree, parts[""], seed, say)
+        found = _describe_whole(tree, parts[""], seed, say, on_error)
     else:
-        classes, pair, lists = _describe_splits(tree, parts, say)
-    if len(classes) == 1:
-        say(f"a single class, {classes[0]}: AP needs pictures without it, to be ranked below the others")
+        found = _describe_splits(tree, parts, say, on_error)
+    if len(found.classes) == 1:
+        say(f"a single class, {found.classes[0]}: AP needs pictures without it, to be ranked below the others")
     about: dict[str, object] = {"title": f"own pictures in {root.name}"}
     pictures, annotations = next(iter(parts.values())).form
     if (pictures, annotations) != DEVKIT.form:
@@ -149,22 +159,23 @@ def new_manifest(
         say(
             f"pictures and XML files of VOC: {pictures}/*, {annotations}/*.xml" + ("" if "" in parts else ", per split")
         )
-    return write_manifest(path, NewDataset(root, about, classes, metric, pair, lists), say)
+    about |= decide_exif(found.annotated, say)
+    return write_manifest(path, NewDataset(root, about, found.classes, metric, found.pair, found.lists), say)
 
 
-def _describe_whole(
-    tree: Folder, part: VocPart, seed: int, say: Say
-) -> tuple[tuple[str, ...], tuple[str, str], dict[str, IdList]]:
-    """Describe pictures without folders of splits: classes, the pair to fit and to score on, and all lists."""
-    ids, pictures = _annotated_ids(tree, part, say)
+def _describe_whole(tree: Folder, part: VocPart, seed: int, say: Say, on_error: str) -> _Described:
+    """Describe pictures without folders of splits."""
+    ids, pictures, xmls = _annotated_ids(tree, part, say)
     if len(ids) < 2:
-        n_xml = len(_xml_ids(part.xml_folder(tree.path)))
         raise DatasetError(
-            f"{tree.path}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures)} pictures, "
-            f"{n_xml} annotations; {part.pictures}/a.jpg belongs to {part.annotations}/a.xml)"
+            f"{tree.path}: {len(ids)} annotated picture(s), at least 2 are needed (got {len(pictures.by_id)} pictures, "
+            f"{len(xmls.by_id)} annotations; {part.pictures}/a.jpg belongs to {part.annotations}/a.xml)"
         )
-    names_of = _read_annotations(part.xml_folder(tree.path), ids)
-    classes = _classes_of(part.xml_folder(tree.path), set().union(*names_of.values()), len(ids))
+    found = read_annotations(xmls, ids, on_error, say)
+    ids = sorted(found.names_of)
+    if len(ids) < 2:
+        raise DatasetError(f"{tree.path}: {len(ids)} picture(s) whose annotation can be used, at least 2 are needed")
+    classes = _classes_of(xmls.folder, set().union(*found.names_of.values()), len(ids))
     lists = found_lists(tree.path, pictures, set(ids), say)
     pair = find_pair([split for split, entry in lists.items() if entry.labelled])
     if pair is None:
@@ -176,27 +187,35 @@ def _describe_whole(
                 "add the other list, or move these away to have both made"
             )
         say("no pair of id lists (train and val, or trainval and test): made from all annotated pictures, 60 to 40")
-        for split, members in zip(pair, split_pictures(names_of, seed), strict=True):
+        for split, members in zip(pair, split_pictures(found.names_of, seed), strict=True):
             lists[split] = IdList(tuple(members), True, True)
     elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
         say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
-    return classes, pair, lists
+    return _Described(classes, pair, lists, _with_paths(pictures, found.read))
 
 
-def _describe_splits(
-    tree: Folder, parts: Mapping[str, VocPart], say: Say
-) -> tuple[tuple[str, ...], tuple[str, str], dict[str, IdList]]:
-    """Describe folders of splits, as `_describe_whole`."""
+def _with_paths(pictures: FileIndex, annotations: Mapping[str, Annotation]) -> list[tuple[Path, Annotation]]:
+    paths, _ = find_pictures(pictures, list(annotations))
+    return [(path, annotations[i]) for i, path in paths.items()]
+
+
+def _describe_splits(tree: Folder, parts: Mapping[str, VocPart], say: Say, on_error: str) -> _Described:
+    """Describe folders of splits."""
     lists: dict[str, IdList] = {}
     names: set[str] = set()
+    annotated: list[tuple[Path, Annotation]] = []
     for split, part in parts.items():
         if part.inside != split:
             say(f"{part.inside}/ is the split {split}")
-        ids, pictures = _annotated_ids(tree, part, say)
+        ids, pictures, xmls = _annotated_ids(tree, part, say)
+        is_labelled = bool(ids)
         if ids:
-            names |= set().union(*_read_annotations(part.xml_folder(tree.path), ids).values())
-        if members := ids or sorted(pictures):
-            lists[split] = IdList(tuple(members), bool(ids), own=True, folder=part.inside)
+            found = read_annotations(xmls, ids, on_error, say)
+            ids = sorted(found.names_of)
+            names |= set().union(*found.names_of.values())
+            annotated += _with_paths(pictures, found.read)
+        if members := ids if is_labelled else sorted(pictures.by_id):
+            lists[split] = IdList(tuple(members), is_labelled, own=True, folder=part.inside)
     pair = find_pair([split for split, entry in lists.items() if entry.labelled])
     if pair is None:
         raise DatasetError(
@@ -212,7 +231,8 @@ def _describe_splits(
     left_out.add("pictures that lie in no folder of a split", *tree.pictures)
     for line in left_out.lines():
         say(line)
-    return _classes_of(tree.path, names, sum(len(entry.ids) for entry in lists.values())), pair, lists
+    classes = _classes_of(tree.path, names, sum(len(entry.ids) for entry in lists.values()))
+    return _Described(classes, pair, lists, annotated)
 
 
 def _classes_of(root: Path, names: set[str], n_files: int) -> tuple[str, ...]:
@@ -221,8 +241,8 @@ def _classes_of(root: Path, names: set[str], n_files: int) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], set[str]]:
-    """List the ids with a picture and an annotation, sorted; return the ids of all pictures as well."""
+def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], FileIndex, FileIndex]:
+    """List the ids with a picture and an annotation, sorted; return all pictures and all annotations as well."""
     root, folders = tree.path, [part.picture_folder(tree.path), part.xml_folder(tree.path)]
     if absent := [name for folder, name in zip(folders, part.form, strict=True) if not folder.is_dir()]:
         got = ", ".join(sorted(os.listdir(root))[:10]) if root.is_dir() else "no such folder"
@@ -230,72 +250,40 @@ def _annotated_ids(tree: Folder, part: VocPart, say: Say) -> tuple[list[str], se
             f"{root}: no {' and no '.join(absent)}; expected JPEGImages/ID.jpg and Annotations/ID.xml, "
             f"or pictures in class folders (CLASS/*.jpg), got {got or 'an empty folder'}"
         )
-    listed = read_tree(folders[0], depth=1)
-    pictures: dict[str, list[str]] = {}
-    for file in listed.pictures:
-        pictures.setdefault(os.path.splitext(file)[0], []).append(file)
-    deeper = [f for f in listed.folders if f.pictures]
-    if deeper and not pictures:
-        raise DatasetError(
-            f"{folders[0]}: pictures lie in sub-folders ({', '.join(f.name for f in deeper[:5])}), which is not read; "
-            f"move them and their XML files up, each with a name of its own"
-        )
-    xmls = _xml_ids(folders[1])
-    ids = sorted(set(pictures) & xmls)
-    left_out = LeftOut()
-    used = {f"{i}.xml" for i in xmls}
-    left_out.add(
-        "no pictures of a suffix that is read", *(n for n in (*listed.others, *listed.broken) if n not in used)
-    )
-    for folder in deeper:
-        left_out.add_deeper(folder, f"sub-folders of {part.pictures}")
-    for line in left_out.lines():
-        say(f"{part.pictures}: {line}")
+    pictures, xmls = index_pictures(folders[0]), index_annotations(folders[1])
+    # In a folder of a user's own, other folders may hold anything: splits, thumbnails, masks.
+    is_flat = part.pictures == "."
+    if is_flat:
+        pictures, xmls = _without_folders(pictures), _without_folders(xmls)
+    ids = sorted(i for i in pictures.by_id if i in xmls)
+    _say_left_out(folders[0], part, is_flat, xmls, say)
     for what, without in (
-        ("pictures without an annotation", set(pictures) - xmls),
-        ("annotations without a picture", xmls - set(pictures)),
+        ("pictures without an annotation", [i for i in pictures.by_id if i not in xmls]),
+        ("annotations without a picture", [i for i in xmls.by_id if i not in pictures]),
     ):
         if without:
             say(f"left out, {len(without)} {what}:\n{enumerate_problems(sorted(without))}")
-    problems = [f"{', '.join(pictures[i])}: one name, several pictures" for i in ids if len(pictures[i]) > 1]
-    problems += [
-        f"{i!r}: rename the picture and its annotation (letters, digits and _ . + @ = - only)"
-        for i in ids
-        if not PICTURE_ID.fullmatch(i) or ".." in i
-    ]
+    problems = [f"{', '.join(names)}: one name, several pictures" for i in ids if (names := pictures.names_of(i))[1:]]
+    problems += [f"{', '.join(names)}: one name, several annotations" for i in ids if (names := xmls.names_of(i))[1:]]
+    problems += [f"{i!r}: rename the picture and its annotation ({ID_RULE})" for i in ids if not is_picture_id(i)]
     refuse(folders[0], problems)
-    return ids, set(pictures)
+    return ids, pictures, xmls
 
 
-def _xml_ids(folder: Path) -> set[str]:
-    """List the ids that have an XML file; files that a Mac hides are none."""
-    return {os.path.splitext(f)[0] for f in os.listdir(folder) if f.endswith(".xml") and not f.startswith(".")}
+def _without_folders(index: FileIndex) -> FileIndex:
+    return FileIndex(index.folder, {i: names for i, names in index.by_id.items() if "/" not in i})
 
 
-def _read_annotations(folder: Path, ids: list[str]) -> dict[str, set[str]]:
-    """Read the class names of each picture's objects; all problems of all files are raised at once."""
-    names_of, problems = {}, []
-    for i in ids:
-        file = f"{folder.name}/{i}.xml"
-        try:
-            data = (folder / f"{i}.xml").read_bytes()
-        except OSError as error:
-            problems.append(f"{file}: {error.strerror}")
-            continue
-        try:
-            tree = defusedxml.ElementTree.fromstring(data)
-            names = {(entry.findtext("name") or "").strip() for entry in tree.findall("object")} - {""}
-        except (ValueError, LookupError, defusedxml.ElementTree.ParseError):
-            names = set()  # the line below says what is wrong
-        try:
-            parse_annotation(data, tuple(sorted(names)))
-        except ValueError as error:
-            problems.append(f"{file}: {error}")
-        problems += [
-            f"{file}: class {brief(name)}: part of file names, so no '/', at most 100 characters"
-            for name in sorted(names)
-            if not CLASS_NAME.fullmatch(name)
-        ]
-        names_of[i] = names
-    refuse(folder.parent, problems)
-    return names_of
+def _say_left_out(folder: Path, part: VocPart, is_flat: bool, xmls: FileIndex, say: Say) -> None:
+    """Report the files in the folder of the pictures that are neither pictures nor their annotations."""
+    listed, left_out = read_tree(folder, depth=1 if is_flat else MAX_DEPTH), LeftOut()
+    used = {name for names in xmls.by_id.values() for name in names}
+    for inner in [listed] if is_flat else listed.walk():
+        files = [inner.below(name) for name in (*inner.others, *inner.broken)]
+        left_out.add("no pictures of a suffix that is read", *(name for name in files if name not in used))
+    if is_flat:
+        for inner in listed.folders:
+            if inner.pictures:
+                left_out.add_deeper(inner, f"sub-folders of {part.pictures}")
+    for line in left_out.lines():
+        say(f"{part.pictures}: {line}")

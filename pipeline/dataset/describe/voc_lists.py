@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from pipeline.dataset.describe.names import role_of
@@ -12,13 +12,14 @@ from pipeline.dataset.manifest import SPLIT_NAME
 from pipeline.dataset.split import LABELS, PICTURE_SUFFIXES, read_ids
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import normalise
 from pipeline.io.progress import Say
 
 ROLES = frozenset(split for pair in PAIRS for split in pair)
 """Lists that decide what is fitted and scored."""
 
 
-def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -> dict[str, IdList]:
+def found_lists(root: Path, pictures: Container[str], annotated: set[str], say: Say) -> dict[str, IdList]:
     """Read the id lists in ``ImageSets/Main``; unusable ids are left out and reported.
 
     A suffix behind an id (``p00.jpg``) is passed over if there is such a picture; the list is then written again next
@@ -34,17 +35,20 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
         A list of a split to fit or to score on that cannot be used.
     """
     lists = {}
+    normal = {normalise(i) for i in annotated}
     for path in sorted((root / "ImageSets" / "Main").glob("*.txt")):
         if path.name.startswith("."):
             continue
         if not path.is_file() or not SPLIT_NAME.fullmatch(path.stem) or ".." in path.stem:
             say(f"not used: {path}: not a file whose name has only letters, digits and _ . + -")
             continue
-        rows = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-        if path.stem not in ROLES and rows and all(len(row) == 2 and row[1] in LABELS for row in rows):
+        lines = [line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        rows = [line.rsplit(maxsplit=1) for line in lines]
+        are_labels = bool(rows) and all(len(row) == 2 and row[1] in LABELS for row in rows)
+        if path.stem not in ROLES and are_labels and not all(line in pictures for line in lines):
             continue  # labels of one class
         try:
-            ids, n_bare = without_suffixes(read_ids(path), pictures)
+            ids, n_bare = without_suffixes(read_ids(path, pictures), pictures)
         except DatasetError as error:
             if rows and role_of(path.stem) is not None:
                 raise DatasetError(f"{error}\nfix or remove the list; without any, train and val are made") from error
@@ -52,22 +56,25 @@ def found_lists(root: Path, pictures: set[str], annotated: set[str], say: Say) -
             continue
         if n_bare:
             say(f"{path.name}: {n_bare} of {len(ids)} ids have a file suffix, which is passed over")
-        labelled = not annotated.isdisjoint(ids)
-        usable = tuple(i for i in ids if i in (annotated if labelled else pictures))
-        if left_out := sorted(set(ids) - set(usable)):
-            lines = enumerate_problems(left_out)
-            if not usable and role_of(path.stem) is not None:
-                raise DatasetError(
-                    f"{path}: none of its {len(ids)} ids has a picture:\n{lines}\n"
-                    "fix or remove the list; without any, train and val are made"
-                )
-            say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{lines}")
-        if usable:
-            lists[path.stem] = IdList(usable, labelled, own=bool(left_out or n_bare))
+        labelled = any(normalise(i) in normal for i in ids)
+        usable = tuple(i for i in ids if (normalise(i) in normal if labelled else i in pictures))
+        left_out = sorted(set(ids) - set(usable))
+        unused = enumerate_problems(left_out)
+        if not usable and role_of(path.stem) is not None:
+            raise DatasetError(
+                f"{path}: none of its {len(ids)} ids has a picture:\n{unused}\n"
+                "fix or remove the list; without any, train and val are made"
+            )
+        if not usable:
+            say(f"not used: {path}: no line names a picture:\n{unused}")
+            continue
+        if left_out:
+            say(f"left out of {path.name}, {len(left_out)} of {len(ids)} ids:\n{unused}")
+        lists[path.stem] = IdList(usable, labelled, own=bool(left_out or n_bare))
     return lists
 
 
-def without_suffixes(ids: Sequence[str], pictures: set[str]) -> tuple[tuple[str, ...], int]:
+def without_suffixes(ids: Sequence[str], pictures: Container[str]) -> tuple[tuple[str, ...], int]:
     """Take the suffix of a picture from ids that name no picture as they are; return ids, and how many had one.
 
     >>> without_suffixes(["a.jpg", "b", "c.d"], {"a", "b", "c.d"})

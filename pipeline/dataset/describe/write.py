@@ -15,6 +15,7 @@ from pipeline.dataset.read import read_split
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, PipelineError, SettingsError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.names import find_alike, is_readable
 from pipeline.io.progress import Say
 
 PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
@@ -139,10 +140,14 @@ class NewDataset:
 
 def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     """Write a manifest and its id lists, if the splits to fit and to score on can be read; return its path."""
+    if not is_readable(str(dataset.root)):
+        raise DatasetError(f"{dataset.root}: the folder's name is not UTF-8, and a manifest cannot hold it; rename it")
     _write(path, dataset.as_manifest(path.stem), dataset.lists)
     for split, entry in dataset.lists.items():
         say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
     say(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    for alike in find_alike(dataset.classes):
+        say(f"NOTE: classes that look alike are told apart: {', '.join(map(repr, alike))}; if one is meant, rename")
     return path
 
 

@@ -91,7 +91,7 @@ def _at_random(there: Sequence[str], text: str) -> tuple[str, ...]:
 def _base_list(there: Sequence[str], base: str) -> tuple[str, ...]:
     if re.fullmatch(RANDOM_CLASSES, base):
         return _at_random(there, base)
-    listed = read_class_list(Path(base))
+    listed = read_class_list(Path(base).expanduser())
     missing = sorted(set(listed) - set(there))
     if missing:
         raise DatasetError(f"{base}: {len(missing)} of {len(listed)} have no folder\n{enumerate_problems(missing)}")
@@ -99,7 +99,7 @@ def _base_list(there: Sequence[str], base: str) -> tuple[str, ...]:
 
 
 def _below_nodes(there: Sequence[str], selection: ClassSelection, say: Say) -> set[str]:
-    synsets = read_synsets(Path(selection.wordnet) if selection.wordnet else None)
+    synsets = read_synsets(Path(selection.wordnet).expanduser() if selection.wordnet else None)
     unknown = [name for name in there if name not in synsets.names]
     if unknown:
         # Else a table that is too small for the folder would look like nodes without classes.

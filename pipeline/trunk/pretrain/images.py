@@ -118,7 +118,7 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
 def decode_square(path: Path, px: int) -> np.ndarray:
     """Decode a picture, scale its short side to `px`, and cut the central square.
 
-    Stored pixels are used, whatever the EXIF orientation, as for pictures of a dataset without boxes.
+    Stored pixels are used, whatever the EXIF orientation: the weights that were trained so can be trained again.
 
     Returns
     -------

@@ -119,19 +119,40 @@ def test_hidden_files_of_a_mac_are_passed_over(tmp_path):
 
 def test_files_that_are_no_pictures_are_named(tmp_path):
     make(tmp_path / "own", "devkit")
-    draw(tmp_path / "own", "JPEGImages/f.heic", "JPEGImages/cam1/g.jpg")
+    draw(tmp_path / "own", "JPEGImages/f.heic", "JPEGImages/cam1/g.jpg", "JPEGImages/cam1/h.heic")
 
     _, said = describe(tmp_path / "own")
 
     text = "\n".join(said)
-    assert "1, no pictures of a suffix that is read (1 .heic)" in text and "cam1/: 1 pictures" in text
+    assert "2, no pictures of a suffix that is read (2 .heic)" in text and "cam1/h.heic" in text
+    assert "left out, 1 pictures without an annotation:\n  - cam1/g" in text
 
 
-def test_pictures_in_subfolders_alone_are_refused(tmp_path):
-    draw(tmp_path / "own", "JPEGImages/cam1/g.jpg")
-    annotate(tmp_path / "own", "Annotations/cam1/g.xml", "cat")
-    with pytest.raises(DatasetError, match=r"pictures lie in sub-folders \(cam1\)"):
-        describe(tmp_path / "own")
+@pytest.mark.parametrize("form", [("JPEGImages", "Annotations"), ("images", "annotations")])
+def test_pictures_in_subfolders_are_read(tmp_path, form):
+    pictures, notes = form
+    for n, i in enumerate(("a", "b", "cam1/a", "cam2/a")):
+        draw(tmp_path / "own", f"{pictures}/{i}.jpg")
+        annotate(tmp_path / "own", f"{notes}/{i}.xml", ("cat", "dog")[n % 2])
+
+    manifest, said = describe(tmp_path / "own")
+
+    ids = [i for split in ("train", "val") for i in read_split(manifest, split).ids]
+    assert sorted(ids) == ["a", "b", "cam1/a", "cam2/a"] and check(manifest, deep=True).ok
+    assert not any("left out" in line for line in said)
+
+
+def test_folders_next_to_pictures_and_their_files_are_named_and_not_read(tmp_path):
+    for k in range(4):
+        draw(tmp_path / "own", f"{k}.jpg")
+        annotate(tmp_path / "own", f"{k}.xml", ("cat", "dog")[k % 2])
+    draw(tmp_path / "own", "thumbs/0.jpg")
+    annotate(tmp_path / "own", "thumbs/0.xml", "cat")
+
+    manifest, said = describe(tmp_path / "own")
+
+    assert manifest.splits["train"].pictures + manifest.splits["val"].pictures == 4
+    assert any("thumbs/: 1 pictures" in line for line in said)
 
 
 def test_a_single_class_is_said(tmp_path):
@@ -164,7 +185,7 @@ def test_a_suffix_behind_ids_is_passed_over(tmp_path, suffix):
     ("lists", "message"),
     [
         ({"train": "x1\nx2\n", "val": "d\ne\n"}, "train.txt: none of its 2 ids has a picture"),
-        ({"train": "images/a.jpg\nimages/b.jpg\n", "val": "d\n"}, r"train.txt: 2 problem\(s\)"),
+        ({"train": "images/a.jpg\nimages/b.jpg\n", "val": "d\n"}, "train.txt: none of its 2 ids has a picture"),
         ({"train": "a.jpg\na\n", "val": "d\n"}, "differ by their suffix alone"),
         ({"train": "a\nb\n"}, "train.txt without a partner"),
         ({"train": "a\nb\n", "val": ""}, "train.txt without a partner"),

@@ -533,10 +533,10 @@ PICTURES = [
         picture(encoded(NOISE.convert("CMYK"), "JPEG")[:900]),
     ),
     Case(
-        "GIF of another name",
+        "Targa of another name",
         PATCHES,
-        (f"q0: {WHERE}.jpg: cannot be decoded: expected JPEG, PNG", "b'GIF8"),
-        picture(encoded(NOISE, "GIF")),
+        (f"q0: {WHERE}.jpg: cannot be decoded: expected JPEG, PNG",),
+        picture(encoded(NOISE, "TGA")),
     ),
     Case(
         "program for a printer",
@@ -607,13 +607,13 @@ ANNOTATIONS = [
     Case(
         "box outside of a picture of no stated size",
         PATCHES,
-        (f"{WHERE}.png: a box lies outside of the picture of 64 x 48",),
+        (f"{WHERE}.png: box [1.0, 1.0, 90.0, 9.0] outside of the picture of 64 x 48 by 26 pixels",),
         xml(thing(corners=(1, 1, 90, 9))),
     ),
     Case(
         "corners exchanged",
         PATCHES,
-        (f"{XML}object 1 (ball): box without area", "[9.0, 9.0, 1.0, 1.0]"),
+        (f"{XML}object 1 (ball): the corners of its box are inverted: xmin 9 > xmax 1, ymin 9 > ymax 1",),
         xml(thing(corners=(9, 9, 1, 1))),
     ),
     Case(
@@ -625,7 +625,7 @@ ANNOTATIONS = [
     Case(
         "words in a box",
         PATCHES,
-        (f"{XML}object 1 (ball): bndbox or difficult is missing or not a number",),
+        (f"{XML}object 1 (ball): bndbox/xmin is missing or not a number, got 'left'",),
         xml(thing(corners=("left", 1, 9, 9))),
     ),
     Case("endless size", PATCHES, (f"{XML}size: at most 1,000,000 pixels, got 1e+09",), xml(size=size_of(10**9, 48))),
@@ -658,7 +658,7 @@ ANNOTATIONS = [
     Case(
         "file for the folder of annotations",
         PATCHES,
-        (f"{XML}Not a directory", "4 problem(s)"),
+        ("q0: no annotation Annotations/q0.xml", "4 problem(s)"),
         file_for("data/tiny/Annotations"),
     ),
 ]
@@ -666,16 +666,16 @@ ANNOTATIONS = [
 LIST = "data/tiny/ImageSets/Main/val.txt"
 LISTS = [
     Case("id twice", PATCHES, (f"{LIST}: 1 problem", "'q0': listed twice"), ids("q0\nq1\nq0\n")),
-    Case("id that climbs", PATCHES, (f"{LIST}: 1 problem", "'../q0': not a plain file name"), ids("q1\n../q0\n")),
-    Case("absolute id", PATCHES, (f"{LIST}: ", "'/etc/passwd': not a plain file name"), ids("/etc/passwd\n")),
-    Case("id with NUL", PATCHES, (f"{LIST}: ", r"'q\x000': not a plain file name"), ids("q\0" + "0\n")),
+    Case("id that climbs", PATCHES, (f"{LIST}: 1 problem", "'../q0': not the name of a picture"), ids("q1\n../q0\n")),
+    Case("absolute id", PATCHES, (f"{LIST}: ", "'/etc/passwd': not the name of a picture"), ids("/etc/passwd\n")),
+    Case("id with NUL", PATCHES, (f"{LIST}: ", r"'q\x000': not the name of a picture"), ids("q\0" + "0\n")),
     Case(
         "id with a line end inside",
         PATCHES,
         ("q: no picture JPEGImages/q.jpg",),
         ids("q1\nq\x0b2q\n".replace("2q", "q2")),
     ),
-    Case("endless id", PATCHES, (f"{LIST}: ", "'aaaa", "not a plain file name"), ids("a" * 300)),
+    Case("endless id", PATCHES, (f"{LIST}: ", "'aaaa", "not the name of a picture"), ids("a" * 300)),
     Case("empty list", PATCHES, (f"{LIST}: ", "the list is empty"), ids(" \n")),
     Case("list that is no text", PATCHES, (f"{LIST}: not a text file",), ids(b"\xff\xfe\0a")),
     Case("no list", PATCHES, (f"{LIST}: id list not found",), remove(LIST)),

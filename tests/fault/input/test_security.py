@@ -503,7 +503,9 @@ def test_a_download_gets_a_plain_name(tmp_path, filename):
         load_manifest("own", tmp_path)
 
 
-@pytest.mark.parametrize("i", [*PATHS, "..", ".", "a/b", "a\\b", "a\0b", "~", "-rf", "a..b", "\x1b[2J", "a\u202eb"])
+@pytest.mark.parametrize(
+    "i", [*PATHS, "..", ".", "a/../b", "a//b", "a/.b", "a\\b", "a\0b", "~", "-rf", "\x1b[2J", "a\u202eb"]
+)
 def test_an_id_is_a_plain_name(tmp_path, i):
     (tmp_path / "list.txt").write_text(f"good\n{i}\n", encoding="utf-8")
 

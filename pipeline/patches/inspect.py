@@ -1,0 +1,191 @@
+"""Inspect the pictures of a split: decode each, plan its windows, and measure their overlap with objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from pipeline.dataset.picture import decode_annotated, is_nearly_constant
+from pipeline.dataset.split import Annotation, Split
+from pipeline.dataset.voc_xml import clip_box
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import BadPictureError
+from pipeline.io.progress import track
+from pipeline.patches.labels import Overlap, measure_overlap
+from pipeline.patches.settings import SourceSettings
+from pipeline.patches.sources import plan_windows
+
+MAX_FILE_BYTES = 1_000_000_000
+"""Larger than any picture that can be decoded, and smaller than a machine's memory."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Facts of one picture that the table needs, from its decoded pixels."""
+
+    sha256: str
+    size_wh: tuple[int, int]
+    orientation: int
+    apply_exif: bool
+    is_told: bool
+    from_numbers: bool
+    is_nearly_constant: bool
+    n_clipped: int
+    box_xyxy: np.ndarray
+    scale: np.ndarray
+    flip: np.ndarray | None
+    overlap: Overlap | None
+
+
+_NO_ROWS = np.zeros((0, 4))
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A picture with a problem.
+
+    Attributes
+    ----------
+    sha256 : digest of its bytes, if they could be read
+    remedy : setting that would let it pass, and its value, if there is one
+    """
+
+    problem: str
+    sha256: str = ""
+    remedy: tuple[str, float] | None = None
+
+
+Job = tuple[str, Path, Annotation, str | None]
+"""Id, file and annotation of a picture, and the problem if its annotation cannot be used."""
+
+
+def _inspect_picture(
+    job: Job, sources: SourceSettings, turn_untold: bool, known_turns: Mapping[str, bool]
+) -> Inspected | Bad:
+    """Decode a picture and plan its windows.
+
+    Parameters
+    ----------
+    turn_untold : whether a picture is turned by EXIF if its annotation does not tell
+    known_turns : the same of single pictures, by the SHA-256 of their bytes
+    """
+    name, path, annotation, unusable = job
+    data = None
+    try:
+        if not path.is_file() and path.exists():  # reading a pipe would block
+            raise BadPictureError("no plain file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadPictureError(f"{path.stat().st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+        data = path.read_bytes()
+        if unusable is not None:
+            raise BadPictureError(unusable)
+        objects, sample = annotation.box_xyxy, annotation.sample_xyxy
+        boxes = objects if sample is None else np.vstack([objects, sample])
+        sha256 = sha256_bytes(data)
+        turn_untold = known_turns.get(sha256, turn_untold)
+        decoded = decode_annotated(data, annotation.size_wh, name, box_xyxy=boxes, otherwise=turn_untold)
+        height, width = decoded.pixels.shape[:2]
+        n_clipped = annotation.n_clipped
+        if annotation.size_wh is None:
+            objects, n_outside = _clip_boxes(objects, (width, height))
+            sample = None if sample is None else _clip_boxes(sample[None], (width, height))[0][0]
+            n_clipped += n_outside
+        windows, scale, flip = plan_windows(width, height, sources, sample)
+    except OSError as error:
+        return Bad(f"{error.strerror or error}")
+    except BadPictureError as error:
+        # Without the path: table and identity, which hold the reason, hold no places.
+        problem = str(error).removeprefix(f"{name}: ")
+        return Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
+    # The table holds float32, and labels follow from the table.
+    windows = windows.astype(np.float32)
+    # The square of a person may be mostly surroundings; the patch has the label of the person's action all the same.
+    area = windows
+    if sources.source == "boxes":
+        assert sample is not None  # see `check_source`
+        area = np.repeat(sample[None], len(windows), axis=0)
+    return Inspected(
+        sha256,
+        (width, height),
+        decoded.orientation,
+        decoded.apply_exif,
+        decoded.is_told,
+        decoded.from_numbers,
+        is_nearly_constant(decoded.pixels),
+        n_clipped,
+        windows,
+        scale,
+        flip,
+        measure_overlap(area, objects, annotation.class_index, annotation.difficult),
+    )
+
+
+def _clip_boxes(box_xyxy: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Clip the boxes of an annotation without a size; return them, and how many reached out of the picture.
+
+    Raises
+    ------
+    BadPictureError
+        A box lies outside by more than a little.
+    """
+    clipped, n_clipped = box_xyxy.copy(), 0
+    for index, box in enumerate(box_xyxy):
+        try:
+            clipped[index], is_clipped = clip_box(box, size_wh)
+        except ValueError as error:
+            raise BadPictureError(str(error)) from error
+        n_clipped += is_clipped
+    return clipped, n_clipped
+
+
+def without_rows(item: Inspected | Bad) -> Inspected | Bad:
+    """Drop the rows of a picture: those of a large split would fill the memory."""
+    return item if isinstance(item, Bad) else replace(item, box_xyxy=_NO_ROWS, scale=_NO_ROWS, flip=None, overlap=None)
+
+
+def inspect_split(
+    split: Split,
+    sources: SourceSettings,
+    workers: int,
+    what: str,
+    known_turns: Mapping[str, bool] = MappingProxyType({}),
+    keep: Callable[[Inspected | Bad], Inspected | Bad] = lambda item: item,
+) -> tuple[list[Inspected | Bad], tuple[int, int]]:
+    """Inspect every picture of a split, and count its annotations that tell, see `_count_votes`.
+
+    Parameters
+    ----------
+    what : name of the progress
+    keep : what is kept of each picture
+    """
+    problems = [split.unusable.get(i) for i in split.ids]
+    jobs: list[Job] = list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
+
+    def inspect(job: Job, turn_untold: bool) -> Inspected | Bad:
+        return keep(_inspect_picture(job, sources, turn_untold, known_turns))
+
+    # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
+    with ThreadPoolExecutor(workers) as pool:
+        first = partial(inspect, turn_untold=split.manifest.exif != "ignore")
+        inspected = list(track(pool.map(first, jobs), what, len(jobs), "pictures"))
+        votes = _count_votes(inspected)
+        if split.manifest.exif is None and votes[0] == 0 < votes[1]:
+            untold = [k for k, item in enumerate(inspected) if not (isinstance(item, Inspected) and item.is_told)]
+            again = pool.map(partial(inspect, turn_untold=False), [jobs[k] for k in untold])
+            for k, item in zip(untold, again, strict=True):
+                inspected[k] = item
+    return inspected, votes
+
+
+def _count_votes(inspected: Sequence[Inspected | Bad]) -> tuple[int, int]:
+    """Count the pictures with an EXIF orientation whose annotation tells: that they are turned, that they are not."""
+    told = [
+        item.apply_exif for item in inspected if isinstance(item, Inspected) and item.is_told and item.orientation > 1
+    ]
+    return sum(told), len(told) - sum(told)

@@ -10,7 +10,8 @@ from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.patches.settings import LabelSettings
-from pipeline.scoring.results import Evaluation, write_devkit_files
+from pipeline.scoring.evaluation import Evaluation
+from pipeline.scoring.results import write_devkit_files
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import score
 from pipeline.stages.boxes import check_heads

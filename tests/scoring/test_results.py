@@ -11,7 +11,8 @@ from pipeline.io.errors import StoreError
 from pipeline.metrics.average_precision import average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.results import Evaluation, Result, number, write_devkit_files
+from pipeline.scoring.evaluation import Evaluation
+from pipeline.scoring.results import Result, number, write_devkit_files
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 

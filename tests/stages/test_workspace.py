@@ -197,8 +197,8 @@ def test_datasets_splits_and_heads_do_not_share_files():
     assert (
         len({ws.share_path(d, s, i, n) for d in "ab" for s in ("train", "val") for n in (2, 3) for i in (1, 2)}) == 16
     )
-    assert len({ws.head_path(d, h) for d in ("a", "b") for h in HEADS}) == 6
-    assert len({ws.scores_path("a", h, s) for h in HEADS for s in ("train", "val")}) == 6
+    assert len({ws.head_path(d, h) for d in ("a", "b") for h in HEADS}) == 2 * len(HEADS)
+    assert len({ws.scores_path("a", h, s) for h in HEADS for s in ("train", "val")}) == 2 * len(HEADS)
 
 
 # ---- what a workflow engine cannot see -------------------------------------------------------------

@@ -28,14 +28,12 @@ from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
 from pipeline.views.maps import SplitReader
 from pipeline.views.photos import Look
 from pipeline.views.ranking import Ranking, read_ranking
+from pipeline.views.report.confusion import MOST_CONFUSED, ConfusionRow, confusion_rows, wrong_pairs
 from pipeline.views.report.protocol import protocol
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
 PICTURES_A_CLASS = 5
-MOST_CONFUSED = 20
-"""Up to so many classes there is a matrix of what is taken for what; of more, the most frequent pairs alone."""
-MOST_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -67,22 +65,6 @@ class ClassRow:
     patches: int | None
     recall: float | None = None
     why: str = ""
-
-
-@dataclass(frozen=True)
-class ConfusionRow:
-    """Pictures of one class by what they are taken for; `total` has the undecided ones among them."""
-
-    name: str
-    counts: list[int]
-    undecided: int
-    total: int
-    right: int
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the pictures that are taken for their class; None where no picture shows it."""
-        return self.right / self.total if self.total else None
 
 
 @dataclass(frozen=True)
@@ -131,29 +113,6 @@ def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[Class
         recall, why = recalls.get(name), reasons.get(name, "")
         rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name), recall, why))
     return rows
-
-
-def confusion_rows(result: Mapping[str, Any]) -> list[ConfusionRow]:
-    """One row per class where every picture shows one class; none elsewhere."""
-    confusion = result.get("confusion")
-    if confusion is None:
-        return []
-    rows = []
-    for index, (name, counts) in enumerate(zip(confusion["classes"], confusion["counts"], strict=True)):
-        undecided = confusion["undecided"].get(name, 0)
-        rows.append(ConfusionRow(name, counts, undecided, sum(counts) + undecided, counts[index]))
-    return rows
-
-
-def wrong_pairs(rows: Sequence[ConfusionRow]) -> list[tuple[str, str, int, float]]:
-    """Class, answer, number of pictures and their share of the class, of the wrong answers that are most frequent."""
-    pairs = [
-        (row.name, other.name, n, n / row.total)
-        for row in rows
-        for other, n in zip(rows, row.counts, strict=True)
-        if n and other.name != row.name
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
 def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[str, str]:

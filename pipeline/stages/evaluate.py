@@ -11,7 +11,8 @@ from pipeline.io.atomic import read_json, write_json
 from pipeline.io.errors import MissingDataError, PipelineError
 from pipeline.io.progress import silent
 from pipeline.scoring.devkit import write_devkit_files
-from pipeline.scoring.results import Evaluation, Result
+from pipeline.scoring.evaluation import Evaluation
+from pipeline.scoring.results import Result
 from pipeline.stages import score
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext

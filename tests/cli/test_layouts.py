@@ -113,7 +113,70 @@ def test_strong_heads_need_boxes(run, head):
     ended = run(*f"fit-head --dataset own --head {head} --config config.yaml".split())
 
     assert ended.code == 2
-    assert f"head '{head}' needs boxes, and dataset own has none" in ended.err and "weak or svm" in ended.err
+    assert f"head '{head}' needs boxes, and dataset own has none" in ended.err
+    assert "heads that work: off-the-shelf, " in ended.err and "svm" in ended.err
+
+
+# Without `head`, without aggregations of weak heads: what a user has who configures nothing.
+DEFAULTS = {name: value for name, value in CONFIG.items() if name not in ("head", "aggregation", "compare")}
+
+
+def test_the_main_head_without_boxes_and_heads_by_the_names_of_recipes(run):
+    folder = Path(run.args[0])
+    (folder / "plain.yaml").write_text(yaml.safe_dump(DEFAULTS))
+
+    def succeed(line: str):
+        ended = run(*f"{line} --dataset own --config plain.yaml".split())
+        assert ended.code == 0, ended.err
+        return ended
+
+    fitted = succeed("fit-head")
+    succeed("score")
+    evaluated = succeed("evaluate --output plain.json")
+    succeed("report")
+    recipe = succeed("recipe run svm")
+    succeed("fit-head --head weak")
+    succeed("score --head weak")
+    weak = succeed("evaluate --head weak --output weak20.json")
+
+    assert "own: no boxes, only labels of pictures, so the main head is svm" in fitted.err
+    assert "head 'svm': k=pooled, by which it was fitted; k=5 does not apply" in evaluated.err
+    assert "there already" in recipe.err, "the recipe's head is the head of its name"
+    result = json.loads((folder / "plain.json").read_text())
+    assert (result["head"], result["k"]) == ("svm", "pooled")
+    assert "head 'weak': k=top:2, by which it was fitted" in weak.err
+    page = (folder / "results/own_report.html").read_text()
+    one_class = "confusion" in result
+    assert ("Taken for what" in page) is one_class and "Points at it" not in page and ">Patches" not in page
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fit-head --head fca",
+        "score --head strong",
+        "evaluate --head fca",
+        "report --head fca",
+        "map x.jpg --head fca",
+        "sweep",
+        "recipe run strong",
+        "compare --recipe strong --recipe svm",
+        "compare --heads",
+        "taught x",
+        "pretrain --out trunks --name own",
+        "trunk make --trunk no-pretrain",
+        "extract --split train --trunk no-pretrain",
+        "extract --split train --rows labelled",
+    ],
+)
+def test_what_needs_boxes_is_refused_before_any_work(run, line):
+    folder = Path(run.args[0])
+    (folder / "bare.yaml").write_text(yaml.safe_dump({"seeds": [0], "cache": "none", "results": "none"}))
+
+    ended = run(*f"{line} --dataset own --config bare.yaml".split())
+
+    assert ended.code == 2 and " needs boxes, and " in ended.err, ended.err
+    assert not (folder / "none").exists()
 
 
 def test_commands_of_cache_and_plan(run):
@@ -128,7 +191,9 @@ def test_sweep_and_retrieval(run):
 
     assert swept.code == 0, swept.err
     rows = json.loads((Path(run.args[0]) / "results/own_sweep.json").read_text())["rows"]
-    assert {row["head"]: row["k"] for row in rows} == {"off-the-shelf": "pooled", "weak": "max"}
+    # Beside the configured aggregation the one by which the head was fitted.
+    ks = {(row["head"], row["k"]) for row in rows}
+    assert ks == {("off-the-shelf", "pooled"), ("weak", "max"), ("weak", "top:2")}
     result = json.loads(searched.out)
     assert result["mAP"] > result["chance"] + 0.1
 

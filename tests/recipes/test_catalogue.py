@@ -151,3 +151,33 @@ def test_the_comparison_of_heads_chooses_nothing_and_has_one_seed():
     assert (settings.comparison, settings.seeds, settings.reference) == (("fcb", "fca", "fca-on-random"), (4,), "fcb")
     assert {settings.recipes[name].stated_aggregation.to_json() for name in settings.comparison} == {3.0}
     assert apply_recipe(settings, "fca-on-random", 4).trunk == "random"
+
+
+def test_recipes_that_are_a_head_alone_are_heads_by_name_and_share_its_files():
+    alone = {n: r.head for n, r in builtin_recipes().items() if set(r.changes) == {"head"}}
+    ws = Workspace(RunSettings())
+
+    assert {name: HEADS[name] for name in alone} == alone
+    for name in alone:
+        of_recipe = recipe_workspace(ws, name, 0)
+        assert of_recipe.head_path("demo", name) == ws.head_path("demo", name)
+        assert of_recipe.scores_path("demo", name, "val") == ws.scores_path("demo", name, "val")
+    assert recipe_workspace(ws, "svm", 0).run_dir("demo", "svm") == ws.run_dir("demo", "svm")
+
+
+def test_a_configured_recipe_that_is_a_head_alone_is_a_head():
+    settings = RunSettings(
+        recipes={"mine": {"head": {"kind": "weak", "top": 3}}, "wide": {"layer": "fc6", "head": "svm"}}, head="mine"
+    )
+
+    assert settings.head_settings("mine").top == 3
+    with pytest.raises(SettingsError, match="unknown head 'wide'"):
+        settings.head_settings("wide")
+
+
+def test_the_main_head_of_a_dataset_without_boxes():
+    assert [RunSettings().main_head(has_boxes) for has_boxes in (True, False)] == ["fca", "svm"]
+    assert [RunSettings(head="fca").main_head(has_boxes) for has_boxes in (True, False)] == ["fca", "fca"]
+    for settings in (RunSettings(), RunSettings(head="fca")):
+        again = parse_run_settings(settings.to_file())
+        assert (again, again.main_head(False)) == (settings, settings.main_head(False))

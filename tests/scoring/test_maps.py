@@ -13,8 +13,8 @@ from pipeline.dataset.split import Annotation
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
 from pipeline.scoring.aggregation import Aggregation
+from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.maps import CoverageGrid, Peaks, point_at, score_maps
-from pipeline.scoring.results import Evaluation
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores_file import load_scores, save_scores
 

@@ -12,7 +12,8 @@ from pipeline.metrics.average_precision import average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.devkit import write_devkit_files
-from pipeline.scoring.results import Evaluation, Result, number
+from pipeline.scoring.evaluation import Evaluation
+from pipeline.scoring.results import Result, number
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 
@@ -234,3 +235,72 @@ def test_files_for_the_server_of_persons(scores, tmp_path):
     assert [p.name for p in paths] == ["comp10_action_test_running.txt", "comp10_action_test_walking.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in paths]
     assert paths[0].read_text() == "2011_000001 1 0.1\n2011_000001 3 1e-09\nx_7 2 0.7\n"
+
+
+# ---- classes of which an AP would say nothing, and accuracy
+
+
+def with_facts(scores, **of_kind):
+    head = replace(scores.facts.head, of_kind={**scores.facts.head.of_kind, **of_kind})
+    return replace(scores, facts=replace(scores.facts, head=head))
+
+
+@pytest.mark.parametrize(
+    ("of_kind", "why"),
+    [
+        pytest.param({"patches": {"per_class": {"cat": 3, "dog": 0, "fish": 9}}}, "positive patch", id="strong or own"),
+        pytest.param(
+            {"patches": {"pictures_per_class": {"cat": 3, "dog": 0, "fish": 9}}}, "positive picture", id="weak"
+        ),
+        pytest.param(
+            {"patches": {"pictures_per_class": {"dog": 3}, "never_negative": ["dog"]}},
+            "negative picture",
+            id="weak, all",
+        ),
+        pytest.param(
+            {"svm": {"positive_pictures": {"dog": 0}, "never_both": ["dog"]}}, "positive picture", id="svm, none"
+        ),
+        pytest.param(
+            {"svm": {"positive_pictures": {"dog": 9}, "never_both": ["dog"]}}, "negative picture", id="svm, all"
+        ),
+    ],
+)
+def test_a_class_that_was_never_learnt_has_no_ap(evaluate, scores, of_kind, why):
+    result = evaluate(scores=with_facts(scores, **of_kind))
+
+    assert result["AP"]["dog"] is None and result["undefined"] == ["dog"]
+    assert result["why_undefined"] == {"dog": f"never learnt, train has no {why} to fit on"}
+    assert result["notes"] == [f"never learnt, train has no {why} to fit on, left out of the mean: dog"]
+    assert result["mAP"] == pytest.approx((result["AP"]["cat"] + result["AP"]["fish"]) / 2, abs=1e-6)
+    assert result["mAP"] == result["k_sweep"]["5"]
+    assert result["confusion"]["counts"][0][1] == result["confusion"]["counts"][2][1] == 0
+    assert Result.from_dict(result).to_dict() == result
+
+
+def test_a_class_that_every_picture_shows_has_no_ap(evaluate, val):
+    labels = val.table.picture_labels.copy()
+    labels[:, 1] = 1
+
+    result = evaluate(table=replace(val.table, picture_labels=labels))
+
+    assert result["AP"]["dog"] is None and "confusion" not in result and "accuracy" not in result
+    assert result["notes"] == ["no negative picture, AP would be 100 % whatever the scores, left out of the mean: dog"]
+
+
+def test_one_score_for_all_pictures_is_chance_and_said_so(evaluate, scores):
+    values = scores.scores.copy()
+    values[:, :, 2] = 0.25
+
+    result = evaluate(scores=replace(scores, scores=values))
+
+    assert result["AP"]["fish"] == pytest.approx(1 / 3, abs=1e-6)
+    assert result["notes"] == ["one score for all pictures, so that AP is chance: fish"]
+
+
+def test_accuracy_where_every_picture_shows_one_class(evaluate, scores, val):
+    result = evaluate()
+
+    right = scores.by(5.0).argmax(1) == val.table.picture_labels.argmax(1)
+    assert result["accuracy"] == result["balanced_accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+    assert result["confusion"]["classes"] == ["cat", "dog", "fish"] and result["confusion"]["undecided"] == {}
+    assert np.sum(result["confusion"]["counts"]) == 21

@@ -136,7 +136,7 @@ def test_python_users_write_aggregations_as_settings_do(scores):
 
 
 def test_an_aggregation_that_was_not_computed(scores):
-    with pytest.raises(HeadError, match=r"no scores for k=3, there are k=1, 5, max; score again"):
+    with pytest.raises(HeadError, match=r"no scores for k=3 by head 'fca'; choose k among 1, 5, max"):
         scores.by(3.0)
 
 

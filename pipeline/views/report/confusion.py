@@ -1,4 +1,4 @@
-"""What pictures of each class are taken for, for the page."""
+"""What pictures that show one class each are taken for, as rows of the report."""
 
 from __future__ import annotations
 

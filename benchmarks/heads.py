@@ -47,8 +47,8 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.score import make_accumulator, score_split
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 

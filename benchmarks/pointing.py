@@ -22,8 +22,8 @@ from pipeline.io.yaml import read_mapping
 from pipeline.scoring.maps import CoverageGrid, point_at
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 

@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.stages.context import RunContext
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent.parent

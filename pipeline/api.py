@@ -16,8 +16,8 @@ from pipeline.stages import score
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.fit_head import find_head
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 from pipeline.views.photos import PhotoReader
 

@@ -22,8 +22,8 @@ from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Say, silent
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.receipt import Receipt, read_receipt
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 
 

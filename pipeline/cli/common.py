@@ -123,7 +123,7 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     from pipeline.io.errors import SettingsError
     from pipeline.io.messages import brief
     from pipeline.io.yaml import read_mapping
-    from pipeline.stages.settings import parse_run_settings
+    from pipeline.stages.parse_settings import parse_run_settings
     from pipeline.stages.workspace import Workspace
 
     values: dict[str, Any] = {}

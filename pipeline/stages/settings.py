@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from pipeline.activations.settings import Codec, StoredDtype
-from pipeline.head.settings import DEFAULT_HEADS, HEAD_KINDS, HEADS, AnyHead
+from pipeline.head.settings import DEFAULT_HEADS, HEADS, AnyHead
 from pipeline.io.errors import SettingsError
 from pipeline.io.likeness import suggest
-from pipeline.io.messages import brief, enumerate_problems, shorten
-from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, explain_validation, refuse_credentials
+from pipeline.io.messages import brief, shorten
+from pipeline.io.model import MAX_BATCH, MAX_SEED, MAX_THREADS, Settings, refuse_credentials
 from pipeline.io.names import expand_home
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
 
-MISTAKES_SHOWN = 30
-MOST_LEVELS = 10
-"""Rounds in which mistakes are taken out and the rest is checked."""
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 
 
@@ -311,73 +306,3 @@ class RunSettings(Settings):
         """
         others = tuple(map(Aggregation.parse, self.aggregations))
         return others if self.main_aggregation in (*others, POOLED) else (*others, self.main_aggregation)
-
-
-def parse_run_settings(values: dict[str, Any], where: str = "settings") -> RunSettings:
-    """Check settings; all mistakes are reported at once.
-
-    Raises
-    ------
-    SettingsError
-    """
-    try:
-        return RunSettings.model_validate(values)
-    except ValidationError as error:
-        problems = _all_mistakes(values, error)
-        raise SettingsError(
-            f"{where}: {len(problems)} mistake(s)\n{enumerate_problems(problems, MISTAKES_SHOWN)}"
-        ) from error
-
-
-def _all_mistakes(values: dict[str, Any], error: ValidationError) -> list[str]:
-    """List the mistakes of all levels: checks that come after others run once the others' mistakes are taken out."""
-    problems = explain_validation(error, HEAD_KINDS, RunSettings)
-    rest = copy.deepcopy(values)
-    for _ in range(MOST_LEVELS):
-        for item in error.errors(include_url=False, include_context=False, include_input=False):
-            _take_out(rest, item["loc"], item["type"])
-        try:
-            RunSettings.model_validate(rest)
-            break
-        except ValidationError as following:
-            new = [line for line in explain_validation(following, HEAD_KINDS, RunSettings) if line not in problems]
-            if not new:
-                break
-            problems += new
-            error = following
-    return problems
-
-
-def _rename_heads(values: dict[str, Any]) -> None:
-    """Give heads plain names where theirs are refused, also where settings name them."""
-    plain = {name: re.sub(r"[^A-Za-z0-9.-]+", "-", str(name)).lstrip(".-")[:64] or "head" for name in values["heads"]}
-    values["heads"] = {plain[name]: head for name, head in values["heads"].items()}
-    if isinstance(values.get("head"), str):
-        values["head"] = plain.get(values["head"], values["head"])
-    if isinstance(values.get("compare"), list | tuple):
-        values["compare"] = [plain.get(name, name) if isinstance(name, str) else name for name in values["compare"]]
-
-
-def _take_out(values: dict[str, Any], loc: tuple[int | str, ...], kind: str) -> None:
-    """Take a refused value out of settings, so that it has its default; heads and recipes keep their names."""
-    if not loc:
-        for name in {"unknown_layer": ("layer", "layers"), "unknown_head": ("head", "compare")}.get(kind, ()):
-            values.pop(name, None)
-        return
-    place: Any = values
-    path: list[tuple[dict[str, Any], str]] = []
-    for part in loc:
-        if isinstance(place, dict) and part in place:
-            path.append((place, str(part)))
-            place = place[part]
-    if not path:
-        return
-    parent, key = path[-1]
-    if len(loc) == 1 and key == "heads" and isinstance(place, dict):
-        _rename_heads(values)
-        return
-    named = parent is values.get("heads") or parent is values.get("recipes")
-    if named and kind != "extra_forbidden":
-        parent[key] = {} if parent is values.get("heads") else {"head": {}}
-    else:
-        parent.pop(key)

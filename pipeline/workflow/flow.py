@@ -21,7 +21,7 @@ from pipeline.io.digests import digest_of
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.stages.boxes import check_heads, check_trunk
-from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
 
 

@@ -27,7 +27,7 @@ from pipeline.activations.arrays import metadata_names
 from pipeline.activations.folder import RemoteFolder, open_folder
 from pipeline.activations.store import Store
 from pipeline.io.errors import PipelineError, SettingsError, StoreError
-from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECRET = "wJalrMARKER7MDENG/bPxRfiCY"

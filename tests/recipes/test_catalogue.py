@@ -14,7 +14,8 @@ from pipeline.recipes.catalogue import (
     parts_of,
 )
 from pipeline.recipes.paths import recipe_digest, recipe_workspace
-from pipeline.stages.settings import RecipeSettings, RunSettings, parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.settings import RecipeSettings, RunSettings
 from pipeline.stages.workspace import Workspace
 
 NAMED = (

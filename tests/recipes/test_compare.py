@@ -26,8 +26,8 @@ from pipeline.recipes.paths import recipe_path
 from pipeline.scoring.ensemble import mean_rank
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages.context import RunContext
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 
 SETTINGS = {

@@ -15,7 +15,7 @@ from pipeline.io.errors import HeadError, StoreError
 from pipeline.io.yaml import read_mapping
 from pipeline.stages import evaluate, extract, fit_head, patches, score, sweep
 from pipeline.stages.context import RunContext
-from pipeline.stages.settings import parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
 
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from pipeline.head.settings import HEADS, HeadSettings
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.patches.settings import GridSettings, LabelSettings
-from pipeline.stages.settings import RunSettings, parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.settings import RunSettings
 from pipeline.trunk.settings import PretrainSettings
 
 

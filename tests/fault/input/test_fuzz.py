@@ -40,7 +40,8 @@ from pipeline.io.errors import PipelineError
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import measure_overlap
 from pipeline.patches.settings import GridSettings, LabelSettings
-from pipeline.stages.settings import RunSettings, parse_run_settings
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.trunk import read_weights

@@ -29,6 +29,8 @@ from pipeline.views.figures import style
 from pipeline.views.figures.maps import map_sheet
 from pipeline.views.photos import Look, PhotoReader, check_makes_maps, shrink_for_display
 
+SHEET_PX = 640
+"""Longer side of the pictures of a sheet: more than they have on it."""
 N_AUTO = 6
 """Classes that are drawn where none are named: those with the highest scores."""
 
@@ -177,12 +179,13 @@ def draw_maps(
         k = reported_aggregation(head.facts.settings, configured)
         scores = look.picture_scores(k)
         columns = choose_classes(look.classes, options.classes, scores)
+        drawn = look.shrunk(SHEET_PX)
         sheet = map_sheet(
-            look.pixels,
+            drawn.pixels,
             look.name,
             [look.classes[c] for c in columns],
             [f"{scores[c]:.3g}" for c in columns],
-            look.maps(columns),
+            drawn.maps(columns),
             options.highest,
         )
         path = options.out / f"{name}_map.png"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,9 +36,14 @@ DISPLAY_PX = 1000
 """Longer side of pictures and maps that are shown; a smaller picture stays as it is."""
 
 
-def shrink_for_display(image: Image.Image) -> np.ndarray:
-    """Shrink a picture to `DISPLAY_PX`: uint8 ndarray of shape (height, width, 3), RGB; only the result is copied."""
-    factor = DISPLAY_PX / max(image.size)
+def shrink_for_display(image: Image.Image, most_px: int | None = None) -> np.ndarray:
+    """Shrink a picture: uint8 ndarray of shape (height, width, 3), RGB; only the result is copied.
+
+    Parameters
+    ----------
+    most_px : longer side of the result at most; None for `DISPLAY_PX`
+    """
+    factor = (most_px or DISPLAY_PX) / max(image.size)
     if factor < 1:
         width, height = (max(1, round(side * factor)) for side in image.size)
         # First by a whole number, which reads each pixel once.
@@ -86,6 +91,10 @@ class Look:
         if not aggregation.applies_to(self.score_kind):
             raise HeadError(f"{self.score_kind} scores have no aggregation k={k}; expected max, top:T or lme:R")
         return aggregation.apply(self.patch_scores[None].astype(np.float64))[0]
+
+    def shrunk(self, most_px: int) -> Look:
+        """Return the same look at a smaller picture, whose maps are as small."""
+        return replace(self, pixels=shrink_for_display(Image.fromarray(self.pixels), most_px))
 
     def maps(self, columns: np.ndarray) -> np.ndarray:
         """Mean score of the patches over each pixel of `pixels`: float32 ndarray (len(columns), height, width)."""

@@ -204,7 +204,7 @@ ERRORS = {
     "not extracted yet": ("fit-head --dataset tiny --layer fc6", "no activations of trunk 'random'.*pipeline extract"),
     "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
     "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),
-    "unknown recipe": ("compare --dataset tiny --recipe weka", "unknown recipe 'weka'; known: strong, .*weak"),
+    "unknown recipe": ("compare --dataset tiny --recipe weka", "unknown recipe 'weka'; did you mean weak"),
     "a recipe of another trunk": (
         "recipe run fc6 --dataset tiny --trunk torchvision/resnet18",
         "recipe 'fc6': trunk 'torchvision/resnet18' has no layer fc6",

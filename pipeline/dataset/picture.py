@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts
 from pipeline.io.errors import BadPictureError
 from pipeline.io.messages import brief
 
@@ -25,13 +25,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
 """Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
 OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
 """Formats that some builds of Pillow lack, with the name of the feature."""
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-MAX_PNG_TEXT = 1_000_000
-"""Bytes of a PNG text or colour profile that is handed to Pillow, which refuses larger ones; the pixels need none."""
-MAX_PNG_INFLATED = 64_000_000
-"""Bytes to which all compressed texts and profiles of a PNG file may inflate; more is a bomb."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -217,7 +210,7 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
         is_png = file.read(8) == PNG_SIGNATURE
         file.seek(0)
         # The texts of a PNG file lie before its pixels, and Pillow refuses large ones.
-        stream: BinaryIO = io.BytesIO(_drop_large_texts(file.read(), name)) if is_png else file
+        stream: BinaryIO = io.BytesIO(drop_large_texts(file.read(), name)) if is_png else file
         with _opened(stream, name) as image:
             return image.size
 
@@ -225,7 +218,7 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
 @contextmanager
 def _loaded(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open a picture and decode its pixels; an exception in the block is raised as BadPictureError."""
-    with _opened(io.BytesIO(_drop_large_texts(data, name)), name, formats) as image:
+    with _opened(io.BytesIO(drop_large_texts(data, name)), name, formats) as image:
         image.load()
         yield image
 
@@ -269,56 +262,6 @@ def _lacking_format(first: bytes) -> str | None:
     elif first[4:12] in (b"ftypavif", b"ftypavis"):
         stated = "AVIF"
     return stated if stated is not None and not features.check(OPTIONAL_FORMATS[stated]) else None
-
-
-def _drop_large_texts(data: bytes, name: str) -> bytes:
-    """Leave the large texts and colour profiles out of a PNG file: Pillow refuses a picture for them.
-
-    Raises
-    ------
-    BadPictureError
-        They inflate to more than `MAX_PNG_INFLATED`.
-    """
-    if not data.startswith(PNG_SIGNATURE):
-        return data
-    pieces: list[bytes] = []
-    start, at, kept, inflated = 0, len(PNG_SIGNATURE), 0, 0
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] in PNG_METADATA and end <= len(data):
-            size = _inflate(data[at + 4 : at + 8], data[at + 8 : end - 4], MAX_PNG_INFLATED - inflated)
-            inflated += size
-            if inflated > MAX_PNG_INFLATED:
-                raise BadPictureError(
-                    f"{name}: cannot be decoded: its texts and profiles inflate to more than {MAX_PNG_INFLATED:,} bytes"
-                )
-            largest = max(size, end - at)
-            if largest > MAX_PNG_TEXT or kept + largest > 16 * MAX_PNG_TEXT:
-                pieces.append(data[start:at])
-                start = end
-            else:
-                kept += largest
-        at = end
-    return b"".join([*pieces, data[start:]]) if pieces else data
-
-
-def _inflate(kind: bytes, content: bytes, limit: int) -> int:
-    """Count the bytes to which a PNG chunk inflates, up to a little more than `limit`; 0 if it is not compressed."""
-    _, _, rest = content.partition(b"\0")
-    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] != b"\1"):
-        return 0
-    if kind == b"iTXt":
-        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-    else:
-        rest = rest[1:]
-    reader, size = zlib.decompressobj(), 0
-    try:
-        while rest and size <= limit:
-            piece = reader.decompress(rest, 1 << 16)
-            size, rest = size + len(piece), reader.unconsumed_tail
-    except zlib.error:  # Pillow judges such a file
-        pass
-    return size
 
 
 def _read_orientation(image: Image.Image) -> int:

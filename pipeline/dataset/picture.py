@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from pipeline.dataset.png import PNG_SIGNATURE, drop_large_texts
+from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts
 from pipeline.io.errors import BadPictureError
 from pipeline.io.messages import brief
 

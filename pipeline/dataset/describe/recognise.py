@@ -91,7 +91,9 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_e
     shape = next(shape for shape in SHAPES if shape.fits(tree))
     if shape is not VOC:
         _refuse_foreign(tree, name)
-    return replace(shape, write=partial(new_manifest, on_error=on_error)) if shape.has_boxes else shape
+    if shape.has_boxes and on_error != "fail":
+        return replace(shape, write=partial(new_manifest, on_error=on_error))
+    return shape
 
 
 def _refuse_foreign(tree: Folder, name: str) -> None:

@@ -277,7 +277,7 @@ NAMES = [
         f"{EXTRACT} --trunk torchvision/resnet19",
         ("torchvision has no classifier 'resnet19'", "resnet18"),
     ),
-    Case("card that is not there", f"{EXTRACT} --trunk none.yaml", ("none.yaml: no such card", "beside its weights")),
+    Case("card that is not there", f"{EXTRACT} --trunk none.yaml", ("none.yaml: no such card", "next to its weights")),
     Case("unknown command", "extrakt --dataset tiny", ("No such command 'extrakt'",)),
     Case("unknown option", f"{EXTRACT} --layerz fc7", ("No such option", "--layerz")),
 ]
@@ -579,7 +579,7 @@ PICTURES = [
     Case(
         "picture that data check decodes",
         "data check tiny --deep",
-        ("val: q0: JPEGImages/q0.jpg: the file is empty",),
+        ("val: tiny val: 1 of 4 pictures are bad", "q0: data/tiny/JPEGImages/q0.jpg: the file is empty"),
         picture(b""),
     ),
 ]
@@ -715,7 +715,7 @@ FOLDERS = [
     Case(
         "no pictures' folder",
         "data new --root bare --name bare",
-        ("bare: no JPEGImages and no Annotations", "JPEGImages/ID.jpg"),
+        ("bare: no folder of pictures: No such file or directory",),
     ),
     Case("name that is taken", "data new --root data/tiny --name tiny", ("tiny.yaml: exists already", "--overwrite")),
     Case(

@@ -1,4 +1,4 @@
-"""Texts and colour profiles of PNG files, which pixels do not need and Pillow refuses if they are large."""
+"""Large texts and colour profiles of PNG files, for which Pillow would refuse a sound picture."""
 
 from __future__ import annotations
 

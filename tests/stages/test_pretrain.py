@@ -65,6 +65,7 @@ def folder(tmp_path_factory) -> Path:
     names = [f"p{i:02}" for i in range(12)]
     (voc / "ImageSets/Main/train.txt").write_text("\n".join(names) + "\n")
     (voc / "ImageSets/Main/empty.txt").write_text("\n".join(names[2::3]) + "\n")
+    (voc / "ImageSets/Main/val.txt").write_text("\n".join(names[::4]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         invoke("data new --root data/tiny --name tiny")
@@ -194,7 +195,7 @@ def test_what_does_not_fit_into_memory_is_refused(work, monkeypatch):
     table, paths = table_of(work)
     labels = table.labels(RUN.labels)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(PipelineError, match=r"take \d+\.\d GB, this machine has 0\.0 GB; take fewer with --background"):
+    with pytest.raises(PipelineError, match=r"take \d+\.\d GB, this machine has 0\.0 GB; use fewer with --background"):
         cut_labelled(table, paths, labels, choose_rows(labels, 1.0, 0), 64)
 
 

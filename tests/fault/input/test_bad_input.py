@@ -277,7 +277,7 @@ NAMES = [
         f"{EXTRACT} --trunk torchvision/resnet19",
         ("torchvision has no classifier 'resnet19'", "resnet18"),
     ),
-    Case("card that is not there", f"{EXTRACT} --trunk none.yaml", ("none.yaml: no such card", "beside its weights")),
+    Case("card that is not there", f"{EXTRACT} --trunk none.yaml", ("none.yaml: no such card", "next to its weights")),
     Case("unknown command", "extrakt --dataset tiny", ("No such command 'extrakt'",)),
     Case("unknown option", f"{EXTRACT} --layerz fc7", ("No such option", "--layerz")),
 ]
@@ -327,7 +327,7 @@ SETTINGS = [
     Case(
         "unknown key",
         PATCHES,
-        ("config.yaml: 1 mistake", "trnk: Extra", "got 'random'", "settings are: "),
+        ("config.yaml: 1 mistake", "trnk: Extra", "got 'random'", "did you mean trunk"),
         config(trnk="random"),
     ),
     Case(
@@ -475,7 +475,7 @@ WEIGHTS = [
     Case(
         "weights of another trunk",
         f"{EXTRACT} --trunk krizhevsky --weights w.safetensors",
-        ("krizhevsky: weights do not fit", "fc6.weight: missing, expected shape (4096, 9216)"),
+        ("krizhevsky from w.safetensors: weights do not fit", "fc6.weight: missing, expected shape (4096, 9216)"),
         other_weights,
     ),
     Case(

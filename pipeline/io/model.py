@@ -73,7 +73,7 @@ def _suggest_key(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> s
         # Other parts are names that the user gave, and tags of unions.
         models = [found for field in fields for found in nested_models(field.annotation)] if fields else models
     name, names = str(loc[-1]), list(dict.fromkeys(name for m in models for name in m.model_fields))
-    return suggest_nearest(name, names) or suggest(name, names)
+    return suggest_nearest(name, names) or suggest(name, names) or "; docs/reference/settings.md lists all settings"
 
 
 def explain_validation(

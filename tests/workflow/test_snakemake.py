@@ -292,7 +292,7 @@ def test_all_wrong_settings_are_reported_at_once(new_work):
     new_work.settings += ["trnk=random", "head=fcz", "seed=-1", "aggregation=0.5"]
     finished = new_work.snakemake()
     assert finished.code != 0
-    for part in ("mistake(s)", "trnk", "seed", "aggregation", "settings are:"):
+    for part in ("mistake(s)", "trnk", "seed", "aggregation", "did you mean trunk"):
         assert part in finished.output
     assert "Traceback" not in finished.output
 

@@ -254,5 +254,5 @@ def test_data_new_says_what_comes_next(tmp_path, run_in):
     ended = run_in(tmp_path, *["data", "new", "--root", "x", "--name", "x"])
 
     assert ended.out == "data_manifests/x.yaml\n"
-    assert "results/x_compare.json" in ended.err and "no boxes" in ended.err
+    assert "pipeline compare --dataset x" in ended.err and "no boxes" in ended.err
     assert run_in(tmp_path, *["data", "new", "--name", "x"]).code == 2

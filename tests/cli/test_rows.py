@@ -49,8 +49,8 @@ def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"fit-head {ROWS} --head mil", "this kind of head looks at all patches of a picture, and the store holds"),
-        (f"fit-head {ROWS} --head more", r"rows are not there, and the store holds \d+ rows.*\n.*extract --rows all"),
+        (f"fit-head {ROWS} --head mil", "this kind of head needs all patches of a picture, and the store holds"),
+        (f"fit-head {ROWS} --head more", r"rows are missing, and the store holds \d+ rows.*\n.*extract --rows all"),
         (f"sweep {ROWS}", "holds .* rows of tiny train, the training rows of a strong head"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_main_head_that_looks_at_all_rows_has_no_labelled_ones(started, run_ne
     refused = run_new(f"extract {ROWS} --split train")
 
     assert refused.code == 2
-    assert "rows: labelled is for strong heads, and head 'mil' looks at all rows; use rows: all" in refused.err
+    assert "rows: labelled is for strong heads, and head 'mil' uses all rows; use rows: all" in refused.err
 
 
 def test_a_store_of_few_rows_is_verified_and_mended(started, run_new, new_work):

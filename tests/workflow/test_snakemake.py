@@ -122,6 +122,7 @@ def test_changed_annotation_does_not_run_the_trunk(finished_work):
     assert finished_work.trunk_runs("val") == 1
     new, labels = read_result(finished_work), VAL_LABELS.copy()
     labels[1] = [1, -1]
+    labels[:, (labels != -1).all(axis=0)] = 0  # a class without a negative picture has no AP
     expected, _ = mean_average_precision(scores_of(finished_work).by(5.0), labels, "voc12")
     assert new["mAP"] == pytest.approx(expected, abs=1e-6)
     assert new["fingerprints"]["eval"] == old["fingerprints"]["eval"]

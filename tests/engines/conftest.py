@@ -59,9 +59,9 @@ def note(file, text):
     with open(flags / file, "a") as lines:
         lines.write(f"{text}\\n")
 
-def counted_load(name, layer, weights, seed):
+def counted_load(name, layer, weights, seed, **options):
     note("loads", os.getpid())
-    return load_trunk(name, layer, weights, seed + (flags / "other-weights").exists())
+    return load_trunk(name, layer, weights, seed + (flags / "other-weights").exists(), **options)
 
 def deadly_write(self, name, data):
     writes[type(self)](self, name, data)

@@ -71,7 +71,12 @@ def test_the_whole_job_runs_from_a_wheel_in_an_empty_folder(wheel, tmp_path):
 
 def test_a_wheel_is_typed_and_has_all_that_is_no_code(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("py.typed", "report/template.html", "serve/page.html", "trunk/weights/alexnet64.safetensors"):
+    for name in (
+        "py.typed",
+        "views/report/template.html",
+        "views/serve/page.html",
+        "trunk/weights/alexnet64.safetensors",
+    ):
         assert f"pipeline/{name}" in names
     assert any(name.endswith("share/pipeline/data_manifests/voc12.yaml") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)

@@ -60,6 +60,7 @@ FIELDS: dict[str, tuple[Any, str | None]] = {
     "fit": ("val", "fit-head"),
     "eval": ("train", "score"),
     "official": (True, "evaluate"),
+    "exif": ("ignore", "patches"),
     "splits": ({"train": {"pictures": 7}, "val": {"pictures": 4}, "test": {"labelled": False}}, "sweep"),
     # These decide no value of a result.
     "title": ("another title", None),

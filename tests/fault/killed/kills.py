@@ -636,9 +636,9 @@ def _prepare_server() -> None:
     load_trunk = pipeline.stages.runner.load_trunk
     drawn = {layer: load_trunk("random", layer, None, 0) for layer in ("fc7", "pool5")}
 
-    def load(name: str, layer: str, weights: Path | None, seed: int) -> Any:
+    def load(name: str, layer: str, weights: Path | None, seed: int, **options: Any) -> Any:
         plain = name == "random" and weights is None and seed == 0
-        return drawn[layer] if plain and layer in drawn else load_trunk(name, layer, weights, seed)
+        return drawn[layer] if plain and layer in drawn else load_trunk(name, layer, weights, seed, **options)
 
     pipeline.stages.runner.load_trunk = load
 

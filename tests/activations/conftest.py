@@ -92,7 +92,7 @@ def whole_cache(trunk, tmp_path_factory) -> Path:
     cache = split.folder / "cache"
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     paths = dict(zip(split.ids, split.paths, strict=True))
-    extract(make_table(split, GRID), paths, runner, cache, 16, part_rows=lambda width: 64)
+    extract(make_table(split, SourceSettings(grid=GRID)), paths, runner, cache, 16, part_rows=lambda width: 64)
     return cache
 
 

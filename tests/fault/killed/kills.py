@@ -90,10 +90,12 @@ class Work:
         return found[0] if found else None
 
     def files(self) -> dict[str, bytes]:
-        """Bytes of all that was made, except what may differ: the logs and the memory of digests."""
+        """Bytes of all that was made, except what may differ: logs, remembered digests, markers of the workflow."""
         found = {}
         for top in (self.cache, self.path / "results"):
-            for folder, _, names in os.walk(top):
+            for folder, below, names in os.walk(top):
+                if Path(folder) == self.cache and "due" in below:
+                    below.remove("due")
                 for name in names:
                     if not name.startswith("file-digests.sqlite") and ".log.json" not in name:
                         path = Path(folder, name)

@@ -29,8 +29,8 @@ def share_right(network, rows=ROWS, targets=TARGETS) -> float:
         return (network(torch.from_numpy(rows)).argmax(1).numpy() == targets).mean()
 
 
-@pytest.mark.parametrize("name", list(HEADS))
-def test_every_built_in_head_learns(name):
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.kind == "strong"])
+def test_every_built_in_strong_head_learns(name):
     settings = HEADS[name].model_copy(update={"batch": 50, "max_epochs": (4, 1, 1)})
 
     network, log = fit_network(ROWS, TARGETS, 4, settings, seed=0)

@@ -137,4 +137,5 @@ def test_trunks_hand_on_their_last_layer(card, weights):
     assert trunk.at("pool5").classifier is trunk.classifier
     assert load_trunk("random").classifier is None
     assert load_trunk("alexnet64").classifier["weight"].shape == (200, 1024)
-    assert set(from_torchvision_names({"classifier.6.weight": 0, "classifier.6.bias": 0})) == {"fc8.weight", "fc8.bias"}
+    names = from_torchvision_names({"features.0.weight": 0, "classifier.6.weight": 0, "classifier.6.bias": 0})
+    assert set(names) == {"conv1.weight", "fc8.weight", "fc8.bias"}

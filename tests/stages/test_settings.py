@@ -76,7 +76,7 @@ def test_mistakes_of_all_levels_are_reported_at_once():
         "names may have letters, digits, '.', '_' and '-', got 'a/b'",
         "recipes.x y: needs a head",
         "recipes.z.head: rates and max_epochs",
-        "'.', '+' and '-', got 'x y'",
+        "'.', '_', '+' and '-', got 'x y'",
         "unknown head w256_d3; did you mean w256_d2?",
         "layer: trunk alexnet64 has pool5, fc6, fc7, got 'fc9'",
         "thread: Extra inputs are not permitted, got 2; did you mean threads",

@@ -121,7 +121,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def is_picture_id(text: str) -> bool:
-    """Whether a text can be the id of a picture: the path of its file below the dataset's folder, without suffix.
+    r"""Whether a text can be the id of a picture: the path of its file below the dataset's folder, without suffix.
 
     >>> is_picture_id("cam1/photo (2)"), is_picture_id("../photo"), is_picture_id("a\n")
     (True, False, False)

@@ -236,9 +236,11 @@ class DenseRunner(TrunkRunner):
                 waiting %= batch
                 vectors = [joined[len(joined) - waiting :]]
         if waiting:
+            joined = torch.cat(vectors)
+            whole = torch.cat([joined, joined.new_zeros(batch - waiting, joined.shape[1])])
             with measure("rows"):
-                pending = self.finish(torch.cat(vectors), layers)
-            yield pending
+                pending = self.finish(whole, layers)
+            yield pending.first(waiting)
 
     def measure_rate(self, n_rows: int) -> None:
         """Measure nothing: the rate depends on the sizes of pictures and scales."""

@@ -100,6 +100,10 @@ class PendingBatch:
             self.done.synchronize()
         return {layer: rows.numpy() for layer, rows in self.rows.items()}
 
+    def first(self, n: int) -> PendingBatch:
+        """Return the first `n` rows alone."""
+        return PendingBatch({layer: rows[:n] for layer, rows in self.rows.items()}, self.done)
+
 
 class ScaledWindows(NamedTuple):
     """Windows of one rescaled picture.
@@ -243,11 +247,14 @@ class TrunkRunner:
     ) -> Iterator[PendingBatch]:
         """Launch the rows of all windows, batch by batch, in the order of the windows.
 
+        The last batch is filled up with zeros. The arithmetic of a batch depends on its size and not on what else is
+        in it, so a row has the same bits in every batch, wherever it stands.
+
         Parameters
         ----------
         windows : of pictures in turn; one batch may hold windows of several pictures
         layers : names of layers of the trunk
-        batch : rows per batch; the last batch may have fewer
+        batch : rows per batch of the trunk; the last batch gives fewer
         measure : takes the time of the stages ``cut`` and ``trunk``
         """
         patches = self.new_batch(batch)
@@ -267,9 +274,10 @@ class TrunkRunner:
                     yield pending
                     filled = 0
         if filled:
+            patches[filled:] = 0
             with measure("trunk"):
-                pending = self.launch(patches[:filled], layers)
-            yield pending
+                pending = self.launch(patches, layers)
+            yield pending.first(filled)
 
     def _copy_to_cpu(self, activations: Mapping[str, Tensor]) -> PendingBatch:
         """Start to copy the rows of each layer to the CPU."""

@@ -21,6 +21,7 @@ DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
 
 MAX_PIXELS = 100_000_000
+STRIP_ROWS = 256
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
 """Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
 OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
@@ -309,10 +310,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 16-bit grey spans 0..65535; Pillow's own conversion would clip it to white.
         image = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        image = _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return a picture with transparency as it is seen on a white page; mode RGB."""
+    opaque = Image.new("RGB", image.size)
+    # In strips: each step makes a copy, and of a photo of 48 megapixels one takes 192 MiB.
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque
 
 
 def _scale_numbers(values: np.ndarray) -> np.ndarray:

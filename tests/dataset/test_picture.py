@@ -274,3 +274,18 @@ def test_large_texts_and_profiles_do_not_refuse_a_sound_png(kind, tmp_path):
     assert np.array_equal(decode_picture(data, True), np.rot90(np.asarray(NOISE), -1))  # its EXIF is kept
     (tmp_path / "a.png").write_bytes(data)
     assert picture_size(tmp_path / "a.png") == NOISE.size
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pictures_of_several_strips_are_those_of_one(mode):
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 256, (700, 30, {"RGBA": 4, "LA": 2, "P": 3}[mode]), np.uint8)
+    if mode == "P":
+        image, options = Image.fromarray(values).quantize(16), {"transparency": 5}
+    else:
+        image, options = Image.fromarray(values, mode if mode == "LA" else None), {}
+    data = encode(image, **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        whole = opened.convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", whole.size, (255, 255, 255, 255)), whole).convert("RGB")
+    assert np.array_equal(np.asarray(decode_picture(data, False)), np.asarray(expected))

@@ -36,7 +36,7 @@ from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.trunk import Trunk
 from pipeline.trunk.zoo.torchvision_import import import_torchvision

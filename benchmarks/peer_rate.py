@@ -61,7 +61,7 @@ def main() -> None:
     from pipeline.activations.run_log import StageClock
     from pipeline.patches.build import make_table
     from pipeline.patches.settings import SourceSettings
-    from pipeline.trunk.registry import load_trunk
+    from pipeline.trunk.load import load_trunk
     from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -216,7 +216,7 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     from pipeline.dataset.read import read_split
     from pipeline.patches.build import make_table
     from pipeline.patches.settings import SourceSettings
-    from pipeline.trunk.registry import load_trunk
+    from pipeline.trunk.load import load_trunk
     from pipeline.trunk.runner import TrunkRunner, resolve_precision
 
     split = read_split(load_manifest("few", work / "data_manifests"), "all")

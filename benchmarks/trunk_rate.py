@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipeline.trunk.devices import resolve_device
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 
 

@@ -4,7 +4,7 @@ The interface for Python; the commands and the workflow are the same thing from 
 
     import pipeline
 
-    train = pipeline.open_features("demo", "train")   # kept rows, geometry and labels of a split
+    train = pipeline.open_features("demo", "train")   # cached rows, geometry and labels of a split
     train[:10], train.labels, train.box_xyxy
     pipeline.PatchDataset(train)                      # for torch
     pipeline.HeadClassifier().fit(X, y)               # for scikit-learn

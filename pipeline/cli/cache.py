@@ -39,7 +39,7 @@ def _age(changed: float) -> str:
 
 @click.group("cache")
 def command() -> None:
-    """See, check, mend and free what is cached.
+    """List, verify, repair and free what is cached.
 
     \b
     Example:
@@ -170,7 +170,7 @@ def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recom
 @_origin_options
 @settings_options
 def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **options: Any) -> None:
-    """Make the bad parts of stores again, and no others; without STORE, mend everything that is cached.
+    """Make the bad parts of stores again, and no others; without STORE, repair everything that is cached.
 
     Damaged receipts are written again; damaged patch tables, heads and scores are removed, and the next
     run makes them. A store whose sources changed is left as it is, and named.

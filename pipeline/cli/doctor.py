@@ -36,8 +36,8 @@ def command(dataset: str | None, as_json: bool, **options: Any) -> None:
             continue
         mark, color = MARKS[finding.state]
         click.echo(f"{click.style(f'{mark:5}', fg=color)}{finding.what}: {finding.found}")
-        if finding.mend and finding.state != "ok":
-            click.echo(f"      {finding.mend}")
+        if finding.fix and finding.state != "ok":
+            click.echo(f"      {finding.fix}")
     if as_json:
         echo_json([asdict(finding) for finding in findings])
     if any(finding.state == "bad" for finding in findings):

@@ -1,6 +1,6 @@
 """``pipeline``: the group of commands, loaded one at a time, and the exit codes.
 
-0 done; 1 a bug (traceback); 2 something that the user can mend; 130 interrupted; 143 terminated.
+0 done; 1 a bug (traceback); 2 something that the user can fix; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECTIONS = {
     },
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
-        "cache": ("cache", "See, check, mend and free what is cached."),
+        "cache": ("cache", "List, verify, repair and free what is cached."),
         "plan": ("plan", "Hours, dollars, bytes and files of an extraction before it runs."),
     },
     "Head": {"fit-head": ("fit_head", "Fit heads on kept activations.")},
@@ -59,7 +59,7 @@ MENDABLE = {
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder is needed; choose another one"),
     errno.EISDIR: "a folder is where a file is needed; move it away, or choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "links that lead in a circle; mend them",
+    errno.ELOOP: "links that lead in a circle; fix them",
 }
 """What a user can do about errors of files and folders that no command has words of its own for."""
 COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
@@ -142,13 +142,13 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
-@click.option("--debug", is_flag=True, help="Show the traceback of errors that you can mend, too.")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors that you can fix, too.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    """Image classification on frozen CNN features, looked at once and kept.
+    """Image classification on frozen CNN features, computed once and cached.
 
-    Pictures with boxes go in; patches are cut, a frozen network looks at each once, and its
-    activations are kept. Every head, aggregation and result after that reads the kept activations.
+    Pictures with boxes go in; patches are cut, a frozen network runs once on each, and its
+    activations are cached. Every head, aggregation and result after that reads the cache.
 
     \b
     The whole run:   snakemake --cores 8 results/voc12_map.json

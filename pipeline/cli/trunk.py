@@ -69,7 +69,7 @@ def show_trunk(name: str, layer: str | None, weights: Path | None, as_json: bool
       pipeline trunk show torchvision/resnet18@layer3 --weights trunks/resnet18.safetensors
     """
     from pipeline.io.errors import MissingDataError
-    from pipeline.trunk.registry import load_trunk, outline_trunk
+    from pipeline.trunk.load import load_trunk, outline_trunk
 
     outline = outline_trunk(name, layer)
     trunk, missing = None, ""
@@ -132,7 +132,8 @@ def _print_nodes(nodes: dict[str, int], layer: str) -> None:
 @click.option(
     "--preprocessing",
     type=click.Choice(["caffe", "torchvision"]),
-    help="What the weights look at; default: torchvision's for alexnet, Caffe's (BGR, 0..255 less a mean) for others.",
+    help="Colours and ranges of the network's inputs; default: torchvision's for alexnet, Caffe's (BGR, 0..255 less "
+    "a mean) for others.",
 )
 @click.option("--mean-bgr", help="Caffe's mean of blue, green and red in 0..255; default: 104,117,123.")
 @click.option("--mean", "mean_file", type=click.Path(path_type=Path), help="Mean picture: .binaryproto or .npy.")

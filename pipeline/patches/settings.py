@@ -17,7 +17,7 @@ Source = Literal["grid", "whole", "crops", "boxes"]
 
 
 class GridSettings(Settings):
-    """Which square windows of a picture are looked at (Oquab et al. 2014, section 3.2)."""
+    """Which square windows of a picture are cut (Oquab et al. 2014, section 3.2)."""
 
     scales: tuple[float, ...] = Field(
         (1.0, 1.3, 1.6, 2.0, 2.4, 2.8, 3.2, 3.6, 4.0),
@@ -71,7 +71,7 @@ class CropSettings(Settings):
 
 
 class BoxSettings(Settings):
-    """One square a person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
+    """One square per person, centred on the box (Oquab et al. 2014, section 4, action recognition): `source: boxes`."""
 
     margin: float = Field(1.0, ge=1, le=3, description="side of the square / longer side of the box")
     flips: bool = Field(False, description="each square once more, mirrored left to right")

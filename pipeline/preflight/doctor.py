@@ -1,4 +1,4 @@
-"""Is all here that a run needs? Each finding with its mend, and what the run will take before it begins."""
+"""Check before a run: machine, libraries, weights, data, disk. Each finding says how to fix it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Finding:
     Attributes
     ----------
     state : ``ok``; ``note``, which a run does not mind; ``bad``, which it does
-    mend : what to do about it; empty where there is nothing to do
+    fix : what to do about it; empty where there is nothing to do
     """
 
     what: str
     state: Literal["ok", "note", "bad"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
@@ -115,12 +115,12 @@ def _device(ws: Workspace) -> Iterator[Finding]:
         return
     asked = ws.settings.device.startswith("cuda")
     if torch.version.cuda is None:
-        why, mend = f"torch {torch.__version__} is a build without CUDA", "for a GPU install torch's CUDA build"
+        why, fix = f"torch {torch.__version__} is a build without CUDA", "for a GPU install torch's CUDA build"
     elif shutil.which("nvidia-smi") is None:
-        why, mend = "no NVIDIA driver (nvidia-smi is not there)", "for a GPU install its driver"
+        why, fix = "no NVIDIA driver (nvidia-smi is not there)", "for a GPU install its driver"
     else:
-        why, mend = "torch sees none; see what nvidia-smi says", "check the driver, and CUDA_VISIBLE_DEVICES"
-    yield Finding("GPU", "bad" if asked else "note", f"none: {why}", f"{mend}; without one all runs on the CPU")
+        why, fix = "torch sees none; see what nvidia-smi says", "check the driver, and CUDA_VISIBLE_DEVICES"
+    yield Finding("GPU", "bad" if asked else "note", f"none: {why}", f"{fix}; without one all runs on the CPU")
 
 
 def _compiler(ws: Workspace) -> Finding:
@@ -161,8 +161,8 @@ def _trunk(ws: Workspace, dataset: str | None) -> Finding:
 def _split_mend(message: str) -> tuple[str, str]:
     """Split a message into its first line, and what can be done."""
     first, _, rest = message.partition("\n")
-    what, _, mend = first.partition("; ")
-    return what, "\n      ".join(line.strip() for line in filter(None, (mend, *rest.splitlines())))
+    what, _, fix = first.partition("; ")
+    return what, "\n      ".join(line.strip() for line in filter(None, (fix, *rest.splitlines())))
 
 
 def _folders(ws: Workspace) -> Iterator[Finding]:
@@ -194,17 +194,17 @@ def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Coun
         counts, problems = count_split(content, ws.settings.sources)
     except PipelineError as error:
         first = str(error).splitlines()[0]
-        mend = (
+        fix = (
             f"pipeline data fetch {manifest.name}, or name the folder that holds {manifest.folder}/: --data-root DIR; "
             f"pipeline data check {manifest.name} says more"
         )
-        return Finding(what, "bad", first, mend), None
+        return Finding(what, "bad", first, fix), None
     found = (
         f"{counts.pictures:,} pictures, {counts.rows:,} patches, in {dataset_folder(manifest, ws.settings.data_root)}"
     )
     if problems:
-        mend = f"pipeline data check {manifest.name}, or leave them out with --on-error skip"
-        return Finding(what, "bad", f"{found}; {len(problems)} will be refused ({problems[0]})", mend), counts
+        fix = f"pipeline data check {manifest.name}, or leave them out with --on-error skip"
+        return Finding(what, "bad", f"{found}; {len(problems)} will be refused ({problems[0]})", fix), counts
     return Finding(what, "ok", found), counts
 
 
@@ -234,6 +234,6 @@ def _disk(ws: Workspace, plan: Plan) -> Finding:
     stage, free = plan.stages["extract"], ws.stores.free_bytes()
     found = f"about {format_bytes(stage.bytes_expected)}, at most {format_bytes(stage.bytes_at_most)}"
     if free is not None and stage.bytes_at_most > free:
-        mend = "choose another --cache or --stores folder: extract refuses to begin like that"
-        return Finding("the run's disk", "bad", f"{found}; {format_bytes(free)} are free", mend)
+        fix = "choose another --cache or --stores folder: extract refuses to begin like that"
+        return Finding("the run's disk", "bad", f"{found}; {format_bytes(free)} are free", fix)
     return Finding("the run's disk", "ok", found)

@@ -11,7 +11,7 @@ from pipeline.io.errors import MissingDataError
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.trunk import Trunk
 

@@ -114,8 +114,8 @@ class RunSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     method: Literal["patches", "dense"] = Field(
         "patches",
-        description="how a grid is looked at: patch by patch, or convolutions over each rescaled picture and rows at "
-        "the places of its windows; other sources are patches always",
+        description="how the rows of a grid are computed: patch by patch, or convolutions over each rescaled picture, "
+        "read off at the places of its windows; other sources are patches always",
     )
     compiled: bool = Field(
         False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"

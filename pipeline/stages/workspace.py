@@ -94,7 +94,7 @@ class Workspace:
 
     @property
     def dense(self) -> bool:
-        """Whether rows are read off the maps of whole pictures: a way to look at a grid, other windows are patches."""
+        """Whether rows are read off the maps of whole pictures: only windows of a grid can be."""
         return self.settings.method == "dense" and self.settings.source == "grid"
 
     def _store_key(self) -> dict[str, Any]:

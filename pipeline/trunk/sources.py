@@ -104,11 +104,11 @@ def _import_function(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-CARD = TrunkSource("PATH.yaml", "pipeline.trunk.family:load_card_file")
+CARD = TrunkSource("PATH.yaml", "pipeline.trunk.alexnet_family:load_card_file")
 _FAMILY, _TORCHVISION, _TIMM = (f"pipeline.trunk.{name}" for name in ("family", "zoo.torchvision", "zoo.timm"))
 SOURCES = (
-    TrunkSource("alexnet64", "pipeline.trunk.family:load_embedded", LAYERS),
-    TrunkSource("random", "pipeline.trunk.family:load_random", LAYERS, seeded=True),
+    TrunkSource("alexnet64", "pipeline.trunk.alexnet_family:load_embedded", LAYERS),
+    TrunkSource("random", "pipeline.trunk.alexnet_family:load_random", LAYERS, seeded=True),
     TrunkSource("alexnet", f"{_FAMILY}:load_alexnet", LAYERS, weights="optional", outliner=f"{_FAMILY}:outline"),
     TrunkSource("krizhevsky", f"{_FAMILY}:load_krizhevsky", LAYERS, weights="needed", outliner=f"{_FAMILY}:outline"),
     TrunkSource("no-pretrain", layers=LAYERS, made=True, seeded=True),

@@ -1,1 +1,1 @@
-"""What people look at: maps, rankings, figures, the report, the live page."""
+"""Views for people: maps, rankings, figures, the report, the live page."""

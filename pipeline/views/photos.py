@@ -1,4 +1,4 @@
-"""A fitted head looks at photos that are in no dataset: patches, trunk, scores, maps, at once and with nothing kept."""
+"""A fitted head on photos that are in no dataset: patches, activations, scores and maps, with nothing stored."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Look:
         return aggregation.apply(self.patch_scores[None].astype(np.float64))[0]
 
     def shrunk(self, most_px: int) -> Look:
-        """Return the same look at a smaller picture, whose maps are as small."""
+        """Return the same scores on a smaller picture, whose maps are as small."""
         return replace(self, pixels=shrink_for_display(Image.fromarray(self.pixels), most_px))
 
     def maps(self, columns: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ def check_makes_maps(head: Head) -> None:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that the trunk has looked at.
+    """A photo and the activations of its patches.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class PhotoReader:
         return Photo(path.stem, pixels, size_wh, box_xyxy, rows)
 
     def judge(self, photo: Photo) -> Look:
-        """What the head says of a photo that the trunk has looked at."""
+        """Return the head's scores of a photo and its patches."""
         scores = self.head.patch_scores(photo.rows)
         return Look(
             photo.name, photo.pixels, photo.size_wh, photo.box_xyxy, self.head.classes, scores, self.head.score_kind

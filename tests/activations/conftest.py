@@ -20,7 +20,7 @@ from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings
 from pipeline.patches.table import PatchTable
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 

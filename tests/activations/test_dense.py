@@ -14,7 +14,7 @@ from pipeline.activations.folder import LocalFolder
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 
 BATCH = 16
 

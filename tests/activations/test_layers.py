@@ -17,7 +17,7 @@ from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
 from pipeline.io.errors import PipelineError, SettingsError, TrunkError
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import Trunk
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.card import TrunkCard, save_trunk
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 
 EXTRACT = "extract --dataset tiny --split train --config config.yaml"
 

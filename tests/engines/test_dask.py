@@ -158,7 +158,7 @@ def test_lost_scheduler_ends_in_one_message(work, tmp_path, wait, monkeypatch):
             process.kill()
 
     try:
-        wait(port_file.is_file)
+        wait(lambda: port_file.is_file() and port_file.read_text())
         address = json.loads(port_file.read_text())["address"]
         monkeypatch.chdir(work.path)
         monkeypatch.setattr(dask_engine, "CONNECT_S", 2)

@@ -25,7 +25,7 @@ from pipeline.stages import extract, fit_head, score
 from pipeline.stages.context import RunContext
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 
 N_FAULTS = 10_000 if os.environ.get("PIPELINE_TORTURE") else 210
 SETTINGS = RunSettings(

@@ -28,7 +28,7 @@ from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
 from pipeline.trunk.architectures import AlexNet, AlexNetConfig, Conv
 from pipeline.trunk.card import TrunkCard
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 

@@ -78,8 +78,8 @@ def test_the_verdict_is_that_of_an_extraction(files, offline, trunk, layer, weig
 def test_pickled_weights_come_with_the_command_that_converts_them(files, offline):
     settings = RunSettings(trunk="torchvision/resnet18", weights=str(files / "pickled.pth"))
     finding = doctor._trunk(Workspace(settings), None)
-    assert finding.state == "bad" and "pipeline trunk import" in finding.mend
-    assert "--architecture torchvision/resnet18" in finding.mend
+    assert finding.state == "bad" and "pipeline trunk import" in finding.fix
+    assert "--architecture torchvision/resnet18" in finding.fix
 
 
 @pytest.mark.parametrize("trunk", ["torchvision/resnet18", "timm/test_vit"])
@@ -87,12 +87,12 @@ def test_weights_that_a_run_would_download_are_noted(monkeypatch, tmp_path, trun
     monkeypatch.setattr(hubs, "can_reach", lambda url: True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     finding = doctor._trunk(Workspace(RunSettings(trunk=trunk)), None)
-    assert finding.state == "note" and "extract downloads them" in finding.mend + finding.found
+    assert finding.state == "note" and "extract downloads them" in finding.fix + finding.found
 
 
 def test_a_trunk_of_a_dataset_is_not_made_yet():
     finding = doctor._trunk(Workspace(RunSettings(trunk="fisher")), "demo")
-    assert finding.state == "bad" and "pipeline trunk make" in finding.mend
+    assert finding.state == "bad" and "pipeline trunk make" in finding.fix
     assert doctor._trunk(Workspace(RunSettings(trunk="fisher")), None).state == "note"
 
 

@@ -28,7 +28,7 @@ from pipeline.stages.pretrain import pretrain_on_patches
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.card import TrunkCard
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.settings import FromScratchSettings
 
 RUN = RunSettings(data_root="data", grid=GridSettings(scales=(1.0, 2.0), overlap=0.5), threads=1)

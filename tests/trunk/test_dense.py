@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import CONFIGS, AlexNet
 from pipeline.trunk.dense import DenseRunner, cells_of
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 

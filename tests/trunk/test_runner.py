@@ -8,7 +8,7 @@ import torch
 
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.devices import resolve_device
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, gather_windows, resolve_precision
 
 CPU = torch.device("cpu")

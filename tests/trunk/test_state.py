@@ -10,7 +10,7 @@ from support.cli import run_command
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.architectures import ALEXNET, AlexNet
 from pipeline.trunk.hubs import cached_by_torch
-from pipeline.trunk.registry import load_trunk, outline_trunk
+from pipeline.trunk.load import load_trunk, outline_trunk
 from pipeline.trunk.trunk import digest_weights
 from pipeline.trunk.zoo.timm import import_timm
 from pipeline.trunk.zoo.torchvision_import import import_torchvision

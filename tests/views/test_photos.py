@@ -15,7 +15,7 @@ from pipeline.dataset.picture import decode_image, decode_picture
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
 from pipeline.scoring.maps import score_maps
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.views import photos
 

@@ -29,7 +29,7 @@ def _tensor(message: Message, folder: Path) -> np.ndarray | None:
         values = np.frombuffer(message.blobs(9)[-1], dtype)
     elif dtype == "<f8":
         values = message.reals(10, "<f8")
-    elif dtype == "<f2":  # kept as the bits of 16-bit numbers
+    elif dtype == "<f2":  # held as the bits of 16-bit numbers
         values = np.array(message.integers(5), np.uint16).view("<f2")
     else:
         values = message.reals(4)

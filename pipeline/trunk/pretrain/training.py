@@ -76,7 +76,7 @@ def one_cycle(step: int, n_steps: int, peak: float) -> float:
 
 @dataclass
 class Training:
-    """One training of a classifier, which goes on after the last whole epoch that its checkpoint holds.
+    """One training of a classifier, which resumes after the last whole epoch that its checkpoint holds.
 
     The order of pictures and their changes depend on the seed and the epoch alone, so a run that was
     interrupted sees what an uninterrupted one would have seen.
@@ -86,7 +86,7 @@ class Training:
     train : what is trained on
     held_out : what is measured on after each epoch, or None
     config : the architecture
-    settings : `peak_rate` is the one that is used; `peak_rates` is not looked at
+    settings : `peak_rate` is the one that is used; `peak_rates` is ignored
     checkpoint : file of weights, optimiser and history, written after each epoch
     """
 
@@ -206,7 +206,7 @@ class Training:
 
 
 class OtherTrainingError(PipelineError):
-    """A kept file, at `path`, is of another training than the one that is asked for."""
+    """A saved file, at `path`, is of another training than the requested one."""
 
     def __init__(self, path: Path, changed: Sequence[str]) -> None:
         super().__init__(
@@ -227,9 +227,9 @@ def recipe_of(settings: PretrainSettings, train: LabelledPictures, held_out: Lab
     }
 
 
-def refuse_another_recipe(path: Path, kept: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """Stop where a kept file is of another training than the one that is asked for."""
-    changed = [key for key in {**recipe, **kept} if kept.get(key) != recipe.get(key)]
+def refuse_another_recipe(path: Path, saved: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Stop if a saved file is of another training than the requested one."""
+    changed = [key for key in {**recipe, **saved} if saved.get(key) != recipe.get(key)]
     if changed:
         raise OtherTrainingError(path, changed)
 
@@ -245,8 +245,8 @@ def choose_rate(
 ) -> tuple[float, list[dict[str, Any]]]:
     """The peak rate of `settings.peak_rates` whose short run has the lowest held-out loss.
 
-    Each is tried in a whole cycle of `settings.trial_updates` steps. What was tried is kept in
-    ``<stem>.rates.json``, so that an interrupted choice goes on.
+    Each is tried in a whole cycle of `settings.trial_updates` steps. What was tried is saved in
+    ``<stem>.rates.json``, so that an interrupted choice resumes.
 
     Returns
     -------
@@ -256,15 +256,15 @@ def choose_rate(
     Raises
     ------
     PipelineError
-        All diverged, or the kept trials belong to other settings.
+        All diverged, or the saved trials belong to other settings.
     """
     path = stem.with_name(stem.name + ".rates.json")
     recipe = recipe_of(settings.model_copy(update={"updates": settings.trial_updates}), train, held_out)
     tried: list[dict[str, Any]] = []
     if path.exists():
         try:
-            kept = read_json(path)
-            tried, kept_recipe = list(kept["tried"]), dict(kept["recipe"])
+            saved = read_json(path)
+            tried, kept_recipe = list(saved["tried"]), dict(saved["recipe"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PipelineError(f"{path}: not the trials of this command; remove it to start anew") from error
         refuse_another_recipe(path, kept_recipe, recipe)

@@ -256,7 +256,7 @@ def gather(run: RunContext, head: str) -> Content:
         comparison=comparison,
         stages=stages_of(run, splits, result),
         stores=stores_of(run, splits),
-        protocol=protocol(result, ws.settings.grid),
+        protocol=protocol(result, ws.settings.sources),
         command=run.command,
         paths=result["paths"],
         confusion=confused,

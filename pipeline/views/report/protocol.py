@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.patches.settings import GridSettings
+from pipeline.patches.settings import SourceSettings
 from pipeline.scoring.aggregation import Aggregation
 
 RULES = {
@@ -14,21 +14,49 @@ RULES = {
 }
 
 
-def protocol(result: Mapping[str, Any], grid: GridSettings) -> list[str]:
-    """One paragraph a step, from pictures to mAP."""
+def protocol(result: Mapping[str, Any], sources: SourceSettings) -> list[str]:
+    """Return one paragraph per step, from pictures to mAP."""
     used = result["pictures"]
     return [
-        f"Square patches of {len(grid.scales)} sizes are cut from each picture. Their sides are the picture's shorter "
-        f"side divided by {', '.join(f'{scale:g}' for scale in grid.scales)}; neighbours share "
-        f"{100 * grid.overlap:.0f} % or more.",
-        f"The trunk {result['trunk']}, which is not trained here, looks at each patch once. Its layer "
-        f"{result['layer']} is kept, and everything below reads what was kept.",
+        _windows(sources),
+        f"The trunk {result['trunk']}, which is not trained here, runs once on each patch. The activations of its "
+        f"layer {result['layer']} are cached, and everything below reads them from the cache.",
         _fit(result),
         Aggregation.from_json(result["k"]).in_words(),
         f"Average precision is {RULES[result['metric']]}. A picture in which all objects of a class are difficult is "
         f"left out for that class. mAP is the mean over classes, on {used['eval']['used']:,} pictures of "
         f"{result['split']}.",
     ]
+
+
+def _windows(sources: SourceSettings) -> str:
+    """Say which patches are cut."""
+    if sources.source == "whole":
+        return "Each picture is one patch: the whole of it, resized to a square."
+    if sources.source == "crops":
+        crops = sources.crops
+        parts = ["the whole picture, resized to a square"] if crops.whole else []
+        parts += [
+            f"squares whose side is {100 * share:g} % of the shorter side, in the centre and the four corners"
+            for share in crops.shares
+        ]
+        return f"Of each picture these patches are cut: {'; '.join(parts)}{_flipped(crops.flips)}."
+    if sources.source == "boxes":
+        boxes = sources.boxes
+        return (
+            f"One square patch is cut per person, centred on the person's box, with {boxes.margin:g} times its longer "
+            f"side{_flipped(boxes.flips)}."
+        )
+    grid = sources.grid
+    return (
+        f"Square patches of {len(grid.scales)} {'sizes' if len(grid.scales) > 1 else 'size'} are cut from each "
+        f"picture. Their sides are the picture's shorter side divided by "
+        f"{', '.join(f'{scale:g}' for scale in grid.scales)}; neighbours share {100 * grid.overlap:.0f} % or more."
+    )
+
+
+def _flipped(flips: bool) -> str:
+    return ", each once more mirrored left to right" if flips else ""
 
 
 def _fit(result: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ N_MAPS = 6
 
 
 class Desk:
-    """Readers by the name of their head, and the photos that were looked at last.
+    """Readers by the name of their head, and the last photos, whose activations are in memory.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Desk:
         self._lock = threading.Lock()
 
     def take(self, data: bytes, name: str) -> str:
-        """Look at a photo; the key under which it is kept.
+        """Run the trunk on a photo, and return the key under which its activations are held.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class Desk:
         return key
 
     def judge(self, key: str, head: str, k: str | None, wanted: str | None) -> dict[str, Any]:
-        """Scores and maps of a kept photo.
+        """Return scores and maps of a photo that `take` took.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Desk:
         Raises
         ------
         KeyError
-            The photo is no longer kept, or there is no such head or class.
+            The photo is no longer in memory, or there is no such head or class.
         """
         photo, reader = self._photos[key], self.readers[head]
         self._photos.move_to_end(key)
@@ -120,7 +120,7 @@ class Desk:
 
 
 def make_app(desk: Desk, title: str) -> Flask:
-    """The page and its two questions: look at a photo, and judge one that was looked at."""
+    """Make the page and its two requests: take a photo, and return scores and maps of one."""
     app = Flask(__name__, template_folder=".", static_folder="static")
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 

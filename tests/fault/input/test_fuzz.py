@@ -43,7 +43,7 @@ from pipeline.patches.settings import GridSettings, LabelSettings
 from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.trunk import read_weights
 
 # As outside of pytest: Pillow's warnings of odd metadata are not errors, nor are those of odd codecs.

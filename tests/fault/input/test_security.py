@@ -35,7 +35,7 @@ from pipeline.io.digests import sha256_file
 from pipeline.io.errors import BadPictureError, DatasetError, PipelineError, SettingsError
 from pipeline.stages.pretrain import pretrain_on_folders
 from pipeline.trunk.architectures import ALEXNET64
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.settings import PretrainSettings
 
 SOURCES = sorted((Path(__file__).resolve().parents[3] / "pipeline").rglob("*.py"))

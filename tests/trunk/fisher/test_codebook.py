@@ -15,7 +15,7 @@ from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.fisher.codebook import choose_windows, fit_codebooks, sample_descriptors
 from pipeline.trunk.fisher.trunk import FisherNetwork, vector_width
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.settings import FisherSettings
 

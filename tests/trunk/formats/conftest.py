@@ -21,7 +21,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def rows_of(pixels) -> Callable[[Path], np.ndarray]:
     """FC7 of the trunk of a card, in float32, with the card's preprocessing."""
-    from pipeline.trunk.registry import load_trunk
+    from pipeline.trunk.load import load_trunk
 
     def compute(card: Path) -> np.ndarray:
         trunk = load_trunk(str(card))

@@ -15,7 +15,7 @@ from pipeline.cli.trunk import command
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.trunk.card import save_trunk
 from pipeline.trunk.formats.convert import convert, read_mean_bgr
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 
 

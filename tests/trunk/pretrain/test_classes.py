@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from pipeline.cli.main import cli
 from pipeline.io.errors import DatasetError, MissingDataError
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.pretrain.classes import choose_at_random, read_class_list, select_classes
-from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.settings import ClassSelection
 
 CAT, DOG, ZEBRA, OX = "n02121808", "n02084071", "n02391049", "n02403003"

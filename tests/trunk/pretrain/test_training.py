@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from pipeline.io.errors import DatasetError, PipelineError
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.pretrain.augmentation import augment
 from pipeline.trunk.pretrain.images import LabelledPictures, decode_both, decode_class_folders
 from pipeline.trunk.pretrain.training import pretrain
-from pipeline.trunk.registry import load_trunk
 from pipeline.trunk.settings import PretrainSettings
 
 SETTINGS = PretrainSettings(epochs=2, batch=20, peak_rate=0.05)

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.stages.parse_settings import parse_run_settings
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.zoo.timm import import_timm
 

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.activations.identity import trunk_fields
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.zoo.torchvision import attach, find_weights, make_model, parse_name, preprocessing_of
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
-from pipeline.trunk.registry import load_trunk
+from pipeline.trunk.load import load_trunk
 from pipeline.trunk.trunk import read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 

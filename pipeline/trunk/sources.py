@@ -105,7 +105,7 @@ def _import_function(name: str) -> Callable[..., Any]:
 
 
 CARD = TrunkSource("PATH.yaml", "pipeline.trunk.alexnet_family:load_card_file")
-_FAMILY, _TORCHVISION, _TIMM = (f"pipeline.trunk.{name}" for name in ("family", "zoo.torchvision", "zoo.timm"))
+_FAMILY, _TORCHVISION, _TIMM = (f"pipeline.trunk.{name}" for name in ("alexnet_family", "zoo.torchvision", "zoo.timm"))
 SOURCES = (
     TrunkSource("alexnet64", "pipeline.trunk.alexnet_family:load_embedded", LAYERS),
     TrunkSource("random", "pipeline.trunk.alexnet_family:load_random", LAYERS, seeded=True),

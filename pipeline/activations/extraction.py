@@ -5,21 +5,26 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.activations.adoption import Adoption
 from pipeline.activations.arrays import raw_bytes_per_row
+from pipeline.activations.donor import find_donors
 from pipeline.activations.engines import Engine, LocalEngine
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
 from pipeline.activations.identity import Identity, fingerprint, make_identity
-from pipeline.activations.partition import Part, parts_within, range_of, rows_per_part, share_of
+from pipeline.activations.layout import PictureFiles
+from pipeline.activations.matching import plan_adoption
+from pipeline.activations.partition import Part, range_of, rows_per_part, share_of
 from pipeline.activations.parts import PartMaker, PartTask
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import LogEntry, RunLog, StageClock
 from pipeline.activations.settings import Codec, StoredDtype
 from pipeline.activations.store import Store
+from pipeline.activations.work import Work
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.names import make_file_part
@@ -71,34 +76,6 @@ class RequestedStore:
     folder: Folder
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is left to extract.
-
-    Attributes
-    ----------
-    writers : of the stores that are not sealed
-    missing : parts without a record, by the fingerprint of their store
-    spans : ranges of rows of this run's share, each with whole parts of all stores
-    todo : the smallest ranges inside of them that cover all missing parts
-    """
-
-    writers: Sequence[StoreWriter]
-    missing: Mapping[str, Sequence[Part]]
-    spans: Sequence[Part]
-    todo: Sequence[Part]
-
-    @property
-    def n_rows(self) -> int:
-        return sum(part.n_rows for part in self.todo)
-
-    def parts_in_share(self, writer: StoreWriter) -> list[Part]:
-        return [part for span in self.spans for part in parts_within(writer.parts, span)]
-
-    def missing_in_share(self, writer: StoreWriter) -> list[Part]:
-        return [part for span in self.spans for part in parts_within(self.missing[writer.fingerprint], span)]
-
-
 @dataclass
 class Extraction:
     """The extraction of one store, or of one store per layer in the same pass.
@@ -117,6 +94,8 @@ class Extraction:
     dtype, codec : how the stores hold the rows, and how a new one compresses them
     rows : int64 ndarray, rising: rows of the table to extract; None for all
     part_rows : rows per part, from the width of a row
+    adopt : take over the rows that other stores hold
+    other_stores : further folders of stores from which rows are taken over
 
     Attributes
     ----------
@@ -141,6 +120,8 @@ class Extraction:
     codec: Codec = "small"
     rows: np.ndarray | None = None
     part_rows: PartRows = rows_per_part
+    adopt: bool = True
+    other_stores: Sequence[Folder] = ()
 
     def __post_init__(self) -> None:
         requested = []
@@ -189,7 +170,7 @@ class Extraction:
             picture is named), or the disk will not hold the stores. Recorded parts stay.
         """
         writers, all_new = self._open_writers()
-        work = self._find_work(writers, share)
+        work = self._with_adoption(self._find_work(writers, share))
         for writer in writers:
             if writer not in work.writers:
                 self.say(f"{writer.folder}: complete, the trunk does not run")
@@ -221,13 +202,13 @@ class Extraction:
             writers = []
             for item in self.requested:
                 folder = item.folder
-                create_store(folder, item.identity, self.table.ids, made_from, self.codec)
+                create_store(folder, item.identity, self.table.ids, made_from, self.codec, self._picture_files())
                 writers.append(StoreWriter(folder))
         except OSError as error:
             raise disk_trouble(error, folder) from error
         return writers, len(new) == len(self.requested)
 
-    def _find_work(self, writers: Sequence[StoreWriter], share: tuple[int, int] | None) -> _Work:
+    def _find_work(self, writers: Sequence[StoreWriter], share: tuple[int, int] | None) -> Work:
         # The largest parts: each holds whole parts of all other layers.
         spans = max((writer.parts for writer in writers), key=lambda parts: parts[0].n_rows if parts else 0)
         if share is not None:
@@ -235,7 +216,32 @@ class Extraction:
         unsealed = [writer for writer in writers if not writer.sealed]
         missing = {writer.fingerprint: writer.missing() for writer in unsealed}
         ranges = (range_of(missing.values(), span) for span in spans)
-        return _Work(unsealed, missing, spans, [part for part in ranges if part is not None])
+        return Work(unsealed, missing, spans, [part for part in ranges if part is not None])
+
+    def _picture_files(self) -> PictureFiles:
+        return PictureFiles(self.table.picture_sha256, tuple(bool(turned) for turned in self.table.apply_exif))
+
+    def _with_adoption(self, work: Work) -> Work:
+        """Find the rows of the missing parts that other stores hold."""
+        if not (self.adopt and work.todo):
+            return work
+        found = {}
+        for writer in work.writers:
+            if work.missing_in_share(writer):
+                found[writer.identity.layer] = self._find_adoption(writer.identity, writer.folder)
+        found = {layer: adoption for layer, adoption in found.items() if adoption.runs}
+        adopting = replace(work, adoption=found)
+        if found and adopting.n_computed and not self.runner.rows_are_independent(self.identity.batch):
+            self.say(
+                f"{self._describe(work.writers)}: other stores hold rows of these pictures, and none is taken over: "
+                "on this machine the last bits of a row depend on its place in the batch"
+            )
+            return work
+        return adopting
+
+    def _find_adoption(self, identity: Identity, folder: Folder) -> Adoption:
+        donors = find_donors([self.stores, *self.other_stores], identity, folder)
+        return plan_adoption(self.table, identity, self.rows, donors)
 
     def _check_room(self, n_bytes: int) -> None:
         """Stop before the trunk runs if the disk will not hold so many bytes."""
@@ -247,7 +253,7 @@ class Extraction:
                 "free some space, or choose another --cache or --stores folder"
             )
 
-    def _announce(self, work: _Work) -> None:
+    def _announce(self, work: Work) -> None:
         """Tell the user rows, bytes and time before anything long begins."""
         n_bytes = 0
         for writer in work.writers:
@@ -255,11 +261,14 @@ class Extraction:
             n_bytes += _raw_bytes(writer.identity, sum(part.n_rows for part in missing))
             if len(missing) < n_parts:
                 self.say(f"{writer.folder}: resuming, {n_parts - len(missing)} of {n_parts} parts are recorded")
+            for name, n_rows in work.adopted(writer).items():
+                self.say(f"{writer.folder}: {n_rows:,} rows are taken over from {name}")
         self._check_room(n_bytes)
-        text = f"{self._describe(work.writers)}: {work.n_rows:,} rows to extract, at most {n_bytes / 2**20:,.0f} MiB"
-        rate = self.runner.measure_rate(min(self.identity.batch, work.n_rows))
+        n_computed = work.n_computed
+        text = f"{self._describe(work.writers)}: {n_computed:,} rows to extract, at most {n_bytes / 2**20:,.0f} MiB"
+        rate = self.runner.measure_rate(self.identity.batch) if n_computed else None
         if rate is not None:
-            seconds = format_seconds(work.n_rows / rate)
+            seconds = format_seconds(n_computed / rate)
             text += f"; the trunk alone needs about {seconds} ({rate:,.0f} patches/s in a trial batch)"
         self.say(text)
 
@@ -271,7 +280,7 @@ class Extraction:
 
     # Running
 
-    def _make(self, work: _Work, spans: Sequence[Part], engine: Engine | None) -> None:
+    def _make(self, work: Work, spans: Sequence[Part], engine: Engine | None) -> None:
         """Let an engine compute and write the missing parts of some ranges, then log the run."""
         engine = engine or LocalEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)))
         clock = StageClock()
@@ -284,14 +293,15 @@ class Extraction:
                 if n_rows:
                     progress.advance(n_rows, note=clock.summary())
 
-            engine([self._plan_task(part) for part in spans], report)
+            engine([self._plan_task(part, work.adoption) for part in spans], report)
         self._log(work, clock, time.perf_counter() - started)
 
-    def _plan_task(self, part: Part) -> PartTask:
+    def _plan_task(self, part: Part, adoption: Mapping[str, Adoption]) -> PartTask:
         rows = slice(part.start, part.stop) if self.rows is None else self.rows[part.start : part.stop]
-        return PartTask(part, plan_rows(self.table, self.picture_paths, rows))
+        inside = {layer: of_layer.within(part.start, part.stop) for layer, of_layer in adoption.items()}
+        return PartTask(part, plan_rows(self.table, self.picture_paths, rows), inside)
 
-    def _log(self, work: _Work, clock: StageClock, seconds: float) -> None:
+    def _log(self, work: Work, clock: StageClock, seconds: float) -> None:
         """Tell the user the rate of a run, and append it to the log of each store."""
         rate = f"{work.n_rows:,} patches in {seconds:.1f} s ({work.n_rows / seconds:,.0f}/s)"
         self.say(f"{self._describe(work.writers)}: {rate}; {clock.summary()}")
@@ -303,6 +313,7 @@ class Extraction:
                 entry = LogEntry.of_this_run(
                     rows=sum(part.n_rows for part in parts),
                     parts=len(parts),
+                    adopted=work.adopted(writer),
                     stores=len(work.writers),
                     seconds=seconds,
                     stages=clock.seconds,

@@ -191,6 +191,22 @@ def how_part(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if key.startswith("how.")}
 
 
+def value_fields(how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those fields of `how_part` that decide values: how rows are divided into parts does not."""
+    return {key: value for key, value in how.items() if key != "how.part_rows"}
+
+
+def row_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that, with a picture and a window, decide a row: equal in stores that may share rows.
+
+    Not the grid, which only decides the windows; and not how a row is stored.
+    """
+    not_of_rows = {"how.dtype"}
+    if identity.get("how.source") in ("grid", "whole"):
+        not_of_rows |= {"how.scales", "how.overlap"}
+    return {key: value for key, value in value_fields(how_part(identity)).items() if key not in not_of_rows}
+
+
 @dataclass(frozen=True)
 class FieldDifference:
     """A field in which two identities differ.

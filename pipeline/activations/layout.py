@@ -2,7 +2,8 @@
 
 Layout of the group::
 
-    zarr.json                     attributes: identity, fingerprint, ids, names of dataset, split and trunk
+    zarr.json                     attributes: identity, fingerprint, ids and files of the pictures, names of dataset,
+                                  split and trunk
     activations/                  (row, <layer>_column) float16, one shard per part, fill value NaN; or codes
     picture/ box_xyxy/ scale/     geometry of each row, one chunk per part
     column_range/                 only next to codes: (part, low and step, <layer>_column) float32
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,8 +33,43 @@ from pipeline.activations.partition import Part, arrays_of
 from pipeline.activations.settings import UNNAMED_CODEC, Codec
 
 
+@dataclass(frozen=True)
+class PictureFiles:
+    """What decides the pixels of each picture of a store, by which another store may take over its rows.
+
+    Attributes
+    ----------
+    sha256 : digest of each file's bytes
+    apply_exif : whether each picture is turned by EXIF
+    """
+
+    sha256: tuple[str, ...]
+    apply_exif: tuple[bool, ...]
+
+    @classmethod
+    def from_dict(cls, value: Any) -> PictureFiles | None:
+        """Read the stored form; None for None.
+
+        Raises
+        ------
+        KeyError, TypeError
+            It is malformed.
+        """
+        if value is None:
+            return None
+        return cls(tuple(value["sha256"]), tuple(bool(turned) for turned in value["apply_exif"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return {"sha256": list(self.sha256), "apply_exif": [int(turned) for turned in self.apply_exif]}
+
+
 def make_metadata(
-    identity: Identity, picture_ids: tuple[str, ...], made_from: Mapping[str, str], codec: Codec = "small"
+    identity: Identity,
+    picture_ids: tuple[str, ...],
+    made_from: Mapping[str, str],
+    codec: Codec = "small",
+    picture_files: PictureFiles | None = None,
 ) -> dict[str, bytes]:
     """Make every ``zarr.json`` of an empty store; the group's own comes last."""
     memory = MemoryStore()
@@ -43,6 +81,7 @@ def make_metadata(
             "fingerprint": fingerprint(identity),
             "picture_ids": list(picture_ids),
             "made_from": dict(made_from),
+            **({} if picture_files is None else {"picture_files": picture_files.to_dict()}),
         },
     )
     layer_column = f"{identity.layer}_column"
@@ -96,13 +135,19 @@ def _open_array(name: str, metadata: bytes, objects: Mapping[str, bytes], writab
     return zarr.open_array(memory, path=name, mode="r+" if writable else "r", zarr_format=3), memory
 
 
-def encode_part(metadata: Mapping[str, bytes], part: Part, columns: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+def encode_part(
+    metadata: Mapping[str, bytes],
+    part: Part,
+    columns: Mapping[str, np.ndarray],
+    encoded: Mapping[str, bytes] = MappingProxyType({}),
+) -> dict[str, bytes]:
     """Encode each object of a part; the bytes depend on the arguments alone.
 
     Parameters
     ----------
     metadata : as from `make_metadata`
     columns : ``activations`` (n, width) float16, finite; ``picture``, ``box_xyxy``, ``scale``
+    encoded : objects of other arrays that are encoded already, by the array's name
 
     Raises
     ------
@@ -113,11 +158,14 @@ def encode_part(metadata: Mapping[str, bytes], part: Part, columns: Mapping[str,
         if len(column) != part.n_rows:
             raise ValueError(f"{name}: {len(column)} rows, expected {part.n_rows} in part {part.index}")
     stored = dict(columns)
-    if "column_range" in part.arrays:
+    if "column_range" in part.arrays and "column_range" not in encoded:
         stored["activations"], column_range = quantise(columns["activations"])
         stored["column_range"] = column_range[None]
     objects = {}
     for name in part.arrays:
+        if name in encoded:
+            objects[part.object_name(name)] = encoded[name]
+            continue
         array, memory = _open_array(name, metadata[f"{name}/zarr.json"], {}, writable=True)
         # Without this, rows of zeros would not be written, and would read like missing ones.
         array.with_config({"write_empty_chunks": True})[_place(name, part)] = stored[name]

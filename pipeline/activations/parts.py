@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.activations.adoption import Adoption
+from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.compute import compute_layers
 from pipeline.activations.folder import Folder, disk_trouble
 from pipeline.activations.partition import Part, parts_within
 from pipeline.activations.row_plan import RowPlan
+from pipeline.activations.row_source import RowSource
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.writer import StoreWriter
+from pipeline.io.errors import StoreDamagedError
 from pipeline.trunk.runner import TrunkRunner
 
 
@@ -21,19 +26,30 @@ class PartTask:
     """The unit that engines schedule: one part to extract.
 
     If several layers come from one pass, it is a range of rows that holds whole parts of each store.
+
+    Attributes
+    ----------
+    adoption : rows of the range that other stores hold, by layer
     """
 
     part: Part
     plan: RowPlan
+    adoption: Mapping[str, Adoption] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ComputedPart:
-    """A part whose rows are in memory, and still to be written."""
+    """A part whose rows are in memory, and still to be written.
+
+    Attributes
+    ----------
+    encoded : objects that were taken over as they are, by array
+    """
 
     writer: StoreWriter
     part: Part
     columns: Mapping[str, np.ndarray]
+    encoded: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, clock: StageClock) -> None:
         """Compress and write the part, then its record.
@@ -45,7 +61,7 @@ class ComputedPart:
         """
         with clock.measure("write"):
             try:
-                self.writer.write_part(self.part, self.columns)
+                self.writer.write_part(self.part, self.columns, self.encoded)
             except OSError as error:
                 raise disk_trouble(error, self.writer.folder) from error
 
@@ -62,6 +78,7 @@ class PartMaker:
     def __init__(self, runner: TrunkRunner, *folders: Folder) -> None:
         self.runner = runner
         self.writers = [StoreWriter(folder) for folder in folders]
+        self._source = RowSource()
 
     def make(self, task: PartTask, clock: StageClock, advance: Callable[[int], None] = lambda n: None) -> None:
         """Compute and write all parts of a task that no writer has recorded yet; see `compute`."""
@@ -80,20 +97,57 @@ class PartMaker:
             parts = [part for part in parts_within(writer.parts, task.part) if not writer.is_recorded(part)]
             if parts:
                 due[writer.identity.layer] = (writer, parts)
-        if not due:
-            advance(task.part.n_rows)
-            return []
-        batch = self.writers[0].identity.batch
-        activations = compute_layers(task.plan, self.runner, batch, clock, layers=tuple(due), advance=advance)
+        needed = {layer: _rows_needed(task, layer, parts) for layer, (_, parts) in due.items()}
+        computed_rows = np.logical_or.reduce([np.zeros(task.part.n_rows, bool), *needed.values()])
+        advance(task.part.n_rows - int(computed_rows.sum()))
+        activations: Mapping[str, np.ndarray] = {}
+        if computed_rows.any():
+            plan = task.plan if computed_rows.all() else task.plan.select(np.flatnonzero(computed_rows))
+            layers = tuple(layer for layer, rows in needed.items() if rows.any())
+            batch = self.writers[0].identity.batch
+            activations = compute_layers(plan, self.runner, batch, clock, layers=layers, advance=advance)
+        position = np.cumsum(computed_rows) - 1
         computed = []
         for layer, (writer, parts) in due.items():
+            adoption = task.adoption.get(layer, Adoption())
             for part in parts:
                 rows = slice(part.start - task.part.start, part.stop - task.part.start)
                 columns = {
-                    "activations": activations[layer][rows],
                     "picture": task.plan.picture[rows],
                     "box_xyxy": task.plan.box_xyxy[rows],
                     "scale": task.plan.scale[rows],
                 }
-                computed.append(ComputedPart(writer, part, columns))
+                taken = adoption.within(part.start, part.stop)
+                if not taken.runs:
+                    columns["activations"] = activations[layer][position[rows.start] : position[rows.stop - 1] + 1]
+                    computed.append(ComputedPart(writer, part, columns))
+                    continue
+                with clock.measure("take over"), _explain_damage():
+                    encoded = self._source.encoded(taken, part, writer.identity, writer.codec)
+                    if encoded is None:
+                        values = np.empty((part.n_rows, writer.identity.width), ROW_DTYPE)
+                        self._source.read(taken, part.start, values)
+                        own = needed[layer][rows]
+                        if own.any():
+                            values[own] = activations[layer][position[rows][own]]
+                        columns["activations"] = values
+                computed.append(ComputedPart(writer, part, columns, encoded or {}))
         return computed
+
+
+@contextlib.contextmanager
+def _explain_damage() -> Iterator[None]:
+    """Add to the message of a damaged store how to go on without its rows."""
+    try:
+        yield
+    except StoreDamagedError as error:
+        raise StoreDamagedError(f"{error}; or compute all rows anew with: pipeline extract --no-adopt") from error
+
+
+def _rows_needed(task: PartTask, layer: str, parts: Sequence[Part]) -> np.ndarray:
+    """Return the rows of a task that have to be computed for parts of one layer: bool ndarray (rows of the task,)."""
+    start, needed = task.part.start, np.zeros(task.part.n_rows, bool)
+    adoption = task.adoption.get(layer, Adoption())
+    for part in parts:
+        needed[part.start - start : part.stop - start] = adoption.missing(part.start, part.stop)
+    return needed

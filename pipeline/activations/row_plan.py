@@ -47,6 +47,19 @@ class RowPlan:
     def n_rows(self) -> int:
         return len(self.picture)
 
+    def select(self, rows: np.ndarray) -> RowPlan:
+        """Return the plan of some of the rows.
+
+        Parameters
+        ----------
+        rows : int ndarray, rising
+        """
+        picture = self.picture[rows]
+        needed = set(np.unique(picture).tolist())
+        flip = None if self.flip is None else self.flip[rows]
+        pictures = tuple(item for item in self.pictures if item.index in needed)
+        return RowPlan(picture, self.box_xyxy[rows], self.scale[rows], self.source, flip, pictures)
+
 
 def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice | np.ndarray) -> RowPlan:
     """Plan a range of rows, or chosen rows in rising order."""

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ class LogEntry:
     ----------
     finished : time with its zone
     host : name of the machine
-    rows, parts : extracted by the run for this store
+    rows, parts : written by the run for this store
+    adopted : how many of the rows were taken over from each other store, by its name
     stores : that the run's pass extracted together
     seconds : of the whole pass
     stages : seconds of each stage, summed over threads
@@ -93,10 +95,18 @@ class LogEntry:
     versions: Mapping[str, str]
     threads: int
     peak_memory_mib: int
+    adopted: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_this_run(
-        cls, *, rows: int, parts: int, stores: int, seconds: float, stages: Mapping[str, float]
+        cls,
+        *,
+        rows: int,
+        parts: int,
+        stores: int,
+        seconds: float,
+        stages: Mapping[str, float],
+        adopted: Mapping[str, int] = MappingProxyType({}),
     ) -> LogEntry:
         """Make the entry of a run that ends now, in this process."""
         return cls(
@@ -104,6 +114,7 @@ class LogEntry:
             host=platform.node(),
             rows=rows,
             parts=parts,
+            adopted=dict(adopted),
             stores=stores,
             seconds=round(seconds, 2),
             stages={name: round(spent, 2) for name, spent in stages.items()},
@@ -162,6 +173,14 @@ class RunLog:
                 with contextlib.suppress(ValueError):
                     entries.append(LogEntry.from_dict(json.loads(line)))
         return entries
+
+    def adopted(self) -> dict[str, int]:
+        """Return how many rows all runs together took over from each other store, by its name."""
+        counts: dict[str, int] = {}
+        for entry in self.read():
+            for name, n_rows in entry.adopted.items():
+                counts[name] = counts.get(name, 0) + n_rows
+        return counts
 
     def total_seconds(self) -> float | None:
         """Return the seconds of all runs together; None if there is no log."""

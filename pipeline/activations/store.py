@@ -19,10 +19,11 @@ import numpy as np
 
 from pipeline.activations import SEAL
 from pipeline.activations.arrays import ROW_DTYPE, metadata_names
-from pipeline.activations.codec import codec_of, restore
+from pipeline.activations.codec import codec_of
 from pipeline.activations.folder import Folder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, fingerprint
-from pipeline.activations.layout import decode_object
+from pipeline.activations.layout import PictureFiles
+from pipeline.activations.part_reader import REPAIR, PartReader
 from pipeline.activations.partition import Part, arrays_of, parts_of
 from pipeline.activations.records import PartRecord, Seal, check_record, describe_bytes, make_seal
 from pipeline.io.errors import StoreDamagedError, StoreError, StoreIncompleteError, StoreNotFoundError
@@ -30,8 +31,6 @@ from pipeline.io.messages import enumerate_problems
 
 PARTS_AHEAD = 2
 """Parts that are read ahead, and wait in memory while the caller uses another one."""
-FINITE_BLOCK_ROWS = 128
-REPAIR = "list the damage with: pipeline cache verify, and repair it with: pipeline cache repair"
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,13 @@ class StoreAttributes:
     Attributes
     ----------
     made_from : names of dataset, split and trunk
+    picture_files : of the pictures; None in stores of versions that did not record them
     """
 
     identity: Identity
     picture_ids: tuple[str, ...]
     made_from: Mapping[str, str]
+    picture_files: PictureFiles | None = None
 
 
 def read_attributes(folder: Folder) -> StoreAttributes:
@@ -59,23 +60,14 @@ def read_attributes(folder: Folder) -> StoreAttributes:
         attributes = json.loads(folder.read("zarr.json"))["attributes"]
         identity, stated_fingerprint = Identity.from_dict(attributes["identity"]), attributes["fingerprint"]
         picture_ids, made_from = tuple(attributes["picture_ids"]), dict(attributes["made_from"])
+        files = PictureFiles.from_dict(attributes.get("picture_files"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreDamagedError(f"{folder}: not a store: zarr.json cannot be read ({error!r}); {REPAIR}") from error
     if fingerprint(identity) != stated_fingerprint:
         raise StoreDamagedError(
             f"{folder}: the identity disagrees with its fingerprint: zarr.json was changed; {REPAIR}"
         )
-    return StoreAttributes(identity, picture_ids, made_from)
-
-
-def all_finite(values: np.ndarray) -> bool:
-    """Return whether no float16 value is infinite or NaN.
-
-    Several times as fast as `numpy.isfinite`: as integers, and block by block, so that no copy leaves the cache.
-    """
-    bits = values.view(np.uint16)
-    blocks = range(0, len(bits), FINITE_BLOCK_ROWS)
-    return not any((bits[start : start + FINITE_BLOCK_ROWS] & 0x7C00 == 0x7C00).any() for start in blocks)
+    return StoreAttributes(identity, picture_ids, made_from, files)
 
 
 class Store:
@@ -107,6 +99,7 @@ class Store:
         self.parts = parts_of(self.identity)
         self._metadata = self.folder.read_many(metadata_names(arrays_of(self.identity)))
         self._records = self._check_seal()
+        self._reader = PartReader(self.folder, self.identity, self._metadata, dict(enumerate(self._records)))
         self.picture_ids = attributes.picture_ids
 
     def _check_identity(self, expected: Mapping[str, Any]) -> None:
@@ -172,24 +165,11 @@ class Store:
         ------
         StoreDamagedError
         """
-        object_name = part.object_name(name)
-        try:
-            data = self.folder.read(object_name)
-        except OSError as error:
-            reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-            raise StoreDamagedError(f"{self.folder}: {object_name} {reason}; {REPAIR}") from error
-        if describe_bytes(data) != self._records[part.index].objects[object_name]:
-            raise StoreDamagedError(f"{self.folder}: {object_name} changed since it was written; {REPAIR}")
-        return decode_object(name, self._metadata[f"{name}/zarr.json"], part, data)
+        return self._reader.read_object(name, part)
 
     def read_part(self, part: Part) -> np.ndarray:
         """Read the activations of one part: float16 ndarray of shape (rows of the part, width), finite."""
-        values = self.read_object("activations", part)
-        if "column_range" in part.arrays:
-            values = restore(values, self.read_object("column_range", part)[0])
-        if not all_finite(values):
-            raise StoreDamagedError(f"{self.folder}: part {part.index} holds values that are not finite; {REPAIR}")
-        return values
+        return self._reader.read_part(part)
 
     def rounding(self, part: Part) -> np.ndarray:
         """Return the largest error of each column's values beyond float16: float32 ndarray (width,).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -14,11 +15,12 @@ from pipeline.activations.arrays import metadata_names
 from pipeline.activations.codec import codec_of
 from pipeline.activations.folder import Folder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, fingerprint
-from pipeline.activations.layout import encode_part, make_metadata
+from pipeline.activations.layout import PictureFiles, encode_part, make_metadata
+from pipeline.activations.part_reader import REPAIR
 from pipeline.activations.partition import Part, arrays_of, parts_of
 from pipeline.activations.records import PartRecord, check_record, make_record, make_seal
 from pipeline.activations.settings import Codec
-from pipeline.activations.store import REPAIR, read_attributes
+from pipeline.activations.store import read_attributes
 from pipeline.io.errors import StoreDamagedError, StoreError, StoreIncompleteError
 
 
@@ -28,6 +30,7 @@ def create_store(
     picture_ids: tuple[str, ...],
     made_from: Mapping[str, str],
     codec: Codec = "small",
+    picture_files: PictureFiles | None = None,
 ) -> None:
     """Create an empty store with its identity, or check that an existing one has the same.
 
@@ -36,6 +39,7 @@ def create_store(
     identity : an `Identity`, or its fields
     made_from : names of dataset, split and trunk, for people; no part of the identity
     codec : of a new store; an existing one keeps its own
+    picture_files : of the pictures, so that other stores may take over rows
 
     Raises
     ------
@@ -47,7 +51,7 @@ def create_store(
     existing = folder.read_many(names)
     if len(existing) < len(names):
         codec = _recorded_codec(folder, identity) or codec
-        for name, data in make_metadata(identity, picture_ids, made_from, codec).items():
+        for name, data in make_metadata(identity, picture_ids, made_from, codec, picture_files).items():
             # An existing file stays: the comparison below, and the seal, show whether it is the same.
             if name not in existing:
                 folder.create(name, data)
@@ -117,19 +121,22 @@ class StoreWriter:
     def sealed(self) -> bool:
         return self.folder.exists(SEAL)
 
-    def write_part(self, part: Part, columns: Mapping[str, np.ndarray]) -> None:
+    def write_part(
+        self, part: Part, columns: Mapping[str, np.ndarray], encoded: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
         """Write all objects of a part, then its record.
 
         Parameters
         ----------
         columns : ``activations`` (n, width) float16, finite; ``picture``, ``box_xyxy``, ``scale``
+        encoded : objects of other arrays that are encoded already, by the array's name
 
         Raises
         ------
         ValueError
             A column has another number of rows than the part.
         """
-        objects = encode_part(self._metadata, part, columns)
+        objects = encode_part(self._metadata, part, columns, encoded)
         for name, data in objects.items():
             self.folder.write(name, data)
         self.folder.write(part.record_name, make_record(part, self.fingerprint, objects, self.codec).to_bytes())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.activations.identity import explain_differences, how_part
+from pipeline.activations.identity import explain_differences, how_part, value_fields
 from pipeline.activations.store import Store
 from pipeline.head.facts import HeadFacts
 from pipeline.head.networks import SCORED_ROWS
@@ -57,7 +57,7 @@ class Head:
         HeadError
             The message names the fields that differ.
         """
-        got, expected = how_part(store.identity), self.facts.how
+        got, expected = value_fields(how_part(store.identity)), value_fields(self.facts.how)
         if got != expected:
             raise HeadError(
                 f"head {self.name!r} was fitted on rows made in another way than those of {store.folder}\n"

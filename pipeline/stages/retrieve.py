@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.activations.compute import compute_layers
 from pipeline.activations.extraction import identity_of
-from pipeline.activations.identity import explain_differences, how_part
+from pipeline.activations.identity import explain_differences, how_part, value_fields
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
@@ -69,8 +69,8 @@ def extract_queries(
     StoreError
         The settings would make other rows than the store's; the fields that differ are named.
     """
-    got = how_part(identity_of(table, runner, store.identity["how.batch"], dtype=store.identity["how.dtype"]))
-    expected = how_part(store.identity)
+    identity = identity_of(table, runner, store.identity["how.batch"], dtype=store.identity["how.dtype"])
+    got, expected = value_fields(how_part(identity)), value_fields(how_part(store.identity))
     if got != expected:
         raise StoreError(
             f"{store.folder}: its rows were made in another way than the query's would be\n"

@@ -242,6 +242,18 @@ class DenseRunner(TrunkRunner):
                 pending = self.finish(whole, layers)
             yield pending.first(waiting)
 
+    def rows_are_independent(self, batch: int) -> bool:
+        """See `TrunkRunner`; of the layers per window, since maps are computed per picture."""
+        px, places = self.trunk.card.input_px, np.zeros(1, int)
+        pixels = np.random.default_rng(0).integers(0, 256, (8, px, px, 3), np.uint8)
+        few = torch.cat([self.read_windows(self.to_device(picture), places, places) for picture in pixels])
+        vectors = few.new_zeros((batch, few.shape[1]))
+        n = min(batch, len(few))
+        first, last = vectors.clone(), vectors.clone()
+        first[:n], last[batch - n :] = few[:n], few[:n]
+        (a,), (b,) = (self.finish(x, (self.trunk.layer,)).result().values() for x in (first, last))
+        return np.array_equal(a[:n], b[batch - n :])
+
     def measure_rate(self, n_rows: int) -> None:
         """Measure nothing: the rate depends on the sizes of pictures and scales."""
         return None

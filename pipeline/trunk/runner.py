@@ -301,6 +301,17 @@ class TrunkRunner:
         # As (n, 3, height, width) this is channels-last already: nothing is moved.
         return inputs.view(patches.shape).permute(0, 3, 1, 2)
 
+    def rows_are_independent(self, batch: int) -> bool:
+        """Return whether a row has the same bits at another place of a batch, beside other patches; tries it."""
+        px = self.trunk.card.input_px
+        rng = np.random.default_rng(0)
+        patches = rng.integers(0, 256, (batch, px, px, 3), np.uint8)
+        order = rng.permutation(batch)
+        others = patches[order]
+        others[batch // 2 :] = 0
+        kept = slice(0, batch // 2)
+        return np.array_equal(self(others)[kept], self(patches)[order[kept]])
+
     def measure_rate(self, n_rows: int) -> float | None:
         """Measure the patches per second of one batch of grey patches, after a first batch for set-up.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from support.noise import draw_noise
 from support.store_tests import make_columns, make_small_identity, read_columns, write_small_parts
 from support.threads import one_thread  # noqa: F401
 
@@ -26,13 +26,6 @@ from pipeline.trunk.trunk import Trunk
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)
 SIZES_WH = ((64, 48), (48, 64), (50, 50), (80, 40), (64, 48), (70, 60))
-
-
-def draw_noise(path: Path, size_wh: tuple[int, int], seed: int) -> None:
-    """Coarse coloured noise: every window looks different."""
-    rng = np.random.default_rng(seed)
-    cells = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
-    cells.resize(size_wh, Image.Resampling.BICUBIC).save(path)
 
 
 def make_split(folder: Path) -> Split:

@@ -401,8 +401,8 @@ if "extract" in sys.orig_argv:
     from pipeline.activations import writer
     {code_to_bind(PART_ROWS)}
     write_part = writer.StoreWriter.write_part
-    def write_then_wait(self, part, columns):
-        write_part(self, part, columns)
+    def write_then_wait(self, *arguments):
+        write_part(self, *arguments)
         time.sleep(60 * pathlib.Path("slow").exists())
     writer.StoreWriter.write_part = write_then_wait
 """

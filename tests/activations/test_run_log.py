@@ -36,7 +36,8 @@ def test_keys_on_disk_stay_in_their_order(log):
     log.append(entry_of(1.0))
     (line,) = log.path.read_text().splitlines()
     assert list(json.loads(line)) == [
-        *("finished", "host", "rows", "parts", "stores", "seconds", "stages", "versions", "threads", "peak_memory_mib")
+        *("finished", "host", "rows", "parts", "stores", "seconds", "stages", "versions", "threads", "peak_memory_mib"),
+        "adopted",
     ]
 
 

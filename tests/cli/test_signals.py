@@ -26,11 +26,11 @@ HELD = """
 import pathlib, time
 from pipeline.activations.writer import StoreWriter
 write_part = StoreWriter.write_part
-def held_write(self, part, columns):
+def held_write(self, *arguments):
     while part.index == 3 and not pathlib.Path("released").exists():
         pathlib.Path("held").touch()
         time.sleep(0.02)
-    write_part(self, part, columns)
+    write_part(self, *arguments)
 StoreWriter.write_part = held_write
 """
 """The fourth of seven parts is written when the file ``released`` appears."""

@@ -349,8 +349,8 @@ if "extract" in sys.orig_argv:
     {code_to_bind(32)}
     if pathlib.Path("slow").exists():
         write_part = writer.StoreWriter.write_part
-        def write_then_wait(self, part, columns):
-            write_part(self, part, columns)
+        def write_then_wait(self, *arguments):
+            write_part(self, *arguments)
             time.sleep(60)
         writer.StoreWriter.write_part = write_then_wait
 """

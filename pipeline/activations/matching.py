@@ -1,0 +1,168 @@
+"""Which rows of a patch table other stores hold, found picture by picture."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.activations.adoption import Adoption, Run
+from pipeline.activations.donor import Donor
+from pipeline.activations.identity import Identity
+from pipeline.activations.layout import PictureFiles
+from pipeline.activations.partition import parts_of
+from pipeline.io.errors import StoreError
+from pipeline.patches.table import PatchTable
+
+
+def plan_adoption(table: PatchTable, wanted: Identity, rows: np.ndarray | None, donors: Iterable[Donor]) -> Adoption:
+    """Find the rows that other stores hold.
+
+    Parameters
+    ----------
+    wanted : identity of the store that takes rows over
+    rows : int64 ndarray, rising: rows of the table that it holds; None for all
+    """
+    matching = _Matching(table, wanted, rows)
+    for donor in donors:
+        if matching.complete:
+            break
+        with contextlib.suppress(StoreError):
+            matching.take_from(donor)
+    return Adoption(tuple(sorted(matching.runs, key=lambda run: run.start)))
+
+
+class _Matching:
+    """Rows of a table, matched picture by picture with the rows of donors."""
+
+    def __init__(self, table: PatchTable, wanted: Identity, rows: np.ndarray | None) -> None:
+        self.table, self.wanted = table, wanted
+        self.chosen = slice(None) if rows is None else rows
+        self.picture = table.picture[self.chosen]
+        self.box_xyxy, self.scale = table.box_xyxy[self.chosen], table.scale[self.chosen]
+        self.by_scale = wanted["how.source"] not in ("grid", "whole")
+        self.first_row = np.searchsorted(self.picture, np.arange(len(table.ids) + 1))
+        # Pictures of which some rows are not found yet.
+        self.open = {index for index in range(len(table.ids)) if self.first_row[index] < self.first_row[index + 1]}
+        self.runs: list[Run] = []
+
+    @property
+    def complete(self) -> bool:
+        return not self.open
+
+    def take_from(self, donor: Donor) -> None:
+        """Match the rows of open pictures with those of a donor, whole pictures at a time."""
+        if not donor.parts:
+            return
+        row, picture, box_xyxy, scale = donor.geometry()
+        files = donor.attributes.picture_files or self._files_of_old(donor, picture, box_xyxy, scale)
+        if files is None:
+            return
+        usable = donor.whole_batch(row)
+        place = donor.place
+        there = {key: index for index, key in enumerate(zip(files.sha256, files.apply_exif, strict=True))}
+        ends = np.searchsorted(picture, np.arange(len(files.sha256) + 1))
+        found: list[Run] = []
+        for index in sorted(self.open):
+            key = (self.table.picture_sha256[index], bool(self.table.apply_exif[index]))
+            if key not in there:
+                continue
+            source = slice(ends[there[key]], ends[there[key] + 1])
+            here = slice(self.first_row[index], self.first_row[index + 1])
+            rows = self._rows_of_picture(
+                here, row[source][usable[source]], box_xyxy[source][usable[source]], scale[source][usable[source]]
+            )
+            found += _runs(place, int(here.start), rows)
+            if (rows >= 0).all():
+                self.open.discard(index)
+        joined = _join(found)
+        if donor.identity.dtype == "8bit":
+            joined = _whole_parts(joined, donor, self.wanted)
+        self.runs += joined
+
+    def _rows_of_picture(self, here: slice, row: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return the donor's row of each row of a picture: int64 ndarray, -1 for none."""
+        same = len(row) == here.stop - here.start and np.array_equal(box_xyxy, self.box_xyxy[here])
+        if same and (not self.by_scale or np.array_equal(scale, self.scale[here])):
+            return row
+        by_window = dict(zip(self._keys(box_xyxy, scale), row.tolist(), strict=True))
+        keys = self._keys(self.box_xyxy[here], self.scale[here])
+        return np.array([by_window.get(key, -1) for key in keys], np.int64)
+
+    def _keys(self, box_xyxy: np.ndarray, scale: np.ndarray) -> list[bytes]:
+        """Return what tells a window from the others of its picture; the scale tells whether a crop is mirrored."""
+        numbers = scale if self.by_scale else np.zeros(len(scale), np.uint8)
+        boxes = np.ascontiguousarray(box_xyxy, "<f4")
+        return [box.tobytes() + bytes([number]) for box, number in zip(boxes, numbers.tolist(), strict=True)]
+
+    def _files_of_old(
+        self, donor: Donor, picture: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray
+    ) -> PictureFiles | None:
+        """Return the files of a store that did not record them, if they are those of the table: its digests tell.
+
+        The store has to hold all rows of its own table, and its pictures have to be in this one, all unchanged.
+        """
+        ids, identity, table = donor.attributes.picture_ids, donor.identity, self.table
+        position = {name: index for index, name in enumerate(table.ids)}
+        if table.flip is not None or identity.which_rows != "all" or len(picture) != identity.n_rows:
+            return None
+        if not all(name in position for name in ids):
+            return None
+        index = np.array([position[name] for name in ids], int)
+        names = set(ids)
+        own = replace(
+            table,
+            ids=ids,
+            picture=picture,
+            box_xyxy=box_xyxy,
+            scale=scale,
+            size_wh=table.size_wh[index],
+            apply_exif=table.apply_exif[index],
+            picture_sha256=tuple(table.picture_sha256[i] for i in index),
+            grid=table.grid.model_copy(update={"scales": tuple(identity["how.scales"])}),
+            from_numbers=tuple(name for name in table.from_numbers if name in names),
+        )
+        digests = (own.pictures_digest(), own.compute_rows_digest())
+        if digests != (identity["seen.pictures"], identity["seen.rows"]):
+            return None
+        return PictureFiles(own.picture_sha256, tuple(bool(turned) for turned in own.apply_exif))
+
+
+def _runs(place: str, start: int, rows: np.ndarray) -> Iterator[Run]:
+    """Divide the donor's rows of consecutive rows from `start` on into runs; -1 belongs to none."""
+    if not len(rows):
+        return
+    # A run ends where the donor's rows are not consecutive; row 0 does not follow -1.
+    consecutive = (np.diff(rows) == 1) & (rows[:-1] >= 0)
+    cuts = [0, *(np.flatnonzero(~consecutive) + 1).tolist(), len(rows)]
+    for first, last in itertools.pairwise(cuts):
+        if rows[first] >= 0:
+            yield Run(place, start + first, int(rows[first]), last - first)
+
+
+def _join(runs: Sequence[Run]) -> list[Run]:
+    """Join runs of one donor that follow one another both here and there."""
+    joined: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.start):
+        last = joined[-1] if joined else None
+        if last is not None and last.stop == run.start and last.source + last.n_rows == run.source:
+            joined[-1] = replace(last, n_rows=last.n_rows + run.n_rows)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _whole_parts(runs: Sequence[Run], donor: Donor, wanted: Identity) -> list[Run]:
+    """Keep what can be taken over from codes of 8 bits: parts with the very rows of a part there, coded together."""
+    starts = {part.start: part.n_rows for part in donor.parts}
+    kept = []
+    for part in parts_of(wanted):
+        for run in runs:
+            if run.start <= part.start and part.stop <= run.stop:
+                piece = run.within(part.start, part.stop)
+                if starts.get(piece.source) == part.n_rows:
+                    kept.append(piece)
+    return kept

@@ -228,7 +228,7 @@ class Extraction:
         found = {}
         for writer in work.writers:
             if work.missing_in_share(writer):
-                found[writer.identity.layer] = self._find_adoption(writer.identity, writer.folder)
+                found[writer.identity.layer] = self.find_adoption(writer.identity, writer.folder)
         found = {layer: adoption for layer, adoption in found.items() if adoption.runs}
         adopting = replace(work, adoption=found)
         if found and adopting.n_computed and not self.runner.rows_are_independent(self.identity.batch):
@@ -239,7 +239,8 @@ class Extraction:
             return work
         return adopting
 
-    def _find_adoption(self, identity: Identity, folder: Folder) -> Adoption:
+    def find_adoption(self, identity: Identity, folder: Folder) -> Adoption:
+        """Find the rows of one of the stores that other stores hold."""
         donors = find_donors([self.stores, *self.other_stores], identity, folder)
         return plan_adoption(self.table, identity, self.rows, donors)
 

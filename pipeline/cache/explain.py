@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.activations import SEAL
 from pipeline.activations.identity import FieldDifference, Identity, differences
+from pipeline.activations.preview import preview
 from pipeline.activations.writer import StoreWriter
 from pipeline.cache.inventory import list_stores
 from pipeline.io.errors import PipelineError
@@ -67,11 +68,9 @@ def _explain_store(run: RunContext, split: str) -> tuple[StageState, Identity]:
         words = "there, sealed; its receipt would be written"
     elif folder.exists("zarr.json"):
         writer = StoreWriter(folder)
-        left = writer.missing()
-        rows = sum(part.n_rows for part in left)
-        words = f"would go on: {len(left)} of {len(writer.parts)} parts, {rows:,} rows through the trunk"
+        words = f"would resume: {len(writer.missing())} of {len(writer.parts)} parts, {preview(extraction).in_words()}"
     else:
-        words = f"would be made: {table.n_rows:,} rows through the trunk"
+        words = f"would be made: {preview(extraction).in_words()}"
     return StageState("extract", str(folder), folder.exists(SEAL), words), extraction.identity
 
 

@@ -16,6 +16,9 @@ from pipeline.cli.common import dataset_option, say, settings_options, split_opt
 @click.option("--layers", help="Several layers from one pass, each into a store of its own: pool5,fc6,fc7.")
 @click.option("--share", help="I/N: only the I-th of N shares of the store's parts; a run without it seals.")
 @click.option("--scheduler", help="Spread the parts: local:N processes, or a dask scheduler such as tcp://HOST:8786.")
+@click.option(
+    "--adopt/--no-adopt", default=None, help="Take over rows that other stores of the cache hold; default: --adopt."
+)
 @click.option("--made", type=int, hidden=True, help="Number of the making, given by the workflow.")
 @click.option("--rehash", is_flag=True, help="Forget remembered file digests and hash every picture again.")
 def command(
@@ -30,7 +33,8 @@ def command(
 ) -> None:
     """Run the trunk once over every patch of a split and keep its activations.
 
-    A complete store is left alone; an interrupted one goes on at the parts without a record. Several
+    A complete store is left alone; an interrupted one resumes at the parts without a record. Rows that
+    another store of the cache holds are taken over, so only new pictures go through the trunk. Several
     processes may work on one store; with --share each has parts of its own.
 
     \b

@@ -13,9 +13,10 @@ import numpy as np
 
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
-from pipeline.activations.folder import LocalFolder
+from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.parts import PartMaker
+from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
 from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
@@ -67,7 +68,7 @@ def make(
 ) -> list[Store]:
     """Extract the activations of a split into sealed stores, one per layer, and write their receipts.
 
-    A complete store is left as it is, an incomplete one is resumed.
+    A complete store is left as it is, an incomplete one is resumed. Rows that other stores hold are taken over.
 
     Parameters
     ----------
@@ -140,7 +141,19 @@ def extraction_of(
         of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"
         run.say(f"{of}, those that head {s.head!r} learns from")
     return Extraction(
-        table, paths, runner, run.ws.stores, s.batch, run.say, run.ws.cache, layers, s.dtype, s.codec, rows
+        table,
+        paths,
+        runner,
+        run.ws.stores,
+        s.batch,
+        run.say,
+        run.ws.cache,
+        layers,
+        s.dtype,
+        s.codec,
+        rows,
+        adopt=s.adopt,
+        other_stores=[open_folder(place) for place in s.adopt_from],
     )
 
 
@@ -177,6 +190,7 @@ def _make_receipt(run: RunContext, split: str, extraction: Extraction, store: St
         weights=run.ws.weights_state(run.dataset),
         made=generation if generation is not None else run.ws.store_making(run.dataset, split),
         settings=run.settings.model_dump(mode="json"),
+        adopted=RunLog.of_store(run.ws.cache, store.folder.name).adopted(),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Receipt:
     weights : state of the trunk's weight files, as `Workspace.weights_state` gives it
     made : which making of the store it is, from 1
     settings : all settings of the run: with them rows can be extracted again
+    adopted : how many rows were taken over from each other store, by its name
     """
 
     dataset: str
@@ -38,9 +39,11 @@ class Receipt:
     weights: str
     made: int
     settings: dict[str, Any]
+    adopted: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the stored form; without `adopted` where nothing was."""
+        return {name: value for name, value in asdict(self).items() if name != "adopted" or value}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Receipt:
@@ -50,10 +53,10 @@ class Receipt:
         ValueError
             A field is missing.
         """
-        missing = [item.name for item in fields(cls) if item.name not in value]
+        missing = [item.name for item in fields(cls) if item.name not in value and item.name != "adopted"]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
-        return cls(**{item.name: value[item.name] for item in fields(cls)})
+        return cls(**{item.name: value[item.name] for item in fields(cls) if item.name in value})
 
 
 def write_receipt(path: Path, receipt: Receipt) -> None:

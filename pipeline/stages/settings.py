@@ -128,6 +128,13 @@ class RunSettings(Settings):
         description="how new stores compress, without loss: near the entropy, quickly, or so that "
         "readers need nothing but zarr",
     )
+    adopt: bool = Field(
+        True,
+        description="take over rows that other stores of the cache hold, so that the trunk runs on new pictures only",
+    )
+    adopt_from: tuple[str, ...] = Field(
+        (), description="further folders or URLs of stores from which rows are taken over"
+    )
     batch: int | None = Field(None, ge=1, le=MAX_BATCH, description="patches at once; None: by the trunk's input size")
     source: Source = Field(
         "grid",

@@ -198,7 +198,7 @@ def test_explain_says_what_is_there_and_what_would_be_made(work, run):
     assert ended.out.count("there") >= 3 and "would be made" not in ended.out
 
     other = run("cache explain --dataset tiny --split train --config config.yaml --batch 7 --layer fc6")
-    assert "rows through the trunk" in other.out
+    assert " pictures through the trunk" in other.out
     assert "how.layer: holds 'fc7', asked for 'fc6'" in other.out
     assert "how.batch: holds" in other.out
     assert "how.weights" not in other.out
@@ -206,7 +206,7 @@ def test_explain_says_what_is_there_and_what_would_be_made(work, run):
     (stores(work)["train"] / "integrity/part-00000.json").unlink()
     (stores(work)["train"] / SEAL).unlink()
     unfinished = run("cache explain --dataset tiny --split train --config config.yaml")
-    assert "would go on: 1 of 1 parts" in unfinished.out
+    assert "would resume: 1 of 1 parts" in unfinished.out
     assert sorted(p.name for p in (work / "cache").glob("*.zarr")) == sorted(p.name for p in stores(work).values())
 
 

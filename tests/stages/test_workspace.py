@@ -70,6 +70,8 @@ CHANGES = {
     "threads": (1, None),
     "codec": ("fast", None),
     "scatter": (3, None),
+    "adopt": (False, None),
+    "adopt_from": (("elsewhere",), None),
 }
 
 

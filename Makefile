@@ -1,6 +1,7 @@
 # make env    the environment alone, in .venv
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
+# make test-short   some of the tests, in an environment of its own; PYTHON=python3.13 for another Python
 # make lint   formatters and linters
 # make docs   the documentation, as a site in build/docs
 # make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 CORES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo test docs bench torture lint lock conda-env clean
+.PHONY: env demo test test-short run-short docs bench torture lint lock conda-env clean
 
 # torchvision's wheel asks for the torch that was there first: the CPU build on machines without CUDA.
 $(READY): requirements.lock setup.cfg pyproject.toml
@@ -29,8 +30,20 @@ demo: $(READY)
 	snakemake --quiet --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
 	@pipeline show results/demo_heads.json results/demo_map.json
 
+# Two at a time, each with one thread: more threads wait for one another on two cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(READY)
-	python -m pytest
+	$(TEST)
+
+SHORT := $(addprefix tests/,golden metrics io dataset patches activations head scoring stages recipes/test_catalogue.py)
+
+test-short:
+	$(MAKE) env VENV=build/short
+	$(MAKE) run-short VENV=build/short
+
+run-short:
+	$(TEST) $(SHORT)
 
 docs: $(READY)
 	sphinx-build -W -q -b html docs build/docs

@@ -13,15 +13,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, to_rgb
 from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts
 from pipeline.io.errors import BadPictureError
-from pipeline.io.messages import brief
 
 DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
 
 MAX_PIXELS = 100_000_000
-STRIP_ROWS = 256
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
 """Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
 OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
@@ -69,7 +68,7 @@ def decode_picture(
     """Decode a whole picture; of several frames, the first.
 
     Greyscale, palette, CMYK and 16-bit files become 8-bit RGB; transparency is put on white. Values of
-    floating-point and 32-bit files are scaled by `_scale_numbers`.
+    floating-point and 32-bit files are scaled, see `pipeline.dataset.pixels.to_rgb`.
 
     Parameters
     ----------
@@ -106,7 +105,7 @@ def decode_image(
         As `decode_picture`.
     """
     with _loaded(data, name, formats) as image:
-        return _turn(_to_rgb(image), _read_orientation(image) if apply_exif else 1)
+        return _turn(to_rgb(image), _read_orientation(image) if apply_exif else 1)
 
 
 def decode_annotated(
@@ -135,10 +134,67 @@ def decode_annotated(
     """
     with _loaded(data, name) as image:
         orientation = _read_orientation(image)
-        told = _tell_orientation(image.size, orientation, size_wh, box_xyxy, name)
-        apply_exif = orientation != 1 and (otherwise if told is None else told)
-        pixels = np.asarray(_turn(_to_rgb(image), orientation if apply_exif else 1))
-        return Decoded(pixels, orientation, apply_exif, orientation == 1 or told is not None, _holds_numbers(image))
+        apply_exif, is_told = decide_turn(
+            image.size, orientation, size_wh, name, box_xyxy=box_xyxy, otherwise=otherwise
+        )
+        pixels = np.asarray(_turn(to_rgb(image), orientation if apply_exif else 1))
+        return Decoded(pixels, orientation, apply_exif, is_told, holds_numbers(image))
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a whole decoding tells of a file, and what its bytes alone decide.
+
+    Attributes
+    ----------
+    stored_wh : width and height of the stored pixels
+    orientation : EXIF orientation of the file, 1 to 8; 1 where it has none
+    from_numbers : whether the file holds floating-point or 32-bit values
+    is_nearly_constant : see `is_nearly_constant`
+    """
+
+    stored_wh: tuple[int, int]
+    orientation: int
+    from_numbers: bool
+    is_nearly_constant: bool
+
+    def size_wh(self, apply_exif: bool) -> tuple[int, int]:
+        """Return width and height of the picture, turned by EXIF or not."""
+        width, height = self.stored_wh
+        return (height, width) if apply_exif and self.orientation >= 5 else (width, height)
+
+
+def examine_picture(data: bytes, name: str = "picture") -> PictureFacts:
+    """Decode a whole picture, and return what that tells.
+
+    Raises
+    ------
+    BadPictureError
+        As `decode_picture`.
+    """
+    with _loaded(data, name) as image:
+        pixels = np.asarray(to_rgb(image))
+        return PictureFacts(image.size, _read_orientation(image), holds_numbers(image), is_nearly_constant(pixels))
+
+
+def decide_turn(
+    stored_wh: tuple[int, int],
+    orientation: int,
+    size_wh: tuple[int, int] | None,
+    name: str = "picture",
+    *,
+    box_xyxy: np.ndarray | None = None,
+    otherwise: bool = True,
+) -> tuple[bool, bool]:
+    """Decide whether a picture is turned by EXIF, and whether its annotation tells; see `decode_annotated`.
+
+    Raises
+    ------
+    BadPictureError
+        The sizes agree neither way.
+    """
+    told = _tell_orientation(stored_wh, orientation, size_wh, box_xyxy, name)
+    return orientation != 1 and (otherwise if told is None else told), orientation == 1 or told is not None
 
 
 def orientation_of_file(
@@ -197,19 +253,6 @@ def _fits(wh: tuple[int, int], size_wh: tuple[int, int] | None, box_xyxy: np.nda
     if size_wh is not None:
         return tuple(size_wh) == tuple(wh)
     return box_xyxy is None or not len(box_xyxy) or bool((box_xyxy[:, 2:] <= np.array(wh) + 1).all())
-
-
-def is_nearly_constant(pixels: np.ndarray) -> bool:
-    """Whether a decoded picture shows next to nothing: all but black, or less contrast than one step of 255.
-
-    >>> is_nearly_constant(np.full((8, 8, 3), 7, np.uint8)), is_nearly_constant(np.eye(8, dtype=np.uint8) * 255)
-    (True, False)
-    """
-    step = max(1, min(pixels.shape[:2]) // 64)
-    sample = pixels[::step, ::step]  # of most pictures it tells, at no cost
-    if sample.max() >= 8 and sample.std() >= 1:
-        return False
-    return bool(pixels.max() < 8 or pixels.std() < 1)
 
 
 def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
@@ -295,54 +338,3 @@ def _read_orientation(image: Image.Image) -> int:
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else image.transpose(_TURNS[orientation])
-
-
-def _holds_numbers(image: Image.Image) -> bool:
-    """Whether a file holds floating-point or 32-bit values. Some versions of Pillow open 16-bit PNG files as those."""
-    return image.mode in ("F", "I") and image.format != "PNG"
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if _holds_numbers(image):
-        image = Image.fromarray(_scale_numbers(np.asarray(image)))
-    elif image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(image).astype(np.float64)
-        # 16-bit grey spans 0..65535; Pillow's own conversion would clip it to white.
-        image = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Return a picture with transparency as it is seen on a white page; mode RGB."""
-    opaque = Image.new("RGB", image.size)
-    # In strips: each step makes a copy, and of a photo of 48 megapixels one takes 192 MiB.
-    for top in range(0, image.height, STRIP_ROWS):
-        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))).convert("RGBA")
-        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
-        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
-    return opaque
-
-
-def _scale_numbers(values: np.ndarray) -> np.ndarray:
-    """Scale floating-point or 32-bit grey values to 8 bits; uint8 ndarray of the same shape.
-
-    Floating-point values in 0..1 are multiplied by 255. Other values in 0..255 are taken as they are.
-
-    Raises
-    ------
-    ValueError
-        Values of another range: what is black and what is white cannot be told.
-    """
-    low, high = float(values.min()), float(values.max())
-    is_float = np.issubdtype(values.dtype, np.floating)
-    if not (np.isfinite(values).all() and low >= 0 and high <= 255):
-        kind = "floating-point" if is_float else "32-bit"
-        raise ValueError(
-            f"{kind} grey values from {brief(low)} to {brief(high)}: which is black and which is white cannot be told; "
-            f"expected {'0..1 or ' if is_float else ''}0..255; rescale them and save 8 bits, in Python: "
-            "Image.fromarray(((v - low) / (high - low) * 255).astype('uint8')).save('NAME.png')"
-        )
-    factor = 255.0 if is_float and high <= 1 else 1.0
-    return np.clip(values.astype(np.float64) * factor + 0.5, 0, 255).astype(np.uint8)

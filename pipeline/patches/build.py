@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from pipeline.dataset.decode_memory import DecodeMemory
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Say, silent
@@ -26,6 +27,7 @@ def make_table(
     max_skipped: float = 0.05,
     workers: int = 1,
     known_turns: Mapping[str, bool] = MappingProxyType({}),
+    memory: DecodeMemory | None = None,
     say: Say = silent,
 ) -> PatchTable:
     """Decode every picture of a split and plan its rows.
@@ -41,6 +43,7 @@ def make_table(
     max_skipped : largest share of pictures that may be skipped, 0..1
     workers : number of decoding threads
     known_turns : whether pictures without an annotation are turned by EXIF, by the SHA-256 of their bytes
+    memory : what is known of pictures that were decoded before; None decodes every one
     say : takes notes: pictures left out, turned, all but constant, and boxes clipped
 
     Raises
@@ -51,7 +54,7 @@ def make_table(
     """
     check_source(split, sources.source)
     what = f"patches {split.manifest.name} {split.name}"
-    inspected, votes = inspect_split(split, sources, workers, what, known_turns)
+    inspected, votes = inspect_split(split, sources, workers, what, known_turns, memory=memory)
     report_bad(split, inspected, on_error, max_skipped, say)
     say_notes(split, inspected, votes, say)
     return _assemble(split, sources, inspected)

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pipeline.dataset.picture import decode_annotated, is_nearly_constant
+from pipeline.dataset.decode_memory import DecodeMemory
+from pipeline.dataset.picture import decide_turn
 from pipeline.dataset.split import Annotation, Split
 from pipeline.dataset.voc_xml import clip_box
 from pipeline.io.digests import sha256_bytes
@@ -66,9 +67,9 @@ Job = tuple[str, Path, Annotation, str | None]
 
 
 def _inspect_picture(
-    job: Job, sources: SourceSettings, turn_untold: bool, known_turns: Mapping[str, bool]
+    job: Job, sources: SourceSettings, turn_untold: bool, known_turns: Mapping[str, bool], memory: DecodeMemory
 ) -> Inspected | Bad:
-    """Decode a picture and plan its windows.
+    """Decode a picture, unless the same bytes were decoded before, and plan its windows.
 
     Parameters
     ----------
@@ -89,8 +90,11 @@ def _inspect_picture(
         boxes = objects if sample is None else np.vstack([objects, sample])
         sha256 = sha256_bytes(data)
         turn_untold = known_turns.get(sha256, turn_untold)
-        decoded = decode_annotated(data, annotation.size_wh, name, box_xyxy=boxes, otherwise=turn_untold)
-        height, width = decoded.pixels.shape[:2]
+        facts = memory.examine(sha256, data, name)
+        apply_exif, is_told = decide_turn(
+            facts.stored_wh, facts.orientation, annotation.size_wh, name, box_xyxy=boxes, otherwise=turn_untold
+        )
+        width, height = facts.size_wh(apply_exif)
         n_clipped = annotation.n_clipped
         if annotation.size_wh is None:
             objects, n_outside = _clip_boxes(objects, (width, height))
@@ -113,11 +117,11 @@ def _inspect_picture(
     return Inspected(
         sha256,
         (width, height),
-        decoded.orientation,
-        decoded.apply_exif,
-        decoded.is_told,
-        decoded.from_numbers,
-        is_nearly_constant(decoded.pixels),
+        facts.orientation,
+        apply_exif,
+        is_told,
+        facts.from_numbers,
+        facts.is_nearly_constant,
         n_clipped,
         windows,
         scale,
@@ -156,6 +160,7 @@ def inspect_split(
     what: str,
     known_turns: Mapping[str, bool] = MappingProxyType({}),
     keep: Callable[[Inspected | Bad], Inspected | Bad] = lambda item: item,
+    memory: DecodeMemory | None = None,
 ) -> tuple[list[Inspected | Bad], tuple[int, int]]:
     """Inspect every picture of a split, and count its annotations that tell, see `_count_votes`.
 
@@ -163,15 +168,16 @@ def inspect_split(
     ----------
     what : name of the progress
     keep : what is kept of each picture
+    memory : what is known of pictures that were decoded before; None decodes every one
     """
     problems = [split.unusable.get(i) for i in split.ids]
     jobs: list[Job] = list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
 
     def inspect(job: Job, turn_untold: bool) -> Inspected | Bad:
-        return keep(_inspect_picture(job, sources, turn_untold, known_turns))
+        return keep(_inspect_picture(job, sources, turn_untold, known_turns, known))
 
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(workers) as pool:
+    with memory or DecodeMemory(None) as known, ThreadPoolExecutor(workers) as pool:
         first = partial(inspect, turn_untold=split.manifest.exif != "ignore")
         inspected = list(track(pool.map(first, jobs), what, len(jobs), "pictures"))
         votes = _count_votes(inspected)

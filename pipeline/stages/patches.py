@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.dataset.decode_memory import DecodeMemory
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
 from pipeline.patches.build import make_table
@@ -69,6 +70,7 @@ def make(run: RunContext, split: str) -> PatchTable:
         on_error=s.on_error,
         max_skipped=s.max_skipped,
         workers=s.threads or len(os.sched_getaffinity(0)),
+        memory=DecodeMemory(run.ws.digest_memory),
         say=run.say,
     )
     file = path(run, split)

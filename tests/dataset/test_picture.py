@@ -98,7 +98,7 @@ def test_a_machine_out_of_memory_is_not_blamed_on_the_picture(monkeypatch):
     def run_out(image):
         raise MemoryError
 
-    monkeypatch.setattr(picture, "_to_rgb", run_out)
+    monkeypatch.setattr(picture, "to_rgb", run_out)
 
     with pytest.raises(MemoryError):
         decode_picture(CASES["RGB"][0], False)

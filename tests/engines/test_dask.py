@@ -49,6 +49,23 @@ def test_workers_of_this_machine_make_the_same_bytes(work, on_disk, n):
     assert workers_of(psutil.Process()) == []
 
 
+def test_workers_take_over_the_rows_of_a_store_in_another_folder(work, on_disk):
+    listed = work.path / "data/tiny/ImageSets/Main/train.txt"
+    ids = listed.read_text()
+    listed.write_text("\n".join(ids.split()[1:]) + "\n")
+    assert work.run(f"{EXTRACT} local:1 --stores before").code == 0
+    listed.write_text(ids)
+    with open(work.path / "config.yaml", "a") as settings:
+        settings.write("adopt_from: [before]\n")
+    ended = work.run(f"{EXTRACT} local:2")
+    assert ended.code == 0, ended.err
+    assert "rows are taken over from tiny-train-" in ended.err
+    assert work.bytes() == on_disk.bytes()
+    receipt = json.loads(next((work.path / "cache/receipts").glob("tiny-train-*.json")).read_text())
+    (adopted,) = receipt["adopted"].values()
+    assert 0 < adopted < receipt["rows"]
+
+
 def test_no_more_workers_than_parts(on_disk, tmp_path):
     work = type(on_disk)(shutil.copytree(on_disk.path, tmp_path / "work"))
     for name in ("seal", "part-00003"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.activations import SEAL
 from pipeline.activations.run_log import log_name
 from pipeline.cache.inventory import CachedStore, list_stores, read_receipts
+from pipeline.cache.shared import Sharing, find_sharing
 from pipeline.io.atomic import remove_stale_partials
 from pipeline.stages.workspace import Workspace
 
@@ -34,18 +35,29 @@ class Garbage:
     remove: Callable[[], Any]
 
 
-def find_garbage(ws: Workspace, young_s: float = YOUNG_S) -> list[Garbage]:
+def find_garbage(ws: Workspace, young_s: float = YOUNG_S, shared: bool = False) -> list[Garbage]:
     """Stores that no head and no result names, receipts and tables of gone stores, what killed writers left.
 
     Nothing that changed less than `young_s` seconds ago is in the list: it may be at work.
+
+    Parameters
+    ----------
+    shared : also sealed stores of which another store that stays holds every row; when they are needed again, their
+        rows are taken over from it
     """
     now = time.time()
     stores = list_stores(ws)
     receipts, _ = read_receipts(ws)
     garbage = []
     kept = set()
+    held = _held_elsewhere(stores) if shared else {}
+    holders = {sharing.holder for sharing in held.values()}
     for store in stores:
-        if store.used or now - store.changed < young_s:
+        if store.folder.name in held and now - store.changed >= young_s:
+            why = f"{held[store.folder.name]}; when it is needed again, its rows are taken over, and no trunk runs"
+            garbage.append(Garbage(str(store.folder), why, store.bytes, _remover(ws, store)))
+            continue
+        if store.used or store.folder.name in holders or now - store.changed < young_s:
             kept.add(store.folder.name)
             continue
         if store.sealed:
@@ -64,6 +76,18 @@ def find_garbage(ws: Workspace, young_s: float = YOUNG_S) -> list[Garbage]:
         if path not in needed and now - path.stat().st_mtime >= young_s:
             garbage.append(Garbage(str(path), "no kept store was made from it", path.stat().st_size, path.unlink))
     return garbage
+
+
+def _held_elsewhere(stores: Sequence[CachedStore]) -> dict[str, Sharing]:
+    """Return the sealed stores of which another one holds every row; never both of two that hold the same."""
+    held: dict[str, Sharing] = {}
+    sharing = find_sharing(stores)
+    # Small ones first, so that the largest stays.
+    for store in sorted(stores, key=lambda store: (store.bytes, store.folder.name)):
+        of_store = sharing.get(store.folder.name)
+        if store.sealed and of_store is not None and of_store.whole and of_store.holder not in held:
+            held[store.folder.name] = of_store
+    return held
 
 
 def _remover(ws: Workspace, store: CachedStore) -> Callable[[], None]:

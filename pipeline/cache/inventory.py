@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.activations import SEAL
 from pipeline.activations.folder import Folder
 from pipeline.activations.identity import Identity, fingerprint
+from pipeline.activations.layout import PictureFiles
 from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
 from pipeline.head.file import read_fingerprint
@@ -66,6 +67,7 @@ class CachedStore:
     ----------
     identity : None if zarr.json cannot be read
     made_from : names of dataset, split and trunk
+    picture_files : of its pictures; None if the store does not record them
     parts, recorded : number of parts, and of those that have a record
     heads, results : names of what was fitted on it, or measured with it
     changed : seconds since 1970 of its youngest file or log, 0.0 where that is not known
@@ -82,6 +84,7 @@ class CachedStore:
     heads: list[str]
     results: list[str]
     changed: float
+    picture_files: PictureFiles | None = None
 
     @property
     def state(self) -> str:
@@ -133,11 +136,11 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
             continue
         folder = ws.stores.child(name)
         sizes = folder.sizes()
-        identity, made_from, parts = None, {}, []
+        identity, made_from, parts, files = None, {}, [], None
         try:
             attributes = read_attributes(folder)
             identity, made_from = attributes.identity, dict(attributes.made_from)
-            parts = parts_of(identity)
+            parts, files = parts_of(identity), attributes.picture_files
         except (StoreError, KeyError, TypeError):
             pass
         key = fingerprint(identity) if identity else ""
@@ -154,6 +157,7 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
                 heads=heads.get(key, []),
                 results=results.get(key, []),
                 changed=folder.changed(),
+                picture_files=files,
             )
         )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -65,9 +66,11 @@ def list_cache(as_json: bool, **options: Any) -> None:
     from rich.table import Table
 
     from pipeline.cache.inventory import list_stores
+    from pipeline.cache.shared import find_sharing
 
     ws = workspace_from(options)
     stores = list_stores(ws)
+    sharing = find_sharing(stores)
     if as_json:
         rows = [
             {
@@ -79,6 +82,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
                 "identity": store.identity and store.identity.to_dict(),
                 "heads": store.heads,
                 "results": store.results,
+                "shares": asdict(sharing[store.folder.name]) if store.folder.name in sharing else None,
             }
             for store in stores
         ]
@@ -105,6 +109,10 @@ def list_cache(as_json: bool, **options: Any) -> None:
     print_table(table)
     total = sum(store.bytes for store in stores)
     click.echo(f"{ws.stores}: {len(stores)} stores, {format_bytes(total)}")
+    for name, shared in sharing.items():
+        click.echo(f"{name}: {shared}")
+    if any(shared.whole for shared in sharing.values()):
+        click.echo("stores that others hold whole can be freed with: pipeline cache gc --shared")
 
 
 @command.command("verify")
@@ -231,27 +239,29 @@ def repair(names: tuple[str, ...], dataset: str | None, split: str | None, **opt
 @click.option(
     "--older-than", "hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Hours without change."
 )
-def collect(yes: bool, hours: float, **options: Any) -> None:
+@click.option("--shared", is_flag=True, help="Also stores of which another store holds every row.")
+def collect(yes: bool, hours: float, shared: bool, **options: Any) -> None:
     """Show, and with --yes remove, what no head and no result uses.
 
     \b
     Example:
       pipeline cache gc
       pipeline cache gc --older-than 0 --yes
+      pipeline cache gc --shared
     """
     from pipeline.cache.gc import find_garbage, sweep
 
     ws = workspace_from(options)
     for path in sweep(ws):
         click.echo(f"{path}: left by a killed run, removed")
-    garbage = find_garbage(ws, hours * 3600)
+    garbage = find_garbage(ws, hours * 3600, shared)
     for item in garbage:
         click.echo(f"{item.what}: {format_bytes(item.bytes)}, {item.why}")
     total = format_bytes(sum(item.bytes for item in garbage))
     if not garbage:
         click.echo(f"nothing to free: all is used, or younger than {hours:g} hours")
     elif not yes:
-        click.echo(f"{total} could be freed by: pipeline cache gc --yes")
+        click.echo(f"{total} could be freed by: pipeline cache gc{' --shared' if shared else ''} --yes")
     else:
         for item in garbage:
             item.remove()

@@ -211,7 +211,14 @@ class Store:
         float16 ndarray of shape (n, width)
         """
         out = np.empty((len(rows), self.width), ROW_DTYPE)
+        start = 0
+        for block in self.iter_rows(rows):
+            out[start : start + len(block)] = block
+            start += len(block)
+        return out
+
+    def iter_rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Read chosen rows as `read_rows` does, part by part: float16 ndarrays (any, width)."""
         targets = {part: slice(*np.searchsorted(rows, [part.start, part.stop])) for part in self.parts}
         for part, values in self.iter_parts(part for part, target in targets.items() if target.start < target.stop):
-            out[targets[part]] = values[rows[targets[part]] - part.start]
-        return out
+            yield values[rows[targets[part]] - part.start]

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.head.dropout import draw_and_drop, draw_words, drop
+from pipeline.head.fit_rows import FitRows, RowsInMemory
 from pipeline.head.fitting import LearningRateSchedule, Loss, LossCurve, make_optimizer, set_learning_rate
-from pipeline.head.networks import HeadNetwork
+from pipeline.head.networks import STANDARDISED_ROWS, HeadNetwork
 from pipeline.head.settings import NetworkSettings
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
@@ -46,12 +47,12 @@ class JointFit:
         """Add a network; several must be plain `HeadNetwork`, of settings with one `key`."""
         self._members.append(_Member(network, settings, name))
 
-    def run(self, rows: np.ndarray, targets: np.ndarray) -> list[LossCurve]:
+    def run(self, rows: np.ndarray | FitRows, targets: np.ndarray) -> list[LossCurve]:
         """Fit all networks; they are left in eval mode.
 
         Parameters
         ----------
-        rows : float16 or float32 ndarray of shape (n, width)
+        rows : float16 or float32 ndarray of shape (n, width), or rows that are held elsewhere
         targets : what the loss compares logits with
             For ``cross_entropy`` an int64 ndarray of shape (n,), the output that each row should raise; for
             `logistic_loss` an int8 ndarray of shape (n, n_classes).
@@ -67,7 +68,8 @@ class JointFit:
         """
         if not len(rows):
             raise HeadError(f"{self._members[0].name}: no row to fit on")
-        x, y = torch.from_numpy(rows), torch.from_numpy(targets)
+        x = RowsInMemory(rows) if isinstance(rows, np.ndarray) else rows
+        y = torch.from_numpy(targets)
         generator = self._initialise()
         self._standardise(x)
         loops = [_EpochLoop(*member) for member in self._members]
@@ -78,8 +80,9 @@ class JointFit:
         with torch.random.fork_rng(devices=[]), Progress(title, most_rows, "rows") as progress:
             torch.manual_seed(self._seed)
             while running := [loop for loop in loops if loop.schedule.rate is not None]:
-                for chosen in torch.randperm(len(x), generator=generator).split(batch):
-                    self._step(running, x[chosen], y[chosen])
+                order = torch.randperm(len(x), generator=generator).split(batch)
+                for chosen, inputs in x.batches(order):
+                    self._step(running, inputs, y[chosen])
                     progress.advance(len(chosen), note=running[0].note)
                 for loop in running:
                     loop.end_epoch(len(x))
@@ -97,10 +100,10 @@ class JointFit:
             member.network.drop_by(self._dropout)
         return generator
 
-    def _standardise(self, x: Tensor) -> None:
+    def _standardise(self, x: FitRows) -> None:
         first, *others = (member.network for member in self._members)
         if self._members[0].settings.standardise:
-            first.standardise_to(x)
+            first.standardise_over(x.chunks(STANDARDISED_ROWS))
             for other in others:
                 other.mean.copy_(first.mean)
                 other.inv_std.copy_(first.inv_std)

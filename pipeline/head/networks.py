@@ -18,6 +18,8 @@ from pipeline.trunk.runner import cpu_has_bf16
 
 SCORED_ROWS = 2048
 """Rows per inference batch: few enough for hidden activations to stay in the processor's cache."""
+STANDARDISED_ROWS = 8192
+"""Rows of one chunk: the last bits of mean and deviation depend on it."""
 
 
 class HeadNetwork(nn.Module):
@@ -90,7 +92,7 @@ class HeadNetwork(nn.Module):
         ----------
         rows : float16 Tensor of shape (n, width)
         """
-        self.standardise_over(rows.split(8192))
+        self.standardise_over(rows.split(STANDARDISED_ROWS))
 
     def standardise_over(self, chunks: Iterable[Tensor]) -> None:
         """Apply `standardise_to` to chunks of rows, in a single pass.

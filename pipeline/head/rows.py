@@ -8,12 +8,13 @@ import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.head.bags import PictureBags
+from pipeline.head.fit_rows import FitRows, MemoryBudget
 from pipeline.io.errors import HeadError
 
 
 class _Selection(NamedTuple):
     row_index: np.ndarray
-    activations: np.ndarray
+    activations: FitRows
 
 
 class RowReader:
@@ -22,15 +23,16 @@ class RowReader:
     Parameters
     ----------
     stored_rows : int64 ndarray, rising: the rows of the table that the store holds; None for all
+    budget : of the memory that rows may take
     """
 
-    def __init__(self, store: Store, stored_rows: np.ndarray | None = None) -> None:
-        self._store, self.stored_rows = store, stored_rows
+    def __init__(self, store: Store, stored_rows: np.ndarray | None = None, budget: MemoryBudget | None = None) -> None:
+        self._store, self.stored_rows, self._budget = store, stored_rows, budget or MemoryBudget()
         self._cached: _Selection | None = None
         self._cached_bags: PictureBags | None = None
 
-    def activations_at(self, row_index: np.ndarray) -> np.ndarray:
-        """Read chosen rows: float16 ndarray (n, width), not to be changed.
+    def activations_at(self, row_index: np.ndarray) -> FitRows:
+        """Read chosen rows, into memory or a scratch file.
 
         Parameters
         ----------
@@ -43,7 +45,8 @@ class RowReader:
         """
         if self._cached is None or not np.array_equal(self._cached.row_index, row_index):
             self._cached = None  # frees memory before the next rows are read
-            self._cached = _Selection(row_index, self._store.read_rows(self._positions(row_index)))
+            blocks = self._store.iter_rows(self._positions(row_index))
+            self._cached = _Selection(row_index, self._budget.hold(len(row_index), self._store.width, blocks))
         return self._cached.activations
 
     def _positions(self, row_index: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.activations.store import Store
 from pipeline.head.file import load_head, read_facts, save_head
 from pipeline.head.fit import fit_heads
+from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
@@ -138,7 +139,9 @@ def ensure(run: RunContext, heads: Sequence[str], without_held_out: bool = False
 
 def _open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store, RowReader]:
     table, store = current_table(run, split), sealed_store(run, split)
-    return table, store, RowReader(store, rows_to_extract(run, table))
+    memory = run.settings.memory
+    budget = MemoryBudget(None if memory is None else int(memory * 2**30), run.ws.cache, run.say)
+    return table, store, RowReader(store, rows_to_extract(run, table), budget)
 
 
 def _describe(head: Head) -> str:

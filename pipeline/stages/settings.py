@@ -128,6 +128,12 @@ class RunSettings(Settings):
         description="how new stores compress, without loss: near the entropy, quickly, or so that "
         "readers need nothing but zarr",
     )
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="GiB that a process may take while it fits a head; rows that do not fit lie in a scratch file of "
+        "the cache folder. None: rows may take half of the free memory",
+    )
     adopt: bool = Field(
         True,
         description="take over rows that other stores of the cache hold, so that the trunk runs on new pictures only",

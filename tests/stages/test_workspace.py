@@ -71,6 +71,7 @@ CHANGES = {
     "codec": ("fast", None),
     "scatter": (3, None),
     "adopt": (False, None),
+    "memory": (2.0, None),
     "adopt_from": (("elsewhere",), None),
 }
 

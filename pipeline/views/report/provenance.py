@@ -47,6 +47,8 @@ def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, A
             continue
         for entry in RunLog.of_store(run.ws.cache, read_receipt(path).store).read():
             note = describe_shares(entry.stages)
+            if entry.adopted:
+                note += f"; {sum(entry.adopted.values()):,} rows taken over from {', '.join(entry.adopted)}"
             stages.append(Stage(f"extract {split} ({role})", entry.finished, entry.rows, entry.seconds, note))
     for name, label in (("fit_head", "fit the head"), ("score", "score")):
         if name in result["seconds"]:

@@ -1,0 +1,100 @@
+"""Rows of a fit in memory and in a scratch file: the same rows, the same head, and a budget that holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.head.fit_rows import MemoryBudget, RowsInMemory, RowsOnDisk
+from pipeline.head.joint_fit import JointFit
+from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import HeadSettings
+from pipeline.io.errors import PipelineError
+
+RNG = np.random.default_rng(0)
+
+
+def blocks_of(rows: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    return np.split(rows, sorted(cuts))
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 50))
+def test_rows_on_disk_are_those_in_memory(tmp_path_factory, n_rows, width, cuts, batch):
+    rows = RNG.normal(size=(n_rows, width)).astype(np.float16)
+    disk = RowsOnDisk(tmp_path_factory.getbasetemp(), width, n_rows, blocks_of(rows, [c for c in cuts if c <= n_rows]))
+    memory = RowsInMemory(rows)
+    assert len(disk) == len(memory) == n_rows
+    assert torch.equal(torch.cat(list(disk.chunks(batch))), torch.from_numpy(rows))
+    order = torch.randperm(n_rows).split(batch)
+    for (chosen, a), (same, b), expected in zip(disk.batches(order), memory.batches(order), order, strict=True):
+        assert torch.equal(chosen, expected) and torch.equal(same, expected) and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_a_head_has_the_same_bits_either_way(tmp_path, hidden):
+    rows, targets = RNG.normal(size=(300, 16)).astype(np.float16), RNG.integers(0, 3, 300)
+    settings = HeadSettings(hidden=hidden, batch=32, max_epochs=(3, 1, 1))
+    fitted = []
+    for held in (rows, RowsOnDisk(tmp_path, 16, 300, [rows[:100], rows[100:]])):
+        network = HeadNetwork(16, 2, settings, "softmax")
+        joint = JointFit(0)
+        joint.add(network, settings)
+        fitted.append((network.state_dict(), joint.run(held, targets)))
+    (first, curve), (second, same_curve) = fitted
+    assert curve == same_curve
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_fits_lies_in_memory_and_the_rest_in_a_file_without_a_name(tmp_path):
+    rows, said = np.ones((10, 4), np.float16), []
+    assert isinstance(MemoryBudget(None, tmp_path, said.append).hold(10, 4, [rows]), RowsInMemory)
+    assert isinstance(MemoryBudget(1, tmp_path, said.append).hold(10, 4, [rows]), RowsOnDisk)
+    assert list(tmp_path.iterdir()) == []
+    assert said[0] == "10 rows of 4 columns, 80 B: in memory"
+    assert said[1].startswith(f"10 rows of 4 columns, 80 B: in a scratch file in {tmp_path}")
+
+
+def test_a_disk_that_does_not_hold_them_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(PipelineError, match="are needed for the rows of the fit and"):
+        RowsOnDisk(tmp_path, 4096, 10**12, iter([]))
+
+
+MEASURE = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from pipeline.head.fit_rows import MemoryBudget
+from pipeline.head.joint_fit import JointFit
+from pipeline.head.networks import HeadNetwork
+from pipeline.head.settings import HeadSettings
+import torch
+
+torch.set_num_threads(1)
+n_rows, width = 180_000, 1024
+blocks = (np.full((10_000, width), i / 20, np.float16) for i in range(18))
+budget = MemoryBudget(int(sys.argv[1]), Path(sys.argv[2]))
+rows = budget.hold(n_rows, width, blocks)
+settings = HeadSettings(hidden=(), batch=2048, max_epochs=(1, 0, 0))
+joint = JointFit(0)
+joint.add(HeadNetwork(width, 2, settings, "softmax"), settings)
+joint.run(rows, np.zeros(n_rows, np.int64))
+print(type(rows).__name__, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_a_fit_stays_within_its_budget(tmp_path):
+    """350 MiB of rows, in a process that alone takes some 300."""
+    budget = 900 * 2**20
+    command = [sys.executable, "-c", MEASURE, str(budget), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=Path.cwd())
+    kind, peak = done.stdout.split()
+    assert kind == "RowsOnDisk" and int(peak) < budget

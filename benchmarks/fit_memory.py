@@ -26,10 +26,11 @@ BLOCK = 8192
 
 
 def draw_blocks(n_rows: int, width: int) -> Iterator[np.ndarray]:
-    """Draw rows, a block at a time: the same block of numbers, scaled."""
+    """Yield drawn rows, a block at a time: the same numbers, in one of a few scales."""
     base = np.random.default_rng(0).random((BLOCK, width), np.float32)
+    scaled = [(base * factor).astype(np.float16) for factor in (1, 2, 3)]
     for number, start in enumerate(range(0, n_rows, BLOCK)):
-        yield (base[: min(BLOCK, n_rows - start)] * (1 + number % 7)).astype(np.float16)
+        yield scaled[number % len(scaled)][: min(BLOCK, n_rows - start)]
 
 
 def fit(gigabytes: float, width: int, hidden: int, budget: float, scratch: Path) -> None:
@@ -61,7 +62,7 @@ def fit(gigabytes: float, width: int, hidden: int, budget: float, scratch: Path)
 @click.option("--gigabytes", default=8.0)
 @click.option("--budget", default=2.0, help="GiB of the process whose rows lie in a file.")
 @click.option("--width", default=4096)
-@click.option("--hidden", default=2048, help="Units of the hidden layer; 0 for none.")
+@click.option("--hidden", default=0, help="Units of the hidden layer; 0, the fastest head, for none.")
 @click.option("--runs", default=3)
 @click.option("--scratch", default="build", type=click.Path(path_type=Path))
 @click.option("--one", type=float, hidden=True)

@@ -17,6 +17,7 @@ from pipeline.activations.partition import arrays_of, parts_of
 from pipeline.activations.records import PartRecord, check_record
 from pipeline.activations.store import Store, StoreAttributes, read_attributes
 from pipeline.io.errors import StoreDamagedError, StoreError
+from pipeline.io.names import make_file_part
 
 
 class Donor:
@@ -92,9 +93,13 @@ def find_donors(folders: Iterable[Folder], wanted: Identity, own: Folder) -> Ite
     folders : in which stores lie
     own : the store that takes rows over
     """
-    names = [folder.child(name) for folder in folders for name in folder.folders() if name.endswith(".zarr")]
+    # The name tells the layer: a large cache is not read whole.
+    layer = f"-{make_file_part(wanted.layer, '._+')}-"
+    stores = [folder.child(name) for folder in folders for name in folder.folders() if name.endswith(".zarr")]
     found = []
-    for store in names:
+    for store in stores:
+        if layer not in store.name:
+            continue
         if str(store) == str(own):
             continue
         with contextlib.suppress(StoreError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import typing
@@ -80,7 +81,7 @@ def settings_page() -> str:
         if model in done:
             continue
         done.append(model)
-        lines += [f"## {model.__name__}", "", *(model.__doc__ or "").strip().splitlines(), ""]
+        lines += [f"## {model.__name__}", "", *inspect.cleandoc(model.__doc__ or "").splitlines(), ""]
         for name, field in model.model_fields.items():
             default = field.get_default(call_default_factory=True, validated_data={})
             shown = "must be given" if default is PydanticUndefined else f"default: `{default!r}`"

@@ -71,6 +71,8 @@ def repair_store(ws: Workspace, report: VerifyReport, say: Say, origin: Origin =
         folder.write(name, data)
     there = folder.read_many(part.record_name for part in parts)
     made = [part.index for part in parts if part.record_name not in there]
+    # From the pictures themselves: what is repaired must not depend on what else is cached.
+    extraction.adopt = False
     extraction.run_layers()
     after = folder.read_many(part.record_name for part in bad)
     # Only of a record that was sound and sealed is it known what the part's bytes were.

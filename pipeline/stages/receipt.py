@@ -23,7 +23,7 @@ class Receipt:
     weights : state of the trunk's weight files, as `Workspace.weights_state` gives it
     made : which making of the store it is, from 1
     settings : all settings of the run: with them rows can be extracted again
-    adopted : how many rows were taken over from each other store, by its name
+    adopted : how many rows were taken over from each other store, by its name, as the log of the runs that ended says
     """
 
     dataset: str

@@ -26,11 +26,11 @@ HELD = """
 import pathlib, time
 from pipeline.activations.writer import StoreWriter
 write_part = StoreWriter.write_part
-def held_write(self, *arguments):
+def held_write(self, part, *arguments):
     while part.index == 3 and not pathlib.Path("released").exists():
         pathlib.Path("held").touch()
         time.sleep(0.02)
-    write_part(self, *arguments)
+    write_part(self, part, *arguments)
 StoreWriter.write_part = held_write
 """
 """The fourth of seven parts is written when the file ``released`` appears."""

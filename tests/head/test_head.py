@@ -320,4 +320,5 @@ def test_several_heads_read_the_store_once_and_are_each_as_alone(made, small, mo
             assert torch.equal(tensor, alone[name].network.state_dict()[key]), (name, key)
 
     # Once for all strong heads but one, once for the other rows of that one, and once for whole pictures.
-    assert read == 3 * [part.index for part in made.store.parts]
+    # Parts are read ahead in two threads, in nearly any order.
+    assert sorted(read) == sorted(3 * [part.index for part in made.store.parts])

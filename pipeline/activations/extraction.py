@@ -267,7 +267,8 @@ class Extraction:
         self._check_room(n_bytes)
         n_computed = work.n_computed
         text = f"{self._describe(work.writers)}: {n_computed:,} rows to extract, at most {n_bytes / 2**20:,.0f} MiB"
-        rate = self.runner.measure_rate(self.identity.batch) if n_computed else None
+        # One batch is over before a trial would be.
+        rate = self.runner.measure_rate(self.identity.batch) if n_computed > self.identity.batch else None
         if rate is not None:
             seconds = format_seconds(n_computed / rate)
             text += f"; the trunk alone needs about {seconds} ({rate:,.0f} patches/s in a trial batch)"

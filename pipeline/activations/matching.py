@@ -45,16 +45,15 @@ class _Matching:
         self.box_xyxy, self.scale = table.box_xyxy[self.chosen], table.scale[self.chosen]
         self.by_scale = wanted["how.source"] not in ("grid", "whole")
         self.first_row = np.searchsorted(self.picture, np.arange(len(table.ids) + 1))
-        # Pictures of which some rows are not found yet.
-        self.open = {index for index in range(len(table.ids)) if self.first_row[index] < self.first_row[index + 1]}
+        self.found = np.zeros(len(self.picture), bool)
         self.runs: list[Run] = []
 
     @property
     def complete(self) -> bool:
-        return not self.open
+        return bool(self.found.all())
 
     def take_from(self, donor: Donor) -> None:
-        """Match the rows of open pictures with those of a donor, whole pictures at a time."""
+        """Match the rows that are not found yet with those of a donor, picture by picture."""
         if not donor.parts:
             return
         row, picture, box_xyxy, scale = donor.geometry()
@@ -63,25 +62,25 @@ class _Matching:
             return
         usable = donor.whole_batch(row)
         place = donor.place
-        there = {key: index for index, key in enumerate(zip(files.sha256, files.apply_exif, strict=True))}
+        # One file may be several samples, as of several persons.
+        there: dict[tuple[str, bool], list[int]] = {}
+        for index, key in enumerate(zip(files.sha256, files.apply_exif, strict=True)):
+            there.setdefault(key, []).append(index)
         ends = np.searchsorted(picture, np.arange(len(files.sha256) + 1))
-        found: list[Run] = []
-        for index in sorted(self.open):
-            key = (self.table.picture_sha256[index], bool(self.table.apply_exif[index]))
-            if key not in there:
-                continue
-            source = slice(ends[there[key]], ends[there[key] + 1])
+        runs: list[Run] = []
+        for index in np.unique(self.picture[~self.found]).tolist():
+            samples = there.get((self.table.picture_sha256[index], bool(self.table.apply_exif[index])), [])
+            source = np.concatenate([np.arange(0), *(np.arange(ends[j], ends[j + 1]) for j in samples)])
+            source = source[usable[source]]
             here = slice(self.first_row[index], self.first_row[index + 1])
-            rows = self._rows_of_picture(
-                here, row[source][usable[source]], box_xyxy[source][usable[source]], scale[source][usable[source]]
-            )
-            found += _runs(place, int(here.start), rows)
-            if (rows >= 0).all():
-                self.open.discard(index)
-        joined = _join(found)
+            rows = self._rows_of_picture(here, row[source], box_xyxy[source], scale[source])
+            runs += _runs(place, int(here.start), np.where(self.found[here], -1, rows))
+        runs = _join(runs)
         if donor.identity.dtype == "8bit":
-            joined = _whole_parts(joined, donor, self.wanted)
-        self.runs += joined
+            runs = _whole_parts(runs, donor, self.wanted)
+        for run in runs:
+            self.found[run.start : run.stop] = True
+        self.runs += runs
 
     def _rows_of_picture(self, here: slice, row: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return the donor's row of each row of a picture: int64 ndarray, -1 for none."""

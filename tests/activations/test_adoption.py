@@ -329,6 +329,26 @@ def test_this_machine_keeps_the_bits_of_a_row(precision):
     assert DenseRunner(load_trunk("random"), torch.device("cpu"), precision).rows_are_independent(BATCH)
 
 
+def test_rows_that_two_stores_hold_are_taken_from_one(pictures, tmp_path):
+    """The larger store lacks some windows of each picture; the smaller one holds all of some."""
+    coarse = SourceSettings(grid=GridSettings(scales=(2.0,), overlap=0.5))
+    table, some = pictures.table("abcdef"), pictures.table("bd")
+    lacking = int((table.scale == 0).sum()) - int((some.scale == 0).sum())
+    check_like_fresh(pictures, table, tmp_path, [pictures.table("abcdef", coarse), some], lacking)
+
+
+def test_codes_do_not_hide_a_store_of_whole_rows(pictures, tmp_path):
+    table = pictures.table("fabcde")
+    pictures.extraction(pictures.table("abcdef"), tmp_path / "cache", dtype="8bit").run_layers()
+    pictures.extraction(pictures.table("abcde"), tmp_path / "cache").run_layers()
+    check_like_fresh(pictures, table, tmp_path, [], rows_of(table, "f"), dtype="8bit")
+
+
+def test_pictures_of_the_same_bytes_share_their_rows(pictures, tmp_path):
+    shutil.copy(pictures.folder / "a.png", pictures.folder / "h.png")
+    check_like_fresh(pictures, pictures.table("hbach"[:4]), tmp_path, [pictures.table("abc")], 0)
+
+
 def test_another_trunk_gives_nothing(pictures, tmp_path):
     table = pictures.table("abc")
     pictures.extraction(table, tmp_path / "cache", CountingRunner(layer="fc6")).run_layers()

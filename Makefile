@@ -31,7 +31,7 @@ demo: $(READY)
 	@pipeline show results/demo_heads.json results/demo_map.json
 
 # Two at a time, each with one thread: more threads wait for one another on two cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(TEST)

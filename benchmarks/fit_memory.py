@@ -9,7 +9,6 @@ its own; both heads must have the same bytes. Printed: seconds of an epoch, and 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,7 @@ def fit(gigabytes: float, width: int, hidden: int, budget: float, scratch: Path)
     from pipeline.head.joint_fit import JointFit
     from pipeline.head.networks import HeadNetwork
     from pipeline.head.settings import HeadSettings
+    from pipeline.io.memory import peak_memory
 
     n_rows = int(gigabytes * 2**30 / (2 * width))
     memory = MemoryBudget(int(budget * 2**30) if budget else 2**50, scratch)
@@ -53,7 +53,7 @@ def fit(gigabytes: float, width: int, hidden: int, budget: float, scratch: Path)
     joint.run(rows, np.random.default_rng(1).integers(0, 21, n_rows))
     seconds = (time.perf_counter() - started) / 2
     weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    peak = peak_memory() / 2**30
     facts = {"where": type(rows).__name__, "rows": n_rows, "hold_s": held, "epoch_s": seconds, "peak_gib": peak}
     print(json.dumps({**facts, "sha256": sha256_bytes(weights)}))
 

@@ -9,6 +9,28 @@ from support.worked import begun, stepped
 __all__ = ["begun", "demo_extracted", "stepped"]
 
 
+LONG_FILES = (
+    "workflow/test_snakemake.py",
+    "recipes/test_compare.py",
+    "fault/killed/test_kills.py",
+    "workflow/test_slurm.py",
+    "engines/test_dask.py",
+    "engines/test_object_store.py",
+    "browser/test_pages.py",
+    "cli/test_trunk_make.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files, so that two processes with a file each end together."""
+
+    def rank(item):
+        name = item.path.as_posix()
+        return next((i for i, long in enumerate(LONG_FILES) if name.endswith(f"tests/{long}")), len(LONG_FILES))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left(pytestconfig):
     """A test that wrote into the checkout would read there, the next time, what other code made."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import resource
 import threading
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pipeline.io.memory import peak_memory
 from pipeline.version import __version__
 
 
@@ -120,8 +120,7 @@ class LogEntry:
             stages={name: round(spent, 2) for name, spent in stages.items()},
             versions={"pipeline": __version__, "torch": torch.__version__, "python": platform.python_version()},
             threads=torch.get_num_threads(),
-            # Kilobytes on Linux.
-            peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            peak_memory_mib=round(peak_memory() / 2**20),
         )
 
     @classmethod

@@ -21,6 +21,20 @@ def resident_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process held so far.
+
+    Not from `resource`, which counts what the parent held when it started this process.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def available_memory() -> int:
     """Return the bytes that programs may still use; all of the memory where the system does not tell."""
     try:

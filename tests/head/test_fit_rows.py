@@ -68,13 +68,14 @@ def test_a_disk_that_does_not_hold_them_is_said_before_anything_is_written(tmp_p
 
 
 MEASURE = """
-import resource, sys
+import sys
 import numpy as np
 from pathlib import Path
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
+from pipeline.io.memory import peak_memory
 import torch
 
 torch.set_num_threads(1)
@@ -86,7 +87,7 @@ settings = HeadSettings(hidden=(), batch=2048, max_epochs=(1, 0, 0))
 joint = JointFit(0)
 joint.add(HeadNetwork(width, 2, settings, "softmax"), settings)
 joint.run(rows, np.zeros(n_rows, np.int64))
-print(type(rows).__name__, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(type(rows).__name__, peak_memory())
 """
 
 

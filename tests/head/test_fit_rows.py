@@ -71,31 +71,37 @@ MEASURE = """
 import sys
 import numpy as np
 from pathlib import Path
-from pipeline.head.fit_rows import MemoryBudget
+from pipeline.head.fit_rows import RESERVE, MemoryBudget
 from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
-from pipeline.io.memory import peak_memory
+from pipeline.io.memory import peak_memory, resident_memory
 import torch
 
 torch.set_num_threads(1)
-n_rows, width = 180_000, 1024
-blocks = (np.full((10_000, width), i / 20, np.float16) for i in range(18))
-budget = MemoryBudget(int(sys.argv[1]), Path(sys.argv[2]))
-rows = budget.hold(n_rows, width, blocks)
 settings = HeadSettings(hidden=(), batch=2048, max_epochs=(1, 0, 0))
-joint = JointFit(0)
-joint.add(HeadNetwork(width, 2, settings, "softmax"), settings)
-joint.run(rows, np.zeros(n_rows, np.int64))
-print(type(rows).__name__, peak_memory())
+
+
+def fit(n_rows, width, budget):
+    blocks = (np.full((10_000, width), i / 20, np.float16) for i in range(n_rows // 10_000))
+    rows = budget.hold(n_rows, width, blocks)
+    joint = JointFit(0)
+    joint.add(HeadNetwork(width, 2, settings, "softmax"), settings)
+    joint.run(rows, np.zeros(n_rows, np.int64))
+    return type(rows).__name__
+
+
+fit(10_000, 8, MemoryBudget())  # imports what a fit needs
+before = resident_memory()
+budget = before + RESERVE
+print(fit(220_000, 1024, MemoryBudget(budget, Path(sys.argv[1]))), budget - peak_memory())
 """
 
 
 def test_a_fit_stays_within_its_budget(tmp_path):
-    """350 MiB of rows, in a process that alone takes some 300."""
-    budget = 900 * 2**20
-    command = [sys.executable, "-c", MEASURE, str(budget), str(tmp_path)]
+    """430 MiB of rows, where 384 may be added to what the process holds after a small fit."""
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=Path.cwd())
-    kind, peak = done.stdout.split()
-    assert kind == "RowsOnDisk" and int(peak) < budget
+    kind, left = done.stdout.split()
+    assert kind == "RowsOnDisk" and int(left) > 0

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pipeline.head.dropout import draw_and_drop, draw_words, drop
 from pipeline.head.fit_rows import FitRows, RowsInMemory
-from pipeline.head.fitting import LearningRateSchedule, Loss, LossCurve, make_optimizer, set_learning_rate
+from pipeline.head.fitting import LearningRateSchedule, Loss, LossCurve, make_optimizer
 from pipeline.head.networks import STANDARDISED_ROWS, HeadNetwork
 from pipeline.head.settings import NetworkSettings
 from pipeline.io.errors import HeadError
@@ -143,13 +143,13 @@ class _EpochLoop:
 
     def _begin_epoch(self) -> None:
         if self.schedule.rate is not None:
-            set_learning_rate(self._optimizer, self.schedule.rate)
+            self._optimizer.rate = self.schedule.rate
             self.network.train()
 
     def step(self, inputs: Tensor, targets: Tensor, loss_of: Loss) -> None:
         """Take one step on prepared rows."""
         loss = loss_of(self.network.logits(inputs), targets)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         mean = loss.item()

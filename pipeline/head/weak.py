@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.head.bags import Bag, PictureBags
-from pipeline.head.fitting import LearningRateSchedule, LossCurve, logistic_loss, make_optimizer, set_learning_rate
+from pipeline.head.fitting import LearningRateSchedule, LossCurve, Sgd, logistic_loss, make_optimizer
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
 from pipeline.head.task import FitTask, Fitted, HeadKind
@@ -90,7 +90,7 @@ def start_at_shares(network: HeadNetwork, labels: np.ndarray) -> None:
 
 def take_step(
     network: HeadNetwork,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Sgd,
     batch: list[Bag],
     labels: Tensor,
     top: int,
@@ -104,7 +104,7 @@ def take_step(
     rows = torch.cat([torch.from_numpy(of_picture) for _, of_picture in batch])
     best = choose_best(network.score(rows), [len(of_picture) for _, of_picture in batch], top)
     loss = logistic_loss(best.picture_logits(network(rows[best.row_index])), labels)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item()
@@ -166,7 +166,7 @@ def _run_epochs(
     with torch.random.fork_rng(devices=[]), Progress(f"fit {task.name}", most_pictures, "pictures") as progress:
         torch.manual_seed(task.seed)
         while schedule.rate is not None:
-            set_learning_rate(optimizer, schedule.rate)
+            optimizer.rate = schedule.rate
             network.train()
             total = 0.0
             for batch in bags.in_batches(settings.batch, generator):

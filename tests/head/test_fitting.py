@@ -1,5 +1,6 @@
 """Fitting: it learns, it ends when settled, and the same seed gives the same bytes."""
 
+import copy
 import hashlib
 import os
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from support.heads import fit_head, fit_network
 
 from pipeline.head.file import NO_DIGEST, save_head
+from pipeline.head.fitting import Sgd
 from pipeline.head.settings import HEADS, HeadSettings
 from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
@@ -39,6 +41,46 @@ def test_every_built_in_strong_head_learns(name):
     assert losses[-1] < 0.5 * losses[0]
     assert share_right(network) > 0.95
     assert not network.training
+
+
+def test_steps_are_those_of_torchs_own_optimizer_to_the_bit():
+    torch.manual_seed(0)
+    ours = [torch.nn.Linear(12, 5), torch.nn.Linear(5, 3)]
+    torchs = [copy.deepcopy(layer) for layer in ours]
+    settings = {"momentum": 0.9, "weight_decay": 5e-4}
+    mine = Sgd(
+        [{"params": layer.parameters(), "share": s} for layer, s in zip(ours, (1.0, 0.1), strict=True)], 0.1, **settings
+    )
+    groups = [{"params": layer.parameters(), "lr": 0.1 * s} for layer, s in zip(torchs, (1.0, 0.1), strict=True)]
+    reference = torch.optim.SGD(groups, **settings)
+    x, y = torch.from_numpy(ROWS).float(), torch.from_numpy(TARGETS)
+    for step in range(12):
+        if step == 6:
+            mine.rate = 0.01
+            for group, share in zip(reference.param_groups, (1.0, 0.1), strict=True):
+                group["lr"] = 0.01 * share
+        for layers, optimizer in ((ours, mine), (torchs, reference)):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layers[1](layers[0](x).relu()), y).backward()
+            optimizer.step()
+    for one, other in zip(ours, torchs, strict=True):
+        assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
+
+
+def test_a_fit_does_not_import_torchs_compiler():
+    """It would cost every process that fits a head 1.5 s and 90 MB."""
+    program = (
+        "import sys, numpy as np\n"
+        "from pipeline.head.joint_fit import JointFit\n"
+        "from pipeline.head.networks import HeadNetwork\n"
+        "from pipeline.head.settings import HeadSettings\n"
+        "joint, settings = JointFit(0), HeadSettings(hidden=(4,), max_epochs=(1, 0, 0))\n"
+        "joint.add(HeadNetwork(8, 2, settings, 'softmax'), settings)\n"
+        "joint.run(np.zeros((9, 8), np.float16), np.zeros(9, np.int64))\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_rates_come_in_turn():
@@ -148,6 +190,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pipeline.activations.store import Store
 from pipeline.head.fit import fit_heads
+from pipeline.head.fitting import Sgd
 from pipeline.head.file import save_head
 from pipeline.patches.table_file import read_table
 from pipeline.head.settings import HeadSettings

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.head import weak
 from pipeline.head.bags import PictureBags
 from pipeline.head.file import load_head, save_head
-from pipeline.head.fitting import logistic_loss, make_optimizer
+from pipeline.head.fitting import Sgd, logistic_loss, make_optimizer
 from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
@@ -283,7 +283,7 @@ def test_difficult_labels_teach_nothing():
     network = weak.make_network(WIDTH, 3, WeakSettings(kind="weak", hidden=(), weight_decay=0, dropout=0))
     network.initialise(torch.Generator().manual_seed(0))
     before = copy.deepcopy(network.layers[-1])
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = Sgd(network.parameter_groups(), 0.1, momentum=0, weight_decay=0)
 
     batch = list(enumerate(np.split(rows, 8)))
     weak.take_step(network, optimizer, batch, torch.from_numpy(labels), 2)

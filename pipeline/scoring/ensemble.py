@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
 from pipeline.metrics.average_precision import mean_average_precision
 
@@ -45,6 +42,9 @@ def mean_rank(members: Sequence[np.ndarray]) -> np.ndarray:
     >>> mean_rank([np.array([[0.1], [0.2], [0.9]]), np.array([[-5.0], [8.0], [7.0]])]).ravel().tolist()
     [0.0, 0.75, 0.75]
     """
+    # Imported here, as the import takes a second and most commands do not need it.
+    from scipy.stats import rankdata
+
     stacked = _stacked(members)
     missing = np.isnan(stacked)
     ranks = rankdata(np.where(missing, -np.inf, stacked), method="average", axis=1) - 1
@@ -193,6 +193,8 @@ def _log_odds(scores: np.ndarray) -> np.ndarray:
 
 def _fit(inputs: np.ndarray, labels: np.ndarray, cost: float) -> np.ndarray:
     """Fit the weights of the members and the constant on inputs (n, n_members) and labels (n,)."""
+    from sklearn.linear_model import LogisticRegression  # as above
+
     counted = labels != 0
     mean = inputs[counted].mean(1, keepdims=True)
     regression = LogisticRegression(C=cost, solver="newton-cholesky")
@@ -204,6 +206,8 @@ def _fit(inputs: np.ndarray, labels: np.ndarray, cost: float) -> np.ndarray:
 
 def _cross_validated(inputs: np.ndarray, labels: np.ndarray, cost: float, seed: int) -> np.ndarray:
     """Compute log-odds (n,) of each picture by the regression on the other folds; NaN where the label is 0."""
+    from sklearn.model_selection import StratifiedKFold  # as above
+
     counted = np.flatnonzero(labels != 0)
     out = np.full(len(labels), np.nan)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)

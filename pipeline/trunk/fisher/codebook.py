@@ -7,9 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -70,6 +67,11 @@ def fit_book(rows: np.ndarray, places: np.ndarray, settings: FisherSettings) -> 
     -------
     float32 tensors by the names of the buffers of `Codebook`
     """
+    # Imported here, as the import takes a second and most commands do not need it.
+    from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     # One thread: several would add up in an order that differs from run to run.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

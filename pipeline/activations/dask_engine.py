@@ -1,8 +1,8 @@
-"""Parts as tasks of dask.distributed: on this machine, or on a running cluster.
+"""Tasks on workers of dask.distributed: on this machine, or on a running cluster.
 
-A task is one part. It writes the part itself and returns only seconds, so that no activation travels. Each worker
-loads the trunk once, from the settings, and refuses to start if its rows would have another identity. If a worker
-dies, only its current parts are lost: dask gives them to another worker.
+A task writes its result itself and returns only seconds, so that no activation travels. Each worker makes what it
+needs once, from the settings (to extract parts, the trunk), and refuses to start if its results would be other ones.
+If a worker dies, only its current tasks are lost: dask gives them to another worker.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.activations.engines import ReportProgress
-from pipeline.activations.extraction import Extraction
-from pipeline.activations.identity import Identity
-from pipeline.activations.parts import PartMaker, PartTask
+from pipeline.activations.engines import Maker, ReportProgress, Task
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.progress import Say
@@ -33,33 +30,33 @@ logging.getLogger("distributed.worker").addFilter(lambda record: "heartbeat" not
 """
 """Silences what a worker logs when this process ends it in the middle of a part or between two heartbeats."""
 
-MakePartMaker = Callable[[Mapping[str, Identity]], PartMaker]
-"""Called on a worker with the identity of each store by its name."""
+MakeMaker = Callable[[], Maker]
+"""Picklable; called on a worker."""
 
-_part_makers: dict[str, PartMaker] = {}
+_makers: dict[str, Maker] = {}
 _lock = threading.Lock()
 
 
-def _part_maker(run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> PartMaker:
+def _maker_of(run: str, make: MakeMaker) -> Maker:
     """Return this worker's maker: one per process and run, so that the trunk is loaded once.
 
     Not one per store: a worker may outlive a run, and the next run may have the same store in another folder.
     """
     with _lock:
-        if run not in _part_makers:
-            _part_makers.clear()
-            _part_makers[run] = make(stores)
-        return _part_makers[run]
+        if run not in _makers:
+            _makers.clear()
+            _makers[run] = make()
+        return _makers[run]
 
 
-def _make_part(task: PartTask, run: str, make: MakePartMaker, stores: Mapping[str, Identity]) -> dict[str, Any]:
-    """Compute and write a part, on a worker.
+def _run_task(task: Task, run: str, make: MakeMaker) -> dict[str, Any]:
+    """Run a task, on a worker.
 
     An error that a user can fix is returned as a message: a retry would not help.
     """
     try:
         clock = StageClock()
-        _part_maker(run, make, stores).make(task, clock)
+        _maker_of(run, make).make(task, clock)
     except PipelineError as error:
         return {"problem": str(error)}
     return {"seconds": dict(clock.seconds)}
@@ -71,8 +68,8 @@ class DaskEngine:
     Parameters
     ----------
     scheduler : ``local:N`` for N worker processes of this machine, else a scheduler's address
-    make : makes a `PartMaker` on a worker, from the identity of each store by its name
-    extraction : whose parts are computed
+    make : makes a `Maker` on a worker
+    on_gpu : whether a task needs a GPU
     say : takes lines for the user
 
     Raises
@@ -81,9 +78,9 @@ class DaskEngine:
         `scheduler` is neither.
     """
 
-    def __init__(self, scheduler: str, make: MakePartMaker, extraction: Extraction, say: Say) -> None:
+    def __init__(self, scheduler: str, make: MakeMaker, on_gpu: bool, say: Say) -> None:
         self._n_local = self.n_local(scheduler)
-        self._scheduler, self._make, self._extraction, self._say = scheduler, make, extraction, say
+        self._scheduler, self._make, self._on_gpu, self._say = scheduler, make, on_gpu, say
 
     @staticmethod
     def n_local(scheduler: str) -> int | None:
@@ -104,31 +101,28 @@ class DaskEngine:
             )
         return None
 
-    def __call__(self, tasks: Sequence[PartTask], report: ReportProgress, /) -> None:
+    def __call__(self, tasks: Sequence[Task], report: ReportProgress, /) -> None:
         """See `Engine`; reports after each task.
 
         Raises
         ------
         SettingsError, PipelineError
             The scheduler cannot be reached or was lost; no worker has a GPU although one is needed; a worker would
-            extract other activations, or several workers died with the same part.
+            make other results, or several workers died with the same task.
         """
         from dask.distributed import as_completed
 
-        on_gpu = self._extraction.runner.device.type == "cuda"
-        resources = {"GPU": 1} if on_gpu else None
-        stores = {item.folder.name: item.identity for item in self._extraction.requested}
-        store, run = next(iter(stores)), uuid.uuid4().hex
+        resources = {"GPU": 1} if self._on_gpu else None
+        run = uuid.uuid4().hex
         with self._connect(len(tasks), resources) as client:
-            self._check_workers(client, resources)
+            self._check_workers(client, resources, tasks)
             futures = {
                 client.submit(
-                    _make_part,
+                    _run_task,
                     task,
                     run,
                     self._make,
-                    stores,
-                    key=f"{store}-part-{task.part.index}-{run}",
+                    key=f"{task.kind}-{task.index}-{run}",
                     retries=RETRIES,
                     resources=resources,
                     pure=False,
@@ -172,34 +166,34 @@ class DaskEngine:
             stack.callback(client.close)
             yield client
 
-    def _check_workers(self, client: Any, resources: Mapping[str, int] | None) -> None:
+    def _check_workers(self, client: Any, resources: Mapping[str, int] | None, tasks: Sequence[Task]) -> None:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         self._say(f"scheduler {client.scheduler.address}: {len(workers)} worker(s)")
         if not workers:
-            self._say(f"the parts wait for workers; start one with: dask worker {client.scheduler.address}")
+            self._say(f"the {tasks[0].kind}s wait for workers; start one with: dask worker {client.scheduler.address}")
         if resources and workers and not any(info.get("resources", {}).get("GPU") for info in workers.values()):
             raise PipelineError(
                 f"scheduler {self._scheduler}: no worker offers a GPU; start one worker a device, with "
                 'CUDA_VISIBLE_DEVICES set, by: dask worker ADDRESS --resources "GPU=1"; or use --device cpu'
             )
 
-    def _report(self, future: Any, task: PartTask, report: ReportProgress) -> None:
+    def _report(self, future: Any, task: Task, report: ReportProgress) -> None:
         from distributed import CancelledError
         from distributed.scheduler import KilledWorker
 
-        advice = "recorded parts stay: start the same command again to resume"
+        advice = f"recorded {task.kind}s stay: start the same command again to resume"
         try:
             answer = future.result()
         except KilledWorker as error:
             raise PipelineError(
-                f"part {task.part.index}: {error.allowed_failures + 1} workers died while it was theirs, the last one "
-                f"at {error.last_worker.address}; out of memory, or did something kill them? {advice}"
+                f"{task.kind} {task.index}: {error.allowed_failures + 1} workers died while it was theirs, the last "
+                f"one at {error.last_worker.address}; out of memory, or did something kill them? {advice}"
             ) from error
         except CancelledError as error:
             raise PipelineError(f"scheduler {self._scheduler}: the connection was lost; {advice}") from error
         if "problem" in answer:
             raise PipelineError(answer["problem"])
-        report(task.part.n_rows, answer["seconds"])
+        report(task.n_rows, answer["seconds"])
 
 
 @contextlib.contextmanager

@@ -1,14 +1,41 @@
-"""Engines: where and in which order the parts of an extraction are computed and written."""
+"""Engines: where and in which order tasks run, such as the parts of an extraction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pipeline.activations.parts import PartMaker, PartTask
 from pipeline.activations.run_log import StageClock
+
+
+class Task(Protocol):
+    """The unit that engines schedule: picklable, and independent of all others."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, such as ``part``, for messages."""
+
+    @property
+    def index(self) -> int:
+        """Its number among the tasks of its kind."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table, for the progress."""
+
+
+TaskT = TypeVar("TaskT", contravariant=True)
+
+
+class Maker(Protocol[TaskT]):
+    """Runs tasks: one per worker of an engine."""
+
+    def make(self, task: TaskT, clock: StageClock, /) -> None:
+        """Run a task whose result is not recorded yet, and record its result."""
+        ...
 
 
 class ReportProgress(Protocol):
@@ -26,9 +53,9 @@ ENGINES = {
 }
 """Engines on workers: ``module:class`` by the beginning of ``--scheduler``, imported when it is chosen.
 
-A new engine is a module and a line here. Its class is called with the scheduler, a maker of `PartMaker`, the
-extraction, and a receiver of lines. Its ``n_local(scheduler)`` is the number of workers on this machine, None for
-workers elsewhere.
+A new engine is a module and a line here. Its class is called with the scheduler, a function that makes a `Maker` on
+a worker, whether tasks need a GPU, and a receiver of lines. Its ``n_local(scheduler)`` is the number of workers on
+this machine, None for workers elsewhere.
 """
 
 
@@ -38,23 +65,23 @@ def find_engine(scheduler: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class Engine(Protocol):
-    """Computes and writes parts: `LocalEngine` in this process, `DaskEngine` on workers."""
+class Engine(Protocol[TaskT]):
+    """Runs tasks: `LocalEngine` in this process, `DaskEngine` on workers."""
 
-    def __call__(self, tasks: Sequence[PartTask], report: ReportProgress, /) -> None:
-        """Compute and write the parts of all tasks, in any order and anywhere.
+    def __call__(self, tasks: Sequence[TaskT], report: ReportProgress, /) -> None:
+        """Run all tasks, in any order and anywhere; see `Task`.
 
-        On return every part of every task has its record. A part that is recorded already is left as it is.
+        On return the result of every task is recorded. What is recorded already is left as it is.
 
         Parameters
         ----------
-        tasks : picklable; each is independent of the others
+        tasks : at least one
         report : called in this thread. The rows of all calls sum up to the rows of all tasks.
 
         Raises
         ------
         PipelineError
-            A task cannot be computed or written. Recorded parts stay.
+            A task cannot be computed or written. Recorded results stay.
         """
         ...
 

@@ -148,7 +148,7 @@ class Extraction:
                 "or extract one layer at a time"
             )
 
-    def run_layers(self, share: tuple[int, int] | None = None, engine: Engine | None = None) -> list[Store]:
+    def run_layers(self, share: tuple[int, int] | None = None, engine: Engine[PartTask] | None = None) -> list[Store]:
         """Extract the stores, or resume them; a complete one is left alone.
 
         The trunk runs once on each patch for all layers together, and only up to the last missing layer.
@@ -282,7 +282,7 @@ class Extraction:
 
     # Running
 
-    def _make(self, work: Work, spans: Sequence[Part], engine: Engine | None) -> None:
+    def _make(self, work: Work, spans: Sequence[Part], engine: Engine[PartTask] | None) -> None:
         """Let an engine compute and write the missing parts of some ranges, then log the run."""
         engine = engine or LocalEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)))
         clock = StageClock()

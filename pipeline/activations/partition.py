@@ -96,4 +96,13 @@ def share_of(parts: Sequence[Part], index: int, count: int) -> list[Part]:
     >>> [len(share_of(parts, i, 4)) for i in (1, 2, 3, 4)]
     [2, 3, 2, 3]
     """
-    return list(parts[len(parts) * (index - 1) // count : len(parts) * index // count])
+    return [parts[i] for i in share_bounds(len(parts), index, count)]
+
+
+def share_bounds(n_parts: int, index: int, count: int) -> range:
+    """Return the indices of the parts of `share_of`; those of all shares follow one another, empty ones too.
+
+    >>> [share_bounds(2, i, 3) for i in (1, 2, 3)]
+    [range(0, 0), range(0, 1), range(1, 2)]
+    """
+    return range(n_parts * (index - 1) // count, n_parts * index // count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from pipeline.trunk.runner import TrunkRunner
 
 @dataclass(frozen=True)
 class PartTask:
-    """The unit that engines schedule: one part to extract.
+    """One part to extract, as a task of an engine.
 
     If several layers come from one pass, it is a range of rows that holds whole parts of each store.
 
@@ -35,6 +36,16 @@ class PartTask:
     part: Part
     plan: RowPlan
     adoption: Mapping[str, Adoption] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "part"
+
+    @property
+    def index(self) -> int:
+        return self.part.index
+
+    @property
+    def n_rows(self) -> int:
+        return self.part.n_rows
 
 
 @dataclass(frozen=True)

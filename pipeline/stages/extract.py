@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
-from pipeline.activations.folder import LocalFolder, open_folder
+from pipeline.activations.folder import Folder, LocalFolder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog
@@ -27,7 +26,7 @@ from pipeline.stages.boxes import check_trunk, refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
-from pipeline.stages.runner import make_runner
+from pipeline.stages.runner import make_runner, worker_threads
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
@@ -77,16 +76,18 @@ def make(
     rehash : hash each picture again
     scheduler : of dask, over which the parts are spread; None for this process
     """
-    engine_of = None
-    if scheduler is not None:
-        # First, so that a scheduler that cannot be is refused before anything is read.
-        on_workers = find_engine(scheduler)
-        maker = partial(make_part_maker, _settings_of_workers(run, on_workers.n_local(scheduler)))
-        engine_of = partial(on_workers, scheduler, maker)
+    # First, so that a scheduler that cannot be is refused before anything is read.
+    on_workers = None if scheduler is None else find_engine(scheduler)
+    n_local = None if on_workers is None else on_workers.n_local(scheduler)
     if isinstance(run.ws.stores, LocalFolder):
         remove_stale_partials(run.ws.stores.path / ".partial")
     extraction = plan_extraction(run, split, layers, rehash)
-    stores = extraction.run_layers(engine=None if engine_of is None else engine_of(extraction, run.say))
+    engine = None
+    if on_workers is not None:
+        requested = {item.folder.name: item.identity for item in extraction.requested}
+        maker = partial(make_part_maker, _settings_of_workers(run, n_local), requested)
+        engine = on_workers(scheduler, maker, extraction.runner.device.type == "cuda", run.say)
+    stores = extraction.run_layers(engine=engine)
     for of_layer, store in zip(_of_each_layer(run, layers), stores, strict=True):
         write_receipt(path(of_layer, split), _make_receipt(of_layer, split, extraction, store, generation))
     return stores
@@ -195,20 +196,21 @@ def _make_receipt(run: RunContext, split: str, extraction: Extraction, store: St
 
 
 def _settings_of_workers(run: RunContext, n_here: int | None) -> RunSettings:
-    """Return the settings with absolute paths, for workers started in other folders.
-
-    Of `n_here` workers of this machine each gets its share of the cores; a worker elsewhere counts its own.
-    """
+    """Return the settings with absolute paths, for workers started in other folders."""
     ws, s = run.ws, run.settings
-    share = max(1, len(os.sched_getaffinity(0)) // n_here) if n_here else 0
-    places: dict[str, Any] = {"threads": s.threads or share}
-    places["stores"] = str(ws.stores) if "://" in str(ws.stores) else str(Path(str(ws.stores)).absolute())
+    places: dict[str, Any] = {"threads": worker_threads(s.threads, n_here)}
+    places["stores"] = absolute_place(ws.stores)
     if s.weights:
         places["weights"] = str(Path(s.weights).absolute())
     card = ws.trunk_path(run.dataset) if ws.makes_trunk else Path(s.trunk)
     if card.is_file():
         places["trunk"] = str(card.absolute())
     return s.model_copy(update=places)
+
+
+def absolute_place(folder: Folder) -> str:
+    """Return the URL or the absolute path of a folder."""
+    return str(folder) if "://" in str(folder) else str(Path(str(folder)).absolute())
 
 
 def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> PartMaker:

@@ -23,6 +23,17 @@ def set_threads(n: int) -> int:
     return n
 
 
+def worker_threads(threads: int, n_local: int | None) -> int:
+    """Return the threads of one worker of an engine: the configured ones, or its share of the cores.
+
+    Parameters
+    ----------
+    threads : of the settings, 0 for the usual
+    n_local : workers of this machine; None for workers elsewhere, each of which counts its own cores (0)
+    """
+    return threads or (max(1, len(os.sched_getaffinity(0)) // n_local) if n_local else 0)
+
+
 def make_trunk(ws: Workspace, dataset: str | None = None, *, download: bool = True) -> Trunk:
     """Load the configured trunk; one that is made from a dataset must have been made.
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import distributed
 import psutil
 import pytest
-import torch
 
 from pipeline.activations import dask_engine
 from pipeline.activations.dask_engine import DaskEngine
@@ -242,17 +241,13 @@ def test_scheduler_that_does_not_answer(work, monkeypatch):
 
 @pytest.fixture
 def on_gpu():
-    """An extraction that would run on a GPU, its two parts, and makers that do nothing."""
-    extraction = SimpleNamespace(
-        runner=SimpleNamespace(device=torch.device("cuda")),
-        requested=[SimpleNamespace(folder=SimpleNamespace(name="tiny"), identity={})],
-    )
+    """An engine whose tasks need a GPU, two tasks, and makers that do nothing."""
 
-    def make(stores):
+    def make():
         return SimpleNamespace(make=lambda task, clock: None)
 
     def engine(scheduler, say=lambda text: None):
-        return DaskEngine(scheduler, make, extraction, say)
+        return DaskEngine(scheduler, make, True, say)
 
     return engine, [PartTask(Part(i, 0, 1), None) for i in range(2)]
 

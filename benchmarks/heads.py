@@ -96,13 +96,13 @@ def weak_epoch(data: Data, pictures: PictureBags) -> None:
 
 
 def score_in_memory(data: Data, heads: Sequence[Head]) -> None:
-    accumulators = [make_accumulator(head, len(data.table.ids), AGGREGATIONS, data.table) for head in heads]
+    accumulators = [make_accumulator(head, range(len(data.table.ids)), AGGREGATIONS, data.table) for head in heads]
     for part in data.store.parts:
         rows = slice(part.start, part.stop)
         for accumulator in accumulators:
             accumulator.add(data.rows[rows], data.table.picture[rows])
     for accumulator in accumulators:
-        accumulator.result()
+        accumulator.columns()
 
 
 def fit_together(data: Data, settings: Sequence[HeadSettings]) -> list[Head]:

@@ -143,6 +143,21 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     return Workspace(parse_run_settings(values, config or "settings"))
 
 
+def parse_share(text: str) -> tuple[int, int]:
+    """Read ``I/N``, the value of --share.
+
+    Raises
+    ------
+    SettingsError
+    """
+    from pipeline.io.errors import SettingsError
+
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise SettingsError(f"--share: expected I/N with 1 <= I <= N, such as 2/4, got {text!r}")
+    return int(index), int(count)
+
+
 def this_command() -> str:
     """The command line as it was given."""
     return shlex.join(["pipeline", *sys.argv[1:]])

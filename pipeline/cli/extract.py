@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, split_option, workspace_from
+from pipeline.cli.common import dataset_option, parse_share, say, settings_options, split_option, workspace_from
 
 
 @click.command("extract")
@@ -53,7 +53,7 @@ def command(
         if scheduler is not None:
             raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
         run = RunContext(workspace_from(options), dataset, say)
-        for path in extract.make_share(run, split, _parse_share(share), wanted, rehash=rehash):
+        for path in extract.make_share(run, split, parse_share(share), wanted, rehash=rehash):
             click.echo(path)
         return
     run = RunContext(workspace_from(options), dataset, say)
@@ -73,12 +73,3 @@ def _parse_layers(text: str | None, layer: str | None) -> list[str]:
     if not all(names) or len(set(names)) < len(names):
         raise SettingsError(f"--layers: expected different names with commas between, such as pool5,fc7, got {text!r}")
     return names
-
-
-def _parse_share(text: str) -> tuple[int, int]:
-    from pipeline.io.errors import SettingsError
-
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise SettingsError(f"--share: expected I/N with 1 <= I <= N, such as 2/4, got {text!r}")
-    return int(index), int(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,14 @@ class Head:
                 f"head {self.name!r} was fitted on rows made in another way than those of {store.folder}\n"
                 f"{explain_differences(got, expected)}\nextract that split in the same way, or fit a head on it"
             )
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of the names and values of all its tensors."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode() + b"\0")
+            digest.update(np.ascontiguousarray(tensor.numpy()).data)
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def patch_scores(self, rows: np.ndarray) -> np.ndarray:

@@ -71,6 +71,31 @@ class PooledRows:
         return out
 
 
+class PooledPictures:
+    """The accumulator of heads that score pooled vectors: `PooledRows` of a range of pictures.
+
+    Parameters
+    ----------
+    pictures : the range
+    width, pooling : as for `PooledRows`
+    """
+
+    COLUMN = "pooled"
+
+    def __init__(self, pictures: range, width: int, pooling: Sequence[str]) -> None:
+        self._pictures = pictures
+        self._pooled = PooledRows(len(pictures), width, pooling)
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        """Add float16 rows (n, width) of pictures (n,), rising; those outside of the range are left out."""
+        inside = slice(*np.searchsorted(picture, [self._pictures.start, self._pictures.stop]))
+        self._pooled.add(rows[inside], picture[inside] - self._pictures.start)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the vectors: float32 ndarray of shape (n_pictures, len(pooling), width)."""
+        return {self.COLUMN: np.moveaxis(self._pooled.result(), 1, 0)}
+
+
 def join_pooled(pooled: np.ndarray, normalise: bool) -> np.ndarray:
     """Join the pooled vectors of each picture into one.
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.head.pooling import PooledRows, join_pooled
+from pipeline.head.pooling import PooledPictures, PooledRows, join_pooled
 from pipeline.head.settings import ScoreKind, SvmSettings
-from pipeline.head.task import FitTask, Fitted, HeadKind
+from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import mean_average_precision
@@ -59,37 +59,23 @@ class Svm(nn.Module):
         self.register_buffer("mean", torch.zeros(n_columns))
         self.register_buffer("inv_std", torch.ones(n_columns))
 
-    def accumulator(self, n_pictures: int) -> PictureDecisions:
-        """Return an accumulator of decision values, for one pass over a store."""
-        return PictureDecisions(self, n_pictures)
+    def accumulator(self, pictures: range) -> PooledPictures:
+        """Return an accumulator of pooled vectors of a range of pictures."""
+        return PooledPictures(pictures, self.width, self.settings.pooling)
+
+    def picture_scores(self, columns: Columns) -> np.ndarray:
+        """Compute decision values, float64 ndarray (n_pictures, n_classes), from the column of `PooledPictures`.
+
+        Of all pictures at once: the last bits of a product of matrices depend on how many rows it has.
+        """
+        pooled = np.ascontiguousarray(np.moveaxis(columns[PooledPictures.COLUMN], 1, 0))
+        return self.decide(join_pooled(pooled, self.settings.normalise))
 
     def decide(self, vectors: np.ndarray) -> np.ndarray:
         """Compute decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""
         names = ("weight", "bias", "mean", "inv_std")
         weight, bias, mean, inv_std = (getattr(self, name).double().numpy() for name in names)
         return (vectors - mean) * inv_std @ weight.T + bias
-
-
-class PictureDecisions:
-    """Pool rows picture by picture, then compute decision values; rows come in the order of the store.
-
-    Parameters
-    ----------
-    network : Svm
-    n_pictures : int
-    """
-
-    def __init__(self, network: Svm, n_pictures: int) -> None:
-        self._network = network
-        self._pooled = PooledRows(n_pictures, network.width, network.settings.pooling)
-
-    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        """Add float16 rows (n, width) of pictures (n,), rising; a picture may continue in the next call."""
-        self._pooled.add(rows, picture)
-
-    def result(self) -> np.ndarray:
-        """Return a float64 ndarray of shape (1, n_pictures, n_classes); NaN for a picture without a row."""
-        return self._network.decide(join_pooled(self._pooled.result(), self._network.settings.normalise))[None]
 
 
 def make_network(width: int, n_classes: int, settings: SvmSettings) -> Svm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -45,25 +45,38 @@ class PatchScorer(Protocol):
         """Compute scores (n, n_classes), background left out, of rows (n, width), any float dtype."""
 
 
+Columns: TypeAlias = dict[str, np.ndarray]
+"""What a head computes of a range of pictures, by name; the first axis of each ndarray is the picture.
+
+Columns of ranges that follow one another are joined along that axis.
+"""
+
+
 class Accumulator(Protocol):
-    """Collects the rows of a split part by part, and returns the scores of its pictures."""
+    """Collects the rows of a range of pictures, part by part."""
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        """Add float16 rows (n, width) of pictures (n,), rising, also from call to call."""
+        """Add float16 rows (n, width) of pictures (n,), rising, also from call to call.
 
-    def result(self) -> np.ndarray:
-        """Return a float64 ndarray of shape (n_aggregations, n_pictures, n_classes); NaN for a picture without rows.
-
-        The first axis may be missing where there is only one aggregation.
+        Rows of pictures outside of the range may be among them, and are left out.
         """
+
+    def columns(self) -> Columns:
+        """Return the columns of the range, after the last row."""
 
 
 @runtime_checkable
 class PooledScorer(Protocol):
     """A network that scores one vector per picture, pooled over its rows."""
 
-    def accumulator(self, n_pictures: int) -> Accumulator:
-        """Return an accumulator for one pass over a store."""
+    def accumulator(self, pictures: range) -> Accumulator:
+        """Return an accumulator for one pass over the parts that hold rows of a range of pictures."""
+
+    def picture_scores(self, columns: Columns) -> np.ndarray:
+        """Compute scores, float64 (n_pictures, n_classes), from the joined columns of all pictures of a split.
+
+        NaN for a picture without rows.
+        """
 
 
 @dataclass(frozen=True)

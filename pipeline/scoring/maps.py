@@ -129,21 +129,22 @@ def score_maps(
 
 
 class Peaks:
-    """Find the highest points of the maps of a split, of the classes that each picture shows.
+    """Find the highest points of the maps of a range of pictures, of the classes that each picture shows.
 
     Parameters
     ----------
     table : labelled, of a grid of patches
+    pictures : the range
     """
 
-    def __init__(self, table: PatchTable) -> None:
-        self._table, self._first_row = table, table.first_row
-        self._peak_xy = np.full((len(table.ids), len(table.classes), 2), np.nan, np.float32)
+    def __init__(self, table: PatchTable, pictures: range) -> None:
+        self._table, self._first_row, self._start = table, table.first_row, pictures.start
+        self._peak_xy = np.full((len(pictures), len(table.classes), 2), np.nan, np.float32)
         self._pictures = WholePictures(len(table.classes))
         self._grids: dict[bytes, CoverageGrid] = {}
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
-        """Add patches (n, n_classes) of pictures (n,), rising, also from call to call."""
+        """Add patches (n, n_classes) of pictures (n,) of the range, rising, also from call to call."""
         self._find(*self._pictures.add(patch_scores, picture))
 
     def result(self) -> np.ndarray:
@@ -157,7 +158,7 @@ class Peaks:
             if len(shown):
                 rows = slice(*np.searchsorted(picture, [index, index + 1]))
                 grid = self._grid(index)
-                self._peak_xy[index, shown] = grid.peak(grid.smoothed_mean(scores[rows][:, shown]))
+                self._peak_xy[index - self._start, shown] = grid.peak(grid.smoothed_mean(scores[rows][:, shown]))
 
     def _grid(self, index: int) -> CoverageGrid:
         # Pictures of one size have the same patches, and a dataset has few sizes.

@@ -1,19 +1,26 @@
-"""Scoring a split: one pass over the store for all heads and all aggregations.
+"""Scoring a split: one pass over the store for all heads and all aggregations, whole or range by range.
 
 In that pass every head has an accumulator, which receives the rows part by part. For heads that score patches it is
 `PatchwiseScores`; a head that scores one vector per picture brings its own.
+
+Ranges are ranges of pictures, and the parts of a store are always scored whole: the last bits of a product of matrices
+depend on how many rows it has, so that a part that was cut at a picture would give other scores. A picture that
+straddles two parts belongs to the range in whose parts it begins. The part after the last one of a range is read for
+both ranges, and nothing of a picture has to be joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.activations.match import check_joined
+from pipeline.activations.partition import Part, share_bounds
 from pipeline.activations.store import Store
 from pipeline.head.head import Head
-from pipeline.head.task import Accumulator, PooledScorer
+from pipeline.head.task import Accumulator, Columns, PooledScorer
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
@@ -28,45 +35,47 @@ class PatchwiseScores:
 
     Parameters
     ----------
+    pictures : the range
     table : if given, the highest points of maps are computed too
     """
 
     def __init__(
-        self, head: Head, n_pictures: int, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
+        self, head: Head, pictures: range, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
     ) -> None:
-        self._head = head
-        self._scores = PictureScores(n_pictures, len(head.classes), aggregations)
-        self._peaks = None if table is None else Peaks(table)
+        self._head, self._pictures = head, pictures
+        self._scores = PictureScores(len(pictures), len(head.classes), aggregations)
+        self._peaks = None if table is None else Peaks(table, pictures)
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-        """Add float16 rows (n, width) of pictures (n,), rising; a picture may continue in the next call."""
+        """See `Accumulator`."""
+        # All rows, also those of other pictures: a product of fewer rows may have other last bits.
         scores = self._head.patch_scores(rows)
-        self._scores.add(scores, picture)
+        inside = slice(*np.searchsorted(picture, [self._pictures.start, self._pictures.stop]))
+        scores, picture = scores[inside], picture[inside]
+        self._scores.add(scores, picture - self._pictures.start)
         if self._peaks is not None:
             self._peaks.add(scores, picture)
 
-    def result(self) -> np.ndarray:
-        """Return a float64 ndarray of shape (n_aggregations, n_pictures, n_classes)."""
-        return self._scores.result()
-
-    def peak_xy(self) -> np.ndarray | None:
-        """Return the highest points, as in `SplitScores`."""
-        return None if self._peaks is None else self._peaks.result()
+    def columns(self) -> Columns:
+        """Return ``scores``, float64 (n_pictures, n_aggregations, n_classes), and ``peak_xy`` as in `SplitScores`."""
+        columns = {"scores": np.moveaxis(self._scores.result(), 1, 0)}
+        return columns if self._peaks is None else {**columns, "peak_xy": self._peaks.result()}
 
 
 def make_accumulator(
-    head: Head, n_pictures: int, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
+    head: Head, pictures: range, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
 ) -> Accumulator:
     """Make the accumulator of a head.
 
     Parameters
     ----------
+    pictures : the range
     aggregations : all apply to the head's scores
     table : as for `PatchwiseScores`
     """
     if isinstance(head.network, PooledScorer):
-        return head.network.accumulator(n_pictures)
-    return PatchwiseScores(head, n_pictures, aggregations, table)
+        return head.network.accumulator(pictures)
+    return PatchwiseScores(head, pictures, aggregations, table)
 
 
 def _aggregations_of(head: Head, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
@@ -97,6 +106,153 @@ def _check_heads(
     return [_aggregations_of(head, aggregations) for head in heads]
 
 
+class SplitScoring:
+    """The scoring of a split by several heads, whole or range by range.
+
+    Parameters
+    ----------
+    aggregations : each head has those that apply to its scores (`select_applicable`), and its natural one
+    wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
+
+    Raises
+    ------
+    StoreError, HeadError
+        Store and table, or store and a head, do not belong together; a head has none of the aggregations.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        table: PatchTable,
+        heads: Sequence[Head],
+        aggregations: Sequence[AggregationLike],
+        wanted: np.ndarray | None = None,
+    ) -> None:
+        check_joined(store, table)
+        self.store, self.table, self.heads, self._wanted = store, table, tuple(heads), wanted
+        self._aggregations = _check_heads(store, table, heads, tuple(map(Aggregation.parse, aggregations)))
+        self._first_row = table.first_row
+        # Where boxes and labels tell what a map should show.
+        has_maps = table.source == "grid" and table.labelled and table.has_boxes and wanted is None
+        self._mapped = table if has_maps else None
+
+    @property
+    def pictures(self) -> range:
+        """All pictures of the split."""
+        return range(len(self.table.ids))
+
+    def share(self, index: int, count: int) -> range:
+        """Return the pictures that begin in the parts of the `index`-th (from 1) of `count` shares of the store."""
+        bounds = share_bounds(len(self.store.parts), index, count)
+        return range(self._first_picture_of(bounds.start), self._first_picture_of(bounds.stop))
+
+    def _first_picture_of(self, part: int) -> int:
+        """Return the first picture that begins in a part or after it."""
+        if part == len(self.store.parts):  # pictures without rows may follow
+            return len(self.table.ids)
+        return int(np.searchsorted(self._first_row[:-1], self.store.parts[part].start))
+
+    def n_rows(self, pictures: range) -> int:
+        """Return the number of rows of a range of pictures."""
+        first, stop = self._rows_of(pictures)
+        return stop - first
+
+    def _rows_of(self, pictures: range) -> tuple[int, int]:
+        first, stop = self._first_row[[pictures.start, pictures.stop]].tolist()
+        return first, stop
+
+    def _facts(self, head: Head) -> ScoreFacts:
+        store, table, wanted = self.store, self.table, self._wanted
+        return ScoreFacts(
+            dataset=table.dataset,
+            split=table.split,
+            fingerprint=store.fingerprint,
+            rows_digest=table.rows_digest,
+            pictures_digest=table.pictures_digest(),
+            head=head.facts,
+            n_scored=None if wanted is None else int(wanted.sum()),
+        )
+
+    def made_from(self, index: int) -> dict[str, Any]:
+        """Return all that decides the columns of one of the heads, as a JSON object."""
+        head, of_head = self.heads[index], self._aggregations[index]
+        return {
+            **self._facts(head).to_dict(),
+            "head": head.name,
+            "settings": head.facts.settings,
+            "weights": head.weights_digest(),
+            "precision": getattr(head.network, "precision", None),
+            "aggregations": [aggregation.to_json() for aggregation in of_head],
+            "annotations": self.table.annotation_digest,
+        }
+
+    def score(
+        self,
+        pictures: range,
+        which: Sequence[int] | None = None,
+        advance: Callable[[int], None] = lambda n_rows: None,
+    ) -> list[Columns]:
+        """Score a range of pictures; the parts that hold their rows are read once.
+
+        Parameters
+        ----------
+        which : indices of some of the heads; None for all
+        advance : called with numbers of rows that sum up to those of the range
+
+        Returns
+        -------
+        columns of each head: the same bits, whatever the range and the other heads
+        """
+        accumulators = [
+            make_accumulator(self.heads[index], pictures, self._aggregations[index], self._mapped)
+            for index in (range(len(self.heads)) if which is None else which)
+        ]
+        first, stop = self._rows_of(pictures)
+        parts = [part for part in self.store.parts if part.start < stop and first < part.stop] if first < stop else []
+        for part, values in self.store.iter_parts(parts):
+            rows, picture = self._choose(part, values)
+            if len(picture):
+                for accumulator in accumulators:
+                    accumulator.add(rows, picture)
+            del values, rows
+            advance(min(part.stop, stop) - max(part.start, first))
+        return [accumulator.columns() for accumulator in accumulators]
+
+    def _choose(self, part: Part, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the wanted pictures in a part, and their pictures."""
+        picture = self.table.picture[part.start : part.stop]
+        if self._wanted is None:
+            return rows, picture
+        chosen = self._wanted[picture]
+        return rows[chosen], picture[chosen]
+
+    def join(self, ranges: Sequence[Sequence[Columns]]) -> list[SplitScores]:
+        """Join the columns of ranges that follow one another from the first picture to the last.
+
+        Parameters
+        ----------
+        ranges : of each range the columns of every head
+
+        Returns
+        -------
+        one per head, in their order; ``facts.n_scored`` is set where only some pictures were wanted
+        """
+        joined = []
+        for index, (head, of_head) in enumerate(zip(self.heads, self._aggregations, strict=True)):
+            of_ranges = [columns[index] for columns in ranges]
+            columns = {name: np.concatenate([each[name] for each in of_ranges]) for name in of_ranges[0]}
+            if isinstance(head.network, PooledScorer):
+                scores = head.network.picture_scores(columns)[None]
+            else:
+                scores = np.ascontiguousarray(np.moveaxis(columns["scores"], 1, 0))
+            joined.append(
+                SplitScores(
+                    scores, of_head, self.table.ids, self.table.classes, self._facts(head), columns.get("peak_xy")
+                )
+            )
+        return joined
+
+
 def score_split(
     store: Store,
     table: PatchTable,
@@ -106,61 +262,12 @@ def score_split(
 ) -> list[SplitScores]:
     """Score the pictures of a split with all heads; the store is read once.
 
-    Parameters
-    ----------
-    aggregations : each head has those that apply to its scores (`select_applicable`), and its natural one
-    wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
+    Parameters, errors as for `SplitScoring`.
 
     Returns
     -------
     one per head, in their order; ``facts.n_scored`` is set where only some pictures were wanted
-
-    Raises
-    ------
-    StoreError, HeadError
-        Store and table, or store and a head, do not belong together; a head has none of the aggregations.
     """
-    check_joined(store, table)
-    of_heads = _check_heads(store, table, heads, tuple(map(Aggregation.parse, aggregations)))
-    # Where boxes and labels tell what a map should show.
-    mapped = table if table.source == "grid" and table.labelled and table.has_boxes and wanted is None else None
-    accumulators = [
-        make_accumulator(head, len(table.ids), of_head, mapped) for head, of_head in zip(heads, of_heads, strict=True)
-    ]
-    _read_store(store, table, accumulators, wanted)
-    shape = (len(table.ids), len(table.classes))
-    return [
-        SplitScores(
-            accumulator.result().reshape(len(of_head), *shape),
-            of_head,
-            table.ids,
-            table.classes,
-            ScoreFacts(
-                dataset=table.dataset,
-                split=table.split,
-                fingerprint=store.fingerprint,
-                rows_digest=table.rows_digest,
-                pictures_digest=table.pictures_digest(),
-                head=head.facts,
-                n_scored=None if wanted is None else int(wanted.sum()),
-            ),
-            accumulator.peak_xy() if isinstance(accumulator, PatchwiseScores) else None,
-        )
-        for head, of_head, accumulator in zip(heads, of_heads, accumulators, strict=True)
-    ]
-
-
-def _read_store(
-    store: Store, table: PatchTable, accumulators: Sequence[Accumulator], wanted: np.ndarray | None
-) -> None:
-    """Read the store once, and add the rows of the wanted pictures to all accumulators."""
+    scoring = SplitScoring(store, table, heads, aggregations, wanted)
     with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
-        for part, rows in store.iter_parts():
-            picture = table.picture[part.start : part.stop]
-            if wanted is not None:
-                chosen = wanted[picture]
-                rows, picture = rows[chosen], picture[chosen]
-            if len(picture):
-                for accumulator in accumulators:
-                    accumulator.add(rows, picture)
-            progress.advance(part.stop - part.start)
+        return scoring.join([scoring.score(scoring.pictures, advance=progress.advance)])

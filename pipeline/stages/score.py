@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.activations.engines import find_engine
 from pipeline.head.file import read_facts
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.score import score_split
+from pipeline.scoring.score import SplitScoring
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
 from pipeline.stages import fit_head, patches
@@ -18,6 +18,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
+from pipeline.stages.score_shares import SharedScoring
 from pipeline.stages.seconds import write_seconds
 
 
@@ -85,30 +86,63 @@ def require(run: RunContext, head: str, split: str | None = None, held_out: bool
     return load_scores(file)
 
 
-def make(run: RunContext, heads: Sequence[str], split: str | None = None, held_out: bool = False) -> dict[str, Path]:
+def make(
+    run: RunContext,
+    heads: Sequence[str],
+    split: str | None = None,
+    held_out: bool = False,
+    *,
+    scheduler: str | None = None,
+) -> dict[str, Path]:
     """Score a split with fitted heads and write the scores; the store is read once for all of them.
+
+    Shares that `make_share` or an interrupted run left are joined, and only the rest is scored.
 
     Parameters
     ----------
     split : None for the evaluation split
     held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
+    scheduler : of dask, over which shares of the split are spread; None for this process
     """
+    if scheduler is not None:
+        find_engine(scheduler).n_local(scheduler)  # refuses one that cannot be, before anything is read
+    scoring = _open(run, heads, split, held_out)
+    shared = SharedScoring(run, scoring, heads, held_out)
+    ranges, seconds = shared.score(scheduler)
+    paths = {}
+    for head, scores in zip(heads, scoring.join(ranges), strict=True):
+        file = paths[head] = path(run, head, split, held_out)
+        save_scores(scores, file)
+        write_seconds(file, {"score": seconds})
+        n_rows = scoring.table.n_rows
+        run.say(f"{file}: {len(scores.ids):,} pictures, {n_rows:,} patches scored in {seconds:.1f} s")
+    shared.remove_shares()
+    return paths
+
+
+def make_share(run: RunContext, heads: Sequence[str], share: tuple[int, int], split: str | None = None) -> list[Path]:
+    """Score one of several shares of a split; `make` joins them.
+
+    Parameters
+    ----------
+    share : (i, n) for the i-th (from 1) of n
+
+    Returns
+    -------
+    Files of the share, one per head.
+    """
+    return SharedScoring(run, _open(run, heads, split), heads).make_share(*share)
+
+
+def _open(run: RunContext, heads: Sequence[str], split: str | None, held_out: bool = False) -> SplitScoring:
+    """Open table, store and heads, all of them current."""
     check_heads(run.manifest, run.settings, heads)
     name = scored_split(run, split, held_out)
     table, store = current_table(run, name), sealed_store(run, name)
     set_threads(run.settings.threads)
     loaded = [fit_head.require(run, head, held_out) for head in heads]
     wanted = hold_out_pictures(table.group_ids, run.settings.held_out) if held_out else None
-    started = time.perf_counter()
-    scored = score_split(store, table, loaded, run.settings.all_aggregations, wanted)
-    seconds = (time.perf_counter() - started) / len(heads)
-    paths = {}
-    for head, scores in zip(heads, scored, strict=True):
-        file = paths[head] = path(run, head, split, held_out)
-        save_scores(scores, file)
-        write_seconds(file, {"score": seconds})
-        run.say(f"{file}: {len(scores.ids):,} pictures, {table.n_rows:,} patches scored in {seconds:.1f} s")
-    return paths
+    return SplitScoring(store, table, loaded, run.settings.all_aggregations, wanted)
 
 
 def current_scores(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> SplitScores:

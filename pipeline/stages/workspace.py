@@ -205,6 +205,13 @@ class Workspace:
         """Scores of a split; with `held_out`, of the fit split's held-out pictures alone."""
         return self.results / "scores" / f"{dataset}-{split}-{head}-{self.scores_digest(head, held_out)}.h5"
 
+    def scores_share_path(
+        self, dataset: str, head: str, split: str, index: int, count: int, held_out: bool = False
+    ) -> Path:
+        """Scores of the `index`-th of `count` shares of a split, for the one that joins them."""
+        name = self.scores_path(dataset, head, split, held_out).stem
+        return self.cache / "shares" / f"{name}-{index}of{count}.h5"
+
     def run_dir(self, dataset: str, head: str | None = None) -> Path:
         """Folder of one run, named by everything that its result depends on."""
         head = head or self.settings.head

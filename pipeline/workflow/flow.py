@@ -114,6 +114,13 @@ class Flow:
         head = self.run.head_path(wildcards.dataset, wildcards.head)
         return {**self._table_and_receipt(wildcards.dataset, split), "head": head}
 
+    def score_shares(self, wildcards: Wildcards) -> list[Path]:
+        """Return the files of the shares of scores that jobs of their own make; none for a scoring in one job."""
+        count = self.run.settings.scatter
+        names = (wildcards.dataset, wildcards.head, wildcards.split)
+        shares = range(1, count + 1) if count > 1 else ()
+        return [self.run.scores_share_path(*names, index, count) for index in shares]
+
     def _table_and_receipt(self, dataset: str, split: str) -> dict[str, Path]:
         return {"table": self.run.table_path(dataset, split), "receipt": self.run.receipt_path(dataset, split)}
 

@@ -105,7 +105,7 @@ def mapped(make):
 @pytest.mark.parametrize("step", [1, 7, 50, 10_000])
 def test_peaks_do_not_hang_on_how_patches_come(mapped, step):
     scores = np.random.default_rng(0).random((mapped.n_rows, 3)).astype(np.float32)
-    peaks = Peaks(mapped)
+    peaks = Peaks(mapped, range(len(mapped.ids)))
     for start in range(0, mapped.n_rows, step):
         peaks.add(scores[start : start + step], mapped.picture[start : start + step])
     found = peaks.result()

@@ -152,21 +152,25 @@ class MeanPooled(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def accumulator(self, n_pictures: int) -> "MeanPooled.Accumulator":
-        return self.Accumulator(self.weight, n_pictures)
+    def accumulator(self, pictures: range) -> "MeanPooled.Accumulator":
+        return self.Accumulator(len(self.weight), pictures)
+
+    def picture_scores(self, columns) -> np.ndarray:
+        return columns["mean"] @ self.weight
 
     class Accumulator:
-        def __init__(self, weight: np.ndarray, n_pictures: int) -> None:
-            self.weight = weight
-            self.sums, self.counts = np.zeros((n_pictures, len(weight))), np.zeros((n_pictures, 1))
+        def __init__(self, width: int, pictures: range) -> None:
+            self.pictures = pictures
+            self.sums, self.counts = np.zeros((len(pictures), width)), np.zeros((len(pictures), 1))
 
         def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
-            np.add.at(self.sums, picture, rows.astype(float))
-            np.add.at(self.counts, picture, 1)
+            inside = np.isin(picture, self.pictures)
+            np.add.at(self.sums, picture[inside] - self.pictures.start, rows[inside].astype(float))
+            np.add.at(self.counts, picture[inside] - self.pictures.start, 1)
 
-        def result(self) -> np.ndarray:
+        def columns(self) -> dict[str, np.ndarray]:
             with np.errstate(invalid="ignore"):
-                return (self.sums / self.counts) @ self.weight
+                return {"mean": self.sums / self.counts}
 
 
 @pytest.fixture

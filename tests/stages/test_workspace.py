@@ -171,6 +171,7 @@ def test_all_files_lie_in_cache_and_results():
         ws.table_path("demo", "train"),
         ws.receipt_path("demo", "train"),
         ws.share_path("demo", "train", 1, 2),
+        ws.scores_share_path("demo", "fca", "val", 1, 2),
         ws.digest_memory,
     ]
     assert {p.parts[0] for p in paths} == {"C"}
@@ -200,6 +201,14 @@ def test_datasets_splits_and_heads_do_not_share_files():
     assert (
         len({ws.share_path(d, s, i, n) for d in "ab" for s in ("train", "val") for n in (2, 3) for i in (1, 2)}) == 16
     )
+    shares = {
+        ws.scores_share_path("a", h, s, i, n, held_out)
+        for h in HEADS
+        for s in ("train", "val")
+        for i, n in ((1, 2), (2, 2), (1, 3))
+        for held_out in (False, True)
+    }
+    assert len(shares) == 12 * len(HEADS)
     assert len({ws.head_path(d, h) for d in ("a", "b") for h in HEADS}) == 2 * len(HEADS)
     assert len({ws.scores_path("a", h, s) for h in HEADS for s in ("train", "val")}) == 2 * len(HEADS)
 

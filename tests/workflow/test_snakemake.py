@@ -219,14 +219,18 @@ def test_scattered_run_makes_the_same_stores_and_result(new_work, first_run):
     finished = new_work.snakemake()
 
     assert finished.code == 0, finished.output
-    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 3), *shares("val", 3)])
-    assert not list((new_work.path / "cache/shares").glob("*"))  # of use only to those that seal
+    scored = ["score_share val fca"] * 3
+    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 3), *shares("val", 3), *scored])
+    assert not list((new_work.path / "cache/shares").glob("*"))  # of use only to those that seal and join
+    assert "tiny val: 3 shares, 3 of them scored already" in finished.output
     for split in ("train", "val"):
         (store,), (expected,) = new_work.stores(split), first_run[0].stores(split)
         assert store.name == expected.name
         assert bytes_of(store) == bytes_of(expected)
         assert new_work.trunk_runs(split) == 1  # all rows are one part: one share makes it
     assert read_result(new_work)["AP"] == read_result(first_run[0])["AP"]
+    scores = [work.path / read_result(work)["paths"]["scores"] for work in (new_work, first_run[0])]
+    assert scores[0].read_bytes() == scores[1].read_bytes()
     again = new_work.snakemake()
     assert (again.code, again.jobs) == (0, [])
     assert NOTHING in again.output

@@ -208,9 +208,9 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     import torch
 
     from pipeline.activations.cutting import cut_patches
-    from pipeline.activations.extraction import identity_of
     from pipeline.activations.layout import encode_part, make_metadata
     from pipeline.activations.partition import parts_of
+    from pipeline.activations.request import identity_of
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.picture import decode_picture
     from pipeline.dataset.read import read_split

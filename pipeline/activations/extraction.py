@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from pipeline.activations.arrays import raw_bytes_per_row
 from pipeline.activations.donor import find_donors
 from pipeline.activations.engines import Engine, LocalEngine
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
-from pipeline.activations.identity import Identity, fingerprint, make_identity
+from pipeline.activations.identity import Identity
 from pipeline.activations.layout import PictureFiles
 from pipeline.activations.matching import plan_adoption
-from pipeline.activations.partition import Part, range_of, rows_per_part, share_of
+from pipeline.activations.partition import Part, range_of, share_of
 from pipeline.activations.parts import PartMaker, PartTask
+from pipeline.activations.request import PartRows, request_store
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import LogEntry, RunLog, StageClock
 from pipeline.activations.settings import Codec, StoredDtype
@@ -27,53 +29,10 @@ from pipeline.activations.store import Store
 from pipeline.activations.work import Work
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.io.names import make_file_part
 from pipeline.io.numbers import format_seconds
 from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
-from pipeline.trunk.trunk import Trunk
-
-PartRows = Callable[[int], int]
-"""Rows per part, from the width of a row."""
-
-
-def identity_of(
-    table: PatchTable,
-    runner: TrunkRunner,
-    batch: int | None = None,
-    trunk: Trunk | None = None,
-    dtype: StoredDtype = "float16",
-    rows: np.ndarray | None = None,
-    part_rows: PartRows = rows_per_part,
-) -> Identity:
-    """Return the identity of the store of an extraction; `trunk` is the runner's trunk at another layer."""
-    trunk = trunk or runner.trunk
-    return make_identity(
-        table,
-        trunk,
-        runner.precision_name,
-        batch or runner.batch_rows,
-        part_rows(trunk.width),
-        runner.window_fields,
-        dtype,
-        rows,
-    )
-
-
-def store_name(table: PatchTable, runner: TrunkRunner, identity: Identity) -> str:
-    """Return ``<dataset>-<split>-<trunk>-<layer>-<first 12 of the fingerprint>.zarr``."""
-    layer = make_file_part(identity.layer, "._+")
-    return f"{table.dataset}-{table.split}-{runner.trunk.slug}-{layer}-{fingerprint(identity)[:12]}.zarr"
-
-
-@dataclass(frozen=True)
-class RequestedStore:
-    """A store of an extraction: of one layer, in one folder."""
-
-    layer: str
-    identity: Identity
-    folder: Folder
 
 
 @dataclass
@@ -93,7 +52,8 @@ class Extraction:
         none for the runner's layer
     dtype, codec : how the stores hold the rows, and how a new one compresses them
     rows : int64 ndarray, rising: rows of the table to extract; None for all
-    part_rows : rows per part, from the width of a row
+    part_rows : rows per part, from the width of a row; None for the rule of `rows_per_part`, or for the size that
+        a store of the same rows has which is there already
     adopt : take over the rows that other stores hold
     other_stores : further folders of stores from which rows are taken over
 
@@ -119,19 +79,15 @@ class Extraction:
     dtype: StoredDtype = "float16"
     codec: Codec = "small"
     rows: np.ndarray | None = None
-    part_rows: PartRows = rows_per_part
+    part_rows: PartRows | None = None
     adopt: bool = True
     other_stores: Sequence[Folder] = ()
 
     def __post_init__(self) -> None:
-        requested = []
-        for layer in dict.fromkeys(self.layers or (self.runner.trunk.layer,)):
-            trunk = self.runner.trunk.at(layer)
-            identity = identity_of(
-                self.table, self.runner, self.batch, trunk, self.dtype, self.rows, part_rows=self.part_rows
-            )
-            folder = self.stores.child(store_name(self.table, self.runner, identity))
-            requested.append(RequestedStore(layer, identity, folder))
+        make = partial(
+            request_store, self.stores, self.table, self.runner, self.batch, self.dtype, self.rows, self.part_rows
+        )
+        requested = [make(layer) for layer in dict.fromkeys(self.layers or (self.runner.trunk.layer,))]
         self.requested = tuple(requested)
         self.identity, self.folder = requested[0].identity, requested[0].folder
         self._check_batches_coincide()
@@ -334,7 +290,7 @@ def extract(
     stores: str | Path | Folder,
     batch: int | None = None,
     say: Say = silent,
-    part_rows: PartRows = rows_per_part,
+    part_rows: PartRows | None = None,
 ) -> Store:
     """Extract or complete the store of the runner's layer over one patch table, in this process; see `Extraction`."""
     folder = open_folder(stores)

@@ -5,27 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from pipeline.activations.arrays import ARRAYS, ARRAYS_OF_CODES, DIMENSIONS, ROW_DTYPE
+from pipeline.activations.arrays import ARRAYS, ARRAYS_OF_CODES, DIMENSIONS
 from pipeline.activations.identity import Identity
-
-PART_BYTES = 64 * 2**20
-
-
-def rows_per_part(width: int) -> int:
-    """Return the default number of rows of one part: a power of two, near 64 MiB of float16.
-
-    Small enough that an interruption costs seconds, and large enough that few pictures straddle two parts and are
-    decoded for both.
-
-    >>> rows_per_part(1024), rows_per_part(4096), rows_per_part(1512)
-    (32768, 8192, 16384)
-    """
-    rows = 1024
-    while rows * 2 * width * np.dtype(ROW_DTYPE).itemsize <= PART_BYTES:
-        rows *= 2
-    return rows
 
 
 def arrays_of(identity: Identity) -> tuple[str, ...]:

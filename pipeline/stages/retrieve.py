@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations.compute import compute_layers
-from pipeline.activations.extraction import identity_of
 from pipeline.activations.identity import explain_differences, how_part, value_fields
+from pipeline.activations.request import identity_of
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
@@ -69,7 +69,10 @@ def extract_queries(
     StoreError
         The settings would make other rows than the store's; the fields that differ are named.
     """
-    identity = identity_of(table, runner, store.identity["how.batch"], dtype=store.identity["how.dtype"])
+    stored = store.identity
+    identity = identity_of(
+        table, runner, stored.batch, dtype=stored["how.dtype"], part_rows=lambda width: stored.part_rows
+    )
     got, expected = value_fields(how_part(identity)), value_fields(how_part(store.identity))
     if got != expected:
         raise StoreError(

@@ -254,6 +254,10 @@ class DenseRunner(TrunkRunner):
         (a,), (b,) = (self.finish(x, (self.trunk.layer,)).result().values() for x in (first, last))
         return np.array_equal(a[:n], b[batch - n :])
 
+    def operations_per_row(self, trunk: Trunk) -> None:
+        """Count nothing: maps are made per picture, however many windows it has."""
+        return None
+
     def measure_rate(self, n_rows: int) -> None:
         """Measure nothing: the rate depends on the sizes of pictures and scales."""
         return None

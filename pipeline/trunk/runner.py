@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.trunk.compiled import CompiledNetwork
+from pipeline.trunk.operations import count_operations
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 
 SMALLER_BATCH = "use a smaller --batch (another batch size is another store)"
@@ -311,6 +312,13 @@ class TrunkRunner:
         others[batch // 2 :] = 0
         kept = slice(0, batch // 2)
         return np.array_equal(self(others)[kept], self(patches)[order[kept]])
+
+    def operations_per_row(self, trunk: Trunk) -> int | None:
+        """Count the operations per row of the runner's trunk, or of the same one at another layer.
+
+        None for runners whose work depends on the pictures.
+        """
+        return count_operations(trunk.network, trunk.card.input_px)
 
     def measure_rate(self, n_rows: int) -> float | None:
         """Measure the patches per second of one batch of grey patches, after a first batch for set-up.

@@ -253,14 +253,11 @@ def test_batches_that_would_not_be_those_of_one_layer_are_refused(make, batch):
     make(WatchedRunner(), layers=("fc6", "fc7"), batch=batch)
 
 
-def test_usual_batches_and_parts_always_fit_together():
-    from pipeline.activations.partition import rows_per_part
-    from pipeline.trunk.architectures import CONFIGS, krizhevsky
-
-    for form in [*CONFIGS.values(), krizhevsky(224, 6144)]:
-        rows = [rows_per_part(width) for width in form.widths.values()]
-        # 512 of small or dense patches, 64 of others.
-        assert all(max(rows) % n == 0 and n % 512 == 0 for n in rows)
+@pytest.mark.parametrize("batch", [12, 64])
+def test_parts_by_the_rule_always_fit_together(table, picture_paths, tmp_path, batch):
+    stores = LocalFolder(tmp_path)
+    extraction = Extraction(table, picture_paths, WatchedRunner(), stores, batch, layers=("pool5", "fc7"))
+    assert all(item.identity.part_rows % batch == 0 for item in extraction.requested)
 
 
 def test_layers_that_the_trunk_does_not_have(make):

@@ -18,7 +18,7 @@ from pipeline.activations.arrays import ARRAYS, ARRAYS_OF_CODES, files_per_part,
 from pipeline.activations.codec import codec_of, quantise, restore
 from pipeline.activations.identity import Identity
 from pipeline.activations.layout import _open_array, decode_object, decode_with_zarr, encode_part, make_metadata
-from pipeline.activations.partition import Part, parts_of, rows_per_part, share_of
+from pipeline.activations.partition import Part, parts_of, share_of
 from pipeline.activations.settings import Codec
 from pipeline.io.digests import sha256_bytes
 
@@ -257,11 +257,3 @@ def test_shares_cover_all_parts_once_and_are_equal_up_to_one(n_parts, count):
     shares = [share_of(parts, index, count) for index in range(1, count + 1)]
     assert [part for share in shares for part in share] == parts
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-@given(st.integers(1, 10**5))
-def test_a_part_is_a_power_of_two_near_64_mib(width):
-    rows = rows_per_part(width)
-    assert rows >= 1024 and rows.bit_count() == 1
-    assert rows * width * 2 <= 64 * 2**20 or rows == 1024
-    assert rows * 2 * width * 2 > 64 * 2**20

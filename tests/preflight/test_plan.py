@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.activations.arrays import geometry_bytes_per_row, metadata_names
-from pipeline.activations.partition import rows_per_part
+from pipeline.activations.part_size import rows_per_part
 from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.preflight.costs import Costs, read_costs

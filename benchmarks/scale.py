@@ -254,7 +254,7 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     return {
         "layer": runner.trunk.layer,
         "width": runner.trunk.width,
-        "part_rows": identity["how.part_rows"],
+        "operations": runner.operations_per_row(runner.trunk),
         "bytes_a_row": round(sum(map(len, objects.values())) / part.n_rows, 1),
         "cut_s": cut_s,
         "write_s": time_per(part.n_rows, lambda: encode_part(metadata, part, columns), runs),

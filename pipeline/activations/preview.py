@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.activations.adoption import Adoption, name_of_place
 from pipeline.activations.extraction import Extraction
-from pipeline.activations.partition import parts_of
+from pipeline.activations.partition import Part, parts_of
 from pipeline.activations.writer import StoreWriter
 
 
@@ -37,10 +37,21 @@ class Preview:
 
 
 def preview(extraction: Extraction) -> Preview:
-    """Return what would be done now for the first store of an extraction; nothing is written."""
-    identity, folder, table = extraction.identity, extraction.folder, extraction.table
+    """Return what would be done now for the first store of an extraction; nothing is written.
+
+    Where rows would be mixed with computed ones, the trunk runs on two batches, which try whether they can be.
+    """
+    identity, folder = extraction.identity, extraction.folder
     left = StoreWriter(folder).missing() if folder.exists("zarr.json") else parts_of(identity)
-    adoption = extraction.find_adoption(identity, folder) if extraction.adopt else Adoption()
+    adoption = extraction.find_adoption(identity, folder) if extraction.adopt and left else Adoption()
+    found = _count(extraction, left, adoption)
+    if found.adopted and found.n_rows and not extraction.runner.rows_are_independent(identity.batch):
+        return _count(extraction, left, Adoption())
+    return found
+
+
+def _count(extraction: Extraction, left: Sequence[Part], adoption: Adoption) -> Preview:
+    table = extraction.table
     picture = table.picture if extraction.rows is None else table.picture[extraction.rows]
     pictures: set[int] = set()
     adopted: dict[str, int] = {}

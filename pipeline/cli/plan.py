@@ -16,7 +16,8 @@ from pipeline.io.memory import total_memory
 from pipeline.io.numbers import estimate_bytes, estimate_time, format_count, format_number
 
 if TYPE_CHECKING:
-    from pipeline.preflight.plan import Counts, Plan
+    from pipeline.activations.preview import Preview
+    from pipeline.preflight.plan import Counts, Left, Plan
     from pipeline.stages.workspace import Workspace
 
 TYPICAL_WH = (500, 375)
@@ -49,8 +50,8 @@ def command(
 ) -> None:
     """Say what an extraction and all after it will take, before it runs: time, dollars, bytes, files, memory.
 
-    Reckoned from measured unit costs; nothing is decoded, and no trunk is loaded. --threads is the
-    cores of a worker.
+    Reckoned from measured unit costs; nothing is decoded. Rows that are in the cache already count as such: only
+    for them the trunk is loaded. --threads is the cores of a worker.
 
     \b
     Example:
@@ -100,12 +101,23 @@ def command(
     fleet = Workers(n_gpus or n_workers or 1, cores, gpu=bool(gpus) or s.device.startswith("cuda"))
     arithmetic, of_trunk = ("as given", given_rate) if given_rate else trunk_rate(trunk, fleet, s.precision)
     warnings: list[str] = []
+    notes: list[str] = []
+    previews: dict[str, Preview | None] = {}
     if dataset:
-        counted = _count_dataset(ws, dataset, split, warnings)
+        counted, previews = _count_dataset(ws, dataset, split, fleet.gpu, warnings, notes)
     else:
         per_picture = per_picture or _typical_patches(ws)
         counted = {f"split {i}": Counts(n, n * per_picture) for i, n in enumerate(pictures, start=1)}
-    plan = make_plan(list(counted.values()), trunk, of_trunk, fleet, table, given_price or table.price)
+    plan = make_plan(
+        list(counted.values()),
+        trunk,
+        of_trunk,
+        fleet,
+        table,
+        given_price or table.price,
+        batch=s.batch,
+        left=[_left(counts, previews.get(name)) for name, counts in counted.items()],
+    )
     warnings += _warn(ws, plan)
     if as_json:
         given = {
@@ -115,17 +127,24 @@ def command(
             "arithmetic": arithmetic,
             "measured": trunk.measured,
         }
-        echo_json({**given, **asdict(plan), "warnings": warnings})
+        if any(previews.values()):
+            given["there"] = {name: asdict(found) if found else None for name, found in previews.items()}
+        echo_json({**given, **asdict(plan), "notes": notes, "warnings": warnings})
         return
     for name, counts in counted.items():
         click.echo(f"{name}: {format_count(counts.pictures)} pictures, {format_count(counts.rows)} patches")
+        found = previews.get(name)
+        if found is not None:
+            click.echo(f"  there already: {_describe(found, counts)}")
+    for note in notes:
+        click.echo(f"note: {note}")
     kind = "GPU" if fleet.gpu else "worker"
     who = f"{fleet.n:,} {kind}{'s' * (fleet.n > 1)} of {cores} core{'s' * (cores > 1)}"
     click.echo(f"{s.trunk} {trunk.layer}, {trunk.width:,} columns; {who}; arithmetic {arithmetic}")
     _print(plan)
     speed = plan.speed
     click.echo(
-        f"parts: {plan.parts:,} of {trunk.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
+        f"parts: {plan.parts:,} of {plan.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
         f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
         f"bound by {speed.bound_by}: a worker makes {format_number(speed.together)} patches/s "
         f"(the trunk alone {format_number(speed.trunk)}, decoding and cutting alone {format_number(speed.feed)})"
@@ -143,22 +162,45 @@ def _typical_patches(ws: Workspace) -> int:
     return count_windows(*TYPICAL_WH, ws.settings.sources)
 
 
-def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: list[str]) -> dict[str, Counts]:
-    """Counts of the splits: of the kept patch tables, else from sizes in XML files and headers."""
+def _left(counts: Counts, found: Preview | None) -> Left:
+    from pipeline.preflight.plan import Left
+
+    return Left(counts.rows) if found is None else Left(found.n_rows, sum(found.adopted.values()))
+
+
+def _describe(found: Preview, counts: Counts) -> str:
+    """What of a split is there, in words."""
+    there = counts.rows - found.n_rows - sum(found.adopted.values())
+    if there == counts.rows:
+        return "all rows"
+    words = found.in_words()
+    return f"{there:,} rows in recorded parts; {words}" if there else words
+
+
+def _count_dataset(
+    ws: Workspace, dataset: str, split: str | None, gpu: bool, warnings: list[str], notes: list[str]
+) -> tuple[dict[str, Counts], dict[str, Preview | None]]:
+    """Counts of the splits, of the kept patch tables, else from sizes in XML files and headers; and what is there."""
     from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.read import read_split
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
     from pipeline.patches.table_file import read_table
+    from pipeline.preflight.found import foresee
     from pipeline.preflight.plan import Counts, count_split
+    from pipeline.stages.context import RunContext
 
     manifest = load_manifest(dataset)
-    counted = {}
+    run = RunContext(ws, dataset, notes.append)
+    counted: dict[str, Counts] = {}
+    previews: dict[str, Preview | None] = {}
     for name in [split] if split else dict.fromkeys((manifest.fit, manifest.eval)):
         path = ws.table_path(dataset, name)
         if path.is_file():
             table = read_table(path)
-            counted[f"{dataset} {name} (kept patch table)"] = Counts(len(table.ids), table.n_rows)
+            title = f"{dataset} {name} (kept patch table)"
+            counted[title] = Counts(len(table.ids), table.n_rows)
+            previews[title] = foresee(run, name, gpu, notes.append)
             continue
         content = read_split(manifest, name, ws.settings.data_root, ws.settings.on_error)
         counts, problems = count_split(content, ws.settings.sources)
@@ -166,8 +208,9 @@ def _count_dataset(ws: Workspace, dataset: str, split: str | None, warnings: lis
         if not counts.rows:
             raise DatasetError(f"{where}\n{enumerate_problems(problems)}")
         warnings += [f"{where}\n{enumerate_problems(problems)}"] if problems else []
-        counted[f"{dataset} {name} (counted from sizes)"] = counts
-    return counted
+        title = f"{dataset} {name} (counted from sizes)"
+        counted[title], previews[title] = counts, None
+    return counted, previews
 
 
 def _warn(ws: Workspace, plan: Plan) -> list[str]:

@@ -12,12 +12,15 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline.activations.part_size import rows_per_part
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import Settings, explain_validation
 from pipeline.trunk.sources import names_layer
 
 MEASURE = "measure it there: python benchmarks/scale.py --costs costs.yaml, then pipeline plan --costs costs.yaml"
+USUAL_BATCH = 64
+"""Of trunks for 224 px. Those for small pictures take 512: but for the least size, parts are the same."""
 
 
 Stage = Literal["patches", "extract", "fit-head", "score"]
@@ -43,7 +46,8 @@ class TrunkCost(Settings):
 
     layer: str
     width: int = Field(ge=1)
-    part_rows: int = Field(ge=1)
+    operations: int | None = Field(None, ge=1, description="of a row, in multiply-adds; the size of parts follows")
+    part_rows: int | None = Field(None, ge=1, description="rows per part, in tables that name no operations")
     bytes_a_row: float = Field(gt=0, description="on disk, compressed, geometry included")
     cut_s: float = Field(ge=0, description="rescaling and cutting of a patch on one core")
     write_s: float = Field(ge=0, description="encoding of a row on one core")
@@ -51,6 +55,17 @@ class TrunkCost(Settings):
     rates: dict[str, float | None] = Field(description="patches a second of the trunk alone, by arithmetic")
     cores: int = Field(ge=1, description="cores of the CPU's rates")
     measured: str
+
+    def rows_per_part(self, batch: int | None, gpu: bool) -> int:
+        """Return the rows per part by the rule of an extraction.
+
+        Parameters
+        ----------
+        batch : of the settings; None for a trunk's own
+        """
+        if self.operations is None and self.part_rows is not None:
+            return self.part_rows
+        return rows_per_part(self.width, self.operations, batch or USUAL_BATCH, "cuda" if gpu else "cpu")
 
 
 class PictureCost(Settings):

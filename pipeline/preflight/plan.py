@@ -51,6 +51,22 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Left:
+    """What is left to extract of a split: rows through the trunk, and rows that other stores hold."""
+
+    computed: int
+    adopted: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.computed + self.adopted
+
+    def seconds(self, speed: Speed, trunk: TrunkCost) -> float:
+        """Return the seconds of one worker; a row that is taken over costs no more than to code it anew."""
+        return self.computed / speed.together + self.adopted * trunk.write_s
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One stage. Bytes are on disk, memory is that of its largest process."""
 
@@ -68,12 +84,14 @@ class Plan:
 
     Attributes
     ----------
+    parts, part_rows : number of parts that are left to make, and rows of each
     busy : share of the workers' time that goes into parts; start-up and the last wave are the rest
     """
 
     stages: dict[str, StagePlan]
     speed: Speed
     parts: int
+    part_rows: int
     part_seconds: float
     busy: float
 
@@ -150,6 +168,9 @@ def make_plan(
     workers: Workers,
     costs: Costs,
     price: float | None = None,
+    *,
+    batch: int | None = None,
+    left: Sequence[Left] = (),
 ) -> Plan:
     """Plan all four stages; a head is fitted on the first split, and the last one is scored.
 
@@ -157,42 +178,60 @@ def make_plan(
     ----------
     rate : patches a second of the trunk alone on one worker
     price : dollars a worker and hour; all workers are paid until the last part is made
+    batch : rows per batch; None for the trunk's own
+    left : what is left to extract of each split; none for everything
     """
     n_rows, n_pictures = sum(s.rows for s in splits), sum(s.pictures for s in splits)
     speed = worker_speed(trunk, rate, costs.picture.decode_s * n_pictures / n_rows, workers)
-    part_s = trunk.part_rows / speed.together
-    parts = [math.ceil(s.rows / trunk.part_rows) for s in splits]
+    part_rows = trunk.rows_per_part(batch, workers.gpu)
+    left = left or [Left(s.rows) for s in splits]
+    parts = [math.ceil(some.rows / part_rows) for some in left]
     stages: dict[str, StagePlan] = {}
+    busy = 0.0
     its_splits: dict[Stage, Sequence[Counts]] = {
         "patches": splits,
         "extract": splits,
         "fit-head": splits[:1],
         "score": splits[-1:],
     }
-    for name, some in its_splits.items():
+    for name, some_splits in its_splits.items():
         cost = costs.stages[name]
         wider = trunk.width / cost.width if cost.width else 1.0
-        units = sum(s.pictures if cost.unit == "picture" else s.rows for s in some)
+        units = sum(s.pictures if cost.unit == "picture" else s.rows for s in some_splits)
         memory_mib = cost.memory_mib
         if name == "extract":
-            seconds = 0.0
-            for split, n in zip(splits, parts, strict=True):
-                last_s = (split.rows - (n - 1) * trunk.part_rows) / speed.together
-                seconds += makespan(n, part_s, last_s, workers.n, cost.startup_s)
+            seconds = sum(
+                _extract_seconds(some, n, part_rows, speed, trunk, workers.n, cost.startup_s)
+                for some, n in zip(left, parts, strict=True)
+            )
             paid_s = seconds * workers.n
-            busy = n_rows / speed.together / paid_s
-            expected, at_most = n_rows * trunk.bytes_a_row, float(n_rows * raw_bytes_per_row(trunk.width))
-            n_files = sum(n * files_per_part() + STORE_FILES for n in parts)
+            busy = sum(some.seconds(speed, trunk) for some in left) / paid_s if paid_s else 0.0
+            n_left = sum(some.rows for some in left)
+            expected, at_most = n_left * trunk.bytes_a_row, float(n_left * raw_bytes_per_row(trunk.width))
+            n_files = sum(n * files_per_part() + STORE_FILES for n in parts if n)
             memory_mib += max(0.0, trunk.extra_mib)
         else:
-            seconds = len(some) * cost.startup_s + units * cost.unit_s * wider * cost.cores / workers.cores
+            seconds = len(some_splits) * cost.startup_s + units * cost.unit_s * wider * cost.cores / workers.cores
             paid_s = seconds
-            expected = at_most = len(some) * cost.disk_bytes + units * cost.disk_bytes_a_unit
+            expected = at_most = len(some_splits) * cost.disk_bytes + units * cost.disk_bytes_a_unit
             # Tables, and the one memory of digests; head or scores, and their log.
-            n_files = len(some) + 1
+            n_files = len(some_splits) + 1
         # A fit holds its rows, the other stages hold the patch table, which is as wide for all trunks.
         row_bytes = cost.memory_bytes_a_row * (wider if name == "fit-head" else 1)
-        grown = max(s.rows * row_bytes + s.pictures * costs.picture.memory_bytes for s in some)
+        grown = max(s.rows * row_bytes + s.pictures * costs.picture.memory_bytes for s in some_splits)
         dollars = None if price is None else price * paid_s / 3600
         stages[name] = StagePlan(seconds / 3600, dollars, expected, at_most, n_files, memory_mib * 2**20 + grown)
-    return Plan(stages, speed, sum(parts), part_s, busy)
+    return Plan(stages, speed, sum(parts), part_rows, part_rows / speed.together, busy)
+
+
+def _extract_seconds(
+    left: Left, parts: int, part_rows: int, speed: Speed, trunk: TrunkCost, workers: int, startup_s: float
+) -> float:
+    if not parts:
+        return startup_s
+    if not left.adopted:
+        last_s = (left.rows - (parts - 1) * part_rows) / speed.together
+        return makespan(parts, part_rows / speed.together, last_s, workers, startup_s)
+    # Where in the parts the new rows lie is not foreseen: all parts count alike.
+    mean_s = left.seconds(speed, trunk) / parts
+    return makespan(parts, mean_s, mean_s, workers, startup_s)

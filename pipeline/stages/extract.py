@@ -130,11 +130,16 @@ def plan_extraction(run: RunContext, split: str, layers: Sequence[str] = (), reh
 
 
 def extraction_of(
-    run: RunContext, table: PatchTable, paths: Mapping[str, Path], layers: Sequence[str] = ()
+    run: RunContext, table: PatchTable, paths: Mapping[str, Path], layers: Sequence[str] = (), *, download: bool = True
 ) -> Extraction:
-    """Return the extraction of a table; `paths` may be empty where only its identity is needed."""
+    """Return the extraction of a table; `paths` may be empty where only its identity is needed.
+
+    Parameters
+    ----------
+    download : whether a library's weights that are not on this machine may be downloaded
+    """
     s = run.settings
-    runner = make_runner(run.ws, run.dataset)
+    runner = make_runner(run.ws, run.dataset, download=download)
     for note in runner.trunk.notes:
         run.say(f"note: weights {run.settings.weights}: {note}")
     rows = rows_to_extract(run, table)

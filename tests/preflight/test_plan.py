@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,9 @@ from pipeline.activations.part_size import rows_per_part
 from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.preflight.costs import Costs, read_costs
-from pipeline.preflight.plan import STORE_FILES, Counts, Workers, make_plan, makespan, trunk_rate, worker_speed
+from pipeline.preflight.plan import STORE_FILES, Counts, Left, Workers, make_plan, makespan, trunk_rate, worker_speed
+from pipeline.trunk.load import load_trunk
+from pipeline.trunk.runner import TrunkRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = {"unit": "row", "startup_s": 2, "unit_s": 0.01, "memory_mib": 100, "memory_bytes_a_row": 10}
@@ -134,6 +137,43 @@ def test_a_plan_by_hand():
     assert plan.stages["score"].bytes_expected == 1000 + 1000
 
 
+def test_a_plan_by_hand_where_rows_are_there_already():
+    splits = [Counts(10, 2500), Counts(4, 1000)]
+    left = [Left(computed=500, adopted=1700), Left(0)]  # 300 rows are in recorded parts, and the other split is sealed
+
+    plan = make_plan(splits, ALEXNET64, rate=400, workers=Workers(2, 2), costs=COSTS, left=left)
+
+    whole = make_plan(splits, ALEXNET64, rate=400, workers=Workers(2, 2), costs=COSTS)
+    row_s = 1 / 400 + 0.0014 / 2 + 0.0005
+    part_s = (500 * row_s + 1700 * 0.0005) / 3
+    extract = plan.stages["extract"]
+    assert plan.parts == 3
+    assert extract.hours == pytest.approx((2 + 2 * part_s + 2) / 3600)
+    assert plan.busy == pytest.approx(3 * part_s / (2 * (2 + 2 * part_s + 2)))
+    assert (extract.bytes_expected, extract.bytes_at_most) == (2200 * 50, 2200 * 221)
+    assert extract.files == 3 * 5 + 9
+    assert all(plan.stages[name] == whole.stages[name] for name in ("patches", "fit-head", "score"))
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_rows_that_are_there_make_no_plan_longer(computed, adopted):
+    def hours(left: Left) -> float:
+        counts = [Counts(10, max(1, computed + adopted))]
+        return make_plan(counts, ALEXNET64, 400, Workers(1, 2), COSTS, left=[left]).stages["extract"].hours
+
+    mixed = hours(Left(computed, adopted)) * (1 + 1e-9)
+    assert hours(Left(computed)) <= mixed and hours(Left(0, adopted)) <= mixed
+    assert mixed <= hours(Left(computed + adopted)) * (1 + 1e-8)
+
+
+def test_parts_follow_from_the_operations_or_from_an_older_table():
+    squeezenet = read_costs().trunks["torchvision/squeezenet1_0"]
+    assert squeezenet.rows_per_part(None, gpu=False) == 2048
+    assert squeezenet.rows_per_part(None, gpu=True) == 16384
+    assert squeezenet.rows_per_part(100, gpu=False) == 3200
+    assert ALEXNET64.rows_per_part(None, gpu=False) == ALEXNET64.rows_per_part(100, gpu=True) == 1000
+
+
 def test_what_bounds_a_worker():
     on_cpu = worker_speed(ALEXNET64, 400, 0.0004, Workers(1, 2))
     on_gpu = worker_speed(ALEXNET64, 100_000, 0.0004, Workers(1, 16, gpu=True))
@@ -163,9 +203,17 @@ def test_the_shipped_table_says_of_every_entry_what_it_was_measured_on():
     assert all("python benchmarks/scale.py" in entry.measured and "cores" in entry.measured for entry in entries)
     assert list(costs.trunks) == ["alexnet64", "alexnet", "torchvision/squeezenet1_0"]
     for trunk in costs.trunks.values():
-        assert trunk.part_rows == rows_per_part(trunk.width)
+        assert trunk.part_rows is None
+        assert trunk.rows_per_part(None, gpu=False) == rows_per_part(trunk.width, trunk.operations, 64)
         assert trunk.bytes_a_row < 2 * trunk.width + geometry_bytes_per_row()
     assert len(metadata_names()) + 1 + 2 == STORE_FILES
+
+
+def test_the_shipped_table_counts_operations_as_an_extraction_does():
+    runner = TrunkRunner(load_trunk("alexnet64"), torch.device("cpu"), "fp32")
+    entry = read_costs().trunks["alexnet64"]
+    assert entry.operations == runner.operations_per_row(runner.trunk)
+    assert entry.rows_per_part(None, gpu=False) == rows_per_part(entry.width, entry.operations, runner.batch_rows)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +324,51 @@ def test_a_dataset_is_counted_alike_before_and_after_its_table_is_made(scaled, m
     whole = work / "whole.yaml"
     whole.write_text(yaml.safe_dump({"source": "whole"}))
     assert "4 pictures, 4 patches" in run("--dataset", "x2", "--split", "all", "--config", "whole.yaml")
+
+
+def test_rows_that_are_there_are_foreseen(scaled, monkeypatch, tmp_path):
+    """A sealed store of the split; none, but one of half of its pictures elsewhere; and a machine of another kind."""
+    work, figures = scaled
+    monkeypatch.chdir(work)
+    rows = {e["pictures"]: e["rows"] for e in figures["stages"]}
+    common = ("--dataset", "x2", "--results", "results/x2", "--costs", "costs.yaml", "--threads", "1")
+
+    sealed = run(*common, "--cache", "cache/x2")
+    assert "there already: all rows\n" in sealed and "parts: 0 of" in sealed
+
+    new = (*common[:-4], "--threads", "1", "--cache", str(tmp_path / "cache"))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        main(["patches", *new[:2], "--split", "all", *new[2:]])
+    new = (*new, "--costs", "costs.yaml")
+    assert "there already" not in run(*new) and "note: " not in run(*new)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"adopt_from": [str(work / "cache/x1")]}))
+    text = run(*new, "--config", str(config))
+    taken = f"{rows[4] - rows[2]:,} rows of 2 pictures through the trunk; {rows[2]:,} rows taken over from x1-all-"
+    assert taken in text
+    foreseen = json.loads(run(*new, "--config", str(config), "--json"))
+    (there,) = foreseen["there"].values()
+    assert there["n_rows"] + sum(there["adopted"].values()) == rows[4]
+    # What it says is what happens.
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as told:
+        main(["extract", *new[:2], "--split", "all", *new[2:-2], "--config", str(config)])
+    assert f"{rows[2]:,} rows are taken over from x1-all-" in told.getvalue()
+    assert f"{rows[4] - rows[2]:,} rows to extract" in told.getvalue()
+
+    gpus = run(*common, "--cache", str(tmp_path / "other"), "--config", str(config), "--gpus", "2", "--rate", "1000")
+    assert "there already" not in gpus
+
+
+def test_a_plan_for_gpus_says_that_it_counts_no_rows_of_a_cpu(scaled, monkeypatch, tmp_path):
+    work, _ = scaled
+    monkeypatch.chdir(work)
+    receipts = work / "cache/x2/receipts"
+    receipts.rename(tmp_path / "receipts")
+    try:
+        text = run("--dataset", "x2", "--cache", "cache/x2", "--costs", "costs.yaml", "--gpus", "2", "--rate", "1000")
+    finally:
+        (tmp_path / "receipts").rename(receipts)
+    assert "note: x2 all: rows that are there already are not counted: the last bits of a row depend on" in text
 
 
 def test_pictures_that_will_be_refused_are_named(scaled, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
@@ -88,7 +89,9 @@ class DigestMemory:
                 if state is None or not stat.S_ISREG(state.st_mode):
                     digests.append("")
                     continue
-                key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
+                # Names that are not UTF-8 hold halves of characters, which the database refuses.
+                name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
+                key = (name, state.st_size, state.st_mtime_ns, state.st_ino)
                 digest = self._of_this_process.get(key) or self._find(database, key)
                 if digest is None:
                     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Evaluation:
     trunk : name of the trunk
     seconds : by stage
     command : that evaluates
+    fit_pictures : SHA-256 of the files that the head was fitted on; empty where they are not known
 
     Raises
     ------
@@ -57,6 +58,7 @@ class Evaluation:
     trunk: str
     seconds: dict[str, float]
     command: str
+    fit_pictures: Collection[str] = ()
 
     def __post_init__(self) -> None:
         check_scores(self.scores, self.table)
@@ -74,7 +76,8 @@ class Evaluation:
         reasons = self._why_undefined()
         official = self._is_official()
         notes = [self._subset_note()] if self.manifest.official and not official else []
-        notes += [*self._skipped_notes(), *_notes_on_undefined(reasons), *self._notes_on_constants(by_class)]
+        notes += [*self._skipped_notes(), *self._notes_on_twins(), *_notes_on_undefined(reasons)]
+        notes += self._notes_on_constants(by_class)
         return Result(
             **self._origin(),
             mAP=number(mean),
@@ -176,6 +179,19 @@ class Evaluation:
         if not (head.skipped or table.skipped):
             return []
         return [f"bad pictures left out: {len(head.skipped)} of {head.split}, {len(table.skipped)} of {table.split}"]
+
+    def _notes_on_twins(self) -> list[str]:
+        """Return a note on the pictures that the head was fitted on, whatever their names."""
+        table, fit_split = self.table, self.scores.facts.head.split
+        known = set(self.fit_pictures)
+        twins = [i for i, digest in zip(table.ids, table.picture_sha256, strict=True) if digest in known]
+        if not twins:
+            return []
+        return [
+            f"{len(twins)} of {len(table.ids)} pictures of {table.split} have the bytes of pictures of {fit_split}, on "
+            f"which the head was fitted, so results are too good: {', '.join(twins[:5])}"
+            + (f" and {len(twins) - 5} more" if len(twins) > 5 else "")
+        ]
 
     def _pointing(self, annotations: Mapping[str, Annotation] | None) -> dict[str, Any] | None:
         """Measure how well maps localise; None without peaks or annotations."""

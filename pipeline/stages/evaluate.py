@@ -8,12 +8,13 @@ from typing import Any
 
 from pipeline.dataset.split import Annotation
 from pipeline.io.atomic import read_json, write_json
-from pipeline.io.errors import MissingDataError, PipelineError
+from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.progress import silent
+from pipeline.patches.table_file import read_table
 from pipeline.scoring.devkit import write_devkit_files
 from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.results import Result
-from pipeline.stages import score
+from pipeline.stages import patches, score
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_way
@@ -53,6 +54,8 @@ def why_due(run: RunContext, head: str, split: str | None = None) -> str | None:
         expected = _measure(replace(run, say=silent), head, split or run.manifest.eval).to_dict()
         # Where the boxes are not available, it cannot be measured where maps point.
         left_out = NOT_DECIDED if expected["pointing"] is not None else (*NOT_DECIDED, "pointing")
+        if not _fit_pictures(run, expected["fit_split"]):  # whether pictures are in both splits is in the notes
+            left_out = (*left_out, "notes")
         differing = [
             field
             for field in dict.fromkeys((*expected, *found))
@@ -106,10 +109,22 @@ def _measure(run: RunContext, head: str, split: str) -> Result:
         trunk=run.settings.trunk,
         seconds=stage_seconds(run, head, split),
         command=run.command,
+        fit_pictures=_fit_pictures(run, scores.facts.head.split),
     )
     if not table.labelled:
         return evaluation.unlabelled()
     return evaluation.result(_annotations(run, split) if scores.peak_xy is not None else None)
+
+
+def _fit_pictures(run: RunContext, split: str) -> tuple[str, ...]:
+    """Return the digests of the pictures of the fit split; none where it has no patch table any more."""
+    file = patches.path(run, split)
+    if file not in run.opened.tables:
+        try:
+            return read_table(file).picture_sha256
+        except (StoreError, OSError):
+            return ()
+    return run.opened.tables[file].picture_sha256
 
 
 def read_result(run: RunContext, head: str) -> dict[str, Any]:

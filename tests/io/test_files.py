@@ -425,3 +425,15 @@ def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
 def test_a_pipe_has_no_digest_and_nobody_waits_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert DigestMemory(tmp_path / "memory.sqlite").digests([tmp_path / "pipe"]) == [""]
+
+
+def test_names_that_are_not_utf8_are_remembered(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe8"), "café"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    paths = [tmp_path / name for name in names]
+
+    first = DigestMemory(tmp_path / "digests.sqlite").digests(paths)
+
+    assert first == [sha256_file(path) for path in paths]
+    assert DigestMemory(tmp_path / "digests.sqlite").digests(paths) == first

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_a_class_without_a_positive_is_null_and_said_so(evaluate, val):
     assert result["mAP"] == pytest.approx((result["AP"]["cat"] + result["AP"]["fish"]) / 2, abs=1e-6)
     assert result["notes"] == ["no positive picture, left out of the mean: dog"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_pictures_that_the_head_was_fitted_on_are_said(scores, val, manifest):
+    digests = val.table.picture_sha256
+
+    def notes(fit_pictures):
+        given = (scores, val.table, manifest, Aggregation("power", 5.0), "random", {}, "x", fit_pictures)
+        return Evaluation(*given).result().notes
+
+    assert notes(()) == notes(("other",)) == []
+    first, other = val.table.ids[0], val.table.ids[3]
+    note = f"2 of 21 pictures of val have the bytes of pictures of train, .*too good: {first}, {other}$"
+    assert re.match(note, notes((digests[0], digests[3], "other"))[0])
+    assert "and 16 more" in notes(digests)[0]
 
 
 def test_no_positive_at_all_is_still_json(evaluate, val):

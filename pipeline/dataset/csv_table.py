@@ -7,8 +7,8 @@ column ``split`` is optional. Several rows of one picture in a table with a colu
 from __future__ import annotations
 
 import ast
-import csv
 import os
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,96 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.csv_file import LABEL, PICTURE, SPLIT, CsvTable, read_table_file
 from pipeline.dataset.listing import Listing, id_of, locate_pictures, name_clashes
 from pipeline.dataset.manifest import Manifest
-from pipeline.io.errors import DatasetError
-from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.names import normalise
+from pipeline.io.messages import brief
 
-PICTURE, LABEL, SPLIT = "picture", "label", "split"
-DELIMITERS = ",;\t"
-LIKE_PICTURE = ("file_name", "filename", "image", "path", "file", "img", "image_path", "filepath", "image_name", "name")
-LIKE_LABEL = ("class", "labels", "category", "target", "class_name", "label_name", "tags", "tag", "classes")
 LIST = "list"
 """Separator of labels that are written as a list: ``['cat', 'dog']``."""
-VALUES = {"1": 1, "1.0": 1, "+1": 1, "-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "": None}
-"""Values in the column of a class. The manifest says what 0 means; an empty field is unknown."""
-
-
-@dataclass(frozen=True)
-class CsvTable:
-    """Content of a CSV file: its header, and its rows with the number of the line on which each ends."""
-
-    path: Path
-    header: tuple[str, ...]
-    rows: list[list[str]]
-    lines: list[int]
-
-    @property
-    def one_label(self) -> bool:
-        """Whether the table has one column ``label``; if not, each further column is a class."""
-        return LABEL in self.header
-
-    @property
-    def class_columns(self) -> tuple[str, ...]:
-        """Names of the columns that are neither picture nor split."""
-        return tuple(name for name in self.header if name not in (PICTURE, SPLIT))
-
-    def column(self, name: str) -> list[str]:
-        """Return the values of one column, stripped."""
-        index = self.header.index(name)
-        values = [row[index].strip() for row in self.rows]
-        return values if name == PICTURE else [normalise(value) for value in values]
-
-
-def read_table_file(path: Path) -> CsvTable:
-    """Read a CSV file (UTF-8; comma, semicolon or tab).
-
-    Raises
-    ------
-    DatasetError
-        It cannot be read, has no column ``picture``, names a column twice, or has rows of another length.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            first, before = stream.readline(), 0
-            # Excel's note on the delimiter, which is no part of the table.
-            stated = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE)
-            if stated:
-                before = 1
-            else:
-                stream.seek(0)
-            delimiter = stated[1] if stated else max(DELIMITERS, key=first.count)
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            header = tuple(normalise(name.strip()) for name in next(reader, []))
-            rows, lines = [], []
-            for row in reader:
-                if any(row):
-                    rows.append(row)
-                    lines.append(reader.line_num + before)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such table") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: not a CSV file in UTF-8: {error}") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: the table cannot be read: {error.strerror}") from error
-    problems = []
-    if PICTURE not in header:
-        like = next((name for name in header if name.lower() in (PICTURE, *LIKE_PICTURE)), None)
-        hint = f"; rename {like!r} to {PICTURE!r}" if like else ""
-        problems.append(f"no column {PICTURE!r}; the first line names the columns, got {brief(list(header))}{hint}")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        problems.append(f"columns named twice: {', '.join(map(brief, twice))}")
-    problems += [
-        f"line {line}: {len(row)} fields, expected {len(header)}"
-        for row, line in zip(rows, lines, strict=True)
-        if len(row) != len(header)
-    ]
-    if not rows:
-        problems.append("no row below the header")
-    if problems:
-        raise DatasetError(f"{path}: {len(problems)} problem(s)\n{enumerate_problems(problems)}")
-    return CsvTable(path, header, rows, lines)
+WORDS = {"": None, **dict.fromkeys(("nan", "na", "n/a", "null", "none", "<na>"))}
+"""Fields in the column of a class that hold no value, in lower case: what libraries write in place of nothing."""
+VALUES = {**WORDS, "true": 1, "false": 0}
+"""Values in the column of a class, beside numbers. The manifest says what 0 means; no value is unknown."""
 
 
 def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
@@ -117,9 +38,10 @@ def picture_paths(table: CsvTable, folder: Path) -> tuple[list[str], list[str]]:
     base, paths, problems = f"{folder}/", list[str](), []
     real, other_forms = _RealFolders(folder), []
     for text, line in zip(table.column(PICTURE), table.lines, strict=True):
-        path = text.replace("\\", "/").removeprefix(base)
-        while path.startswith("./"):
-            path = path[2:]
+        path = text.replace("\\", "/")
+        if path and ".." not in path.split("/"):
+            path = posixpath.normpath(path)  # one picture, one path: it is not counted twice
+        path = path.removeprefix(base)
         if path.startswith("/"):
             path = real.inside(path)
         if not path:
@@ -295,18 +217,34 @@ def column_values(table: CsvTable, classes: Sequence[str]) -> tuple[np.ndarray, 
     problems = []
     for column, name in enumerate(classes):
         texts = table.column(name)
-        try:
-            numbers = [VALUES[text] for text in texts]
-        except KeyError:
-            numbers = [VALUES.get(text) for text in texts]
-            problems += [
-                f"line {line}: column {name}: expected 1, 0, -1 or nothing, got {brief(text)}"
-                for text, line in zip(texts, table.lines, strict=True)
-                if text not in VALUES
-            ]
+        known = {text: _value_of(text) for text in set(texts)}
+        numbers = [known[text] for text in texts]
+        problems += [
+            f"line {line}: column {name or 'without a name'}: expected 1, 0, -1 or nothing, got {brief(text)}"
+            for text, number, line in zip(texts, numbers, table.lines, strict=True)
+            if number == BAD_VALUE
+        ]
         empty[:, column] = [number is None for number in numbers]
         values[:, column] = [number or 0 for number in numbers]
     return values, empty, problems
+
+
+BAD_VALUE = 2
+
+
+def _value_of(text: str) -> int | None:
+    """Read a field in the column of a class: 1, 0, -1, None for no value, `BAD_VALUE` for any other.
+
+    >>> [_value_of(text) for text in ("1.00", "-1", "True", "NaN", "", "0.8", "1_0")]
+    [1, -1, 1, None, None, 2, 2]
+    """
+    if text.lower() in VALUES:
+        return VALUES[text.lower()]
+    try:
+        number = float(text) if "_" not in text else BAD_VALUE
+    except ValueError:
+        return BAD_VALUE
+    return int(number) if number in (1, 0, -1) else BAD_VALUE
 
 
 def read_rows(manifest: Manifest, folder: Path) -> Listing:

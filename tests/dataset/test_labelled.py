@@ -258,7 +258,17 @@ BAD_TABLES = {
     "twice": (["picture,a", "img/0.jpg,1", "img/0.jpg,0"], "line 3: img/0.jpg: other values than on line 2"),
     "absent": (["picture,a", "img/0.jpg,1", "img/77.jpg,0"], "img/77.jpg: no such picture in"),
     "one label": (["picture,label", "img/0.jpg,a", "img/1.jpg,a"], "fewer than two labels"),
-    "class name": (["picture,label", "img/0.jpg,a/b", "img/1.jpg,a"], "column 'a/b': class names become part"),
+    "class name": (["picture,label", "img/0.jpg,a\\b", "img/1.jpg,a"], r"column 'a\\\\b': class names become part"),
+    "slash": (["picture,label", "img/0.jpg,a/b", "img/1.jpg,a"], "label 'a/b' holds '/'.*(?s:.*)or another name"),
+    "encoding": (["picture,label", "img/0.jpg,\0"], "holds NUL, as UTF-16 without its mark does; save it as"),
+    "word for nothing": (["picture,label", "img/0.jpg,a", "img/1.jpg,NaN"], r"label 'NaN' \(1 rows\): no label, or"),
+    "nothing shared": (["picture,label", "img/0.jpg,1.5", "img/1.jpg,2.5"], "no class has two pictures"),
+    "split of words": (
+        ["picture,label,split", "img/0.jpg,a,train set", "img/1.jpg,b,train set"],
+        r"1 problem\(s\)\s+- line 2: split 'train set' \(2 pictures\)",
+    ),
+    "elsewhere": (["picture,a", "77/0.jpg,1"], "77/0.jpg: no such picture in .*; there is img/0.jpg"),
+    "two renames": (["image,class", "img/0.jpg,a"], "rename 'image' to 'picture'; rename 'class' to 'label'"),
     "no pair": (["picture,label,split", "img/0.jpg,a,train", "img/1.jpg,b,train"], "expected train and val, or"),
     "unlabelled": (
         ["picture,label,split", "img/0.jpg,a,train", "img/1.jpg,,train", "img/2.jpg,b,val"],

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.dataset.describe.write import VAL_SHARE, IdList
+from pipeline.io.errors import DatasetError
+from pipeline.io.messages import brief
 from pipeline.io.progress import Say
 
 MOVES_PER_CLASS = 100
 
 
 def make_lists(
-    ids: list[str], positive: np.ndarray, seed: int, say: Say, folder: str | None = None
+    ids: list[str], positive: np.ndarray, classes: Sequence[str], seed: int, say: Say, folder: str | None = None
 ) -> dict[str, IdList]:
     """Make the lists of train and val, 60 to 40 within each class as far as possible."""
     say("no splits are given: made, 60 to 40 in each class as far as possible")
+    if len(ids) > 1 and (positive.sum(0) < 2).all():
+        raise DatasetError(
+            f"no class has two pictures ({len(classes)} classes, {len(ids)} pictures), so none can be both learnt and "
+            "scored; give more pictures, or labels that several pictures share"
+        )
+    if rare := [name for name, n in zip(classes, positive.sum(0).tolist(), strict=True) if n == 1]:
+        say(
+            f"NOTE: {len(rare)} of {len(classes)} classes have one picture each, so that each can be learnt or scored, "
+            f"not both: {', '.join(map(brief, rare[:5]))}{' ...' if len(rare) > 5 else ''}"
+        )
     in_val = divide_by_class(positive, seed)
     parts = {"train": ~in_val, "val": in_val}
     return {

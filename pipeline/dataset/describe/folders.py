@@ -273,7 +273,7 @@ def new_folders_manifest(
     if made is not None:
         if made[2] is not None:
             say(f"{made[2]}/ is the only split with class folders: its pictures are divided into train and val")
-        lists = make_lists(made[0], made[1], seed, say, folder=made[2])
+        lists = make_lists(made[0], made[1], classes, seed, say, folder=made[2])
     pair = plan.pair or PAIRS[0]
     for c in classes:
         for split, purpose in zip(pair, ("learnt", "scored"), strict=True):

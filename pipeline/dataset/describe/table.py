@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.csv_file import LABEL, LIKE_LABEL, SPLIT, CsvTable, read_table_file
 from pipeline.dataset.csv_table import (
-    LABEL,
-    LIKE_LABEL,
     LIST,
-    SPLIT,
-    CsvTable,
+    WORDS,
     LabelRule,
     TableRows,
     column_values,
     gather_pictures,
     labels_in,
-    read_table_file,
 )
 from pipeline.dataset.describe.divide import make_lists
 from pipeline.dataset.describe.folders import BAD_CLASS
 from pipeline.dataset.describe.peek import csv_header, csv_kind, head_of, json_kind
+from pipeline.dataset.describe.tree import read_tree
 from pipeline.dataset.describe.write import (
     PAIRS,
     IdList,
@@ -36,12 +36,15 @@ from pipeline.dataset.describe.write import (
 )
 from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
-from pipeline.io.errors import DatasetError, MissingDataError
+from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import Say
 
 ONE_LABEL = "none"
 """For `label_separator`: each field is one label, whatever it holds."""
+NO_LABELS = frozenset(WORDS) - {"", "none"}
+"""Labels that may stand for none, in lower case: libraries write them into empty fields."""
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,17 @@ def describe_table(
     problems = [*rows.problems, *name_clashes(rows.paths, ids)]
     problems += [f"column {brief(c)}: {BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     refuse(table, problems)
-    refuse(table, [f"{p}: no such picture in {root}" for p in absent_pictures(root, rows.paths)])
+    absent = absent_pictures(root, rows.paths)
+    refuse(
+        table,
+        [f"{p if p.isprintable() else brief(p)}: no such picture in {root}{_alike(root, p)}" for p in absent[:SHOWN]]
+        + absent[SHOWN:],
+    )
     _say_repeated(rows, say)
     if rows.split is not None:
         pair, lists = _stated_splits(table, rows, ids, say)
     else:
-        pair, lists = PAIRS[0], make_lists(list(ids), rows.labels == 1, options.seed, say)
+        pair, lists = PAIRS[0], make_lists(list(ids), rows.labels == 1, classes, options.seed, say)
     about: dict[str, object] = {
         "layout": "table",
         "title": f"pictures and labels of {table.name}",
@@ -128,6 +136,15 @@ def describe_table(
         about["zero"] = rule.zero
         about |= {} if rule.minus_one == "absent" else {"minus_one": rule.minus_one}
     return write_manifest(path, NewDataset(root, about, classes, options.metric, pair, lists), say)
+
+
+def _alike(root: Path, path: str) -> str:
+    """Return the end of a message on an absent picture: one of the same name elsewhere, or with a suffix."""
+    name = path.rpartition("/")[2].casefold()
+    found: list[str] = []
+    for folder in read_tree(root).walk():
+        found += [folder.below(p) for p in folder.pictures if name in (p.casefold(), os.path.splitext(p)[0].casefold())]
+    return f"; there is {found[0]}" if len(found) == 1 else ""
 
 
 def refuse_foreign_table(table: Path) -> None:
@@ -149,6 +166,8 @@ def refuse_foreign_table(table: Path) -> None:
     kind = kinds.get(json_kind(text) or "")
     if kind and table.suffix.lower() in (".jsonl", ".ndjson"):
         kind = "JSON lines, as in a Hugging Face imagefolder's metadata.jsonl"
+    if text.startswith("\x1f\ufffd"):
+        kind = "a compressed file"
     if text.startswith(("PAR1", "PK\x03\x04")):
         kind = "a Parquet file" if text.startswith("PAR1") else "a spreadsheet or ZIP archive"
     if kind is None and csv_kind(csv_header(text)) == "open images":
@@ -171,7 +190,11 @@ def _rule_of(table: CsvTable, options: TableOptions, say: Say) -> tuple[tuple[st
         No labels, or values that could mean several things.
     """
     if table.one_label:
+        if options.zero is not None or options.minus_one is not None:
+            raise SettingsError(f"--zero and --minus-one go with a column per class; {table.path} has one, {LABEL!r}")
         return _classes_of_labels(table, options.label_separator, say)
+    if options.label_separator is not None:
+        raise SettingsError(f"--label-separator goes with a column {LABEL!r}; {table.path} has none")
     classes = table.class_columns
     if not classes:
         raise DatasetError(
@@ -211,13 +234,26 @@ def _classes_of_labels(table: CsvTable, separator: str | None, say: Say) -> tupl
     if others := [name for name in table.class_columns if name != LABEL]:
         say(f"columns that are not used, other than {LABEL!r}: {', '.join(map(brief, others[:20]))}")
     texts = table.column(LABEL)
+    if separator == "":
+        raise SettingsError("--label-separator: expected a sign between labels, list or none, got nothing")
+    if separator is None and (empty := sorted({text for text in texts if text and text.lower() in NO_LABELS})):
+        raise DatasetError(
+            f"{table.path}: label {', '.join(map(brief, empty))} ({sum(text in empty for text in texts)} rows): no "
+            "label, or a class of this name?\nleave the field empty where there is no label, or, if it is a class, "
+            "add: --label-separator none"
+        )
     if separator is None and (found := suspect_separator(sorted(set(texts)))) is not None:
         sign, example = found
         what = "is written as a list" if sign == LIST else f"holds {sign!r}"
+        one = "--label-separator none   (one label, with this name)"
+        if not CLASS_NAME.fullmatch(example):
+            one = "or another name in the table: class names become part of file names"
         raise DatasetError(
             f"{table.path}: label {brief(example)} {what}: several labels, or one?\ngive one of:\n"
-            f"  --label-separator '{sign}'   (several labels)\n  --label-separator none   (one label, with this name)"
+            f"  --label-separator '{sign}'   (several labels)\n  {one}"
         )
+    if separator not in (None, ONE_LABEL, LIST) and not any(separator in text for text in texts):
+        say(f"NOTE: no label holds the separator {separator!r}")
     rule = LabelRule(separator=None if separator == ONE_LABEL else separator)
     classes = tuple(sorted({name for text in set(texts) for name in labels_in(text, rule.separator)}))
     if len(classes) < 2:
@@ -228,12 +264,13 @@ def _classes_of_labels(table: CsvTable, separator: str | None, say: Say) -> tupl
 def suspect_separator(labels: Sequence[str]) -> tuple[str, str] | None:
     """Return the sign that seems to separate several labels, and a label with it; None if there is none.
 
-    ``|``, ``;`` and lists are always in doubt. A comma, plus or ampersand is, if a part of the label occurs in another.
+    ``|``, ``;``, ``/`` and lists are always in doubt. A comma, plus or ampersand is, if a part of the label occurs in
+    another; a space, if every word of every label with several occurs in another.
 
     >>> suspect_separator(["cat", "cat|pet"]), suspect_separator(["rose", "tulip, red"])
     (('|', 'cat|pet'), None)
     """
-    for sign in "|;":
+    for sign in "|;/":
         if example := next((label for label in labels if sign in label), None):
             return sign, example
     if example := next((label for label in labels if label[:1] in "[({" and label[-1:] in "])}" and label), None):
@@ -247,6 +284,11 @@ def suspect_separator(labels: Sequence[str]) -> tuple[str, str] | None:
                 if parts & (whole | seen):
                     return sign, label
                 seen |= parts
+    of_words = [set(label.split()) for label in labels]
+    several = [label for label, words in zip(labels, of_words, strict=True) if len(words) > 1]
+    n_labels = Counter(word for words in of_words for word in words)
+    if len(several) > 1 and all(n_labels[word] > 1 for label in several for word in label.split()):
+        return " ", several[0]
     return None
 
 
@@ -267,9 +309,10 @@ def _stated_splits(
     """Read the splits of the column ``split``: the pair to fit and to score on, and all of them."""
     names = rows.split or ()
     is_known = rows.labels != 0
+    first = dict(reversed(list(zip(names, rows.lines, strict=True))))
     problems = [
-        f"line {line}: split {brief(text)}: letters, digits and _ . + - only"
-        for text, line in zip(names, rows.lines, strict=True)
+        f"line {line}: split {brief(text)} ({names.count(text)} pictures): letters, digits and _ . + - only"
+        for text, line in sorted(first.items(), key=lambda item: item[1])
         if text and (not SPLIT_NAME.fullmatch(text) or ".." in text)
     ]
     lists = {}

@@ -205,3 +205,100 @@ def test_keys_of_a_table_go_with_tables_alone(root):
     path.write_text(text)
     with pytest.raises(SettingsError, match="minus_one"):
         load_manifest("own", root.parent / "m")
+
+
+# ---- as spreadsheets and libraries write them
+
+ROWS = ["picture,cat,dog", *(f"{k}.jpg,{(1, 0)[k % 2]},{(0, 1)[k % 2]}" for k in range(8))]
+BOTH = {str(k): {("cat", "dog")[k % 2]} for k in range(8)}
+
+
+def respell(one: str, zero: str) -> list[str]:
+    return [ROWS[0], *(f"{k}.jpg,{(one, zero)[k % 2]},{(zero, one)[k % 2]}" for k in range(8))]
+
+
+@pytest.mark.parametrize(("one", "zero"), [("1.00", "0.0"), ("1e0", "0"), ("True", "False"), ("TRUE", "false")])
+def test_values_are_read_in_every_spelling(root, one, zero):
+    manifest, _ = describe(root, *respell(one, zero))
+
+    assert labels_of(manifest) == BOTH
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "NA", "null", "None", ""])
+def test_words_for_nothing_are_unknown(root, word):
+    manifest, said = describe(root, *respell("1", word))
+
+    assert any("nothing: unknown" in line for line in said)
+    assert {0, 1} == {int(x) for split in manifest.splits for x in read_split(manifest, split).labels.flat}
+
+
+@pytest.mark.parametrize("value", ["0.8", "100%", "2", "x", "1_0", "inf"])
+def test_other_values_are_refused(root, value):
+    with pytest.raises(DatasetError, match=f"line 2: column cat: expected 1, 0, -1 or nothing, got '{value}'"):
+        describe(root, *respell(value, "0"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_marked_encodings_are_read(root, encoding):
+    (root / "t.csv").write_bytes("\n".join(ROWS).encode(encoding))
+
+    describe_table(root / "t.csv", None, "own", root.parent / "m", TableOptions(), lambda line: None)
+
+    assert labels_of(load_manifest("own", root.parent / "m")) == BOTH
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{line},," for line in ROWS],
+        [ROWS[0], *(f"{line},," for line in ROWS[1:])],
+        [f",{line}" for line in ROWS],
+        [line.replace(",", "|") for line in ROWS],
+    ],
+    ids=["empty columns", "in the rows alone", "before the first", "bars"],
+)
+def test_columns_without_name_and_value_are_passed_over(root, lines):
+    manifest, _ = describe(root, *lines)
+
+    assert manifest.classes == ("cat", "dog") and labels_of(manifest) == BOTH
+
+
+def test_one_picture_under_two_paths_is_one(root):
+    lines = ["picture,label", *(f"{k}.jpg,{('cat', 'dog')[k % 2]}" for k in range(8))]
+
+    manifest, said = describe(root, *lines, "./0.jpg,cat", f"{root}//0.jpg,cat")
+
+    assert labels_of(manifest) == BOTH
+    assert any("2 rows repeat another" in line and "line 10 repeats line 2" in line for line in said)
+
+
+def test_labels_of_words_that_all_recur_are_asked_about(root):
+    several = ["clear primary", "haze primary", "clear road primary", "haze road"]
+    one = ["golden retriever", "labrador retriever", "hot dog", "dog"]
+
+    with pytest.raises(DatasetError, match="label 'clear primary' holds ' ': several labels, or one?"):
+        describe(root, "picture,label", *(f"{k}.jpg,{several[k % 4]}" for k in range(8)))
+    manifest, _ = describe(root, "picture,label", *(f"{k}.jpg,{one[k % 4]}" for k in range(8)))
+
+    assert set(manifest.classes) == set(one)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (["picture,label", "0.jpg,a"], {"zero": "absent"}, "--zero and --minus-one go with a column per class"),
+        (["picture,label", "0.jpg,a"], {"label_separator": ""}, "expected a sign between labels"),
+        (ROWS, {"label_separator": "|"}, "--label-separator goes with a column 'label'"),
+    ],
+)
+def test_options_without_effect_are_refused(root, lines, options, message):
+    with pytest.raises(SettingsError, match=message):
+        describe(root, *lines, **options)
+
+
+def test_classes_of_one_picture_are_said(root):
+    names = ["a", "a", "b", "b", "c", "d", "a", "b"]
+
+    _, said = describe(root, "picture,label", *(f"{k}.jpg,{name}" for k, name in enumerate(names)))
+
+    assert any("2 of 4 classes have one picture each" in line and "'c', 'd'" in line for line in said)

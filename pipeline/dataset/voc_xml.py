@@ -6,6 +6,8 @@ picture: ``[xmin - 1, ymin - 1, xmax, ymax]`` of the devkit's 1-based, inclusive
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,9 @@ FLAGS = {
     **dict.fromkeys(("true", "yes", "y", "t", "on"), True),
 }
 """Spellings of a flag that are no numbers."""
+ONCE = ("name", "difficult", "bndbox")
+"""Elements that an object has at most once, spelt so."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,18 @@ def parse_objects(
     Raises
     ------
     ValueError
-        Malformed or hostile XML, an unknown class, no box, one far outside of the picture or without area;
+        Malformed or hostile XML, objects at another place, an unknown class, no box, several, one far outside of the
+        picture, without area or in shares of its sides;
         the message joins all problems with "; ".
     """
-    root = _parse_root(data)
+    root = parse_root(data)
     problems: list[str] = []
     size_wh = _parse_size(root, problems)
-    objects = []
-    for number, entry in enumerate(root.findall("object"), start=1):
+    objects, entries = [], root.findall("object")
+    # A picture without objects is one of the background, so none may be passed over.
+    if n_elsewhere := sum(entry.tag.lower() == "object" for entry in root.iter()) - len(entries):
+        problems.append(f"{n_elsewhere} objects at another place or spelt otherwise: expected <annotation><object>")
+    for number, entry in enumerate(entries, start=1):
         try:
             objects.append(_parse_object(entry, size_wh, classes))
         except ValueError as error:
@@ -87,17 +96,47 @@ def parse_objects(
     return size_wh, objects
 
 
-def _parse_root(data: bytes) -> Element:
+def parse_root(data: bytes) -> Element:
     """Parse an XML file whose root is ``<annotation>``; raise ValueError for any other."""
     try:
-        root = defusedxml.ElementTree.fromstring(data)
+        root = _parse_xml(data)
     except DefusedXmlException as error:
         raise ValueError(f"refused: {type(error).__name__} (entities are not allowed)") from error
     except (defusedxml.ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"not valid XML: {error}") from error
+        stated = _stated_encoding(data)
+        try:
+            data.decode(stated)
+            why = ""
+        except (ValueError, LookupError):
+            why = f"; its bytes are not in the encoding {stated}: save it as UTF-8"
+        raise ValueError(f"not valid XML: {error}{why}") from error
     if root.tag != "annotation":
         raise ValueError(f"no annotation: expected <annotation> at the top, got <{shorten(root.tag)}>")
     return root
+
+
+def _parse_xml(data: bytes) -> Element:
+    """Parse XML in any encoding that Python knows; the parser itself knows a few."""
+    try:
+        return defusedxml.ElementTree.fromstring(data)
+    except DefusedXmlException:
+        raise
+    except (defusedxml.ElementTree.ParseError, ValueError, LookupError):
+        if (stated := _stated_encoding(data)) == "utf-8":
+            raise
+        try:
+            text = data.decode(stated)
+        except (ValueError, LookupError):
+            text = ""
+        if not text:
+            raise
+        return defusedxml.ElementTree.fromstring(text)
+
+
+def _stated_encoding(data: bytes) -> str:
+    """Return the encoding that an XML file states, in lower case; UTF-8 where it states none."""
+    found = re.match(rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", data)
+    return found[1].decode("ascii", "replace").lower() if found else "utf-8"
 
 
 def _parse_size(root: Element, problems: list[str]) -> tuple[int, int] | None:
@@ -105,8 +144,12 @@ def _parse_size(root: Element, problems: list[str]) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
         return None
+    texts = [(size.findtext(side) or "").strip() for side in ("width", "height")]
+    if not any(texts):
+        return None
     try:
-        size_wh = (int(float(size.findtext("width", ""))), int(float(size.findtext("height", ""))))
+        width, height = (int(_parse_number(text)) for text in texts)
+        size_wh = (width, height)
     except (ValueError, OverflowError):
         problems.append("size: width and height are not numbers")
         return None
@@ -120,7 +163,15 @@ def _parse_size(root: Element, problems: list[str]) -> tuple[int, int] | None:
 
 def _parse_object(entry: Element, size_wh: tuple[int, int] | None, classes: tuple[str, ...] | None) -> XmlObject:
     """Read one ``<object>``; raise ValueError with the first problem, without the object's number."""
+    for tag in ONCE:
+        found = [child.tag for child in entry if child.tag.lower() == tag]
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} times <{tag}>, expected one")
+        if found and found[0] != tag:
+            raise ValueError(f"<{found[0]}>: expected <{tag}>")
     name = object_name(entry)
+    if not name:
+        raise ValueError("no <name>, so no class")
     if classes is not None and name not in classes:
         raise ValueError(f"unknown class, expected one of {shorten(', '.join(classes), 400)}")
     difficult = _parse_flag(entry.findtext("difficult"), "difficult")
@@ -146,7 +197,7 @@ def _parse_box(entry: Element) -> np.ndarray:
     for key in ("xmin", "ymin", "xmax", "ymax"):
         text = (entry.findtext(f"bndbox/{key}") or "").strip()
         try:
-            corners.append(float(text))
+            corners.append(_parse_number(text))
         except ValueError:
             raise ValueError(f"bndbox/{key} is missing or not a number, got {brief(text)}") from None
     x0, y0, x1, y1 = corners
@@ -155,10 +206,24 @@ def _parse_box(entry: Element) -> np.ndarray:
     ]
     if inverted:
         raise ValueError(f"the corners of its box are inverted: {', '.join(inverted)}")
+    if min(corners) >= 0 and max(corners) <= 1 and any(corner % 1 for corner in corners):
+        raise ValueError(f"box {_written(corners)} within 0..1: corners are in pixels here, not in shares of the sides")
     box = np.array([x0 - 1, y0 - 1, x1, y1])
     if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
-        raise ValueError(f"box without area, got xmin, ymin, xmax, ymax = {corners}")
+        raise ValueError(f"box without area, got xmin, ymin, xmax, ymax = {_written(corners)}")
     return box
+
+
+def _parse_number(text: str) -> float:
+    """Read a decimal number; raise ValueError for other text, also for ``1_0``, which Python reads as 10."""
+    if not NUMBER.fullmatch(text.strip()):
+        raise ValueError(text)
+    return float(text)
+
+
+def _written(corners: Sequence[float]) -> str:
+    """Write corners without the digits that only rounding made."""
+    return f"[{', '.join(f'{corner:.10g}' for corner in corners)}]"
 
 
 def _parse_flag(text: str | None, what: str) -> bool:
@@ -197,7 +262,7 @@ def clip_box(box_xyxy: np.ndarray, size_wh: tuple[int, int] | None) -> tuple[np.
     allowed = np.maximum(OUTSIDE_PX, OUTSIDE_SHARE * limit if size_wh else 0)
     sides, sides_inside = box_xyxy[2:] - box_xyxy[:2], clipped[2:] - clipped[:2]
     if (outside > allowed).any() or (sides_inside <= 0).any() or sides_inside.prod() < MIN_INSIDE * sides.prod():
-        corners = [float(value) for value in box_xyxy + np.array([1, 1, 0, 0])]
+        corners = _written([float(value) for value in box_xyxy + np.array([1, 1, 0, 0])])
         of = f" of {size_wh[0]} x {size_wh[1]}" if size_wh else ""
         raise ValueError(f"box {corners} outside of the picture{of} by {outside.max():g} pixels")
     return clipped, bool(outside.max() > COUNTED_PX)

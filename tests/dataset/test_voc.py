@@ -85,7 +85,7 @@ def test_a_picture_without_objects_has_empty_arrays_of_the_right_shape():
     assert annotation.class_index.shape == annotation.difficult.shape == (0,)
 
 
-@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+@pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
 def test_a_size_may_be_unknown(size):
     annotation = parse_annotation(xml(thing(corners=(900, 900, 950, 950)), size=size), CLASSES)
 
@@ -105,7 +105,18 @@ REFUSED = {
     "unknown encoding": (b"<?xml version='1.0' encoding='klingon'?><annotation/>", "not valid XML"),
     "unknown class": (xml(thing("cow")), r"object 1 \(cow\): unknown class, expected one of cat, dog"),
     "class of other case": (xml(thing("Cat")), r"object 1 \(Cat\): unknown class"),
-    "no name": (xml(thing("")), r"object 1 \(no name\): unknown class"),
+    "no name": (xml(thing("")), r"object 1 \(no name\): no <name>, so no class"),
+    "two names": (xml("<object><name>cat</name><name>dog</name></object>"), "2 times <name>, expected one"),
+    "two boxes": (xml(thing(extra=BOX.format(1, 1, 9, 9))), "2 times <bndbox>, expected one"),
+    "spelt otherwise": (xml(thing(extra="<Difficult>1</Difficult>")), "<Difficult>: expected <difficult>"),
+    "objects deeper": (xml(f"<objects>{thing()}</objects>"), "1 objects at another place or spelt otherwise"),
+    "objects in capitals": (xml(thing().replace("object>", "Object>")), "1 objects at another place or spelt"),
+    "shares of the sides": (
+        xml(thing(corners=(0.1, 0.1, 1, 1))),
+        r"box \[0.1, 0.1, 1, 1\] within 0..1: corners are in",
+    ),
+    "underscores": (xml(thing(corners=("1_0", 1, 20, 30))), "bndbox/xmin is missing or not a number, got '1_0'"),
+    "not its encoding": (b"<annotation><name>caf\xe9</name></annotation>", "not in the encoding utf-8: save it as"),
     "no box": (xml("<object><name>cat</name></object>"), r"object 1 \(cat\): no <bndbox>, so no box"),
     "turned box": (
         xml("<object><name>cat</name><robndbox><cx>5</cx></robndbox></object>"),
@@ -129,7 +140,7 @@ REFUSED = {
     ),
     "outside": (
         xml(thing(corners=(11, 21, 150, 60))),
-        r"box \[11.0, 21.0, 150.0, 60.0\] outside .* 100 x 80",
+        r"box \[11, 21, 150, 60\] outside .* 100 x 80",
     ),
     "left of the picture": (xml(thing(corners=(-20, 21, 50, 60))), "outside of the picture of 100 x 80"),
     "only in the tolerance": (xml(thing(corners=(101, 21, 101, 60))), "outside of the picture"),
@@ -143,6 +154,17 @@ REFUSED = {
 def test_annotations_that_cannot_be_used(data, message):
     with pytest.raises(ValueError, match=message):
         parse_annotation(data, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("gbk", "猫"), ("windows-1251", "кот"), ("utf-16", "猫"), ("latin-1", "é")]
+)
+def test_any_encoding_that_a_file_states_is_read(encoding, name):
+    text = f"<?xml version='1.0' encoding='{encoding}'?>{xml(thing(name)).decode()}"
+
+    annotation = parse_annotation(text.encode(encoding), (name,))
+
+    assert annotation.class_index.tolist() == [0] and annotation.box_xyxy.tolist() == [[10, 20, 50, 60]]
 
 
 def test_all_problems_of_a_file_are_told_at_once():

@@ -65,10 +65,12 @@ DEVKIT = VocPart("", "JPEGImages", "Annotations")
 
 def find_parts(tree: Folder) -> dict[str, VocPart]:
     """Find the folders with pictures and XML files of VOC, by split; the only key is "" where there are no splits."""
-    if tree.child("JPEGImages") is not None or tree.child("Annotations") is not None:
+    if tree.child("JPEGImages") is not None:
         return {"": DEVKIT}
     if (part := _part_of(tree)) is not None:
         return {"": part}
+    if tree.child("Annotations") is not None:
+        return {"": DEVKIT}
     splits = {f: role for f in tree.folders if (role := role_of(f.name)) is not None}
     parts = {f: _part_of(f) for f in splits}
     forms = {part.form for part in parts.values() if part is not None}
@@ -182,7 +184,7 @@ def _describe_whole(tree: Folder, part: VocPart, seed: int, say: Say, on_error: 
         pair = PAIRS[0]
         if taken := [split for split in pair if split in lists]:
             raise DatasetError(
-                f"{tree.path}/ImageSets/Main: {', '.join(f'{s}.txt' for s in taken)} without a partner: expected lists "
+                f"{tree.path}: lists {', '.join(f'{s}.txt' for s in taken)} without a partner: expected lists "
                 f"of annotated pictures for {', or '.join(' and '.join(p) for p in PAIRS)}, got {', '.join(lists)}; "
                 "add the other list, or move these away to have both made"
             )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import defusedxml.ElementTree
+import numpy as np
 
 from pipeline.dataset.manifest import CLASS_NAME
 from pipeline.dataset.picture import orientation_of_file
 from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc import read_xml
 from pipeline.dataset.voc_folder import FileIndex
-from pipeline.dataset.voc_xml import object_name, parse_annotation
+from pipeline.dataset.voc_xml import object_name, parse_annotation, parse_root
 from pipeline.io.errors import BadPictureError, DatasetError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import Say
@@ -30,6 +30,7 @@ class Annotations:
     unusable : why the annotation of a picture cannot be used
     problems : names that cannot be classes, one line each
     padded : class names as written, where spaces around them are dropped
+    filenames : name of the picture that each file states, without folder and suffix
     """
 
     names_of: dict[str, set[str]] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Annotations:
     unusable: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     padded: set[str] = field(default_factory=set)
+    filenames: dict[str, str] = field(default_factory=dict)
 
 
 def read_annotations(xmls: FileIndex, ids: Iterable[str], on_error: str, say: Say) -> Annotations:
@@ -72,9 +74,11 @@ def _read_annotation(xmls: FileIndex, i: str, found: Annotations) -> None:
         found.unusable[i] = problem
         return
     try:
-        entries = defusedxml.ElementTree.fromstring(data).findall("object")
-    except (ValueError, LookupError, defusedxml.ElementTree.ParseError):
-        entries = []  # the line below says what is wrong
+        root = parse_root(data)
+    except ValueError as error:
+        found.unusable[i] = f"{file}: {error}"
+        return
+    entries = root.findall("object")
     names = {object_name(entry) for entry in entries} - {""}
     padded = {text for entry in entries if (text := entry.findtext("name") or "") != text.strip()}
     try:
@@ -88,6 +92,7 @@ def _read_annotation(xmls: FileIndex, i: str, found: Annotations) -> None:
         if not CLASS_NAME.fullmatch(name)
     ]
     found.padded |= padded
+    found.filenames[i] = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).stem
     found.names_of[i], found.read[i] = names, annotation
 
 
@@ -106,20 +111,48 @@ def _say_notes(found: Annotations, say: Say) -> None:
             f"{sum(reaching.values())} box(es) reach a little out of the picture and are clipped, in "
             f"{len(reaching)} annotation(s):\n{enumerate_problems(list(reaching))}"
         )
+    others = {PurePosixPath(i).name for i in found.read}
+    if strange := [
+        f"{i}: <filename> {brief(name)}"
+        for i, name in found.filenames.items()
+        if name in others and name != PurePosixPath(i).name
+    ]:
+        say(
+            f"NOTE: {len(strange)} annotations state the name of another picture that is there; each is taken for the "
+            f"picture of its own file's name:\n{enumerate_problems(strange)}"
+        )
+    if twice := [i for i, item in found.read.items() if _has_twins(item)]:
+        say(
+            f"NOTE: {len(twice)} annotations list an object several times, with the same class and box; a patch that "
+            f"it fills counts as filled by several objects, and is not learned from:\n{enumerate_problems(twice)}"
+        )
+
+
+def _has_twins(annotation: Annotation) -> bool:
+    """Whether an object is listed several times."""
+    rows = np.column_stack([annotation.class_index, annotation.box_xyxy])
+    return len(np.unique(rows, axis=0)) < len(rows)
 
 
 def decide_exif(pictures: Iterable[tuple[Path, Annotation]], say: Say) -> dict[str, str]:
     """Return the manifest's ``exif`` if some annotations tell which way round and others do not; else nothing."""
     told, n_untold = [], 0
+    bad: list[str] = []
     for path, annotation in pictures:
         try:
             orientation, turned = orientation_of_file(path, annotation.size_wh, annotation.box_xyxy)
-        except (BadPictureError, OSError):  # named by the commands that decode it
+        except (BadPictureError, OSError) as error:  # refused by the commands that decode it
+            bad.append(str(error))
             continue
         if orientation > 1 and turned is None:
             n_untold += 1
         elif orientation > 1:
             told.append(turned)
+    if bad:
+        say(
+            f"NOTE: {len(bad)} pictures cannot be used as they are; 'pipeline data check --deep' names all of them:\n"
+            f"{enumerate_problems(bad)}"
+        )
     if not n_untold or not told or len(set(told)) > 1:
         return {}
     exif = "apply" if told[0] else "ignore"

@@ -7,11 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.manifest import NAME, Manifest, known_datasets
 from pipeline.dataset.read import read_split
+from pipeline.dataset.split import Split
+from pipeline.dataset.voc import labels_from_objects
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, PipelineError, SettingsError
 from pipeline.io.messages import enumerate_problems
@@ -142,18 +145,20 @@ def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     """Write a manifest and its id lists, if the splits to fit and to score on can be read; return its path."""
     if not is_readable(str(dataset.root)):
         raise DatasetError(f"{dataset.root}: the folder's name is not UTF-8, and a manifest cannot hold it; rename it")
-    _write(path, dataset.as_manifest(path.stem), dataset.lists)
+    notes = _write(path, dataset.as_manifest(path.stem), dataset.lists)
     for split, entry in dataset.lists.items():
         say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
     say(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    for note in notes:
+        say(note)
     for alike in find_alike(dataset.classes):
         say(f"NOTE: classes that look alike are told apart: {', '.join(map(repr, alike))}; if one is meant, rename")
     return path
 
 
-def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) -> None:
-    """Write id lists first and the manifest last, so that a manifest never names missing lists."""
-    written = []
+def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) -> list[str]:
+    """Write id lists first and the manifest last, so that a manifest never names missing lists; return notes."""
+    written, notes = [], []
     for split, entry in lists.items():
         if entry.own:
             written.append(path.with_suffix("") / f"{split}.txt")
@@ -161,7 +166,7 @@ def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) 
     manifest = Manifest.model_validate({**content, "path": path})
     try:
         for split in dict.fromkeys((manifest.fit, manifest.eval)):
-            read_split(manifest, split)
+            notes += _explain_lists(read_split(manifest, split))
     except PipelineError:
         if not path.exists():
             for file in written:
@@ -172,3 +177,27 @@ def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) 
     header = "# Made by 'pipeline data new'; title, metric and licence may be edited.\n"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     write_atomic(path, (header + text).encode())
+    return notes
+
+
+def _explain_lists(split: Split) -> list[str]:
+    """Return a note on the labels of class lists that the objects of the annotations contradict."""
+    if split.labels is None or not split.manifest.has_boxes or split.manifest.by_person:
+        return []
+    of_objects = labels_from_objects(split.annotations, len(split.manifest.classes))
+    rows = np.flatnonzero((split.labels * of_objects == -1).any(1))
+    if not len(rows):
+        return []
+
+    def shown(labels: np.ndarray) -> str:
+        return ", ".join(c for c, label in zip(split.manifest.classes, labels, strict=True) if label > 0) or "none"
+
+    lines = [
+        f"{split.ids[row]}: {shown(split.labels[row])} in the lists, {shown(of_objects[row])} in the annotation"
+        for row in rows.tolist()
+    ]
+    return [
+        f"NOTE: of {len(rows)} pictures of {split.name} the class lists (ImageSets/Main/CLASS_{split.name}.txt) say "
+        "other classes than the objects; patches are labelled by the objects, pictures by the lists:\n"
+        f"{enumerate_problems(lines)}"
+    ]

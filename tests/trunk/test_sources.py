@@ -30,6 +30,10 @@ def test_every_source_has_a_loader_or_is_made_from_a_dataset(source):
         ("out/mine.yaml", "PATH.yaml"),
         ("out/mine.safetensors", "PATH.yaml"),
         ("alexnet65", None),
+        ("efficientnet_lite0", "efficientnet_lite0@LAYER"),
+        ("efficientnet_lite2@blocks.3+features", "efficientnet_lite2@LAYER"),
+        ("efficientnet_lite3", None),
+        ("alexnet@fc7", None),
         ("timm", None),
         ("", None),
     ],
@@ -40,8 +44,9 @@ def test_a_source_is_found_by_name(name, source):
     assert (found and found.name) == source
 
 
-def test_only_the_names_of_libraries_name_a_layer():
+def test_names_of_libraries_and_packages_name_a_layer():
     assert [source.name for source in SOURCES if names_layer(source.name)] == [
+        *(f"efficientnet_lite{n}@LAYER" for n in range(3)),
         "torchvision/NAME@LAYER",
         "timm/NAME@LAYER",
     ]

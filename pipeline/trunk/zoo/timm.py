@@ -52,9 +52,11 @@ class HookedModel(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Any]:
         self._found = {}
         try:
-            features = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+            maps = self.model.forward_features(x)
             if FEATURES in self.names:
-                self._found[FEATURES] = features
+                self._found[FEATURES] = self.model.forward_head(maps, pre_logits=True)
+            if len(self._found) < len(self.names):
+                self.model.forward_head(maps)  # with the classifier, which may be one of the nodes
         except _Enough:
             pass
         found, self._found = self._found, {}

@@ -8,11 +8,13 @@ from contextlib import nullcontext
 import numpy as np
 
 from pipeline.activations.arrays import ROW_DTYPE
+from pipeline.activations.part_reader import all_finite
 from pipeline.activations.prefetch import prefetch_scales
 from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
-from pipeline.trunk.runner import PendingBatch, ScaledWindows, TrunkRunner
+from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.windows import ScaledWindows
 
 
 def compute_layers(
@@ -48,16 +50,19 @@ def compute_layers(
     """
     layers = tuple(layers) or (runner.trunk.layer,)
     out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
-    written = 0
+    written, finite = 0, True
     windows = prefetch_scales(plan, runner, clock) if windows is None else windows
     for pending in delay_by_one(runner.launch_batches(windows, layers, batch, clock.measure)):
         with clock.measure("wait for the device") if pending.done else nullcontext():
             activations = pending.result()
         for layer, rows in activations.items():
             out[layer][written : written + len(rows)] = rows
+            # While a GPU computes the next batch.
+            finite = finite and all_finite(rows)
         written += len(rows)
         advance(len(rows))
-    _check_finite(out, plan, runner)
+    if not finite:
+        raise PipelineError(_describe_not_finite(out, plan, runner))
     return out
 
 
@@ -72,14 +77,14 @@ def delay_by_one(batches: Iterator[PendingBatch]) -> Iterator[PendingBatch]:
         yield before
 
 
-def _check_finite(activations: dict[str, np.ndarray], plan: RowPlan, runner: TrunkRunner) -> None:
-    # NaN passes through both max and min, each infinity through one of them.
-    finite = [np.isfinite(rows.max(axis=1)) & np.isfinite(rows.min(axis=1)) for rows in activations.values()]
+def _describe_not_finite(activations: dict[str, np.ndarray], plan: RowPlan, runner: TrunkRunner) -> str:
+    """Name the pictures of rows that are not finite, and what to change."""
+    finite = [np.isfinite(rows).all(axis=1) for rows in activations.values()]
     bad = np.flatnonzero(~np.logical_and.reduce(finite))
-    if len(bad):
-        indices = set(plan.picture[bad].tolist())
-        names = [picture.id for picture in plan.pictures if picture.index in indices]
-        raise PipelineError(
-            f"activations of {len(bad)} patches are not finite in {runner.precision_name} and float16, "
-            f"in picture(s) {', '.join(names[:10])}; try --precision fp32, or check the trunk's weights"
-        )
+    indices = set(plan.picture[bad].tolist())
+    names = [picture.id for picture in plan.pictures if picture.index in indices]
+    wider = "bf16, then fp32," if runner.precision == "fp16" else "fp32"
+    return (
+        f"activations of {len(bad)} patches are not finite in {runner.precision_name} and float16, "
+        f"in picture(s) {', '.join(names[:10])}; try --precision {wider} or check the trunk's weights"
+    )

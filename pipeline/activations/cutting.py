@@ -8,6 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from pipeline.trunk.windows import PlacedWindows
+
 REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
 """Pixels that a resize filter reads to each side."""
 
@@ -34,13 +36,23 @@ def rescale(
     x, y : int ndarrays of shape (n,), upper left corners, to the nearest pixel
     """
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    width, height = image.size
+    placed = place_windows(image.size, box_xyxy, px)
+    return np.array(image.resize(placed.size_wh, _filter(interpolation))), placed.x, placed.y
+
+
+def place_windows(size_wh: tuple[int, int], box_xyxy: np.ndarray, px: int) -> PlacedWindows:
+    """Find the size of a rescaled picture whose windows are `px` wide, and their corners in it; see `rescale`.
+
+    Parameters
+    ----------
+    size_wh : (width, height) of the picture
+    """
+    width, height = size_wh
     factor = px / float(box_xyxy[0, 2] - box_xyxy[0, 0])
     size = (max(px, round(width * factor)), max(px, round(height * factor)))
-    scaled = np.array(image.resize(size, _filter(interpolation)))
     x = np.clip(np.rint(box_xyxy[:, 0] * factor).astype(int), 0, size[0] - px)
     y = np.clip(np.rint(box_xyxy[:, 1] * factor).astype(int), 0, size[1] - px)
-    return scaled, x, y
+    return PlacedWindows(size, x, y)
 
 
 def cut_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolation: str = "bilinear") -> np.ndarray:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.activations.cutting import cut_patches, rescale, split_scales
+from pipeline.activations.cutting import cut_patches, place_windows, rescale, split_scales
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.dataset.picture import decode_picture
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import BadPictureError, PipelineError
-from pipeline.trunk.runner import ScaledWindows, TrunkRunner
+from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.windows import ScaledWindows
 
 MIN_DECODING_THREADS = 2
 
@@ -31,19 +32,25 @@ def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> It
     def rescale_picture(pixels: np.ndarray, rows: slice) -> list[ScaledWindows]:
         with clock.measure("rescale"):
             boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
-            if plan.source == "grid":
-                image = Image.fromarray(pixels)
-                scaled = [rescale(image, boxes[same], px, interpolation) for same in split_scales(scale)]
-            else:
-                # Each patch is rescaled by itself, and is all of its rescaled picture.
+            if plan.source != "grid":
                 flip = None if plan.flip is None else plan.flip[rows]
-                corner = np.zeros(1, int)
                 patches = cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation)
-                scaled = [(patch, corner, corner) for patch in patches]
-            return [ScaledWindows(runner.to_device(pixels_of_scale), x, y) for pixels_of_scale, x, y in scaled]
+                return runner.load_windows([_stack_patches(patches)])
+            if runner.rescales(interpolation):
+                size_wh = (pixels.shape[1], pixels.shape[0])
+                placed = [place_windows(size_wh, boxes[same], px) for same in split_scales(scale)]
+                return runner.rescale_windows(pixels, placed)
+            image = Image.fromarray(pixels)
+            return runner.load_windows([rescale(image, boxes[same], px, interpolation) for same in split_scales(scale)])
 
     for scales in prefetch_pictures(plan, rescale_picture, clock):
         yield from scales
+
+
+def _stack_patches(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stack patches (n, px, px, 3) that were rescaled one by one as windows of one picture, which is copied at once."""
+    n, px = patches.shape[:2]
+    return patches.reshape(n * px, px, 3), np.zeros(n, int), np.arange(n) * px
 
 
 def rescale_image(
@@ -58,9 +65,12 @@ def rescale_image(
     scale : integer ndarray of shape (n,), rising
     """
     px, interpolation = runner.trunk.card.input_px, runner.trunk.card.preprocessing.interpolation
+    if runner.rescales(interpolation):
+        placed = [place_windows(image.size, box_xyxy[same], px) for same in split_scales(scale)]
+        return runner.rescale_windows(np.asarray(image), placed)
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         scaled = pool.map(lambda same: rescale(image, box_xyxy[same], px, interpolation), split_scales(scale))
-        return [ScaledWindows(runner.to_device(pixels), x, y) for pixels, x, y in scaled]
+        return runner.load_windows(list(scaled))
 
 
 def prefetch_patches(

@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
+from pipeline.trunk.device_memory import explain_memory
 from pipeline.trunk.nodes import NodesNetwork
-from pipeline.trunk.runner import Measure, PendingBatch, ScaledWindows, TrunkRunner, ignore_time
+from pipeline.trunk.runner import Measure, PendingBatch, TrunkRunner, ignore_time
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
+from pipeline.trunk.windows import ScaledWindows
 
 LOCAL_MODULES = (
     nn.Conv2d,
@@ -49,21 +51,22 @@ class Maps(Protocol):
 
     strides: tuple[int, ...]
 
-    def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
+    def at_places(self, pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Read one vector per window off the maps of one normalised picture (1, 3, height, width): Tensor (n, columns).
 
         Parameters
         ----------
-        x, y : int ndarrays of shape (n,), left and upper edges of the windows in pixels
+        x, y : int64 Tensors of shape (n,) on the same device, left and upper edges of the windows in pixels
         """
 
     def finish(self, vectors: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
         """Compute the rows of each layer from the windows' vectors."""
 
 
-def cells_of(edge: np.ndarray, stride: int, last: int) -> Tensor:
-    """Return the cells nearest to the windows' first pixels `edge`, at most `last`."""
-    return torch.from_numpy(np.clip(np.rint(edge / stride).astype(np.int64), 0, last))
+def cells_of(edge: Tensor, stride: int, last: int) -> Tensor:
+    """Return the cells nearest to the windows' first pixels `edge`, at most `last`; halves go to the even cell."""
+    # On the device of the map: indices from the CPU would make it wait, once per scale and side.
+    return (edge.double() / stride).round_().clamp_(0, last).long()
 
 
 def windows_at(cells: Tensor, side: int, x: Tensor, y: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class AlexNetMaps:
         self.network = network
         self.strides: tuple[int, ...] = (network.config.stride,)
 
-    def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
+    def at_places(self, pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:
         cells = self.network.convolve(pixels)
         side, stride = self.network.config.pool5_px, self.strides[0]
         height, width = cells.shape[2:]
@@ -133,7 +136,7 @@ class NodeMaps:
                 raise TrunkError(f"method dense: node {node.label!r} gives no map, or is not pooled as one")
         return tuple(value.shape[-1] for value in maps)
 
-    def at_places(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
+    def at_places(self, pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:
         outputs = self.network.extractor(pixels)
         rows = []
         for node, side, stride in zip(self.network.nodes, self.sides, self.strides, strict=True):
@@ -186,26 +189,25 @@ class DenseRunner(TrunkRunner):
         return 512
 
     @torch.inference_mode()
-    def read_windows(self, pixels: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
+    def read_windows(self, pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Run the convolutions over one rescaled picture, and read off one vector per window, for `finish`.
 
         Parameters
         ----------
-        pixels : from `to_device`, uint8 Tensor (height, width, 3), RGB, each side `input_px` at least
-        x, y : int ndarrays of shape (n,), upper left corners in pixels
+        pixels, x, y : as in `ScaledWindows`; each side of the picture has `input_px` pixels at least
 
         Returns
         -------
         Tensor of shape (n, columns)
         """
         what = f"the maps of a rescaled picture of {pixels.shape[1]} x {pixels.shape[0]} pixels"
-        with self.explain_memory(what, "use --method patches, or leave out the smallest windows"):
+        with explain_memory(self.device, what, "use --method patches, or leave out the smallest windows"):
             return self.maps.at_places(self._inputs(pixels[None]), x, y)
 
     @torch.inference_mode()
     def finish(self, vectors: Tensor, layers: Sequence[str]) -> PendingBatch:
         """Start to compute the rows of each layer from the windows' vectors: float16 of shape (n, width)."""
-        with self.explain_memory(f"a batch of {len(vectors)} windows"):
+        with explain_memory(self.device, f"a batch of {len(vectors)} windows"):
             return self._copy_to_cpu(self.maps.finish(vectors, layers))
 
     def launch_batches(
@@ -223,12 +225,14 @@ class DenseRunner(TrunkRunner):
         """
         vectors: list[Tensor] = []
         waiting = 0
+        what = f"a batch of {batch} windows"
         for pixels, x, y in windows:
             with measure("maps"):
                 vectors.append(self.read_windows(pixels, x, y))
             waiting += len(x)
             if waiting >= batch:
-                joined = torch.cat(vectors)
+                with explain_memory(self.device, what):
+                    joined = torch.cat(vectors)
                 for ready in joined[: waiting - waiting % batch].split(batch):
                     with measure("rows"):
                         pending = self.finish(ready, layers)
@@ -236,17 +240,19 @@ class DenseRunner(TrunkRunner):
                 waiting %= batch
                 vectors = [joined[len(joined) - waiting :]]
         if waiting:
-            joined = torch.cat(vectors)
-            whole = torch.cat([joined, joined.new_zeros(batch - waiting, joined.shape[1])])
+            with explain_memory(self.device, what):
+                joined = torch.cat(vectors)
+                whole = torch.cat([joined, joined.new_zeros(batch - waiting, joined.shape[1])])
             with measure("rows"):
                 pending = self.finish(whole, layers)
             yield pending.first(waiting)
 
     def rows_are_independent(self, batch: int) -> bool:
         """See `TrunkRunner`; of the layers per window, since maps are computed per picture."""
-        px, places = self.trunk.card.input_px, np.zeros(1, int)
+        px, corner = self.trunk.card.input_px, np.zeros(1, int)
         pixels = np.random.default_rng(0).integers(0, 256, (8, px, px, 3), np.uint8)
-        few = torch.cat([self.read_windows(self.to_device(picture), places, places) for picture in pixels])
+        windows = self.load_windows([(picture, corner, corner) for picture in pixels])
+        few = torch.cat([self.read_windows(*of_picture) for of_picture in windows])
         vectors = few.new_zeros((batch, few.shape[1]))
         n = min(batch, len(few))
         first, last = vectors.clone(), vectors.clone()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import SettingsError
 from pipeline.trunk.compiled import CompiledNetwork
+from pipeline.trunk.device_memory import explain_memory
 from pipeline.trunk.operations import count_operations
+from pipeline.trunk.resample import equals_pillow
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
+from pipeline.trunk.windows import PlacedWindows, ScaledWindows, cut_windows, rescale_on_device, upload_windows
+from pipeline.trunk.windows import to_device as copy_to_device
 
-SMALLER_BATCH = "use a smaller --batch (another batch size is another store)"
 CACHED_VALUES = 2**20
 """Values of fp32 that fit into a processor's cache: 4 MiB."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,20 +67,6 @@ class PendingBatch:
         return PendingBatch({layer: rows[:n] for layer, rows in self.rows.items()}, self.done)
 
 
-class ScaledWindows(NamedTuple):
-    """Windows of one rescaled picture.
-
-    Attributes
-    ----------
-    pixels : uint8 Tensor (height, width, 3) on the device, RGB
-    x, y : int ndarrays (n,), upper left corners of the windows in pixels
-    """
-
-    pixels: Tensor
-    x: np.ndarray
-    y: np.ndarray
-
-
 Measure = Callable[[str], AbstractContextManager[None]]
 """Measures the seconds of a named stage in a ``with`` statement."""
 
@@ -86,19 +74,6 @@ Measure = Callable[[str], AbstractContextManager[None]]
 def ignore_time(stage: str) -> AbstractContextManager[None]:
     """Measure nothing."""
     return nullcontext()
-
-
-def gather_windows(scaled: Tensor, x: np.ndarray, y: np.ndarray, px: int) -> Tensor:
-    """Gather windows of a picture in one operation, as suits a GPU: uint8 Tensor (n, px, px, 3).
-
-    Parameters
-    ----------
-    scaled : uint8 Tensor of shape (height, width, 3)
-    x, y : int ndarrays of shape (n,), upper left corners
-    """
-    views = scaled.unfold(0, px, 1).unfold(1, px, 1)
-    corners = (torch.from_numpy(corner).to(scaled.device, non_blocking=True) for corner in (y, x))
-    return views[tuple(corners)].permute(0, 2, 3, 1)
 
 
 class TrunkRunner:
@@ -139,8 +114,8 @@ class TrunkRunner:
         self.compiled = compiled
         self._network: nn.Module = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
-        self._mean = 255 * torch.tensor(preprocessing.mean, device=device)
-        self._inv_std = 1 / (255 * torch.tensor(preprocessing.std, device=device))
+        self._mean = (255 * torch.tensor(preprocessing.mean)).to(device)
+        self._inv_std = (1 / (255 * torch.tensor(preprocessing.std))).to(device)
 
     @property
     def batch_rows(self) -> int:
@@ -191,8 +166,9 @@ class TrunkRunner:
         is_own_layer = tuple(layers) == (self.trunk.layer,)
         if self.compiled and not is_own_layer:
             raise SettingsError("compiled: only one layer per pass; extract them one by one, or leave compiled off")
-        with self.explain_memory(f"a batch of {len(patches)} patches"):
-            inputs = self._inputs(self.to_device(patches) if isinstance(patches, np.ndarray) else patches)
+        with explain_memory(self.device, f"a batch of {len(patches)} patches"):
+            on_device = copy_to_device(patches, self.device) if isinstance(patches, np.ndarray) else patches
+            inputs = self._inputs(on_device)
             if is_own_layer:
                 return self._copy_to_cpu({self.trunk.layer: self._network(inputs)})
             assert isinstance(self._network, LayeredNetwork)  # other networks have a single layer
@@ -217,15 +193,17 @@ class TrunkRunner:
         batch : rows per batch of the trunk; the last batch gives fewer
         measure : takes the time of the stages ``cut`` and ``trunk``
         """
-        patches = self.new_batch(batch)
+        what = f"a batch of {batch} patches"
+        with explain_memory(self.device, what):
+            patches = self.new_batch(batch)
         filled = 0
         for pixels, x, y in windows:
             position = 0
             while position < len(x):
                 n = min(batch - filled, len(x) - position)
                 taken = slice(position, position + n)
-                with measure("cut"):
-                    self.cut(pixels, x[taken], y[taken], patches[filled : filled + n])
+                with measure("cut"), explain_memory(self.device, what):
+                    cut_windows(pixels, x[taken], y[taken], patches[filled : filled + n])
                 filled += n
                 position += n
                 if filled == batch:
@@ -247,56 +225,40 @@ class TrunkRunner:
         for layer, rows in activations.items():
             copies[layer] = torch.empty(rows.shape, dtype=torch.float16, pin_memory=True)
             copies[layer].copy_(rows.to(torch.float16), non_blocking=True)
-        done = torch.cuda.Event()
+        # A thread that waits for it sleeps, and leaves its core to those that decode.
+        done = torch.cuda.Event(blocking=True)
         done.record(torch.cuda.current_stream(self.device))
         return PendingBatch(copies, done)
 
-    def to_device(self, pixels: np.ndarray) -> Tensor:
-        """Copy pixels to the device's memory."""
-        tensor = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            # A copy from page-locked memory overlaps with computation.
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+    def load_windows(self, scaled: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[ScaledWindows]:
+        """Copy rescaled forms of one picture to the device; see `pipeline.trunk.windows.upload_windows`."""
+        return upload_windows(scaled, self.device)
+
+    def rescales(self, interpolation: str) -> bool:
+        """Return whether `rescale_windows` can be used: a GPU, and a filter with the bits of the installed Pillow."""
+        return self.device.type == "cuda" and equals_pillow(interpolation)
+
+    @torch.inference_mode()
+    def rescale_windows(self, picture: np.ndarray, placed: Sequence[PlacedWindows]) -> list[ScaledWindows]:
+        """Rescale one picture on the device; see `pipeline.trunk.windows.rescale_on_device`."""
+        return rescale_on_device(picture, placed, self.trunk.card.preprocessing.interpolation, self.device)
 
     def new_batch(self, n: int) -> Tensor:
         """Allocate a batch in the device's memory: uint8 Tensor (n, px, px, 3)."""
         px = self.trunk.card.input_px
         return torch.empty((n, px, px, 3), dtype=torch.uint8, device=self.device)
 
-    def cut(self, scaled: Tensor, x: np.ndarray, y: np.ndarray, batch: Tensor) -> None:
-        """Copy windows of a rescaled picture into a batch, on the device.
-
-        Parameters
-        ----------
-        scaled : from `to_device`, uint8 Tensor (height, width, 3)
-        x, y : int ndarrays of shape (n,), upper left corners in pixels
-        batch : the n patches of `new_batch` to write to
-        """
-        px = self.trunk.card.input_px
-        if scaled.device.type == "cpu":
-            for patch, left, top in zip(batch, x.tolist(), y.tolist(), strict=True):
-                patch.copy_(scaled[top : top + px, left : left + px])
-        else:
-            batch.copy_(gather_windows(scaled, x, y, px))
-
-    @contextmanager
-    def explain_memory(self, what: str, advice: str = SMALLER_BATCH) -> Iterator[None]:
-        """Turn an error of full device memory into a `PipelineError` that names `what` did not fit."""
-        try:
-            yield
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            # On a CPU torch raises a plain RuntimeError; only its text differs from others.
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise PipelineError(f"the memory of {self.device} does not hold {what}; {advice}") from error
-
     def _inputs(self, patches: Tensor) -> Tensor:
         """Normalise patches (n, height, width, 3) to inputs (n, 3, height, width), channels-last."""
+        if patches.device.type == "cuda":
+            # Two passes over memory: types are converted as values are read and written.
+            normalised = torch.empty(patches.shape, dtype=self.dtype, device=patches.device)
+            torch.mul(torch.sub(patches, self._mean), self._inv_std, out=normalised)
+            return normalised.permute(0, 3, 1, 2)
         lines = patches.flatten(0, 1)
         inputs = torch.empty(lines.shape, dtype=self.dtype, device=lines.device)
-        # On a CPU block by block, so that fp32 stays in the cache: otherwise this takes a third of all time at 224 px.
-        n = max(1, CACHED_VALUES // lines[0].numel()) if lines.device.type == "cpu" else len(lines)
+        # Block by block, so that fp32 stays in the cache: otherwise this takes a third of all time at 224 px.
+        n = max(1, CACHED_VALUES // lines[0].numel())
         for pixels, block in zip(lines.split(n), inputs.split(n), strict=True):
             block.copy_(pixels.float().sub_(self._mean).mul_(self._inv_std))
         # As (n, 3, height, width) this is channels-last already: nothing is moved.

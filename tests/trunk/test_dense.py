@@ -25,6 +25,12 @@ def picture():
     return large[0].permute(1, 2, 0).numpy().astype(np.uint8)
 
 
+def read(runner: DenseRunner, picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
+    """Read off the vectors of a picture's windows."""
+    (windows,) = runner.load_windows([(picture, x, y)])
+    return runner.read_windows(*windows)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_stride_and_cells_are_those_of_the_maps(name):
     form = CONFIGS[name]
@@ -40,7 +46,7 @@ def test_a_window_of_the_whole_picture_is_its_patch(picture, layer):
     # Zeros around the window are zeros around the picture: nothing differs but the batch.
     runner = DenseRunner(load_trunk("random", layer), CPU, "fp32")
     patch = picture[:64, :64]
-    vectors = runner.read_windows(runner.to_device(patch), np.array([0]), np.array([0]))
+    vectors = read(runner, patch, np.array([0]), np.array([0]))
     rows = runner.finish(vectors, (layer,)).result()[layer]
     expected = TrunkRunner(load_trunk("random", layer), CPU, "fp32")(patch[None])
     assert rows.dtype == np.float16
@@ -71,7 +77,7 @@ def test_a_window_sees_the_picture_around_it(picture):
     runner = DenseRunner(load_trunk("random"), CPU, "fp32")
     x, y = np.array([64, 96]), np.array([48, 48])
 
-    rows = runner.finish(runner.read_windows(runner.to_device(picture), x, y), ("fc7",)).result()["fc7"].astype(float)
+    rows = runner.finish(read(runner, picture, x, y), ("fc7",)).result()["fc7"].astype(float)
 
     # 48 px are further than any cell of the window sees.
     for row, left, upper in zip(rows, x, y, strict=True):
@@ -85,17 +91,17 @@ def test_a_window_sees_the_picture_around_it(picture):
 
 
 def test_places_are_the_nearest_cells_within_the_map():
-    assert cells_of(np.array([0, 7, 9, 24, 200]), 16, 5).tolist() == [0, 0, 1, 2, 5]
+    assert cells_of(torch.tensor([0, 7, 9, 24, 200]), 16, 5).tolist() == [0, 0, 1, 2, 5]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_several_layers_are_those_of_one(picture, precision):
     x, y = np.array([0, 32, 100]), np.array([0, 16, 90])
     runner = DenseRunner(load_trunk("random"), CPU, precision)
-    found = runner.finish(runner.read_windows(runner.to_device(picture), x, y), ("pool5", "fc7")).result()
+    found = runner.finish(read(runner, picture, x, y), ("pool5", "fc7")).result()
     for layer, rows in found.items():
         one = DenseRunner(load_trunk("random", layer), CPU, precision)
-        vectors = one.read_windows(one.to_device(picture), x, y)
+        vectors = read(one, picture, x, y)
         assert np.array_equal(rows, one.finish(vectors, (layer,)).result()[layer])
 
 
@@ -133,7 +139,7 @@ def test_nodes_of_fully_convolutional_networks(classifier, name, strides, sides)
     scaled = rng.integers(0, 256, (256, 304, 3), np.uint8)
     x, y = np.array([0, 16, 64, 80]), np.array([0, 16, 32, 32])
 
-    vectors = runner.read_windows(runner.to_device(scaled), x, y)
+    vectors = read(runner, scaled, x, y)
     rows = runner.finish(vectors, (trunk.layer,)).result()[trunk.layer].astype(float)
 
     # Pooled by loops over the maps of the whole picture.

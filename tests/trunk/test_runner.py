@@ -9,7 +9,8 @@ import torch
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.load import load_trunk
-from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, gather_windows, resolve_precision
+from pipeline.trunk.runner import TrunkRunner, cpu_has_bf16, resolve_precision
+from pipeline.trunk.windows import cut_windows, gather_windows
 
 CPU = torch.device("cpu")
 
@@ -104,7 +105,7 @@ def test_cuda_is_near_the_reference(patches, reference):
 def test_windows_are_the_same_in_one_operation_and_one_by_one(px):
     rng = np.random.default_rng(px)
     scaled = torch.from_numpy(rng.integers(0, 256, (48, 40, 3), np.uint8))
-    x, y = rng.integers(0, 40 - px + 1, 7), rng.integers(0, 48 - px + 1, 7)
+    x, y = (torch.from_numpy(rng.integers(0, side - px + 1, 7)) for side in (40, 48))
 
     gathered = gather_windows(scaled, x, y, px)
 
@@ -117,8 +118,12 @@ def test_a_batch_is_filled_by_cutting():
     runner = TrunkRunner(load_trunk("random"), CPU, "fp32")
     picture = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     batch = runner.new_batch(3)
-    runner.cut(runner.to_device(picture), np.array([0, 26]), np.array([16, 3]), batch[:2])
-    runner.cut(runner.to_device(picture[:64, :64]), np.array([0]), np.array([0]), batch[2:])
+    corner = np.zeros(1, int)
+    first, second = runner.load_windows(
+        [(picture, np.array([0, 26]), np.array([16, 3])), (picture[:64, :64], corner, corner)]
+    )
+    cut_windows(*first, batch[:2])
+    cut_windows(*second, batch[2:])
 
     windows = np.stack([picture[16:, :64], picture[3:67, 26:], picture[:64, :64]])
     assert np.array_equal(batch.numpy(), windows)
@@ -134,7 +139,7 @@ def test_batches_in_flight_do_not_mix(patches, compiled):
     batch, launched = runner.new_batch(5), []
     for content in (patches, 255 - patches):
         for place, patch in zip(batch.split(1), content, strict=True):
-            runner.cut(runner.to_device(patch), np.array([0]), np.array([0]), place)
+            cut_windows(*runner.load_windows([(patch, np.zeros(1, int), np.zeros(1, int))])[0], place)
         launched.append(runner.launch(batch, ("fc7",)))
     for flight, rows in zip(launched, expected, strict=True):
         assert np.array_equal(flight.result()["fc7"], rows)

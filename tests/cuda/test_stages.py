@@ -1,0 +1,84 @@
+"""Whole commands with ``--device cuda`` on the simulated device: what they write is what the CPU's commands write."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+from simulated_cuda import simulated_cuda
+from support.cli import run_to_success
+from support.dataset import copy_work
+from support.small_parts import small_parts
+
+from pipeline.activations.store import Store
+from pipeline.trunk import devices
+
+LINES = (
+    "extract --dataset tiny --split train",
+    "extract --dataset tiny --split val",
+    "fit-head --dataset tiny --head fca --head weak --head svm",
+    "score --dataset tiny --head fca --head weak --head svm",
+    "map photo.png --dataset tiny --array --out maps",
+    "retrieve --dataset tiny --split val --query photo.png --json",
+)
+
+
+@pytest.fixture(scope="module")
+def both(begun, tmp_path_factory):
+    """Two work folders after the same commands: one on the CPU, one on the simulated device."""
+    folder = tmp_path_factory.mktemp("cuda")
+    made = {}
+    with small_parts(64), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "_leases", {})
+        patch.setattr(devices.tempfile, "gettempdir", lambda: str(folder))
+        for device in ("cpu", "cuda"):
+            work = copy_work(begun, folder / device)
+            with Image.open(work / "data/tiny/JPEGImages/q1.png") as picture:
+                picture.rotate(90).save(work / "photo.png")
+            lines = [f"{line} --config config.yaml --batch 16 --device {device}" for line in LINES]
+            if device == "cpu":
+                said = run_to_success(work, *lines)
+            else:
+                with simulated_cuda("late"):
+                    said = run_to_success(work, *lines)
+            made[device] = work, said
+    return made
+
+
+def stores_of(folder) -> dict[str, Store]:
+    return {path.name.rpartition("-")[0]: Store(path) for path in sorted((folder / "cache").glob("*.zarr"))}
+
+
+def test_a_sealed_store_holds_the_rows_of_the_cpu(both):
+    cpu, cuda = (stores_of(both[device][0]) for device in ("cpu", "cuda"))
+    assert list(cpu) == list(cuda) and len(cpu) == 2
+    for name, store in cuda.items():
+        assert len(store.parts) > 1
+        rows = np.arange(store.n_rows)
+        assert np.array_equal(store.read_rows(rows), cpu[name].read_rows(rows))
+        differing = {key for key in store.identity if store.identity[key] != cpu[name].identity[key]}
+        assert differing == {"how.precision"} and store.identity["how.precision"] == "cuda-fp32"
+
+
+def test_heads_and_scores_are_those_of_the_cpu(both):
+    for pattern in ("results/heads/*.safetensors", "cache/scores/*.npz", "results/scores/*.npz"):
+        files = [sorted(both[device][0].glob(pattern)) for device in ("cpu", "cuda")]
+        assert [path.name.split("-")[:2] for path in files[0]] == [path.name.split("-")[:2] for path in files[1]]
+        for of_cpu, of_cuda in zip(*files, strict=True):
+            read = load_file if of_cpu.suffix == ".safetensors" else np.load
+            a, b = read(of_cpu), read(of_cuda)
+            for key in a:
+                if a[key].dtype.kind == "f":
+                    assert np.array_equal(a[key], b[key], equal_nan=True), (of_cpu.name, key)
+    assert len(files) == 2
+
+
+def test_a_photo_and_a_query_are_those_of_the_cpu(both):
+    maps = [dict(np.load(both[device][0] / "maps/photo_map.npz")) for device in ("cpu", "cuda")]
+    for key, values in maps[0].items():
+        assert np.array_equal(values, maps[1][key]), key
+    found = [json.loads(both[device][1][-1].out)["queries"] for device in ("cpu", "cuda")]
+    assert found[0] == found[1] and len(found[0][0]["results"]) == 4

@@ -7,17 +7,14 @@ from typing import Any
 
 from pipeline.activations.features import Features
 from pipeline.activations.folder import Folder
-from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores as _load_scores
-from pipeline.stages import score
+from pipeline.stages import extract, score
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.fit_head import find_head
 from pipeline.stages.parse_settings import parse_run_settings
-from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.photos import PhotoReader
 
@@ -73,11 +70,7 @@ def open_features(dataset: str, split: str, config: str | Path | None = None, **
     StoreError
         Not extracted yet; the message names the command.
     """
-    run = RunContext(open_workspace(config, **values), dataset)
-    table = current_table(run, split)
-    store, rows = sealed_store(run, split), rows_to_extract(run, table)
-    check_joined(store, table, rows)
-    return Features(store, table, rows)
+    return extract.open_features(RunContext(open_workspace(config, **values), dataset), split)
 
 
 def open_photo_reader(

@@ -5,17 +5,25 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from pipeline.activations.arrays import ROW_DTYPE
+from pipeline.activations.arrays import GEOMETRY, ROW_DTYPE
+from pipeline.activations.columns import patch_columns, picture_columns
+from pipeline.activations.partition import Part
+from pipeline.activations.pooling import POOLS, iter_pooled, join_pooled
 from pipeline.activations.store import Store
-from pipeline.io.errors import DatasetError
+from pipeline.io.errors import DatasetError, StoreError
+from pipeline.io.extras import import_extra
+from pipeline.io.likeness import suggest
 from pipeline.patches.labels import UNUSED
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Features:
@@ -38,6 +46,7 @@ class Features:
     def __init__(self, store: Store, table: PatchTable | None = None, rows: np.ndarray | None = None) -> None:
         self.store, self.table = store, table
         self._rows = slice(None) if rows is None else rows
+        self._labels_by_rule: dict[str, np.ndarray] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,6 +146,144 @@ class Features:
     def picture_labels(self) -> np.ndarray:
         """int8 ndarray (n_pictures, n_classes): 1 shown, -1 not shown, 0 only as a difficult object."""
         return self._labelled_table.picture_labels
+
+    @property
+    def has_patch_labels(self) -> bool:
+        """Whether patches have labels: the dataset has boxes, and the split is labelled."""
+        return self.table is not None and self.table.labelled and self.table.has_boxes
+
+    @property
+    def has_picture_labels(self) -> bool:
+        """Whether pictures have labels."""
+        return self.table is not None and self.table.labelled
+
+    # Vectors of pictures, and frames.
+
+    def pooled(self, pool: str = "mean", normalise: bool = False) -> np.ndarray:
+        """Pool the rows of each picture into one vector.
+
+        Parameters
+        ----------
+        pool : ``mean``, ``max``, or ``mean+max``, both joined
+        normalise : scale each pooled vector to Euclidean length 1 before they are joined
+
+        Returns
+        -------
+        float32 ndarray of shape (n_pictures, width), or (n_pictures, 2 * width) for ``mean+max``
+
+        Raises
+        ------
+        StoreError
+            The store does not hold all rows of each picture.
+        """
+        poolings = find_pool(pool)
+        self.need_all_rows()
+        out = np.empty((len(self.picture_ids), len(poolings) * self.store.width), np.float32)
+        for _, first, pooled in iter_pooled(self.store, poolings):
+            out[first : first + pooled.shape[1]] = join_pooled(pooled, normalise)
+        return out
+
+    def need_all_rows(self) -> None:
+        """Raise an error if the store holds only some rows of each picture.
+
+        Raises
+        ------
+        StoreError
+        """
+        if self.store.identity.which_rows != "all":
+            raise StoreError(
+                f"{self.store.folder}: holds the training rows of a strong head alone, and pooling needs all rows of "
+                "a picture; extract them with: pipeline extract --rows all"
+            )
+
+    def to_frame(
+        self, rows: Any = None, *, per: str = "patch", pool: str = "mean", activations: bool = True
+    ) -> pandas.DataFrame:
+        """Return patches or pictures as a pandas DataFrame, in the order of the store.
+
+        Parameters
+        ----------
+        rows : chosen patches, as an index of the array; None for all
+        per : ``patch``, a row per patch, or ``picture``, a row per picture
+        pool : of pictures, as of `pooled`
+        activations : whether their columns ``f0``, ``f1``, ... are in the frame: float16 of patches, float32 of
+            pictures
+
+        Returns
+        -------
+        DataFrame with the columns of a patch (``picture``, ``x0``, ``y0``, ``x1``, ``y1``, ``scale``, ``flip``,
+        ``label``, ``class``) or of a picture (``picture``, ``class``, ``label_<class>``), as far as there are such
+
+        Raises
+        ------
+        MissingDataError
+            pandas is not installed.
+        """
+        pandas = import_extra("pandas")
+        if per not in ("patch", "picture"):
+            raise ValueError(f"per: expected patch or picture, got {per!r}")
+        if per == "picture" and rows is not None:
+            raise ValueError("rows: chooses patches, and per='picture' has rows of pictures; choose from the frame")
+        if per == "picture":
+            columns, index = self.picture_columns(), np.arange(len(self.picture_ids))
+        else:
+            index = np.arange(len(self)) if rows is None else np.atleast_1d(np.arange(len(self))[rows])
+            columns = self.patch_columns(index)
+        frame = pandas.DataFrame(columns, index=index)
+        if not activations:
+            return frame
+        values = self.pooled(pool) if per == "picture" else self[index]
+        names = [f"f{column}" for column in range(values.shape[1])]
+        return pandas.concat([frame, pandas.DataFrame(values, index=index, columns=names, copy=False)], axis=1)
+
+    def patch_columns(self, rows: Any = slice(None)) -> dict[str, np.ndarray]:
+        """Return the columns of chosen patches by name; see `pipeline.activations.columns.patch_columns`."""
+        arrays = {"picture": self.picture[rows], "box_xyxy": self.box_xyxy[rows], "scale": self.scale[rows]}
+        return patch_columns(self.picture_ids, self._names_of_labels, **arrays, **self._of_table(rows, LabelSettings()))
+
+    def picture_columns(self, pictures: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Return the columns of pictures by name; see `pipeline.activations.columns.picture_columns`."""
+        labels = self.picture_labels[pictures] if self.has_picture_labels else None
+        return picture_columns(self.picture_ids[pictures], self._names_of_labels, labels)
+
+    def arrays_of_part(self, part: Part, label_rule: LabelSettings) -> dict[str, np.ndarray]:
+        """Return geometry and labels of one part's rows, without those of all rows in memory.
+
+        Returns
+        -------
+        ``picture``, ``box_xyxy`` and ``scale``, as the attributes of these names; ``flip`` and ``label`` if there are
+        such
+        """
+        geometry = {name: self.store.read_object(name, part) for name in GEOMETRY}
+        return {**geometry, **self._of_table(slice(part.start, part.stop), label_rule)}
+
+    def _of_table(self, rows: Any, label_rule: LabelSettings) -> dict[str, np.ndarray]:
+        arrays = {}
+        if self.table is not None and self.table.flip is not None:
+            arrays["flip"] = self.table.flip[self._rows][rows]
+        if self.has_patch_labels:
+            key = label_rule.model_dump_json()
+            if key not in self._labels_by_rule:
+                self._labels_by_rule[key] = self.labels_under(label_rule)
+            arrays["label"] = self._labels_by_rule[key][rows]
+        return arrays
+
+    @property
+    def _names_of_labels(self) -> tuple[str, ...]:
+        return self.classes if self.has_picture_labels else ()
+
+
+def find_pool(name: str) -> tuple[str, ...]:
+    """Return the poolings of a name.
+
+    Raises
+    ------
+    ValueError
+        Unknown; those that there are.
+    """
+    if name not in POOLS:
+        raise ValueError(f"pool: unknown {name!r}{suggest(name, POOLS)}")
+    return POOLS[name]
 
 
 class PatchDataset(torch.utils.data.Dataset):

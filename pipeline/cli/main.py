@@ -28,6 +28,7 @@ SECTIONS = {
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
         "cache": ("cache", "List, verify, repair and free what is cached."),
+        "export": ("export", "Write activations into a file of another program."),
         "plan": ("plan", "Hours, dollars, bytes and files of an extraction before it runs."),
     },
     "Head": {"fit-head": ("fit_head", "Fit heads on kept activations.")},

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.head.pooling import PooledPictures, PooledRows, join_pooled
+from pipeline.activations.pooling import PooledPictures, PooledRows, join_pooled
 from pipeline.head.settings import ScoreKind, SvmSettings
 from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError

@@ -73,6 +73,24 @@ def write_atomic(path: Path, data: bytes, partial_folder: Path | None = None) ->
         os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file next to `path`, to be written; on leaving it takes the place of `path`.
+
+    After an error, `path` is as it was. For files that are too large to be held in memory.
+    """
+    make_folder(path.parent)
+    remove_stale_partials(path.parent, path.name)
+    partial = _partial_name(path, path.parent)
+    try:
+        yield partial
+        fsync_path(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    fsync_path(path.parent)
+
+
 def create_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
     """As `write_atomic`, but with several writers the file of the first one stays."""
     with _written_apart(path, data, partial_folder) as partial, contextlib.suppress(FileExistsError):

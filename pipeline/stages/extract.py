@@ -12,8 +12,10 @@ import numpy as np
 
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
+from pipeline.activations.features import Features
 from pipeline.activations.folder import Folder, LocalFolder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
+from pipeline.activations.match import check_joined
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
@@ -238,6 +240,20 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
                 f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
             )
     return PartMaker(runner, *map(ws.stores.child, stores))
+
+
+def open_features(run: RunContext, split: str) -> Features:
+    """Open the cached activations of a split, joined with its patch table.
+
+    Raises
+    ------
+    StoreError
+        Not extracted with these settings yet, or the store is of other rows than the table.
+    """
+    table = current_table(run, split)
+    store, rows = sealed_store(run, split), rows_to_extract(run, table)
+    check_joined(store, table, rows)
+    return Features(store, table, rows)
 
 
 def sealed_store(run: RunContext, split: str) -> Store:

@@ -10,8 +10,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 from support.heads import fit_head
 
+from pipeline.activations.pooling import join_pooled
 from pipeline.head.file import load_head, save_head
-from pipeline.head.pooling import join_pooled
 from pipeline.head.settings import SvmSettings
 from pipeline.head.svm import FOLDS, Svm, fold_of
 from pipeline.io.errors import HeadError

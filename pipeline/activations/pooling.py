@@ -6,10 +6,16 @@ from many windows of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+
+from pipeline.activations.partition import Part
+from pipeline.activations.store import Store
+
+POOLS: dict[str, tuple[str, ...]] = {"mean": ("mean",), "max": ("max",), "mean+max": ("mean", "max")}
+"""Poolings by the name of what is joined."""
 
 
 class PooledRows:
@@ -58,6 +64,14 @@ class PooledRows:
             if self._highest is not None:
                 np.maximum(self._highest[index], values.amax(0).half().numpy(), out=self._highest[index])
         self._counts[picture[starts]] += sizes
+
+    def carry_on(self, before: PooledRows) -> None:
+        """Begin the first picture with the rows that the last picture of `before` has so far."""
+        self._counts[0] = before._counts[-1]
+        if self._sums is not None and before._sums is not None:
+            self._sums[0] = before._sums[-1]
+        if self._highest is not None and before._highest is not None:
+            self._highest[0] = before._highest[-1]
 
     def result(self) -> np.ndarray:
         """Return a float32 ndarray of shape (len(pooling), n_pictures, width); NaN for a picture without a row."""
@@ -112,3 +126,41 @@ def join_pooled(pooled: np.ndarray, normalise: bool) -> np.ndarray:
         length = np.sqrt(np.square(pooled, dtype=np.float64).sum(-1, keepdims=True))
         pooled = (pooled / np.where(length == 0, 1, length)).astype(np.float32)
     return np.concatenate(list(pooled), axis=1)
+
+
+def iter_pooled(store: Store, pooling: Sequence[str], first_part: int = 0) -> Iterator[tuple[Part, int, np.ndarray]]:
+    """Pool a store part by part; memory depends on the pictures of one part, not on those of the store.
+
+    Parameters
+    ----------
+    store : of which every picture has rows
+    pooling : as of `PooledRows`
+    first_part : the parts before it are read only for the picture that continues in it
+
+    Yields
+    ------
+    part : after which these pictures are complete
+    first : index of the first of these pictures
+    pooled : float32 ndarray of shape (len(pooling), n, width), n >= 0; the same bits as from `PooledRows` over all rows
+    """
+    last_of_part = [int(store.read_object("picture", part)[-1]) for part in store.parts[:first_part]]
+    first = last_of_part[-1] if last_of_part else 0
+    # The picture may have begun several parts before.
+    begin = next((i for i, last in enumerate(last_of_part) if last >= first), 0)
+    before: PooledRows | None = None
+    for part, rows in store.iter_parts(store.parts[begin:]):
+        picture = store.read_object("picture", part)
+        if part.index < first_part:
+            kept = picture == first
+            rows, picture = rows[kept], picture[kept]
+        stop = int(picture[-1]) if len(picture) else first
+        pooled = PooledRows(stop + 1 - first, store.width, pooling)
+        if before is not None:
+            pooled.carry_on(before)
+        pooled.add(rows, picture - first)
+        if part.index >= first_part:
+            done = stop + 1 if part is store.parts[-1] else stop
+            yield part, first, pooled.result()[:, : done - first]
+        first, before = stop, pooled
+        # Otherwise its rows would stay in memory while the next ones are read.
+        del rows

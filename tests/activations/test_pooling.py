@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.head.pooling import PooledRows, join_pooled
+from pipeline.activations.pooling import PooledRows, join_pooled
 
 
 def slowly(rows: np.ndarray, picture: np.ndarray, n_pictures: int) -> np.ndarray:

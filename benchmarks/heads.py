@@ -126,7 +126,7 @@ def main() -> None:
     none_held_out = np.zeros(len(fit.table.ids), bool)
     task = FitTask(fit.store, fit.table, "bench", LABELS, 0, none_held_out, None, RowReader(fit.store))
     chosen = strong.choose_training_patches(task, STRONG)
-    rows = task.reader.activations_at(chosen.row_index)
+    rows = task.reader.activations_at(chosen.row_index, "bench", 0)
     held = PictureBags(fit.store, fit.table.first_row, ~none_held_out, cache_bytes=2**62)
     list(held.in_order())
     (head,) = fit_together(fit, [STRONG])

@@ -123,6 +123,19 @@ class Store:
         """Bytes of all objects of all parts, as recorded."""
         return sum(record.n_bytes for record in self._records)
 
+    @property
+    def bytes_ahead(self) -> int:
+        """Most bytes that `iter_parts` and its caller hold at a time.
+
+        Parts that are ahead, the one that is handed over, the one that the caller still has, and what is being decoded.
+        """
+        part = max((part.n_rows for part in self.parts), default=0) * self.width
+        encoded = max((record.n_bytes for record in self._records), default=0)
+        # Codes of 8 bits lie in memory beside the rows that they become.
+        decoding = encoded + (part if self.identity.dtype == "8bit" else 0)
+        n_ahead = min(PARTS_AHEAD, len(self.parts))
+        return min(PARTS_AHEAD + 2, len(self.parts)) * part * np.dtype(ROW_DTYPE).itemsize + n_ahead * decoding
+
     def _check_seal(self) -> list[PartRecord]:
         """Read the records of all parts, and check that they and all metadata agree with the seal."""
         records = self.folder.read_many(part.record_name for part in self.parts)
@@ -221,4 +234,8 @@ class Store:
         """Read chosen rows as `read_rows` does, part by part: float16 ndarrays (any, width)."""
         targets = {part: slice(*np.searchsorted(rows, [part.start, part.stop])) for part in self.parts}
         for part, values in self.iter_parts(part for part, target in targets.items() if target.start < target.stop):
-            yield values[rows[targets[part]] - part.start]
+            block = values[rows[targets[part]] - part.start]
+            # Otherwise the part, and then the block, would stay in memory while the next ones are read.
+            del values
+            yield block
+            del block

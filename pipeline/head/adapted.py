@@ -16,7 +16,7 @@ from torch.nn.utils import skip_init
 
 from pipeline.head.dropout import Dropout
 from pipeline.head.joint_fit import JointFit
-from pipeline.head.networks import HeadNetwork
+from pipeline.head.networks import STANDARDISED_ROWS, HeadNetwork
 from pipeline.head.settings import AdaptedSettings, PatchScoreKind
 from pipeline.head.strong import choose_training_patches
 from pipeline.head.task import FitTask, Fitted, HeadKind, trunk_of_rows
@@ -56,6 +56,16 @@ class AdaptedNetwork(HeadNetwork):
         self._trunk_rate = settings.trunk_rate
         for name in COPIED:
             self.get_submodule(name).requires_grad_(name in settings.retrain)
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns of pool5, and of every layer's output."""
+        return [self.fc6.in_features, self.fc6.out_features, *super().widths]
+
+    def standardising_bytes(self, n_rows: int) -> int:
+        """As for any network, and FC6 and FC7 of one chunk."""
+        pool5, fc6, fc7, *_ = self.widths
+        return super().standardising_bytes(n_rows) + min(n_rows, STANDARDISED_ROWS) * 8 * (pool5 + fc6 + fc7)
 
     def fc7_rows(self, rows: Tensor) -> Tensor:
         """Compute FC7 (n, fc_widths[1]) of pool5 rows (n, width), any float dtype."""
@@ -131,7 +141,7 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
         network.get_submodule(name).load_state_dict(layer.state_dict())
     joint = JointFit(task.seed, patches.loss)
     joint.add(network, settings, task.name)
-    (curve,) = joint.run(task.reader.activations_at(patches.row_index), patches.targets)
+    (curve,) = joint.run(joint.read_rows(task.reader, patches.row_index), patches.targets)
     facts = {"patches": patches.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
     return Fitted(network, curve, facts)
 

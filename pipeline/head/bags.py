@@ -1,25 +1,35 @@
-"""Bags of rows, one per picture, in a new order every epoch: cached in memory where they fit, else read part by part.
+"""Bags of rows, one per picture, in a new order every epoch.
 
-In multiple-instance learning a bag is a set of instances with one label; here a picture with its patches.
+In multiple-instance learning a bag is a set of instances with one label; here a picture with its patches. The order
+depends on the pictures' sizes and on a constant, never on the memory of a machine: a head has the same bytes wherever
+its rows lie, in memory, in a scratch file, or in the store, from which they are read part by part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from pipeline.activations.partition import Part
 from pipeline.activations.store import Store
+from pipeline.head.fit_memory import SLACK, reading_bytes, rows_bytes
+from pipeline.head.fit_rows import IN_MEMORY, FitRows, MemoryBudget
+from pipeline.io.numbers import format_bytes
 
 CACHE_BYTES = 2 * 2**30
-"""Limit of the rows in memory, not counting one part and the pictures that straddle two."""
+"""Rows of at most this size come in any order; larger ones from a pool of this size. It decides a head's bytes."""
 STRETCHES = 64
 """Runs of parts that are read in a random order; the number of pictures that wait for further rows is at most this."""
+IN_PARTS = "read part by part"
+"""Where rows lie, for messages."""
 
 Bag = tuple[int, np.ndarray]
 """Index into the id list, and all rows of the picture: float16 ndarray of shape (n, width)."""
+T = TypeVar("T")
 
 
 class PictureBags:
@@ -30,7 +40,7 @@ class PictureBags:
     store : Store
     first_row : int64 ndarray of shape (n_pictures + 1,), rows of picture i are ``first_row[i]:first_row[i + 1]``
     wanted : bool ndarray of shape (n_pictures,); a picture without rows is left out
-    cache_bytes : pictures with at most this size in total are read once and cached
+    cache_bytes : pictures with at most this size in total are read once and cached, unless `hold` says otherwise
     """
 
     def __init__(self, store: Store, first_row: np.ndarray, wanted: np.ndarray, cache_bytes: int = CACHE_BYTES) -> None:
@@ -40,51 +50,101 @@ class PictureBags:
         self.n_rows = int(n_rows[self.wanted].sum())
         self.cache_bytes = cache_bytes
         self._first_row = first_row
-        self._cached: list[Bag] | None = None
+        self._held: FitRows | None = None
 
     def __len__(self) -> int:
         return int(self.wanted.sum())
 
     @property
     def _fits(self) -> bool:
-        return self.n_rows * self.store.width * np.dtype(np.float16).itemsize <= self.cache_bytes
+        return rows_bytes(self.n_rows, self.store.width) <= self.cache_bytes
+
+    def rows_of_batch(self, size: int) -> int:
+        """Return the most rows that `size` pictures have."""
+        return int(np.sort(np.diff(self._first_row)[self.wanted])[-size:].sum())
+
+    def hold(self, budget: MemoryBudget, what: str, working: int, size: int) -> None:
+        """Decide where the rows lie, before anything is read, and say it.
+
+        Parameters
+        ----------
+        what : is fitted, for messages
+        working : bytes that a step takes beside the rows of its pictures
+        size : pictures of a step
+
+        Raises
+        ------
+        HeadError, PipelineError
+            The fit does not fit into the budget; the disk does not hold a scratch file.
+        """
+        width = self.store.width
+        batch, reading = rows_bytes(self.rows_of_batch(size), width), reading_bytes(self.store)
+        text = f"{what}: {self.n_rows:,} rows of {width:,} columns, {format_bytes(rows_bytes(self.n_rows, width))}"
+        if self._held is not None:
+            budget.choose(text, {"as they lie already": working + 3 * batch + SLACK})
+            return
+        # The rows of a step are joined, and those of the next one are read meanwhile.
+        on_disk = reading + working + 3 * batch + SLACK
+        if self._fits:
+            way, peak = IN_MEMORY, rows_bytes(self.n_rows, width) + reading + working + batch + SLACK
+        else:
+            waiting = rows_bytes(self.rows_of_batch(STRETCHES), width)
+            way, peak = IN_PARTS, self.cache_bytes + waiting + reading + working + 2 * batch + SLACK
+        chosen = budget.choose(text, {way: peak, budget.in_scratch: on_disk})
+        if chosen != IN_PARTS:
+            self._read_all(budget, chosen)
+
+    def _read_all(self, budget: MemoryBudget, way: str) -> None:
+        """Read all rows into memory or a scratch file, in the order of the store."""
+        blocks = (rows for _, rows in self._read(self.store.parts))
+        self._held = budget.read(way, self.n_rows, self.store.width, blocks)
+        first = np.concatenate([[0], np.cumsum(np.where(self.wanted, np.diff(self._first_row), 0))]).tolist()
+        self._held_rows = [slice(start, stop) for start, stop in itertools.pairwise(first)]
 
     def in_order(self) -> Iterator[Bag]:
         """Yield all pictures in the order of the store."""
-        if self._cached is not None:
-            yield from self._cached
-            return
-        read = []
-        for picture in self._read(self.store.parts):
-            if self._fits:
-                read.append(picture)
-            yield picture
-        self._cached = read if self._fits else None
+        pictures = np.flatnonzero(self.wanted).tolist()
+        if self._held is None and self._fits:
+            self._read_all(MemoryBudget(), IN_MEMORY)
+        if self._held is None:
+            yield from self._read(self.store.parts)
+        else:
+            in_turn = self._held.ranges([self._held_rows[picture]] for picture in pictures)
+            yield from ((picture, rows) for picture, (rows,) in zip(pictures, in_turn, strict=True))
 
     def in_batches(self, size: int, generator: torch.Generator) -> Iterator[list[Bag]]:
         """Yield all pictures once, `size` at a time, in an order drawn from `generator`.
 
-        Cached pictures come in any order. Others are drawn from a pool of `cache_bytes`. The pool is filled from runs
-        of parts in any order, so that lists sorted by class are mixed too.
+        Up to `cache_bytes` they come in any order. Others are drawn from a pool of `cache_bytes`. The pool is filled
+        from runs of parts in any order, so that lists sorted by class are mixed too.
         """
-        if self._fits:
-            cached = self._cached or list(self.in_order())
-            for chosen in torch.randperm(len(cached), generator=generator).split(size):
-                yield [cached[index] for index in chosen.tolist()]
+        if self._held is None and self._fits:
+            self._read_all(MemoryBudget(), IN_MEMORY)
+        if self._held is None:
+            bags = self._read(self._mixed_parts(generator))
+            yield from _draw_batches(bags, lambda bag: bag[1].nbytes, self.cache_bytes, size, generator)
             return
+        order = list(self._order(size, generator))
+        in_turn = self._held.ranges([self._held_rows[picture] for picture in pictures] for pictures in order)
+        for pictures, rows in zip(order, in_turn, strict=True):
+            yield list(zip(pictures, rows, strict=True))
+
+    def _order(self, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+        """Yield the pictures of each batch in the order of `in_batches`, without their rows."""
+        if self._fits:
+            pictures = np.flatnonzero(self.wanted)
+            for chosen in torch.randperm(len(pictures), generator=generator).split(size):
+                yield pictures[chosen.numpy()].tolist()
+            return
+        bytes_of = [rows_bytes(n, self.store.width) for n in np.diff(self._first_row).tolist()]
+        arrival = self._in_arrival(self._mixed_parts(generator))
+        arriving = (picture for _, pieces in arrival for picture, _, is_whole in pieces if is_whole)
+        yield from _draw_batches(arriving, bytes_of.__getitem__, self.cache_bytes, size, generator)
+
+    def _mixed_parts(self, generator: torch.Generator) -> list[Part]:
         stretches = np.array_split(np.arange(len(self.store.parts)), STRETCHES)
         order = [i for s in torch.randperm(len(stretches), generator=generator).tolist() for i in stretches[s]]
-        pool: list[Bag] = []
-        n_bytes = 0
-        for picture in self._read(self.store.parts[i] for i in order):
-            pool.append(picture)
-            n_bytes += picture[1].nbytes
-            while n_bytes > self.cache_bytes and len(pool) > size:
-                batch = _draw(pool, size, generator)
-                n_bytes -= sum(rows.nbytes for _, rows in batch)
-                yield batch
-        while pool:
-            yield _draw(pool, min(size, len(pool)), generator)
+        return [self.store.parts[i] for i in order]
 
     def _wanted_in(self, part: Part) -> np.ndarray:
         """Return the wanted pictures that have rows in a part."""
@@ -92,29 +152,64 @@ class PictureBags:
         last = np.searchsorted(self._first_row, part.stop)
         return first + np.flatnonzero(self.wanted[first:last])
 
-    def _read(self, parts: Iterable[Part]) -> Iterator[Bag]:
-        """Yield each picture as soon as all of its rows are read; skip parts without a wanted picture."""
-        begun: dict[int, tuple[np.ndarray, int]] = {}
-        for part, values in self.store.iter_parts(part for part in parts if len(self._wanted_in(part))):
+    def _in_arrival(self, parts: Iterable[Part]) -> Iterator[tuple[Part, list[tuple[int, slice, bool]]]]:
+        """Yield the parts that hold wanted pictures, each with its pictures.
+
+        Of a picture: its index, its rows in the part, as rows of the table, and whether all of its rows have come.
+        """
+        missing: dict[int, int] = {}
+        for part in parts:
+            pieces = []
             for picture in self._wanted_in(part).tolist():
                 start, stop = self._first_row[picture : picture + 2].tolist()
-                from_, to = max(start, part.start), min(stop, part.stop)
+                rows = slice(max(start, part.start), min(stop, part.stop))
+                left = missing.pop(picture, stop - start) - (rows.stop - rows.start)
+                if left:
+                    missing[picture] = left
+                pieces.append((picture, rows, not left))
+            if pieces:
+                yield part, pieces
+
+    def _read(self, parts: Iterable[Part]) -> Iterator[Bag]:
+        """Yield each picture as soon as all of its rows are read; skip parts without a wanted picture."""
+        begun: dict[int, np.ndarray] = {}
+        arrival = list(self._in_arrival(parts))
+        read = self.store.iter_parts(part for part, _ in arrival)
+        for (part, values), (_, pieces) in zip(read, arrival, strict=True):
+            for picture, rows, is_whole in pieces:
+                start, stop = self._first_row[picture : picture + 2].tolist()
                 # A copy: a view would keep the whole part in memory.
-                piece = values[from_ - part.start : to - part.start].copy()
+                piece = values[rows.start - part.start : rows.stop - part.start].copy()
                 if len(piece) == stop - start:
                     yield picture, piece
                     continue
-                whole, missing = begun.pop(picture, (None, stop - start))
+                whole = begun.pop(picture, None)
                 whole = np.empty((stop - start, values.shape[1]), values.dtype) if whole is None else whole
-                whole[from_ - start : to - start] = piece
-                missing -= len(piece)
-                if missing:
-                    begun[picture] = whole, missing
-                else:
+                whole[rows.start - start : rows.stop - start] = piece
+                if is_whole:
                     yield picture, whole
+                else:
+                    begun[picture] = whole
 
 
-def _draw(pool: list[Bag], size: int, generator: torch.Generator) -> list[Bag]:
+def _draw_batches(
+    arriving: Iterable[T], n_bytes_of: Callable[[T], int], pool_bytes: int, size: int, generator: torch.Generator
+) -> Iterator[list[T]]:
+    """Yield arriving pictures once, `size` at a time, drawn from a pool of so many bytes."""
+    pool: list[T] = []
+    n_bytes = 0
+    for picture in arriving:
+        pool.append(picture)
+        n_bytes += n_bytes_of(picture)
+        while n_bytes > pool_bytes and len(pool) > size:
+            batch = _draw(pool, size, generator)
+            n_bytes -= sum(map(n_bytes_of, batch))
+            yield batch
+    while pool:
+        yield _draw(pool, min(size, len(pool)), generator)
+
+
+def _draw(pool: list[T], size: int, generator: torch.Generator) -> list[T]:
     """Take `size` pictures out of the pool; this changes its order."""
     batch = []
     for _ in range(size):

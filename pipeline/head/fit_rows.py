@@ -5,29 +5,34 @@ Both give the same rows in the same order, so that a head has the same bytes eit
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.activations.arrays import ROW_DTYPE
-from pipeline.io.errors import PipelineError
-from pipeline.io.memory import available_memory, resident_memory
+from pipeline.io.errors import HeadError, PipelineError
+from pipeline.io.memory import available_memory, release_memory, resident_memory
 from pipeline.io.numbers import format_bytes
 from pipeline.io.progress import Say, silent
 
+T = TypeVar("T")
+R = TypeVar("R")
 SHARE_OF_AVAILABLE = 0.5
-"""Of the memory that programs may still use: what rows take where no budget is set."""
+"""Of the memory that programs may still use: what a fit takes where no budget is set."""
+IN_MEMORY = "in memory"
+"""Where rows lie, for messages."""
 RESERVE = 384 * 2**20
-"""For parts that are read ahead, the networks, and their steps."""
+"""For a fit that does not say what it takes beside its rows."""
 
 
 class FitRows(Protocol):
@@ -41,6 +46,10 @@ class FitRows(Protocol):
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Gather the rows of each index Tensor (n,); yields the index and the rows (n, width)."""
+        ...
+
+    def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
+        """Read several ranges of rows at a time: ndarrays (length of the range, width)."""
         ...
 
 
@@ -59,6 +68,11 @@ class RowsInMemory:
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in order:
             yield chosen, self._rows[chosen]
+
+    def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
+        rows = self._rows.numpy()
+        for several in order:
+            yield [rows[each] for each in several]
 
 
 class RowsOnDisk:
@@ -117,21 +131,33 @@ class RowsOnDisk:
 
     def chunks(self, n_rows: int) -> Iterable[Tensor]:
         for start in range(0, self._n_rows, n_rows):
-            rows = np.empty((min(n_rows, self._n_rows - start), self._width), ROW_DTYPE)
-            self._read(rows, start)
-            yield torch.from_numpy(rows)
+            yield torch.from_numpy(self._read_range(slice(start, min(start + n_rows, self._n_rows))))
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """See `FitRows`; the next batch is read while the caller works on one."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting = None
-            for chosen in order:
-                following = chosen, pool.submit(self._take, chosen)
-                if waiting is not None:
-                    yield waiting[0], waiting[1].result()
-                waiting = following
+        return _read_ahead(order, self._take)
+
+    def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
+        """See `FitRows`; the next ranges are read while the caller works on some."""
+        return (rows for _, rows in _read_ahead(order, lambda several: list(map(self._read_range, several))))
+
+    def _read_range(self, rows: slice) -> np.ndarray:
+        values = np.empty((rows.stop - rows.start, self._width), ROW_DTYPE)
+        self._read(values, rows.start)
+        return values
+
+
+def _read_ahead(order: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+    """Yield each item and what was read for it; the next one is read while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for item in order:
+            following = item, pool.submit(read, item)
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 @dataclass(frozen=True)
@@ -142,36 +168,85 @@ class MemoryBudget:
     ----------
     n_bytes : of the whole process; None for a share of what is free
     scratch : folder of scratch files
-    say : takes one line for each fit: how much its rows take, and where
+    say : takes one line for each fit: where its rows lie, and how much memory it takes at its peak
     """
 
     n_bytes: int | None = None
     scratch: Path = Path(tempfile.gettempdir())
     say: Say = silent
 
-    def for_rows(self) -> int:
-        """Return the bytes that rows may take in memory now."""
-        if self.n_bytes is None:
-            return int(available_memory() * SHARE_OF_AVAILABLE)
-        return max(0, self.n_bytes - resident_memory() - RESERVE)
+    @property
+    def in_scratch(self) -> str:
+        """Where rows lie that are in a scratch file, for messages."""
+        return f"in a scratch file in {self.scratch}"
 
-    def hold(self, n_rows: int, width: int, blocks: Iterable[np.ndarray]) -> FitRows:
+    def choose(self, what: str, ways: Mapping[str, int]) -> str:
+        """Choose the first way whose peak fits, and say it.
+
+        Parameters
+        ----------
+        what : is fitted, for messages
+        ways : where the rows lie, and the most bytes that are added to what the process holds now
+            The last one takes the least.
+
+        Returns
+        -------
+        where the rows lie; the last way where nothing fits and no budget is set
+
+        Raises
+        ------
+        HeadError
+            Nothing fits into the budget that is set.
+        """
+        release_memory()
+        held = resident_memory()
+        allowed = int(available_memory() * SHARE_OF_AVAILABLE) if self.n_bytes is None else self.n_bytes - held
+        way = next((way for way, added in ways.items() if added <= allowed), list(ways)[-1])
+        needed = held + ways[way]
+        if self.n_bytes is not None and needed > self.n_bytes:
+            raise HeadError(
+                f"{what}: {format_bytes(needed)} of memory are needed, {format_bytes(held)} for what the process holds "
+                f"already and {format_bytes(ways[way])} for the fit, and the setting memory allows "
+                f"{format_bytes(self.n_bytes)}; allow more with: --memory {math.ceil(needed / 2**30 * 10) / 10:g}"
+            )
+        holds = f"at most {format_bytes(needed)} of memory, {format_bytes(held)} of them held already"
+        self.say(f"{what}: rows {way}; {holds}")
+        return way
+
+    def hold(
+        self, n_rows: int, width: int, blocks: Iterable[np.ndarray], what: str = "fit", working: int | None = None
+    ) -> FitRows:
         """Hold rows for a fit.
 
         Parameters
         ----------
         blocks : float16 ndarrays (any, width), together `n_rows`, in order
+        what : is fitted, for messages
+        working : most bytes that reading and the fit take beside the rows; None: `RESERVE`, and never too many
+
+        Raises
+        ------
+        HeadError, PipelineError
+            Not even the fit alone fits into the budget; the disk does not hold the rows.
         """
-        needed, allowed = n_rows * width * np.dtype(ROW_DTYPE).itemsize, self.for_rows()
-        text = f"{n_rows:,} rows of {width:,} columns, {format_bytes(needed)}"
-        if needed > allowed:
+        needed = n_rows * width * np.dtype(ROW_DTYPE).itemsize
+        what = f"{what}: {n_rows:,} rows of {width:,} columns, {format_bytes(needed)}"
+        in_memory, on_disk = (RESERVE, 0) if working is None else (working, working)
+        ways = {IN_MEMORY: needed + in_memory, self.in_scratch: on_disk}
+        return self.read(self.choose(what, ways), n_rows, width, blocks)
+
+    def read(self, way: str, n_rows: int, width: int, blocks: Iterable[np.ndarray]) -> FitRows:
+        """Read rows into memory or a scratch file, as `choose` said; see `hold`."""
+        if way == self.in_scratch:
             self.scratch.mkdir(parents=True, exist_ok=True)
-            self.say(f"{text}: in a scratch file in {self.scratch}, since {format_bytes(allowed)} of memory are left")
-            return RowsOnDisk(self.scratch, width, n_rows, blocks)
-        self.say(f"{text}: in memory")
-        rows = np.empty((n_rows, width), ROW_DTYPE)
-        start = 0
-        for block in blocks:
-            rows[start : start + len(block)] = block
-            start += len(block)
-        return RowsInMemory(rows)
+            rows: FitRows = RowsOnDisk(self.scratch, width, n_rows, blocks)
+        else:
+            values = np.empty((n_rows, width), ROW_DTYPE)
+            start = 0
+            for block in blocks:
+                values[start : start + len(block)] = block
+                start += len(block)
+                del block  # before the next one is read
+            rows = RowsInMemory(values)
+        release_memory()
+        return rows

@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.head.dropout import draw_and_drop, draw_words, drop
+from pipeline.head.fit_memory import step_bytes, training_bytes
 from pipeline.head.fit_rows import FitRows, RowsInMemory
 from pipeline.head.fitting import LearningRateSchedule, Loss, LossCurve, make_optimizer
 from pipeline.head.networks import STANDARDISED_ROWS, HeadNetwork
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import NetworkSettings
 from pipeline.io.errors import HeadError
+from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress
 
 
@@ -47,6 +50,23 @@ class JointFit:
         """Add a network; several must be plain `HeadNetwork`, of settings with one `key`."""
         self._members.append(_Member(network, settings, name))
 
+    def read_rows(self, reader: RowReader, row_index: np.ndarray) -> FitRows:
+        """Read the rows of the fit into memory or a scratch file, with room for the fit itself.
+
+        Raises
+        ------
+        HeadError
+            The store was made without some of them, or the fit does not fit into the memory budget.
+        """
+        networks, n_rows = [member.network for member in self._members], len(row_index)
+        step = max(step_bytes(network, min(self._members[0].settings.batch, n_rows)) for network in networks)
+        working = sum(map(training_bytes, networks)) + max(step, networks[0].standardising_bytes(n_rows))
+        return reader.activations_at(row_index, self._title, working)
+
+    @property
+    def _title(self) -> str:
+        return f"fit {', '.join(member.name for member in self._members)}"
+
     def run(self, rows: np.ndarray | FitRows, targets: np.ndarray) -> list[LossCurve]:
         """Fit all networks; they are left in eval mode.
 
@@ -74,10 +94,9 @@ class JointFit:
         self._standardise(x)
         loops = [_EpochLoop(*member) for member in self._members]
         batch = self._members[0].settings.batch
-        title = f"fit {', '.join(member.name for member in self._members)}"
         most_rows = max(sum(member.settings.max_epochs) for member in self._members) * len(x)
         # Dropout draws from torch's global generator; the caller's state is restored afterwards.
-        with torch.random.fork_rng(devices=[]), Progress(title, most_rows, "rows") as progress:
+        with torch.random.fork_rng(devices=[]), Progress(self._title, most_rows, "rows") as progress:
             torch.manual_seed(self._seed)
             while running := [loop for loop in loops if loop.schedule.rate is not None]:
                 order = torch.randperm(len(x), generator=generator).split(batch)
@@ -107,6 +126,7 @@ class JointFit:
             for other in others:
                 other.mean.copy_(first.mean)
                 other.inv_std.copy_(first.inv_std)
+            release_memory()
 
     def _step(self, loops: list[_EpochLoop], x: Tensor, y: Tensor) -> None:
         """Take one step of every network on the same batch."""

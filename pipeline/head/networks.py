@@ -64,6 +64,15 @@ class HeadNetwork(nn.Module):
             layers += [Dropout(settings.dropout if layers else first), nn.Linear(n_inputs, n_outputs)]
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def widths(self) -> list[int]:
+        """Columns of a row, and of every layer's output."""
+        return [len(self.mean), *(m.out_features for m in self.layers if isinstance(m, nn.Linear))]
+
+    def standardising_bytes(self, n_rows: int) -> int:
+        """Most bytes that `standardise_over` takes, of rows in chunks of `STANDARDISED_ROWS`."""
+        return min(n_rows, STANDARDISED_ROWS) * 12 * len(self.mean)
+
     def initialise(self, generator: torch.Generator) -> None:
         """Draw weights from one generator: He initialisation for hidden layers, a tenth of it for FCb, zero biases."""
         linear = [m for m in self.layers if isinstance(m, nn.Linear)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.head.bags import PictureBags
+from pipeline.head.fit_memory import SLACK, reading_bytes
 from pipeline.head.fit_rows import FitRows, MemoryBudget
 from pipeline.io.errors import HeadError
 
@@ -23,31 +24,37 @@ class RowReader:
     Parameters
     ----------
     stored_rows : int64 ndarray, rising: the rows of the table that the store holds; None for all
-    budget : of the memory that rows may take
+    budget : of the memory that a fit may take
     """
 
     def __init__(self, store: Store, stored_rows: np.ndarray | None = None, budget: MemoryBudget | None = None) -> None:
-        self._store, self.stored_rows, self._budget = store, stored_rows, budget or MemoryBudget()
+        self._store, self.stored_rows, self.budget = store, stored_rows, budget or MemoryBudget()
         self._cached: _Selection | None = None
         self._cached_bags: PictureBags | None = None
 
-    def activations_at(self, row_index: np.ndarray) -> FitRows:
+    def activations_at(self, row_index: np.ndarray, what: str, working: int) -> FitRows:
         """Read chosen rows, into memory or a scratch file.
 
         Parameters
         ----------
         row_index : int64 ndarray, rising: rows of the table
+        what : is fitted, for messages
+        working : bytes that the fit takes beside the rows
 
         Raises
         ------
         HeadError
-            The store was made without some of them.
+            The store was made without some of them, or the fit does not fit into the memory budget.
         """
-        if self._cached is None or not np.array_equal(self._cached.row_index, row_index):
-            self._cached = None  # frees memory before the next rows are read
-            blocks = self._store.iter_rows(self._positions(row_index))
-            self._cached = _Selection(row_index, self._budget.hold(len(row_index), self._store.width, blocks))
-        return self._cached.activations
+        if self._cached is not None and np.array_equal(self._cached.row_index, row_index):
+            self.budget.choose(what, {"as they lie already": working + SLACK})
+            return self._cached.activations
+        self._cached = None  # frees memory before the next rows are read
+        blocks = self._store.iter_rows(self._positions(row_index))
+        peak = working + reading_bytes(self._store) + SLACK
+        rows = self.budget.hold(len(row_index), self._store.width, blocks, what, peak)
+        self._cached = _Selection(row_index, rows)
+        return rows
 
     def _positions(self, row_index: np.ndarray) -> np.ndarray:
         """Positions in the store of rows of the table."""

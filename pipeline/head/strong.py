@@ -47,7 +47,7 @@ def fit(tasks: Sequence[FitTask], settings: Sequence[HeadSettings]) -> list[Fitt
     joint = JointFit(task.seed, patches.loss)
     for network, of_head, named in zip(networks, settings, tasks, strict=True):
         joint.add(network, of_head, named.name)
-    curves = joint.run(task.reader.activations_at(patches.row_index), patches.targets)
+    curves = joint.run(joint.read_rows(task.reader, patches.row_index), patches.targets)
     return [
         Fitted(network, curve, {"patches": patches.facts, "precision": network.precision})
         for network, curve in zip(networks, curves, strict=True)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.activations.pooling import PooledPictures, PooledRows, join_pooled
+from pipeline.head.fit_memory import SLACK, reading_bytes
 from pipeline.head.settings import ScoreKind, SvmSettings
 from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
+from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import mean_average_precision
 
@@ -99,7 +102,12 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     if not table.labelled:
         raise HeadError(f"{table.dataset} {table.split}: the pictures have no labels, so nothing to fit on")
     used = np.flatnonzero(~task.is_held_out)
+    _import_svm()  # before memory is counted
+    columns = task.store.width * len(settings.pooling)
+    text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
+    task.reader.budget.choose(text, {"pooled": _bytes_of_fit(task, settings, used)})
     vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
+    release_memory()
     labels = table.picture_labels[used]
     both = (labels == 1).any(0) & (labels == -1).any(0)
     if not both.any():
@@ -140,6 +148,17 @@ def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
     return pooled.result()
 
 
+def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int:
+    """Return the most bytes that a fit takes: while it pools rows, or while liblinear has its copy of the vectors."""
+    table, width, n_poolings = task.table, task.store.width, len(settings.pooling)
+    n_rows = int(np.diff(table.first_row).max(initial=0))
+    # Per picture and column float64 sums, float16 maxima, the float64 mean, both in float32, and both stacked.
+    pooling = len(table.ids) * width * (18 + 4 * n_poolings) + 16 * n_rows * width
+    # The float64 vectors, those without difficult pictures, and 16 bytes per value in liblinear's form.
+    copies = 8 + 8 * int((table.picture_labels[used] == 0).any()) + 16
+    return max(pooling, len(used) * width * n_poolings * copies) + reading_bytes(task.store) + SLACK
+
+
 def fold_of(ids: list[str]) -> np.ndarray:
     """Return the fold of each picture, 0 to ``FOLDS - 1``, by a hash of its id alone.
 
@@ -171,23 +190,29 @@ def _cross_validate(
     return {c: float(np.nanmean(values)) for c, values in by_fold.items() if not np.isnan(values).all()}
 
 
+def _import_svm() -> Any:
+    """Import scikit-learn where it is needed: that takes a second, and most commands do without."""
+    from sklearn.svm import LinearSVC
+
+    return LinearSVC
+
+
 def _fit_classes(
     network: Svm, vectors: np.ndarray, labels: np.ndarray, cost: float, seed: int, progress: Progress
 ) -> list[int]:
     """Set a network's weights; return the columns of classes that did not converge within `MAX_ITERATIONS`.
 
     Pictures labelled 0 (difficult) are left out. A class that no picture shows, or every picture, gets zero weights
-    and a bias of -1 or 1.
+    and a bias of -1 or 1. The vectors are standardised in place.
     """
-    # Imported here, as the import takes a second and most commands do not need it.
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
 
     if network.settings.standardise and len(vectors):
         mean, inv_std = _standardisation(vectors)
         network.mean.copy_(torch.from_numpy(mean))
         network.inv_std.copy_(torch.from_numpy(inv_std))
-    inputs = (vectors - network.mean.double().numpy()) * network.inv_std.double().numpy()
+    vectors -= network.mean.double().numpy()
+    vectors *= network.inv_std.double().numpy()
     unsettled = []
     for column in range(labels.shape[1]):
         progress.advance(1, note=f"C {cost:g}")
@@ -196,10 +221,10 @@ def _fit_classes(
         if positive.all() or not positive.any():
             network.bias[column] = 1.0 if positive.any() else -1.0
             continue
-        svm = LinearSVC(C=cost, dual="auto", tol=TOLERANCE, random_state=seed, max_iter=MAX_ITERATIONS)
+        svm = _import_svm()(C=cost, dual="auto", tol=TOLERANCE, random_state=seed, max_iter=MAX_ITERATIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # recorded once per head, with the class, in its facts
-            svm.fit(inputs[counted], positive)
+            svm.fit(vectors if counted.all() else vectors[counted], positive)
         if svm.n_iter_ >= MAX_ITERATIONS:
             unsettled.append(column)
         network.weight[column] = torch.from_numpy(svm.coef_[0])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.head.bags import Bag, PictureBags
+from pipeline.head.fit_memory import scoring_bytes, step_bytes, training_bytes
 from pipeline.head.fitting import LearningRateSchedule, LossCurve, Sgd, logistic_loss, make_optimizer
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
@@ -136,6 +137,7 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     generator = torch.Generator().manual_seed(task.seed)
     network.initialise(generator)
     start_at_shares(network, labels)
+    bags.hold(task.reader.budget, f"fit {task.name}", _working_bytes(network, bags, settings), settings.batch)
     if settings.standardise:
         network.standardise_over(torch.from_numpy(rows) for _, rows in bags.in_order())
     epochs = _run_epochs(network, bags, task, settings, generator)
@@ -147,6 +149,17 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     if not (labels == -1).any(0).all():
         facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(~(labels == -1).any(0))]
     return Fitted(network, epochs, {"patches": facts, "precision": network.precision})
+
+
+def _working_bytes(network: HeadNetwork, bags: PictureBags, settings: WeakSettings) -> int:
+    """Return the most bytes of a step: all patches of its pictures are scored, the chosen ones learnt from."""
+    n_rows, n_classes = bags.rows_of_batch(settings.batch), network.widths[-1]
+    n_places = settings.batch * min(settings.top, n_rows) * n_classes
+    # Places and shares of the chosen patches, and the logits at these places with their gradients.
+    choice = 64 * n_places
+    learning = step_bytes(network, min(n_rows, n_places))
+    standardising = 12 * network.widths[0] * bags.rows_of_batch(1)
+    return training_bytes(network) + choice + max(learning, scoring_bytes(network, n_rows), standardising)
 
 
 def _run_epochs(

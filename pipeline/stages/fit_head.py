@@ -139,9 +139,13 @@ def ensure(run: RunContext, heads: Sequence[str], without_held_out: bool = False
 
 def _open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store, RowReader]:
     table, store = current_table(run, split), sealed_store(run, split)
+    return table, store, RowReader(store, rows_to_extract(run, table), memory_budget(run))
+
+
+def memory_budget(run: RunContext) -> MemoryBudget:
+    """Return the memory budget of a fit, from the settings."""
     memory = run.settings.memory
-    budget = MemoryBudget(None if memory is None else int(memory * 2**30), run.ws.cache, run.say)
-    return table, store, RowReader(store, rows_to_extract(run, table), budget)
+    return MemoryBudget(None if memory is None else int(memory * 2**30), run.ws.cache, run.say)
 
 
 def _describe(head: Head) -> str:

@@ -131,8 +131,8 @@ class RunSettings(Settings):
     memory: float | None = Field(
         None,
         gt=0,
-        description="GiB that a process may take while it fits a head; rows that do not fit lie in a scratch file of "
-        "the cache folder. None: rows may take half of the free memory",
+        description="GiB that a process may take while it fits a head: what does not fit lies in a scratch file of the "
+        "cache folder, and a fit that cannot keep it is refused. None: a fit may take half of the free memory",
     )
     adopt: bool = Field(
         True,

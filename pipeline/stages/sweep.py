@@ -14,7 +14,9 @@ import numpy as np
 
 from pipeline.activations.store import Store
 from pipeline.head.fit import fit_heads
+from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
@@ -27,7 +29,7 @@ from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
-from pipeline.stages import extract
+from pipeline.stages import extract, fit_head
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
@@ -51,6 +53,7 @@ class Grid:
     Attributes
     ----------
     held_out_share : of the fit pictures, on which the choice is made
+    budget : of the memory of each fit
     """
 
     heads: Mapping[str, AnyHead]
@@ -59,6 +62,7 @@ class Grid:
     held_out_share: float
     seed: int
     metric: Literal["voc07", "voc12"]
+    budget: MemoryBudget = MemoryBudget()
 
 
 def path(run: RunContext) -> Path:
@@ -117,7 +121,7 @@ def make(run: RunContext) -> dict[str, Any]:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
     heads = {name: s.head_settings(name) for name in s.compare}
     rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
-    grid = Grid(heads, rules, s.all_aggregations, s.held_out, s.seed, manifest.metric)
+    grid = Grid(heads, rules, s.all_aggregations, s.held_out, s.seed, manifest.metric, fit_head.memory_budget(run))
     swept = sweep_grid(fit, shown, grid)
     chosen = swept["chosen"]
     run.say(
@@ -176,10 +180,11 @@ def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np
     For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
     """
     points = [(rule, name) for rule in grid.rules for name in grid.heads]
+    reader = RowReader(fit.store, budget=grid.budget)
 
     def fit_all(share: float) -> list[Head]:
         of_rules = [
-            dict(fit_heads(fit.store, fit.table, grid.heads, rule, grid.seed, held_out_share=share))
+            dict(fit_heads(fit.store, fit.table, grid.heads, rule, grid.seed, held_out_share=share, reader=reader))
             for rule in grid.rules
         ]
         return [by_name[name] for by_name in of_rules for name in grid.heads]

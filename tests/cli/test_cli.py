@@ -75,6 +75,8 @@ def test_fit_head_prints_the_files_of_all_heads(stepped):
     assert all((folder / p).is_file() for p in paths)
     assert "fitted on 6 of 6 pictures" in ended["fit-head"].err
     assert "already" in ended["fit-head again"].err
+    counts = r"fit fca: \d+ rows of 1,024 columns, [\d.]+ KiB: rows in memory; at most [\d.]+ .iB of memory, "
+    assert re.search(counts + r"[\d.]+ .iB of them held already\n", ended["fit-head"].err)
 
 
 def test_score_prints_the_files_of_all_heads(stepped):
@@ -202,6 +204,10 @@ ERRORS = {
     "k that is no number": ("evaluate --dataset tiny --k five", "--k: expected a number or max, got 'five'"),
     "k that is too small": ("evaluate --dataset tiny --k 0.5", "aggregation: must be a power in 1..100"),
     "not extracted yet": ("fit-head --dataset tiny --layer fc6", "no activations of trunk 'random'.*pipeline extract"),
+    "a budget that no fit keeps": (
+        "fit-head --dataset tiny --head fca2 --memory 0.01",
+        "fit fca2: .* of memory are needed, .* allow more with: --memory",
+    ),
     "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
     "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),
     "unknown recipe": ("compare --dataset tiny --recipe weka", "unknown recipe 'weka'; did you mean weak"),

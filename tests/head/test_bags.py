@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.activations.store import Store
 from pipeline.head.bags import PictureBags
+from pipeline.head.fit_rows import MemoryBudget
 
 WIDTH = 3
 BYTES_A_ROW = 2 * WIDTH
@@ -129,9 +130,12 @@ def test_parts_without_a_wanted_picture_are_not_read(counted):
 def test_what_is_held_is_no_view_of_a_part(counted):
     store, first_row, _ = counted
 
-    pictures = list(PictureBags(store, first_row, ALL).in_order())
+    held = list(PictureBags(store, first_row, ALL).in_order())
+    streamed = list(PictureBags(store, first_row, ALL, cache_bytes=0).in_order())
 
-    assert all(rows.base is None for _, rows in pictures)
+    memory = held[0][1]
+    assert all(np.shares_memory(rows.base, memory.base) and rows.base.shape == (200, WIDTH) for _, rows in held)
+    assert all(rows.base is None for _, rows in streamed)
 
 
 def test_one_generator_gives_one_order(counted):
@@ -143,3 +147,45 @@ def test_one_generator_gives_one_order(counted):
             batches = pictures.in_batches(4, torch.Generator().manual_seed(seed))
             orders.append([i for batch in batches for i, _ in batch])
         assert orders[0] == orders[1] != orders[2]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(held_rows=st.sampled_from([0, 10, 30, 1000]), size=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
+def test_a_scratch_file_gives_the_same_pictures_in_the_same_order(shape, tmp_path, held_rows, size, seed, data):
+    """Whether they would have lain in memory, or been read part by part through a pool."""
+    store, first_row = shape
+    n = len(first_row) - 1
+    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    bags, on_disk = (PictureBags(store, first_row, wanted, held_rows * BYTES_A_ROW) for _ in range(2))
+    on_disk.hold(InScratch(scratch=tmp_path), "fit", 0, size)
+    assert on_disk.n_rows == bags.n_rows and list(tmp_path.iterdir()) == []
+
+    epochs = []
+    for pictures in (bags, on_disk):
+        generator = torch.Generator().manual_seed(seed)
+        epochs.append([list(pictures.in_batches(size, generator)) for _ in range(2)])
+    for ours, theirs in zip(*epochs, strict=True):
+        assert [[i for i, _ in batch] for batch in ours] == [[i for i, _ in batch] for batch in theirs]
+    check([bag for batch in epochs[1][0] for bag in batch], first_row, wanted)
+    in_order = list(on_disk.in_order())
+    check(in_order, first_row, wanted)
+    assert [i for i, _ in in_order] == [i for i, _ in bags.in_order()]
+
+
+class InScratch(MemoryBudget):
+    """A budget that no rows fit into, and any fit without them."""
+
+    def choose(self, what, ways):
+        return list(ways)[-1]
+
+
+def test_rows_in_a_scratch_file_are_read_from_the_store_once(counted, tmp_path):
+    store, first_row, read = counted
+    pictures = PictureBags(store, first_row, ALL, cache_bytes=60 * BYTES_A_ROW)
+    pictures.hold(InScratch(scratch=tmp_path), "fit", 0, 4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        list(pictures.in_batches(4, generator))
+    pictures.hold(InScratch(scratch=tmp_path), "fit again", 0, 4)
+
+    assert sorted(read) == list(range(8))

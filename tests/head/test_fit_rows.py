@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from pipeline.head.fit_rows import MemoryBudget, RowsInMemory, RowsOnDisk
 from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
-from pipeline.io.errors import PipelineError
+from pipeline.io.errors import HeadError, PipelineError
+from pipeline.io.memory import resident_memory
 
 RNG = np.random.default_rng(0)
 
@@ -54,12 +56,30 @@ def test_a_head_has_the_same_bits_either_way(tmp_path, hidden):
 
 
 def test_what_fits_lies_in_memory_and_the_rest_in_a_file_without_a_name(tmp_path):
-    rows, said = np.ones((10, 4), np.float16), []
-    assert isinstance(MemoryBudget(None, tmp_path, said.append).hold(10, 4, [rows]), RowsInMemory)
-    assert isinstance(MemoryBudget(1, tmp_path, said.append).hold(10, 4, [rows]), RowsOnDisk)
+    rows, said = np.ones((2**20, 64), np.float16), []
+    less = MemoryBudget(resident_memory() + rows.nbytes, tmp_path, said.append)
+    assert isinstance(MemoryBudget(None, tmp_path, said.append).hold(2**20, 64, [rows], "fit a", 10), RowsInMemory)
+    assert isinstance(less.hold(2**20, 64, [rows], "fit b", 64 * 2**20), RowsOnDisk)
     assert list(tmp_path.iterdir()) == []
-    assert said[0] == "10 rows of 4 columns, 80 B: in memory"
-    assert said[1].startswith(f"10 rows of 4 columns, 80 B: in a scratch file in {tmp_path}")
+    peak = r"at most [\d.]+ .iB of memory, [\d.]+ .iB of them held already"
+    counts = "1,048,576 rows of 64 columns, 128.0 MiB: rows"
+    assert re.fullmatch(rf"fit a: {counts} in memory; {peak}", said[0])
+    assert re.fullmatch(rf"fit b: {counts} in a scratch file in {tmp_path}; {peak}", said[1])
+
+
+def test_a_fit_that_cannot_keep_its_budget_is_refused_with_what_it_needs(tmp_path):
+    said = []
+    budget = MemoryBudget(resident_memory() + 2**30, tmp_path, said.append)
+    message = (
+        r"fit a: 10 rows of 4 columns, 80 B: [\d.]+ GiB of memory are needed, .* 1\.1 GiB for the fit, .*--memory \d"
+    )
+    with pytest.raises(HeadError, match=message):
+        budget.hold(10, 4, iter([]), "fit a", int(1.1 * 2**30))
+    assert said == []
+    assert budget.choose("fit b", {"here": 2**40, "there": 2**20}) == "there"
+    # Without a budget nothing is refused: the least is taken, and said.
+    assert MemoryBudget(None, tmp_path, said.append).choose("fit c", {"here": 2**60, "there": 2**59}) == "there"
+    assert "fit c: rows there; at most " in said[-1]
 
 
 def test_a_disk_that_does_not_hold_them_is_said_before_anything_is_written(tmp_path):

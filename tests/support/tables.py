@@ -43,6 +43,20 @@ def table_of_two_to_five(split: str, n_pictures: int, classes: tuple[str, ...] =
     )
 
 
+def table_of_many(split: str, n_pictures: int, n_patches: int) -> PatchTable:
+    """Make a table in which each picture has so many patches: a tenth filled by its object, the others untouched."""
+    n_filling = (np.arange(n_patches) % 10 == 0).astype(int)
+    return _table_of_patches(
+        split,
+        CLASSES,
+        picture=np.repeat(np.arange(n_pictures), n_patches),
+        box_xyxy=np.tile([0, 0, 16, 16], (n_pictures * n_patches, 1)),
+        n_filling=np.tile(n_filling, n_pictures),
+        n_touching=np.tile(n_filling, n_pictures),
+        difficult=np.zeros(n_pictures * n_patches, bool),
+    )
+
+
 def _table_of_patches(
     split: str,
     classes: tuple[str, ...],

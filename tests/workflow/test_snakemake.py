@@ -214,15 +214,15 @@ def shares(split, count):
 
 
 def test_scattered_run_makes_the_same_stores_and_result(new_work, first_run):
-    new_work.settings.append("scatter=3")
+    new_work.settings.append("scatter=2")
 
     finished = new_work.snakemake()
 
     assert finished.code == 0, finished.output
-    scored = ["score_share val fca"] * 3
-    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 3), *shares("val", 3), *scored])
+    scored = ["score_share val fca"] * 2
+    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 2), *shares("val", 2), *scored])
     assert not list((new_work.path / "cache/shares").glob("*"))  # of use only to those that seal and join
-    assert "tiny val: 3 shares, 3 of them scored already" in finished.output
+    assert "tiny val: 2 shares, 2 of them scored already" in finished.output
     for split in ("train", "val"):
         (store,), (expected,) = new_work.stores(split), first_run[0].stores(split)
         assert store.name == expected.name

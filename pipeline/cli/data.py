@@ -39,16 +39,24 @@ def list_datasets(as_json: bool) -> None:
       pipeline data list
     """
     from pipeline.dataset.manifest import known_datasets, load_manifest
+    from pipeline.io.errors import SettingsError
 
     if as_json:
         manifests = (load_manifest(name) for name in known_datasets())
         echo_json({m.name: {"title": m.title, "fit": m.fit, "eval": m.eval, "metric": m.metric} for m in manifests})
         return
+    broken = []
     for name in known_datasets():
-        manifest = load_manifest(name)
+        try:
+            manifest = load_manifest(name)
+        except SettingsError as error:
+            broken.append(str(error))
+            continue
         click.echo(
             f"{name:12} {manifest.title}; fit on {manifest.fit}, evaluated on {manifest.eval} ({manifest.metric})"
         )
+    if broken:
+        raise SettingsError("\n".join(broken))
 
 
 @command.command("fetch")

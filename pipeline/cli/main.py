@@ -175,6 +175,9 @@ def main(argv: list[str] | None = None) -> Any:
     try:
         with signals.sigterm_as_interrupt():
             cli.main(args=arguments, prog_name="pipeline", standalone_mode=False)
+    except SystemExit as end:
+        # click ends so on its own where the reader of our output went away.
+        sys.exit(141 if isinstance(end.__context__, BrokenPipeError) else end.code)
     except PipelineError as error:
         if debug:
             raise

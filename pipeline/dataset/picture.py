@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
+from pipeline.dataset.picture_formats import FORMATS, lacking_format, name_format
 from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, to_rgb
-from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts
+from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts, holds_exif
 from pipeline.io.errors import BadPictureError
 
 DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
-"""Told by the bytes, whatever the file's name. Pillow reads more formats, and hands EPS to an external program."""
-OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif"}
-"""Formats that some builds of Pillow lack, with the name of the feature."""
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -202,7 +198,7 @@ def orientation_of_file(
 ) -> tuple[int, bool | None]:
     """Read a picture's EXIF orientation from the file's header, and what its annotation tells.
 
-    Only of JPEG and WebP files; of others the orientation may lie after the pixels, and 1 is returned.
+    PNG files that hold one are decoded, since it may lie after the pixels. TIFF files have 1: Pillow turns them.
 
     Returns
     -------
@@ -219,7 +215,7 @@ def orientation_of_file(
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise BadPictureError(f"{path.name}: no plain file")
     with open(path, "rb") as file, _opened(file, path.name) as image:
-        orientation = _read_orientation(image) if image.format in ("JPEG", "MPO", "WEBP") else 1
+        orientation = _read_orientation(image) if image.format != "PNG" or holds_exif(path) else 1
         return orientation, _tell_orientation(image.size, orientation, size_wh, box_xyxy, path.name)
 
 
@@ -301,28 +297,19 @@ def _opened(stream: BinaryIO, name: str, formats: tuple[str, ...] = FORMATS) -> 
     except (BadPictureError, MemoryError):  # a machine out of memory is no fault of the picture
         raise
     except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
-        if (lacking := _lacking_format(first)) is not None:
+        if (lacking := lacking_format(first)) is not None:
             raise BadPictureError(
                 f"{name}: cannot be decoded: a {lacking} file, and this Pillow was built without {lacking}; "
                 "install Pillow's own wheel (pip install --force-reinstall pillow), or convert it to PNG or JPEG"
             ) from error
         raise BadPictureError(
             f"{name}: cannot be decoded: expected {', '.join(formats)}, the file begins with {first[:8]!r}"
+            f"{name_format(first)}"
         ) from error
     except Image.DecompressionBombError as error:  # raised by Pillow before the size can be read
         raise BadPictureError(f"{name}: at most {MAX_PIXELS:,} pixels are decoded: {error}") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         raise BadPictureError(f"{name}: cannot be decoded: {error}") from error
-
-
-def _lacking_format(first: bytes) -> str | None:
-    """Name the format of a file's first bytes if this build of Pillow cannot read it."""
-    stated = None
-    if first[:4] == b"RIFF" and first[8:12] == b"WEBP":
-        stated = "WEBP"
-    elif first[4:12] in (b"ftypavif", b"ftypavis"):
-        stated = "AVIF"
-    return stated if stated is not None and not features.check(OPTIONAL_FORMATS[stated]) else None
 
 
 def _read_orientation(image: Image.Image) -> int:

@@ -51,7 +51,11 @@ def _scale_numbers(values: np.ndarray) -> np.ndarray:
     """
     low, high = float(values.min()), float(values.max())
     is_float = np.issubdtype(values.dtype, np.floating)
-    if not (np.isfinite(values).all() and low >= 0 and high <= 255):
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "floating-point grey values that are not finite: replace NaN and infinity by numbers, and save 8 bits"
+        )
+    if not (low >= 0 and high <= 255):
         kind = "floating-point" if is_float else "32-bit"
         raise ValueError(
             f"{kind} grey values from {brief(low)} to {brief(high)}: which is black and which is white cannot be told; "

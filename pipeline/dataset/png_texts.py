@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 from pipeline.io.errors import BadPictureError
 
@@ -43,6 +44,19 @@ def drop_large_texts(data: bytes, name: str) -> bytes:
                 kept += largest
         at = end
     return b"".join([*pieces, data[start:]]) if pieces else data
+
+
+def holds_exif(path: Path) -> bool:
+    """Whether a PNG file has a chunk that may hold an EXIF orientation; its pixels are not read."""
+    with open(path, "rb") as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            begin = file.read(min(size, 32)) if kind in PNG_METADATA else b""
+            if kind == b"eXIf" or begin.startswith((b"Raw profile type ", b"XML:com.adobe.xmp")):
+                return True
+            file.seek(size + 4 - len(begin), 1)
+    return False
 
 
 def _inflate(kind: bytes, content: bytes, limit: int) -> int:

@@ -24,6 +24,7 @@ class SplitCheck:
     class_lists : count of the files ``<class>_<split>.txt``
     faults : everything else that is wrong, one line each: lists, XML files, pictures
     boxes : whether there should be annotations at all
+    places : folders of the pictures and of the annotations, for messages
     """
 
     split: str
@@ -35,6 +36,7 @@ class SplitCheck:
     class_lists: int = 0
     faults: tuple[str, ...] = ()
     boxes: bool = True
+    places: tuple[str, str] = ("JPEGImages", "Annotations")
 
     @property
     def complete(self) -> bool:
@@ -44,8 +46,8 @@ class SplitCheck:
     @property
     def problems(self) -> list[str]:
         """All problems, one line each, a count that differs from the manifest's included."""
-        lines = [f"no picture JPEGImages/{i}.jpg" for i in self.missing_pictures]
-        lines += [f"no annotation Annotations/{i}.xml" for i in self.missing_annotations]
+        lines = [f"no picture {self.places[0]}/{i}.jpg" for i in self.missing_pictures]
+        lines += [f"no annotation {self.places[1]}/{i}.xml" for i in self.missing_annotations]
         lines += self.faults
         if self.listed is not None and self.official not in (None, self.listed):
             lines.append(f"{self.listed} pictures listed, the manifest states {self.official}")
@@ -110,7 +112,7 @@ def picture_faults(
 ) -> Sequence[str]:
     """Decode a picture; return its problems, one line each."""
     try:
-        decode_annotated(path.read_bytes(), size_wh, f"JPEGImages/{path.name}", box_xyxy=box_xyxy)
+        decode_annotated(path.read_bytes(), size_wh, f"{path.parent.name}/{path.name}", box_xyxy=box_xyxy)
     except (BadPictureError, OSError) as error:
         return [str(error)]
     return []

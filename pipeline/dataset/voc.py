@@ -158,9 +158,10 @@ def check_voc_files(
         tuple(
             [f"{i}: {fault}" for i in ids for fault in depth.faults.get(key_of[i], ())]
             + several
-            + xml_faults
+            + (xml_faults if depth.read_xml else [])
             + list_problems
         ),
+        places=(pictures.folder.name, xmls.folder.name),
     )
 
 

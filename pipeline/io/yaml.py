@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.messages import brief
 
 MAX_BYTES = 500_000
 MAX_ALIASES = 100
 MAX_MERGED_KEYS = 10_000
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Aliases and merge keys of aliases, where a few lines can stand for billions of entries, are counted."""
+    """Count aliases and merged keys, of which a few lines can stand for billions of entries; refuse a key twice."""
 
     n_aliases = 0
 
@@ -25,6 +28,16 @@ class _BoundedLoader(yaml.SafeLoader):
             if self.n_aliases > MAX_ALIASES:
                 raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := sorted(value for (tag, value), n in keys.items() if n > 1 and tag != MERGE)[:10]:
+            raise yaml.YAMLError(
+                f"line {node.start_mark.line + 1}: keys that stand there twice, of which one would be lost: "
+                f"{', '.join(map(brief, twice))}"
+            )
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)

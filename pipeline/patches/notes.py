@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError
@@ -58,6 +59,7 @@ def _explain_content(split: Split, inspected: Sequence[Inspected | Bad]) -> list
             f"NOTE: {len(constant)} of {len(pairs)} pictures are all but constant after decoding, so nothing can be "
             f"seen in them (fewer bits than the file's type holds?): {_first(constant)}"
         )
+    notes += _explain_twins(split, pairs)
     if clipped := [i for i, item in pairs if item.n_clipped]:
         n_boxes = sum(item.n_clipped for _, item in pairs)
         notes.append(
@@ -65,6 +67,22 @@ def _explain_content(split: Split, inspected: Sequence[Inspected | Bad]) -> list
             f"{_first(clipped)}"
         )
     return notes
+
+
+def _explain_twins(split: Split, pairs: Sequence[tuple[str, Inspected]]) -> list[str]:
+    """Name the pictures of the same bytes under several names; as class folders, one may have several labels."""
+    rows = {i: row for row, i in enumerate(split.ids)}
+    by_bytes: dict[str, dict[Path, str]] = {}
+    for i, item in pairs:
+        by_bytes.setdefault(item.sha256, {})[split.paths[rows[i]]] = i  # persons share a picture
+    twins = [list(ids.values()) for ids in by_bytes.values() if len(ids) > 1]
+    if not twins:
+        return []
+    labels = split.labels
+    differ = [ids for ids in twins if labels is not None and len({labels[rows[i]].tobytes() for i in ids}) > 1]
+    of_them = f", {len(differ)} of them with other labels under each name" if differ else ""
+    shown = _first([" = ".join(ids) for ids in differ or twins])
+    return [f"NOTE: {len(twins)} pictures are there under several names, with the same bytes{of_them}: {shown}"]
 
 
 def _first(names: Sequence[str], shown: int = 5) -> str:

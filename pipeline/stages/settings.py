@@ -201,6 +201,8 @@ class RunSettings(Settings):
     def _home_is_expanded(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             return [cls._home_is_expanded(item) for item in value]
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"expected a name or a path, got {value!r}; leave the key out for its default")
         return expand_home(value) if isinstance(value, str) else value
 
     @field_validator("stores")
@@ -286,7 +288,10 @@ class RunSettings(Settings):
         known = self.known_heads
         if name not in known:
             end = suggest(name, known)
-            raise SettingsError(f"unknown head {name!r}{end}; add it under 'heads:' in a --config file")
+            raise SettingsError(
+                f"unknown head {name!r}{end}; add it under 'heads:' in a --config file; a recipe that sets more than "
+                f"its head is run with: pipeline recipe run {name} --dataset DATASET (pipeline recipe ls lists them)"
+            )
         return known[name]
 
     def main_head(self, has_boxes: bool) -> str:

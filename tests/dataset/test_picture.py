@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.dataset import picture
-from pipeline.dataset.picture import decode_annotated, decode_picture, picture_size
+from pipeline.dataset import picture, picture_formats
+from pipeline.dataset.picture import decode_annotated, decode_picture, orientation_of_file, picture_size
 from pipeline.io.errors import BadPictureError
 
 WIDTH, HEIGHT = 12, 8
@@ -208,7 +208,7 @@ def test_floating_point_and_32_bit_values_are_scaled_by_a_stated_rule(values, ex
         ),
         pytest.param(RAMP.astype(np.float32) - 0.5, "floating-point grey values from -0.5 to 0.5", id="negative"),
         pytest.param((RAMP * 70000).astype(np.int32), "32-bit grey values from 0.0 to 70000.0", id="int32"),
-        pytest.param(np.full((HEIGHT, WIDTH), np.nan, np.float32), "floating-point grey values from nan", id="nan"),
+        pytest.param(np.full((HEIGHT, WIDTH), np.nan, np.float32), "grey values that are not finite", id="nan"),
     ],
 )
 def test_values_of_another_range_are_refused_with_the_way_out(values, message):
@@ -237,7 +237,8 @@ def frames(form: str, **options) -> bytes:
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "AVIF", "TIFF"])
 def test_of_several_frames_the_first_is_read(form):
-    if form in picture.OPTIONAL_FORMATS and not picture.features.check(picture.OPTIONAL_FORMATS[form]):
+    feature = picture_formats.OPTIONAL_FORMATS.get(form)
+    if feature is not None and not picture_formats.features.check(feature):
         pytest.skip(f"Pillow without {form}")
 
     pixels = decode_picture(frames(form), False)
@@ -251,7 +252,7 @@ def test_a_format_that_pillow_was_built_without_is_named(form, monkeypatch):
         raise picture.UnidentifiedImageError
 
     monkeypatch.setattr(picture.Image, "open", refuse)
-    monkeypatch.setattr(picture.features, "check", lambda name: False)
+    monkeypatch.setattr(picture_formats.features, "check", lambda name: False)
     data = {"WEBP": b"RIFF\0\0\0\0WEBPVP8 ", "AVIF": b"\0\0\0\x20ftypavif\0\0\0\0"}[form]
 
     with pytest.raises(BadPictureError, match=f"a {form} file, and this Pillow was built without {form}; install"):
@@ -289,3 +290,59 @@ def test_transparent_pictures_of_several_strips_are_those_of_one(mode):
         whole = opened.convert("RGBA")
     expected = Image.alpha_composite(Image.new("RGBA", whole.size, (255, 255, 255, 255)), whole).convert("RGB")
     assert np.array_equal(np.asarray(decode_picture(data, False)), np.asarray(expected))
+
+
+# ---- what is met in place of pictures
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC file, which is not read: convert it to JPEG or PNG"),
+        (b"\0\0\0\x20ftypmif1\0\0\0\0", "a HEIC file"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file"),
+        (b"\xff\x0a\0\0", "a JPEG XL file"),
+        (b"%PDF-1.4", "a PDF file"),
+        (b"<!DOCTYPE html>", "a page in HTML, as servers send"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer without its file: git lfs pull"),
+    ],
+)
+def test_files_of_other_formats_are_named(data, name):
+    with pytest.raises(BadPictureError, match=f"the file begins with .*: {name}"):
+        decode_picture(data, False)
+
+
+def test_values_that_are_not_finite_are_named():
+    values = np.zeros((9, 9), np.float32)
+    values[4, 4] = np.nan
+
+    with pytest.raises(BadPictureError, match="grey values that are not finite: replace NaN"):
+        decode_picture(encode(Image.fromarray(values), "TIFF"), False)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_the_header_tells_the_orientation_that_decoding_finds(form, orientation, tmp_path):
+    feature = picture_formats.OPTIONAL_FORMATS.get(form)
+    if feature is not None and not picture_formats.features.check(feature):
+        pytest.skip(f"Pillow without {form}")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "a.picture"
+    file.write_bytes(encode(Image.new("RGB", (64, 48), "red"), form, exif=exif))
+
+    assert orientation_of_file(file, None)[0] == orientation == picture.examine_picture(file.read_bytes()).orientation
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_is_found(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("RGB", (64, 48), "red"), "PNG", exif=exif)
+    at = data.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(data[at : at + 4], "big")
+    end = data.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + data[at + size : end] + data[at : at + size] + data[end:])
+    (tmp_path / "b.png").write_bytes(data[:at] + data[at + size :])
+
+    assert orientation_of_file(tmp_path / "a.png", None)[0] == 6
+    assert orientation_of_file(tmp_path / "b.png", None)[0] == 1

@@ -21,6 +21,8 @@ import pipeline.io.atomic
 from pipeline.io.atomic import create_atomic, read_json, remove_stale_partials, write_atomic, write_json
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5, checksummed_json, read_checksummed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
+from pipeline.io.errors import SettingsError
+from pipeline.io.yaml import read_mapping
 
 # ---- whole or not at all ---------------------------------------------------------------------------
 
@@ -437,3 +439,26 @@ def test_names_that_are_not_utf8_are_remembered(tmp_path):
 
     assert first == [sha256_file(path) for path in paths]
     assert DigestMemory(tmp_path / "digests.sqlite").digests(paths) == first
+
+
+# ---- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threads: 1\nthreads: 2\n", "line 1: keys that stand there twice, .*: 'threads'"),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", "line 3: keys that stand there twice, .*: 'c'"),
+    ],
+)
+def test_a_key_twice_is_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+
+    with pytest.raises(SettingsError, match=message):
+        read_mapping(tmp_path / "a.yaml")
+
+
+def test_merged_keys_may_be_replaced(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}\n1: one\n'1': text\n")
+
+    assert read_mapping(tmp_path / "a.yaml") == {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}, 1: "one", "1": "text"}

@@ -61,11 +61,29 @@ def another_class(root: Path) -> None:
     annotate(root, "Annotations/b.xml", "zebra")
 
 
+def two_annotations(root: Path) -> None:
+    (root / "Annotations/b.XML").write_bytes((root / "Annotations/b.xml").read_bytes())
+
+
 def no_change(root: Path) -> None:
     pass
 
 
-HARM = (small, panorama, torn, empty, outside, other_size, gone, no_file, pipe, broken_xml, another_class, no_change)
+HARM = (
+    small,
+    panorama,
+    torn,
+    empty,
+    outside,
+    other_size,
+    gone,
+    no_file,
+    pipe,
+    broken_xml,
+    another_class,
+    two_annotations,
+    no_change,
+)
 SETTINGS = {
     "default": {},
     "small windows": {"grid": {"min_side_px": 7}},

@@ -102,3 +102,17 @@ def test_a_new_dataset_leaves_them_out_if_told_so(spoilt, tmp_path):
     ids = [i for split in ("train", "val") for i in read_split(manifest, split).ids]
     assert sorted(ids) == ["p0", "p2", "p5"]
     assert any("left out, 3 of 6 pictures whose annotations cannot be used" in line for line in said)
+
+
+def test_pictures_under_several_names_are_noted(voc):
+    voc.picture("p4").write_bytes(voc.picture("p2").read_bytes())
+    voc.annotate("p4", [("dog", (9, 9, 72, 60), 0)])
+    voc.annotate("p2", [("cat", (9, 9, 72, 60), 0)])
+    said: list[str] = []
+
+    make_table(voc.read(), SOURCES, say=said.append)
+
+    assert said == [
+        "tiny train: NOTE: 1 pictures are there under several names, with the same bytes, 1 of them with other labels "
+        "under each name: p2 = p4"
+    ]

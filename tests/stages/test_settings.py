@@ -101,6 +101,8 @@ def test_mistakes_of_all_levels_are_reported_at_once():
         pytest.param({"scatter": 0}, "scatter: Input should be greater", id="scatter 0"),
         pytest.param({"scatter": 10_001}, "scatter: Input should be less", id="scatter too far"),
         pytest.param({"scatter": True}, "scatter: must be a number, got True", id="scatter true"),
+        pytest.param({"cache": ""}, "cache: expected a name or a path, got ''", id="blank cache"),
+        pytest.param({"trunk": " "}, "trunk: expected a name or a path, got ' '", id="blank trunk"),
         pytest.param({"stores": 3}, "stores: Input should be a valid string", id="stores"),
         pytest.param({"max_skipped": 1.1}, "max_skipped: ", id="max_skipped"),
         pytest.param({"held_out": 0}, "held_out: ", id="held_out 0"),

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 
 from pipeline.dataset.describe.divide import make_lists
-from pipeline.dataset.describe.names import role_of, why_no_class
+from pipeline.dataset.describe.names import is_container, role_of, why_no_class
 from pipeline.dataset.describe.peek import beside_pictures
 from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
 from pipeline.dataset.describe.write import PAIRS, IdList, NewDataset, check_new, refuse, say_to_stderr, write_manifest
 from pipeline.dataset.listing import id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError
-from pipeline.io.messages import enumerate_problems
+from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import normalise
 from pipeline.io.progress import Say
 
@@ -59,8 +59,14 @@ def plan_folders(tree: Folder, name: str, folders: Folders | None = None) -> Fol
         return _plan_classes(tree, None)
     if folders == "splits":
         return _plan_splits(tree, name, [f for f in tree.folders if f.holds_classes], asked=True)
-    splits = [f for f in tree.folders if f.holds_classes and role_of(f.name) is not None]
+    # A split whose only folders are images/ and the like has no labels.
+    splits = [f for f in tree.folders if role_of(f.name) is not None and _has_classes(f)]
     return _plan_splits(tree, name, splits, asked=False) if splits else _plan_classes(tree, name)
+
+
+def _has_classes(folder: Folder) -> bool:
+    """Whether a folder holds folders of pictures with names of classes."""
+    return any(f.pictures and not is_container(f.name) for f in folder.folders)
 
 
 def _plan_classes(tree: Folder, name: str | None) -> FoldersPlan:
@@ -76,7 +82,10 @@ def _plan_classes(tree: Folder, name: str | None) -> FoldersPlan:
         raise DatasetError(no_classes(tree))
     if len(classes) == 1:
         where = f"; to use the folders in it: --root {classes[0].path}" if classes[0].holds_classes else ""
-        raise DatasetError(f"{tree.path}: a single class, {classes[0].name}: there is nothing to tell apart{where}")
+        raise DatasetError(
+            f"{tree.path}: a single class, {classes[0].name}: there is nothing to tell apart{where}; labels that lie "
+            "elsewhere can be given as a table (--table), with the columns picture,label"
+        )
     return plan
 
 
@@ -254,7 +263,7 @@ def new_folders_manifest(
     root = Path(root).resolve()
     plan = plan_folders(read_tree(root), name, folders)
     classes = tuple(sorted({c for folder in plan.splits.values() for c in _classes_in(folder)}))
-    problems = [f"{c}/: {BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
+    problems = [f"{c if c.isprintable() else brief(c)}/: {BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     lists: dict[str, IdList] = {}
     made: tuple[list[str], np.ndarray, str | None] | None = None
     for split, folder in plan.splits.items():

@@ -198,7 +198,7 @@ def _packed(tree: Folder) -> Evidence | None:
             elif re.fullmatch(r"(data|test)_batch(_\d)?(\.bin)?", name):
                 kind = "batches of CIFAR"
             if kind:
-                return Evidence(f"{kind}, which are no picture files: unpack them", folder.below(name), boxes=False)
+                return Evidence(f"{kind} to be unpacked", folder.below(name), boxes=False)
     return None
 
 

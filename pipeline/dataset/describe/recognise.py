@@ -81,7 +81,8 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_e
         A format that is recognised and not read, or pictures without labels.
     """
     if not root.is_dir():
-        return SHAPES[-1]  # its writer says what was expected
+        what = "a file, not a folder (archives are to be unpacked)" if root.is_file() else "no such folder"
+        raise MissingDataError(f"{root}: {what}; --root names the folder of the pictures (a table is given by --table)")
     try:
         tree = read_tree(root)
     except OSError as error:
@@ -111,6 +112,10 @@ def _refuse_foreign(tree: Folder, name: str) -> None:
 
 def _no_labels(tree: Folder, name: str) -> str:
     """Return the message for a folder of pictures without labels."""
+    if not tree.pictures:
+        left_out = LeftOut()
+        left_out.add_others(tree)
+        return "\n".join([f"{tree.path}: no picture that is read", *left_out.lines()])
     left_out = LeftOut()
     left_out.add_others(tree)
     others = "".join(f"\n{line}" for line in left_out.lines())

@@ -76,8 +76,12 @@ class Folder:
         return next((folder for folder in self.folders if folder.name == name), None)
 
 
-def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH) -> Folder:
+def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH, above: frozenset[str] = frozenset()) -> Folder:
     """List a folder and those below it, at most `depth` levels; no file is opened.
+
+    Parameters
+    ----------
+    above : real paths of the folders that hold it: a link to one of them leads in a circle
 
     Raises
     ------
@@ -85,6 +89,7 @@ def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH) -> Folder:
         `path` itself cannot be listed.
     """
     pictures, others, broken, folders, n_hidden = [], [], [], [], 0
+    here = above | {os.path.realpath(path)}
     with os.scandir(path) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
@@ -92,9 +97,11 @@ def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH) -> Folder:
             n_hidden += 1
         elif entry.is_dir():
             try:
-                if depth:
+                if entry.is_symlink() and os.path.realpath(entry.path) in here:
+                    broken.append(f"{entry.name}/")
+                elif depth:
                     below = f"{inside}/{entry.name}" if inside else entry.name
-                    folders.append(read_tree(Path(entry.path), below, depth - 1))
+                    folders.append(read_tree(Path(entry.path), below, depth - 1, here))
             except OSError:
                 broken.append(f"{entry.name}/")
         elif not entry.is_file():

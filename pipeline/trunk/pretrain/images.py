@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.dataset.picture import FORMATS, decode_picture
+from pipeline.dataset.picture import decode_picture
+from pipeline.dataset.picture_formats import FORMATS
+from pipeline.dataset.split import PICTURE_SUFFIXES
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import BadPictureError, DatasetError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import track
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+CLASS_SUFFIXES = (*PICTURE_SUFFIXES, ".ppm")
 CLASS_FORMATS = (*FORMATS, "PPM")
 
 
@@ -56,7 +58,7 @@ def list_classes(folder: Path) -> tuple[str, ...]:
     """List the names of the class folders in a folder, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; expected class folders <class>/*.jpg below it")
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None = None) -> LabelledPictures:
@@ -84,7 +86,9 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
     paths, labels = [], []
     empty = []
     for label, name in enumerate(classes):
-        pictures = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        pictures = sorted(
+            p for p in (folder / name).iterdir() if p.suffix.lower() in CLASS_SUFFIXES and not p.name.startswith(".")
+        )
         if not pictures:
             empty.append(f"{folder / name}: no picture")
         paths += pictures
@@ -118,7 +122,7 @@ def decode_class_folders(folder: Path, px: int, chosen: tuple[str, ...] | None =
 def decode_square(path: Path, px: int) -> np.ndarray:
     """Decode a picture, scale its short side to `px`, and cut the central square.
 
-    Stored pixels are used, whatever the EXIF orientation: the weights that were trained so can be trained again.
+    It is read as it is shown, turned by its EXIF orientation, as in datasets.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def decode_square(path: Path, px: int) -> np.ndarray:
     ------
     BadPictureError, OSError
     """
-    image = Image.fromarray(decode_picture(path.read_bytes(), apply_exif=False, name=str(path), formats=CLASS_FORMATS))
+    image = Image.fromarray(decode_picture(path.read_bytes(), apply_exif=True, name=str(path), formats=CLASS_FORMATS))
     scale = px / min(image.size)
     if scale != 1:
         size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))

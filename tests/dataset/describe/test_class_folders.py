@@ -187,5 +187,49 @@ def test_a_flat_folder_is_told_what_works(root):
 
 
 def test_no_folder(root):
-    with pytest.raises(MissingDataError, match="no JPEGImages and no Annotations; .*got no such folder"):
+    with pytest.raises(MissingDataError, match="gone: no such folder; --root names the folder of the pictures"):
         recognise_folder(root / "gone", "own").write(root / "gone", "own", root.parent / "m")
+
+
+# ---- folders that are no classes, or no folders
+
+
+def test_links_that_lead_in_a_circle_are_named(root):
+    draw_classes(root, ".")
+    (root / "cat/up").symlink_to("..")
+    (root / "bird").symlink_to("cat")  # another name of a class is a class
+
+    manifest, said = describe(root)
+
+    assert manifest.classes == ("bird", "cat", "dog")
+    assert sum("cat/up/" in line and "bird/up/" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "no such folder; --root names the folder"),
+        (lambda root: root.write_bytes(b"PK"), "a file, not a folder"),
+    ],
+)
+def test_a_root_that_is_no_folder_is_named(tmp_path, make, message):
+    make(tmp_path / "own.zip")
+
+    with pytest.raises(MissingDataError, match=message):
+        recognise_folder(tmp_path / "own.zip", "own")
+
+
+def test_a_split_with_a_folder_of_pictures_alone_has_no_labels(root):
+    draw(root, *(f"train/{c}/images/{k}.jpg" for c in PETS for k in range(2)), "val/images/0.jpg")
+
+    with pytest.raises(DatasetError, match=r"no class folders[\s\S]*\(--table\):\s+- train/: 4 pictures") as error:
+        describe(root)
+    assert "--root" not in str(error.value)
+
+
+def test_a_single_folder_next_to_a_list_is_no_class(root):
+    draw(root, "img_align/0.jpg", "img_align/1.jpg")
+    write(root, "list_attr.txt", "0.jpg 1\n")
+
+    with pytest.raises(DatasetError, match=r"a single class, img_align: .*can be given as a table \(--table\)"):
+        describe(root)

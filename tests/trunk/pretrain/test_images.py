@@ -38,7 +38,7 @@ def test_sixteen_bits_and_transparency_are_decoded_as_everywhere(tmp_path):
     assert (decode_square(tmp_path / "clear.png", PX) == 127).all()  # on white
 
 
-def test_stored_pixels_are_used_whatever_exif_says(tmp_path):
+def test_pictures_are_read_as_they_are_shown(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     noise((PX, PX)).save(tmp_path / "turned.png", exif=exif)
@@ -46,7 +46,7 @@ def test_stored_pixels_are_used_whatever_exif_says(tmp_path):
     stored = decode_picture((tmp_path / "turned.png").read_bytes(), apply_exif=False)
     turned = decode_picture((tmp_path / "turned.png").read_bytes(), apply_exif=True)
 
-    assert np.array_equal(decode_square(tmp_path / "turned.png", PX), stored)
+    assert np.array_equal(decode_square(tmp_path / "turned.png", PX), turned)
     assert not np.array_equal(stored, turned)
 
 
@@ -65,3 +65,16 @@ def test_an_unreadable_picture_is_listed_with_the_others(tmp_path):
 
     with pytest.raises(ValueError, match=r"1 of 3 pictures cannot be decoded\n.*a/1.png: No such file"):
         decode_class_folders(tmp_path, PX)
+
+
+def test_hidden_files_and_folders_are_no_pictures_and_every_format_is_read(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k, suffix in enumerate((".png", ".tif", ".gif", ".jfif")):
+            noise((PX, PX)).save(tmp_path / name / f"{k}{suffix}", format="JPEG" if suffix == ".jfif" else None)
+        (tmp_path / name / "._0.png").write_bytes(b"of a Mac")
+    (tmp_path / ".cache").mkdir()
+
+    read = decode_class_folders(tmp_path, PX)
+
+    assert read.classes == ("a", "b") and len(read.labels) == 8

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.activations.extraction import Extraction
+from pipeline.activations.store import read_attributes
 from pipeline.cache.inventory import find_receipt
+from pipeline.io.errors import StoreError
 from pipeline.io.progress import Say
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import plan_extraction
 from pipeline.stages.workspace import Workspace
+from pipeline.trunk.backends import has_openvino
 
 
 @dataclass(frozen=True)
@@ -38,5 +41,25 @@ def extraction_for(
         run, split = cached.context(ws, say), cached.receipt.split
     else:
         run, split = RunContext(ws, origin.dataset, say), origin.split
-    # The table's name depends on neither of the two, so it is the same table.
-    return plan_extraction(run.on(Workspace(run.settings.model_copy(update=dict(arithmetic or {})))), split)
+    # The table's name depends on none of these, so it is the same table.
+    changes = {**_backend_of(ws, store, run.settings.backend, free=bool(arithmetic)), **(arithmetic or {})}
+    return plan_extraction(run.on(Workspace(run.settings.model_copy(update=changes))), split)
+
+
+def _backend_of(ws: Workspace, store: str, asked: str, *, free: bool) -> dict[str, str]:
+    """Return the backend that made a store, where settings leave it to the machine: other rows come from another one.
+
+    Parameters
+    ----------
+    free : whether other arithmetic is asked for, which OpenVINO may not have
+    """
+    try:
+        precision = read_attributes(ws.stores.child(store)).identity.precision
+    except (StoreError, KeyError):
+        return {}
+    if asked != "auto":
+        return {}
+    if not precision.endswith("-openvino"):
+        return {"backend": "torch"}
+    # Where it is not installed, torch may still compare rows; a repair then names the difference.
+    return {"backend": "openvino"} if has_openvino() and not free else {}

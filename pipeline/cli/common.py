@@ -93,6 +93,7 @@ def settings_options(function: Command) -> Command:
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),
         click.option("--precision", help="auto, fp32, bf16 or fp16."),
+        click.option("--backend", help="Library that runs the trunk: auto, torch or openvino (on a CPU)."),
         click.option(
             "--compiled/--not-compiled", default=None, help="Compile the trunk: faster, needs a C++ compiler."
         ),

@@ -23,6 +23,7 @@ from pipeline.preflight.costs import read_costs
 from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
 from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
+from pipeline.trunk.backends import INSTALL_OPENVINO, has_openvino
 from pipeline.trunk.hubs import NotDownloadedError
 from pipeline.trunk.runner import cpu_has_bf16
 from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
@@ -56,6 +57,7 @@ def examine(ws: Workspace, dataset: str | None) -> Iterator[Finding]:
     yield _memory()
     yield from _device(ws)
     yield _compiler(ws)
+    yield _openvino(ws)
     yield _packaged()
     yield _trunk(ws, dataset)
     yield from _folders(ws)
@@ -131,6 +133,14 @@ def _compiler(ws: Workspace) -> Finding:
         return Finding("C++ compiler", "ok", f"{found}; --compiled can be used")
     state: Literal["note", "bad"] = "bad" if ws.settings.compiled else "note"
     return Finding("C++ compiler", state, "none: --compiled cannot be used", "Debian: apt-get install g++")
+
+
+def _openvino(ws: Workspace) -> Finding:
+    if has_openvino():
+        return Finding("OpenVINO", "ok", f"{version('openvino')}; backend: auto takes it where it is faster")
+    state: Literal["note", "bad"] = "bad" if ws.settings.backend == "openvino" else "note"
+    fix = f"{INSTALL_OPENVINO} brings it: many trunks are faster on a CPU"
+    return Finding("OpenVINO", state, "not installed: torch runs all trunks", fix)
 
 
 def _packaged() -> Finding:

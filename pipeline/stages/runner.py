@@ -9,6 +9,7 @@ import torch
 
 from pipeline.io.errors import MissingDataError
 from pipeline.stages.workspace import Workspace
+from pipeline.trunk.backends import resolve_backend
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.load import load_trunk
@@ -63,5 +64,9 @@ def make_runner(ws: Workspace, dataset: str | None = None, *, download: bool = T
     set_threads(ws.settings.threads)
     device = resolve_device(ws.settings.device)
     trunk = make_trunk(ws, dataset, download=download)
-    kind = DenseRunner if ws.dense else TrunkRunner
-    return kind(trunk, device, resolve_precision(ws.settings.precision, device, trunk.precision), ws.settings.compiled)
+    s = ws.settings
+    precision = resolve_precision(s.precision, device, trunk.precision)
+    backend = resolve_backend(s.backend, trunk, device, precision, compiled=s.compiled, dense=ws.dense)
+    if ws.dense:
+        return DenseRunner(trunk, device, precision, s.compiled)
+    return TrunkRunner(trunk, device, precision, s.compiled, backend)

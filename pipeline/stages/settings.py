@@ -117,6 +117,11 @@ class RunSettings(Settings):
         description="how the rows of a grid are computed: patch by patch, or convolutions over each rescaled picture, "
         "read off at the places of its windows; other sources are patches always",
     )
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="library that runs the trunk. auto: OpenVINO where it is installed and was measured to be faster, "
+        "on a CPU in bf16; else torch. Stores of the two are kept apart",
+    )
     compiled: bool = Field(
         False, description="compile the trunk: faster, needs a C++ compiler, and stores are kept apart from others"
     )

@@ -105,6 +105,8 @@ class Workspace:
         # Left out where they are the usual ones, so that receipts from before these settings go on to be found.
         if s.compiled:
             how["compiled"] = True
+        if s.backend != "auto":
+            how["backend"] = s.backend
         if self.dense:
             how["method"] = s.method
         if s.dtype != "float16":

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.io.errors import SettingsError
+from pipeline.trunk.backends import Backend
 from pipeline.trunk.compiled import CompiledNetwork
 from pipeline.trunk.device_memory import explain_memory
+from pipeline.trunk.openvino_network import OpenVinoNetwork
 from pipeline.trunk.operations import count_operations
 from pipeline.trunk.resample import equals_pillow
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
@@ -87,6 +89,8 @@ class TrunkRunner:
     compiled : bool
         Whether to compile the network, which fuses its operations into fewer passes over memory. Batches are padded
         to one size, since each further shape would be compiled anew.
+    backend : {"torch", "openvino"}
+        The library that runs the network, see `resolve_backend`.
     """
 
     window_fields: Mapping[str, str] = {
@@ -95,7 +99,14 @@ class TrunkRunner:
     }
     """How windows are read, as fields of a store's identity."""
 
-    def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        device: torch.device,
+        precision: str,
+        compiled: bool = False,
+        backend: Backend = "torch",
+    ) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
         if trunk.precision not in (None, precision):
@@ -107,25 +118,33 @@ class TrunkRunner:
         self.device = device
         self.precision = precision
         self.dtype = DTYPES[precision]
-        # torch's types of `to` leave its memory_format out.
-        network = trunk.network.to(  # type: ignore[call-overload]
-            device=device, dtype=self.dtype, memory_format=torch.channels_last
-        )
         self.compiled = compiled
-        self._network: nn.Module = CompiledNetwork(network, device) if compiled else network
+        self.backend = backend
+        self._network: nn.Module
+        if backend == "openvino":
+            self._network = OpenVinoNetwork(trunk.network.float(), trunk.card.input_px, precision)
+        else:
+            # torch's types of `to` leave its memory_format out.
+            network = trunk.network.to(  # type: ignore[call-overload]
+                device=device, dtype=self.dtype, memory_format=torch.channels_last
+            )
+            self._network = CompiledNetwork(network, device) if compiled else network
         preprocessing = trunk.card.preprocessing
         self._mean = (255 * torch.tensor(preprocessing.mean)).to(device)
         self._inv_std = (1 / (255 * torch.tensor(preprocessing.std))).to(device)
 
     @property
     def batch_rows(self) -> int:
-        """Default number of rows per batch: more for smaller patches."""
+        """Default number of rows per batch: more for smaller patches; with OpenVINO by the network."""
+        if isinstance(self._network, OpenVinoNetwork):
+            return self._network.batch_rows
         return 512 if self.trunk.card.input_px <= 96 else 64
 
     @property
     def precision_name(self) -> str:
-        """Backend and arithmetic, as in a store's identity, such as ``cpu-bf16`` or ``cpu-bf16-compiled``."""
-        return f"{self.device.type}-{self.precision}" + ("-compiled" if self.compiled else "")
+        """Device, arithmetic and backend, as in a store's identity: ``cpu-bf16``, ``cpu-bf16-compiled``, ..."""
+        how = "-compiled" if self.compiled else "-openvino" if self.backend == "openvino" else ""
+        return f"{self.device.type}-{self.precision}{how}"
 
     def __call__(self, patches: np.ndarray | Tensor) -> np.ndarray:
         """Compute the activations of a batch at the runner's own layer.
@@ -158,7 +177,7 @@ class TrunkRunner:
         Raises
         ------
         SettingsError
-            The network is compiled, and has to give another layer than its own.
+            The network is compiled, by torch or OpenVINO, and has to give another layer than its own.
         PipelineError
             The device's memory does not hold the batch.
         """
@@ -166,6 +185,8 @@ class TrunkRunner:
         is_own_layer = tuple(layers) == (self.trunk.layer,)
         if self.compiled and not is_own_layer:
             raise SettingsError("compiled: only one layer per pass; extract them one by one, or leave compiled off")
+        if self.backend == "openvino" and not is_own_layer:
+            raise SettingsError("backend openvino: only one layer per pass; extract them one by one, or use torch")
         with explain_memory(self.device, f"a batch of {len(patches)} patches"):
             on_device = copy_to_device(patches, self.device) if isinstance(patches, np.ndarray) else patches
             inputs = self._inputs(on_device)

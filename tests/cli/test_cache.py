@@ -14,6 +14,7 @@ import yaml
 from pipeline.activations import SEAL
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter
+from pipeline.trunk.runner import cpu_has_bf16
 
 
 def stores(work: Path) -> dict[str, Path]:
@@ -145,6 +146,25 @@ def test_recompute_in_other_arithmetic_has_a_wider_tolerance(run):
     assert ended.code == 0, ended.err
     assert ended.out.count("20 rows recomputed in cpu-bf16 (stored: cpu-fp32): 0 equal bit for bit") == 2
     assert ended.out.count("tolerance 0.04") == 2
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="auto takes OpenVINO for bfloat16 alone")
+def test_rows_are_recomputed_and_repaired_by_the_backend_that_made_them(work, run, monkeypatch):
+    with monkeypatch.context() as patched:  # afterwards, auto is torch
+        patched.setattr("pipeline.trunk.backends.FASTER", ("alexnet64",))
+        assert run("extract --dataset tiny --split val --precision bf16 --config config.yaml").code == 0
+    made = {Store(path).identity.precision: path for path in (work / "cache").glob("tiny-val-*.zarr")}
+    store = made["cpu-bf16-openvino"]
+    before = bytes_of(store)
+
+    ended = run("cache verify --recompute 20 --config config.yaml")
+    assert ended.code == 0, ended.err
+    assert ended.out.count("20 rows recomputed in cpu-bf16-openvino: 20 equal bit for bit") == 1
+    assert ended.out.count("20 rows recomputed in cpu-fp32: 20 equal bit for bit") == 2
+
+    (store / "activations/c/0/0").write_bytes(b"torn")
+    assert run("cache repair --config config.yaml").code == 0
+    assert bytes_of(store) == before
 
 
 def test_recompute_finds_rows_that_only_the_trunk_can_refute(work, run):

@@ -38,6 +38,7 @@ CHANGES = {
     "device": ("cuda:1", STORE),
     "precision": ("fp32", STORE),
     "compiled": (True, STORE),
+    "backend": ("openvino", STORE),
     "method": ("dense", STORE),
     "dtype": ("8bit", STORE),
     "rows": ("labelled", STORE),

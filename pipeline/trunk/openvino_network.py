@@ -1,0 +1,158 @@
+"""A frozen network run by OpenVINO on a CPU, in batches of fixed sizes.
+
+OpenVINO is an optional extra: ``pip install 'pipeline[openvino]'``. Networks are converted from torch's trace of them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.io.errors import SettingsError, TrunkError
+
+SIZES_HELD = 2
+"""Sizes of batches whose compiled form stays in memory."""
+TRACED_ROWS = 2
+TOLERANCES = {"fp32": 1e-3, "bf16": 6e-2}
+"""Largest difference from torch's fp32, as a share of a row's norm, of patches of noise."""
+LARGEST_MAP_BYTES = 2**25
+"""Of the largest activation of a batch, in bytes of bf16: with more, batches leave the processor's cache."""
+
+
+class OpenVinoNetwork(nn.Module):
+    """A frozen network that OpenVINO runs.
+
+    A batch of each size is compiled for that size, so that a row depends on nothing but its patch and the size.
+
+    Parameters
+    ----------
+    network : in fp32 on the CPU; turns a Tensor (n, 3, px, px) into a Tensor (n, width)
+    px : side of a patch in pixels
+    precision : ``fp32`` or ``bf16``
+
+    Raises
+    ------
+    SettingsError
+        This processor has no bfloat16.
+    TrunkError
+        The network cannot be converted, or gives other rows than torch does.
+    """
+
+    def __init__(self, network: nn.Module, px: int, precision: str) -> None:
+        super().__init__()
+        import openvino
+
+        self._core = openvino.Core()
+        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise SettingsError("backend openvino: this processor has no bfloat16; use precision: fp32")
+        self._px, self._precision = px, precision
+        self._requests: OrderedDict[int, Any] = OrderedDict()
+        shape = (TRACED_ROWS, 3, px, px)
+        traced, patches = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+        try:
+            self._model = convert(network, traced)
+            found = self(patches.to(self.input_dtype).contiguous(memory_format=torch.channels_last))
+        except Exception as error:  # its errors, and those of the trace, have no class in common
+            lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+            why = next((line for line in lines if "No conversion rule" in line), lines[0] if lines else repr(error))
+            raise TrunkError(f"backend openvino: the network cannot be converted: {why}; use backend: torch") from error
+        with torch.inference_mode():
+            self._compare(found, network(patches))
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of the inputs: that of the arithmetic."""
+        return torch.bfloat16 if self._precision == "bf16" else torch.float32
+
+    def _compare(self, found: Tensor, expected: Tensor) -> None:
+        """Refuse a conversion that gives other rows than torch: a trace may have fixed what depends on the patch."""
+        if found.shape != expected.shape:
+            shapes = f"{tuple(found.shape)}, torch gives {tuple(expected.shape)}"
+            raise TrunkError(f"backend openvino: rows of shape {shapes}; use backend: torch")
+        apart = float(((found.float() - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-12)).max())
+        if not apart <= TOLERANCES[self._precision]:
+            raise TrunkError(
+                f"backend openvino: rows differ from torch's by {apart:.2g} of their norm, expected at most "
+                f"{TOLERANCES[self._precision]:g} in {self._precision}; use backend: torch"
+            )
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows per batch, by the network alone: a power of two, 64 at most, whose largest map fits the bound."""
+        model = self._model.clone()
+        model.reshape([1, 3, self._px, self._px])
+        sizes = [
+            math.prod(output.get_shape())
+            for node in model.get_ordered_ops()
+            if node.get_type_name() not in ("Constant", "Parameter")
+            for output in node.outputs()
+            if output.get_partial_shape().is_static
+        ]
+        fitting = LARGEST_MAP_BYTES // (2 * max(sizes))
+        return max(1, min(64, 2 ** int(math.log2(max(1, fitting)))))
+
+    def _request(self, n: int) -> Any:
+        """Return what runs batches of `n`; it is compiled for the first of them."""
+        if n not in self._requests:
+            import openvino
+
+            model = self._model.clone()
+            model.reshape([n, 3, self._px, self._px])
+            steps = openvino.preprocess.PrePostProcessor(model)
+            steps.input().tensor().set_element_type(self._element).set_layout(openvino.Layout("NHWC"))
+            steps.input().model().set_layout(openvino.Layout("NCHW"))
+            steps.output().tensor().set_element_type(openvino.Type.f16)
+            options = {
+                "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bf16" else "f32",
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                # Several processes of one machine would be pinned to the same cores.
+                "ENABLE_CPU_PINNING": False,
+            }
+            compiled = self._core.compile_model(steps.build(), "CPU", options)
+            self._requests[n] = compiled.create_infer_request()
+            while len(self._requests) > SIZES_HELD:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(n)
+        return self._requests[n]
+
+    @property
+    def _element(self) -> Any:
+        import openvino
+
+        return openvino.Type.bf16 if self._precision == "bf16" else openvino.Type.f32
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the rows of a batch (n, 3, px, px), channels-last, of `input_dtype`: float16 (n, width)."""
+        import openvino
+
+        pixels = x.permute(0, 2, 3, 1).contiguous()
+        # numpy has no bfloat16: its bits go as integers.
+        values = (pixels.view(torch.int16) if self._precision == "bf16" else pixels).numpy()
+        request = self._request(len(x))
+        request.infer([openvino.Tensor(values, openvino.Shape(list(pixels.shape)), self._element)])
+        # The request writes its next batch into the same memory.
+        return torch.from_numpy(request.get_output_tensor().data.copy())
+
+
+@torch.inference_mode()
+def convert(network: nn.Module, patches: Tensor) -> Any:
+    """Convert a network to OpenVINO's model, by torch's trace of it.
+
+    OpenVINO's `convert_model` would do the same, and report each use to its maker over the network.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        decoder = TorchScriptPythonDecoder(network, example_input=patches)
+    return frontend.convert(frontend.load(decoder))

@@ -115,9 +115,12 @@ def test_rows_of_one_batch_outlive_the_next(load):
     assert np.array_equal(first.result()["fc7"], kept)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("random", 64), ("efficientnet_lite0", 8)])
-def test_the_batch_follows_from_the_network(name, rows):
-    assert TrunkRunner(load_trunk(name), CPU, "fp32", backend="openvino").batch_rows == rows
+@pytest.mark.parametrize(("channels", "px", "rows"), [(8, 64, 64), (96, 224, 8), (96, 225, 8), (512, 512, 1)])
+def test_the_batch_follows_from_the_largest_map(channels, px, rows):
+    network = nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert OpenVinoNetwork(network, px, "fp32").batch_rows == rows
+    n_values = channels * ((px + 1) // 2) ** 2
+    assert rows in (1, 64) or 2 * n_values * rows <= 2**25 < 4 * n_values * rows
 
 
 def test_only_one_layer_a_pass():
@@ -140,6 +143,14 @@ class FixedByTracing(nn.Module):
 def test_a_conversion_that_gives_other_rows_is_refused():
     with pytest.raises(TrunkError, match=r"backend openvino: rows differ from torch's by .* use backend: torch"):
         OpenVinoNetwork(FixedByTracing(), 16, "fp32")
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-9, 1e-6, 1.0])
+def test_rows_that_float16_hardly_holds_are_no_difference(size):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    for parameter in network.parameters():
+        parameter.data *= size
+    assert OpenVinoNetwork(network, 16, "fp32")(torch.ones(3, 3, 16, 16)).shape == (3, 8 * 14 * 14)
 
 
 class Unconvertible(nn.Module):

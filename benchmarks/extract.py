@@ -48,7 +48,7 @@ class PatchDataset(torch.utils.data.Dataset):
     """The plain form: one patch an item, cut from the picture and resized by PIL."""
 
     def __init__(self, table: PatchTable, paths: dict[str, Path], trunk: Trunk) -> None:
-        self.table, self.px = table, trunk.card.input_px
+        self.table, self.rows, self.px = table, table.rows_at(slice(None)), trunk.card.input_px
         self.paths = [paths[i] for i in table.ids]
         preprocessing = trunk.card.preprocessing
         self.mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
@@ -63,8 +63,8 @@ class PatchDataset(torch.utils.data.Dataset):
         return self.table.n_rows
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        image = self.picture(self.paths[self.table.picture[row]])
-        box = tuple(map(float, self.table.box_xyxy[row]))
+        image = self.picture(self.paths[self.rows.picture[row]])
+        box = tuple(map(float, self.rows.box_xyxy[row]))
         patch = image.resize((self.px, self.px), Image.Resampling.BILINEAR, box=box)
         pixels = torch.from_numpy(np.array(patch)).permute(2, 0, 1).float() / 255
         return (pixels - self.mean) / self.std

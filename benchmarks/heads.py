@@ -100,7 +100,7 @@ def score_in_memory(data: Data, heads: Sequence[Head]) -> None:
     for part in data.store.parts:
         rows = slice(part.start, part.stop)
         for accumulator in accumulators:
-            accumulator.add(data.rows[rows], data.table.picture[rows])
+            accumulator.add(data.rows[rows], data.table.picture_of(rows))
     for accumulator in accumulators:
         accumulator.columns()
 

@@ -86,9 +86,9 @@ def main() -> None:
         kept.mkdir()
         number = 0
         for index, path in enumerate(split.paths):
-            own = table.picture == index
+            own = table.windows_of_picture(index)
             pixels = np.asarray(Image.open(path).convert("RGB"))
-            for patch in cut_patches(pixels, table.box_xyxy[own], table.scale[own], "grid", 224):
+            for patch in cut_patches(pixels, own.box_xyxy, own.scale, "grid", 224):
                 Image.fromarray(patch).save(kept / f"{number:06d}.png", compress_level=1)
                 number += 1
         (scratch / "sitecustomize.py").write_text(SITECUSTOMIZE)

@@ -56,7 +56,7 @@ def main() -> None:
         shown = np.flatnonzero(table.picture_labels[index] == 1)
         if len(shown):
             rows = slice(*first_row[index : index + 2])
-            cover = CoverageGrid(table.box_xyxy[rows], table.size_wh[index])
+            cover = CoverageGrid(table.windows_of_picture(index).box_xyxy, table.size_wh[index])
             for name, make in MAPS.items():
                 peaks[name][index, shown] = cover.peak(make(cover, scores[rows][:, shown]))
     peaks["middle"] = np.broadcast_to(table.size_wh[:, None] / 2, shape)

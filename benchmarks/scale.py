@@ -1,6 +1,7 @@
 """Time, memory, bytes and files of the stages at 1x, 3x and 10x pictures, and the unit costs of `pipeline plan`.
 
     python benchmarks/scale.py --runs 3 --json docs/measured/scale.json --costs pipeline/preflight/costs.yaml
+    python benchmarks/scale.py --rows 10000000
 
 Each stage is the real command in a process of its own, on drawn pictures, trunk alexnet64; seconds are
 from start to end, peak memory is what the kernel states of that process. Medians of the runs, which are
@@ -8,6 +9,9 @@ interleaved. Time and bytes should grow with the rows; memory of patches, extrac
 but for the patch table, once three parts or so have been made (fit-head holds its rows). Costs are
 least-squares lines through the sizes, and figures of one core or of the trunk alone from processes of
 their own; devices that are not there are null.
+
+With --rows, nothing of this: seconds, and memory beyond that of the table and the libraries, of what goes through
+all rows of a patch table, on a table without pictures whose objects are drawn.
 """
 
 from __future__ import annotations
@@ -183,6 +187,83 @@ def table_row_bytes(work: Path, name: str) -> float:
     return peak / table.n_rows
 
 
+SIZES_WH = ((500, 375), (375, 500), (640, 480), (500, 333))
+
+
+def draw_table(n_rows: int) -> Any:
+    """A patch table of about so many rows: pictures of some sizes with three objects each, of eight classes."""
+    import numpy as np
+
+    from pipeline.patches.rows import Objects
+    from pipeline.patches.settings import GridSettings, SourceSettings
+    from pipeline.patches.sources import count_windows
+    from pipeline.patches.table import PatchTable
+
+    rng = np.random.default_rng(0)
+    counts = np.array([count_windows(width, height, SourceSettings()) for width, height in SIZES_WH])
+    n = round(n_rows / counts.mean())
+    drawn = rng.integers(0, len(SIZES_WH), n)
+    size_wh = np.array(SIZES_WH, np.int32)[drawn]
+    corners = np.sort(rng.random((n, 3, 2, 2)), axis=2) * size_wh[:, None, None]
+    return PatchTable(
+        dataset="drawn",
+        split="all",
+        classes=tuple("abcdefgh"),
+        source="grid",
+        grid=GridSettings(),
+        ids=tuple(f"{index:012d}" for index in range(n)),
+        size_wh=size_wh,
+        first_row=np.cumsum([0, *counts[drawn]]),
+        objects=Objects(
+            np.arange(0, 3 * n + 1, 3),
+            corners.reshape(-1, 4),
+            rng.integers(0, 8, 3 * n).astype(np.int16),
+            rng.random(3 * n) < 0.1,
+        ),
+        apply_exif=np.zeros(n, bool),
+        picture_sha256=tuple(f"{index:064x}" for index in range(n)),
+        picture_labels=np.where(rng.random((n, 8)) < 0.3, 1, -1).astype(np.int8),
+        skipped=(),
+        annotation_digest="",
+    )
+
+
+def table_step(n_rows: int, step: str) -> dict[str, Any]:
+    """Seconds and further peak memory of one thing that is done with all rows of a table."""
+    from pipeline.activations.row_plan import plan_rows
+    from pipeline.head.settings import HEADS
+    from pipeline.head.strong import rows_to_learn
+    from pipeline.io.memory import peak_memory
+    from pipeline.patches.settings import LabelSettings
+
+    def do(table: Any) -> None:
+        paths = dict.fromkeys(table.ids, Path("x.jpg"))
+        if step == "rows digest":
+            table.compute_rows_digest()
+        elif step == "label hashes":
+            table.compute_label_hashes()
+        elif step == "extraction plan":
+            for start in range(0, table.n_rows, 32768):
+                plan_rows(table, paths, slice(start, start + 32768))
+        elif step == "strong sampling":
+            rows_to_learn(table, HEADS["fca"], LabelSettings(), [0])
+
+    do(draw_table(100_000))  # what is imported and allocated once
+    before = peak_memory()
+    table = draw_table(n_rows)
+    held = peak_memory()
+    started = time.perf_counter()
+    do(table)
+    return {
+        "step": step,
+        "rows": table.n_rows,
+        "table_mib": round((held - before) / MIB, 1),
+        "step_mib": round((peak_memory() - held) / MIB, 1),
+        "bytes_per_row": round((peak_memory() - before) / table.n_rows, 2),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
 def picture_costs(work: Path, name: str, runs: int) -> dict[str, float]:
     """Decoding of one picture on one core, and the memory of its entry in a split."""
     from pipeline.dataset.manifest import load_manifest
@@ -235,18 +316,17 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     # What follows is of the last runner.
     px, cores = runner.trunk.card.input_px, torch.get_num_threads()
     pixels = [decode_picture(path.read_bytes(), apply_exif=False) for path in split.paths]
-    spans = [slice(*span) for span in zip(table.first_row, table.first_row[1:], strict=False)]
 
     def cut() -> np.ndarray:
-        pairs = zip(pixels, spans, strict=True)
-        return np.concatenate([cut_patches(p, table.box_xyxy[s], table.scale[s], "grid", px) for p, s in pairs])
+        pairs = [(p, table.windows_of_picture(index)) for index, p in enumerate(pixels)]
+        return np.concatenate([cut_patches(p, w.box_xyxy, w.scale, "grid", px) for p, w in pairs])
 
     patches = cut()
     cut_s = time_per(len(patches), cut, runs)
-    identity = identity_of(table, runner)
+    identity, rows = identity_of(table, runner), table.rows_at(slice(None))
     columns = {
         "activations": np.concatenate([runner(patches[i : i + batch]) for i in range(0, len(patches), batch)]),
-        **{name: getattr(table, name) for name in ("picture", "box_xyxy", "scale")},
+        **{name: getattr(rows, name) for name in ("picture", "box_xyxy", "scale")},
     }
     metadata = make_metadata(identity, table.ids, {})
     (part,) = parts_of(identity)
@@ -393,7 +473,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder to work in, kept; default: a temporary one")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--costs", type=Path, help="file for the table of unit costs")
+    parser.add_argument("--rows", type=positive, help="only what goes through a table of so many drawn rows")
     options = parser.parse_args()
+    if options.rows is not None:
+        for step in ("rows digest", "label hashes", "extraction plan", "strong sampling"):
+            print(json.dumps(apart(table_step, options.rows, step)))
+        return
     if len(options.sizes) < 2 or sorted(set(options.sizes)) != options.sizes:
         parser.error(f"--sizes: two or more, rising, got {options.sizes}")
     if "alexnet64" not in options.trunks:

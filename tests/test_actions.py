@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from support.heads import fit_head
+from support.tables import TableOfRows, all_rows
 
 from pipeline.activations.store import Store
 from pipeline.cli.main import cli
@@ -111,7 +112,7 @@ def test_a_row_is_a_person_and_its_label_the_action(work):
     assert np.array_equal(labels[done == 1], split.labels[done == 1].argmax(1))
     assert (done == 2).any() and (labels[done == 2] == UNUSED).all(), "several actions: left out of training"
     assert not (labels == BACKGROUND).any()
-    for box, annotation in zip(table.box_xyxy, split.annotations, strict=True):
+    for box, annotation in zip(all_rows(table).box_xyxy, split.annotations, strict=True):
         x0, y0, x1, y1 = annotation.sample_xyxy
         assert box[2] - box[0] == pytest.approx(max(x1 - x0, y1 - y0), abs=1e-3)
         assert (box[:2] + box[2:]) / 2 == pytest.approx(np.array([x0 + x1, y0 + y1]) / 2, abs=1e-3)
@@ -119,9 +120,9 @@ def test_a_row_is_a_person_and_its_label_the_action(work):
 
 def test_some_squares_leave_the_picture(work):
     table = work.table("acts", "train")
-    size = table.size_wh[table.picture]
+    size = table.size_wh[all_rows(table).picture]
 
-    assert ((table.box_xyxy[:, :2] < 0).any(1) | (table.box_xyxy[:, 2:] > size).any(1)).sum() >= 5
+    assert ((all_rows(table).box_xyxy[:, :2] < 0).any(1) | (all_rows(table).box_xyxy[:, 2:] > size).any(1)).sum() >= 5
 
 
 def test_actions_are_told_apart(work):
@@ -139,9 +140,10 @@ def test_with_shuffled_labels_nothing_is_left(work):
     single = np.flatnonzero(train.labels(LABELS) >= 0)
     maps = []
     for seed in range(3):
-        classes = train.overlap.filling_class.copy()
+        given = TableOfRows.of(train)
+        classes = given.overlap.filling_class.copy()
         classes[single] = np.random.default_rng(seed).permutation(classes[single])
-        shuffled = replace(train, overlap=replace(train.overlap, filling_class=classes))
+        shuffled = replace(given, overlap=replace(given.overlap, filling_class=classes))
         head = fit_head(work.store("acts", "train"), shuffled, "shuffled", HeadSettings(**HEAD), LABELS, 0)
         (scores,) = score_split(work.store("acts", "val"), val, [head], [5.0])
         maps.append(mean_average_precision(scores.by(5.0), val.scored_labels, "voc12")[0])
@@ -170,7 +172,8 @@ def test_mirrored_squares_are_scored_with_the_others(work):
     )
     plain = work.table("acts", "val")
 
-    assert table.n_rows == 2 * plain.n_rows and table.flip.reshape(-1, 2).tolist() == [[False, True]] * plain.n_rows
+    assert table.n_rows == 2 * plain.n_rows
+    assert all_rows(table).flip.reshape(-1, 2).tolist() == [[False, True]] * plain.n_rows
     assert np.array_equal(table.labels(LABELS), np.repeat(plain.labels(LABELS), 2))
 
 
@@ -227,12 +230,11 @@ def test_patches_filled_by_a_person_who_does_two_things_are_unused(work):
         annotation = split.annotations[picture]
         boxes, counts = np.unique(annotation.box_xyxy, axis=0, return_counts=True)
         for box in boxes[counts == 2]:
-            rows = np.flatnonzero(table.picture == picture)
-            held = (np.minimum(table.box_xyxy[rows, 2:], box[2:]) - np.maximum(table.box_xyxy[rows, :2], box[:2])).min(
-                1
-            )
+            rows = table.slice_of(range(picture, picture + 1))
+            patches = table.windows_of_picture(picture).box_xyxy
+            held = (np.minimum(patches[:, 2:], box[2:]) - np.maximum(patches[:, :2], box[:2])).min(1)
             whole = held >= (box[2:] - box[:2]).min() - 1e-3
-            large = (box[2:] - box[:2]).prod() >= 0.2 * (table.box_xyxy[rows, 2] - table.box_xyxy[rows, 0]) ** 2
+            large = (box[2:] - box[:2]).prod() >= 0.2 * (patches[:, 2] - patches[:, 0]) ** 2
             assert (labels[rows][whole & large] == UNUSED).all()
 
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.tables import all_rows
 
 import pipeline
 from pipeline.dataset.demo.scenes import draw_demo
@@ -81,7 +82,8 @@ def test_masks_and_bad_keys(train):
 
 
 def test_geometry_and_labels_are_those_of_the_table(train):
-    assert np.array_equal(train.box_xyxy, train.table.box_xyxy) and np.array_equal(train.scale, train.table.scale)
+    rows = all_rows(train.table)
+    assert np.array_equal(train.box_xyxy, rows.box_xyxy) and np.array_equal(train.scale, rows.scale)
     assert len(train.labels) == len(train) and set(np.unique(train.labels)) <= set(range(-2, len(train.classes)))
     assert train.picture_labels.shape == (len(train.picture_ids), len(train.classes))
     assert train.identity["how.layer"] == "fc7" and "demo train" in repr(train)

@@ -8,6 +8,7 @@ If a worker dies, only its current tasks are lost: dask gives them to another wo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import multiprocessing.resource_tracker
 import signal
@@ -22,6 +23,8 @@ from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.progress import Say
 
 RETRIES = 2
+TASKS_AHEAD = 64
+"""Tasks that the scheduler has at least, and two per worker where that is more."""
 CONNECT_S = 30.0
 IN_LOCAL_WORKERS = """
 import logging
@@ -116,8 +119,9 @@ class DaskEngine:
         run = uuid.uuid4().hex
         with self._connect(len(tasks), resources) as client:
             self._check_workers(client, resources, tasks)
-            futures = {
-                client.submit(
+
+            def submit(task: Task) -> Any:
+                future = client.submit(
                     _run_task,
                     task,
                     run,
@@ -126,11 +130,19 @@ class DaskEngine:
                     retries=RETRIES,
                     resources=resources,
                     pure=False,
-                ): task
-                for task in tasks
-            }
-            for future in as_completed(futures):
-                self._report(future, futures[future], report)
+                )
+                running[future.key] = task
+                return future
+
+            # All tasks at once would fill the memory of client and scheduler: those of an extraction hold their plans.
+            running: dict[str, Task] = {}
+            left = iter(tasks)
+            completed = as_completed([submit(task) for task in itertools.islice(left, TASKS_AHEAD)])
+            for future in completed:
+                self._report(future, running.pop(future.key), report)
+                n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+                for task in itertools.islice(left, max(TASKS_AHEAD, 2 * n_workers) - len(running)):
+                    completed.add(submit(task))
 
     @contextlib.contextmanager
     def _connect(self, n_tasks: int, resources: Mapping[str, int] | None) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.activations.records import PartRecord, check_record
 from pipeline.activations.store import Store, StoreAttributes, read_attributes
 from pipeline.io.errors import StoreDamagedError, StoreError
 from pipeline.io.names import make_file_part
+from pipeline.patches.rows import Rows
 
 
 class Donor:
@@ -65,12 +67,27 @@ class Donor:
         """Path or URL that opens it from any working folder."""
         return str(self.folder.path.absolute()) if isinstance(self.folder, LocalFolder) else str(self.folder)
 
-    def geometry(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return row, picture, box and scale of all recorded rows."""
-        row = [np.arange(part.start, part.stop) for part in self.parts]
-        columns = [[self.reader.read_object(name, part) for part in self.parts] for name in GEOMETRY]
-        joined = [np.concatenate(column) for column in (row, *columns)]
-        return joined[0], joined[1], joined[2], joined[3]
+    def geometry(self) -> Iterator[Rows]:
+        """Read the rows of each recorded part, in order; whether they are mirrored is not among what is stored."""
+        for part in self.parts:
+            yield Rows(**{name: self.reader.read_object(name, part) for name in GEOMETRY}, flip=None)
+
+    def pictures(self) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Yield the recorded rows of one picture after another: their numbers (n,) int64, and the rows (n,).
+
+        Memory holds those of one part, and of a picture that goes on in the next.
+        """
+        waiting: tuple[np.ndarray, Rows] | None = None
+        for part, rows in zip(self.parts, self.geometry(), strict=True):
+            index = np.arange(part.start, part.stop)
+            if waiting is not None:
+                index, rows = np.concatenate([waiting[0], index]), waiting[1].followed_by(rows)
+            starts = np.flatnonzero(np.diff(rows.picture, prepend=-1)).tolist()
+            for start, stop in itertools.pairwise(starts):
+                yield index[start:stop], rows.at(slice(start, stop))
+            waiting = index[starts[-1] :], rows.at(slice(starts[-1], None))
+        if waiting is not None:
+            yield waiting
 
     def whole_batch(self, row: np.ndarray) -> np.ndarray:
         """Return which rows were computed in a batch of the full size: bool ndarray.

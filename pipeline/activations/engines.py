@@ -75,7 +75,7 @@ class Engine(Protocol[TaskT]):
 
         Parameters
         ----------
-        tasks : at least one
+        tasks : at least one; each may be made when it is taken
         report : called in this thread. The rows of all calls sum up to the rows of all tasks.
 
         Raises

@@ -20,7 +20,7 @@ from pipeline.activations.identity import Identity
 from pipeline.activations.layout import PictureFiles
 from pipeline.activations.matching import plan_adoption
 from pipeline.activations.partition import Part, range_of, share_of
-from pipeline.activations.parts import PartMaker, PartTask
+from pipeline.activations.parts import PartMaker, PartTask, PlannedTasks
 from pipeline.activations.request import PartRows, request_store
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import LogEntry, RunLog, StageClock
@@ -251,7 +251,7 @@ class Extraction:
                 if n_rows:
                     progress.advance(n_rows, note=clock.summary())
 
-            engine([self._plan_task(part, work.adoption) for part in spans], report)
+            engine(PlannedTasks(spans, lambda part: self._plan_task(part, work.adoption)), report)
         self._log(work, clock, time.perf_counter() - started)
 
     def _plan_task(self, part: Part, adoption: Mapping[str, Adoption]) -> PartTask:

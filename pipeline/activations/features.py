@@ -139,7 +139,7 @@ class Features:
         return self.labels_under(LabelSettings())
 
     def labels_under(self, reading: LabelSettings) -> np.ndarray:
-        """Label the patches by another label rule; see `labels`."""
+        """Label the patches by another label rule; see `labels`. Two bytes per row of the table are held."""
         return self._labelled_table.labels(reading)[self._rows]
 
     @property
@@ -259,8 +259,11 @@ class Features:
 
     def _of_table(self, rows: Any, label_rule: LabelSettings) -> dict[str, np.ndarray]:
         arrays = {}
-        if self.table is not None and self.table.flip is not None:
-            arrays["flip"] = self.table.flip[self._rows][rows]
+        if self.table is not None:
+            index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.arange(len(self))[rows]
+            flip = self.table.rows_at(index if isinstance(self._rows, slice) else self._rows[index]).flip
+            if flip is not None:
+                arrays["flip"] = flip
         if self.has_patch_labels:
             key = label_rule.model_dump_json()
             if key not in self._labels_by_rule:

@@ -37,10 +37,12 @@ def check_joined(store: Store, table: PatchTable, rows: np.ndarray | None = None
             f"the training rows of a strong head; other rows are needed\n"
             f"extract them with: pipeline extract --dataset {table.dataset} --split {table.split} --rows all"
         )
-    stored = slice(None) if rows is None else rows
-    for name in GEOMETRY:
-        if not np.array_equal(store.read_geometry(name), getattr(table, name)[stored]):
-            raise StoreError(
-                f"{store.folder}: {name} of its rows disagrees with the patch table of {table.dataset} {table.split}; "
-                f"{advice}"
-            )
+    for part in store.parts:
+        own = slice(part.start, part.stop)
+        expected = table.rows_at(own if rows is None else rows[own])
+        for name in GEOMETRY:
+            if not np.array_equal(store.read_object(name, part), getattr(expected, name)):
+                raise StoreError(
+                    f"{store.folder}: {name} of its rows disagrees with the patch table of {table.dataset} "
+                    f"{table.split}; {advice}"
+                )

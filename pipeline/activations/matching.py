@@ -15,6 +15,7 @@ from pipeline.activations.identity import Identity
 from pipeline.activations.layout import PictureFiles
 from pipeline.activations.partition import parts_of
 from pipeline.io.errors import StoreError
+from pipeline.patches.rows import Rows
 from pipeline.patches.table import PatchTable
 
 
@@ -36,17 +37,21 @@ def plan_adoption(table: PatchTable, wanted: Identity, rows: np.ndarray | None, 
 
 
 class _Matching:
-    """Rows of a table, matched picture by picture with the rows of donors."""
+    """Rows of a table, matched picture by picture with the rows of donors.
+
+    Memory holds two bytes per row, and windows of one picture and of one part of a donor.
+    """
 
     def __init__(self, table: PatchTable, wanted: Identity, rows: np.ndarray | None) -> None:
-        self.table, self.wanted = table, wanted
-        self.chosen = slice(None) if rows is None else rows
-        self.picture = table.picture[self.chosen]
-        self.box_xyxy, self.scale = table.box_xyxy[self.chosen], table.scale[self.chosen]
+        self.table, self.wanted, self.rows = table, wanted, rows
         self.by_scale = wanted["how.source"] not in ("grid", "whole")
-        self.first_row = np.searchsorted(self.picture, np.arange(len(table.ids) + 1))
-        self.found = np.zeros(len(self.picture), bool)
+        # Where the rows of each picture stand in the store.
+        self.first = table.first_row if rows is None else np.searchsorted(rows, table.first_row)
+        self.found = np.zeros(int(self.first[-1]), bool)
         self.runs: list[Run] = []
+        self.pictures_of: dict[tuple[str, bool], list[int]] = {}
+        for index, key in enumerate(zip(table.picture_sha256, table.apply_exif.tolist(), strict=True)):
+            self.pictures_of.setdefault(key, []).append(index)
 
     @property
     def complete(self) -> bool:
@@ -56,25 +61,22 @@ class _Matching:
         """Match the rows that are not found yet with those of a donor, picture by picture."""
         if not donor.parts:
             return
-        row, picture, box_xyxy, scale = donor.geometry()
-        files = donor.attributes.picture_files or self._files_of_old(donor, picture, box_xyxy, scale)
+        files = donor.attributes.picture_files or self._files_of_old(donor)
         if files is None:
             return
-        usable = donor.whole_batch(row)
-        place = donor.place
-        # One file may be several samples, as of several persons.
-        there: dict[tuple[str, bool], list[int]] = {}
-        for index, key in enumerate(zip(files.sha256, files.apply_exif, strict=True)):
-            there.setdefault(key, []).append(index)
-        ends = np.searchsorted(picture, np.arange(len(files.sha256) + 1))
+        found = self.found.copy()
         runs: list[Run] = []
-        for index in np.unique(self.picture[~self.found]).tolist():
-            samples = there.get((self.table.picture_sha256[index], bool(self.table.apply_exif[index])), [])
-            source = np.concatenate([np.arange(0), *(np.arange(ends[j], ends[j + 1]) for j in samples)])
-            source = source[usable[source]]
-            here = slice(self.first_row[index], self.first_row[index + 1])
-            rows = self._rows_of_picture(here, row[source], box_xyxy[source], scale[source])
-            runs += _runs(place, int(here.start), np.where(self.found[here], -1, rows))
+        for row, of_picture in donor.pictures():
+            picture = int(of_picture.picture[0])
+            usable = donor.whole_batch(row)
+            # One file may be several samples, as of several persons.
+            for index in self.pictures_of.get((files.sha256[picture], files.apply_exif[picture]), ()):
+                here = slice(int(self.first[index]), int(self.first[index + 1]))
+                if not found[here].all():
+                    rows = self._rows_of_picture(index, here, row[usable], of_picture.at(usable))
+                    rows = np.where(found[here], -1, rows)
+                    found[here] |= rows >= 0
+                    runs += _runs(donor.place, here.start, rows)
         runs = _join(runs)
         if donor.identity.dtype == "8bit":
             runs = _whole_parts(runs, donor, self.wanted)
@@ -82,14 +84,22 @@ class _Matching:
             self.found[run.start : run.stop] = True
         self.runs += runs
 
-    def _rows_of_picture(self, here: slice, row: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the donor's row of each row of a picture: int64 ndarray, -1 for none."""
-        same = len(row) == here.stop - here.start and np.array_equal(box_xyxy, self.box_xyxy[here])
-        if same and (not self.by_scale or np.array_equal(scale, self.scale[here])):
+    def _rows_of_picture(self, index: int, here: slice, row: np.ndarray, there: Rows) -> np.ndarray:
+        """Return the donor's row of each wanted row of a picture: int64 ndarray, -1 for none.
+
+        Parameters
+        ----------
+        here : where the rows of the picture stand in the store
+        row, there : numbers of the donor's rows, and the rows
+        """
+        windows = self.table.windows_of_picture(index)
+        chosen = slice(None) if self.rows is None else self.rows[here] - self.table.first_row[index]
+        box_xyxy, scale = windows.box_xyxy[chosen], windows.scale[chosen]
+        same = len(row) == len(scale) and np.array_equal(there.box_xyxy, box_xyxy)
+        if same and (not self.by_scale or np.array_equal(there.scale, scale)):
             return row
-        by_window = dict(zip(self._keys(box_xyxy, scale), row.tolist(), strict=True))
-        keys = self._keys(self.box_xyxy[here], self.scale[here])
-        return np.array([by_window.get(key, -1) for key in keys], np.int64)
+        by_window = dict(zip(self._keys(there.box_xyxy, there.scale), row.tolist(), strict=True))
+        return np.array([by_window.get(key, -1) for key in self._keys(box_xyxy, scale)], np.int64)
 
     def _keys(self, box_xyxy: np.ndarray, scale: np.ndarray) -> list[bytes]:
         """Return what tells a window from the others of its picture; the scale tells whether a crop is mirrored."""
@@ -97,16 +107,15 @@ class _Matching:
         boxes = np.ascontiguousarray(box_xyxy, "<f4")
         return [box.tobytes() + bytes([number]) for box, number in zip(boxes, numbers.tolist(), strict=True)]
 
-    def _files_of_old(
-        self, donor: Donor, picture: np.ndarray, box_xyxy: np.ndarray, scale: np.ndarray
-    ) -> PictureFiles | None:
+    def _files_of_old(self, donor: Donor) -> PictureFiles | None:
         """Return the files of a store that did not record them, if they are those of the table: its digests tell.
 
         The store has to hold all rows of its own table, and its pictures have to be in this one, all unchanged.
         """
         ids, identity, table = donor.attributes.picture_ids, donor.identity, self.table
         position = {name: index for index, name in enumerate(table.ids)}
-        if table.flip is not None or identity.which_rows != "all" or len(picture) != identity.n_rows:
+        n_rows = sum(part.n_rows for part in donor.parts)
+        if self.by_scale or identity.which_rows != "all" or n_rows != identity.n_rows:
             return None
         if not all(name in position for name in ids):
             return None
@@ -115,16 +124,13 @@ class _Matching:
         own = replace(
             table,
             ids=ids,
-            picture=picture,
-            box_xyxy=box_xyxy,
-            scale=scale,
             size_wh=table.size_wh[index],
             apply_exif=table.apply_exif[index],
             picture_sha256=tuple(table.picture_sha256[i] for i in index),
             grid=table.grid.model_copy(update={"scales": tuple(identity["how.scales"])}),
             from_numbers=tuple(name for name in table.from_numbers if name in names),
         )
-        digests = (own.pictures_digest(), own.compute_rows_digest())
+        digests = (own.pictures_digest(), own.compute_rows_digest(donor.geometry()))
         if digests != (identity["seen.pictures"], identity["seen.rows"]):
             return None
         return PictureFiles(own.picture_sha256, tuple(bool(turned) for turned in own.apply_exif))

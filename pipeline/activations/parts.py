@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 
@@ -75,6 +75,29 @@ class ComputedPart:
                 self.writer.write_part(self.part, self.columns, self.encoded)
             except OSError as error:
                 raise disk_trouble(error, self.writer.folder) from error
+
+
+class PlannedTasks(Sequence[PartTask]):
+    """Tasks of some ranges of rows, each planned when it is taken: plans of all rows would fill the memory.
+
+    Parameters
+    ----------
+    plan : from a range of rows to its task
+    """
+
+    def __init__(self, spans: Sequence[Part], plan: Callable[[Part], PartTask]) -> None:
+        self._spans, self._plan = spans, plan
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @overload
+    def __getitem__(self, index: int) -> PartTask: ...
+    @overload
+    def __getitem__(self, index: slice) -> PlannedTasks: ...
+    def __getitem__(self, index: int | slice) -> PartTask | PlannedTasks:
+        chosen = self._spans[index]
+        return self._plan(chosen) if isinstance(chosen, Part) else PlannedTasks(chosen, self._plan)
 
 
 class PartMaker:

@@ -52,14 +52,15 @@ def preview(extraction: Extraction) -> Preview:
 
 def _count(extraction: Extraction, left: Sequence[Part], adoption: Adoption) -> Preview:
     table = extraction.table
-    picture = table.picture if extraction.rows is None else table.picture[extraction.rows]
+    rows = extraction.rows
     pictures: set[int] = set()
     adopted: dict[str, int] = {}
     n_rows = 0
     for part in left:
         missing = adoption.missing(part.start, part.stop)
         n_rows += int(missing.sum())
-        pictures.update(np.unique(picture[part.start : part.stop][missing]).tolist())
+        own = slice(part.start, part.stop)
+        pictures.update(np.unique(table.picture_of(own if rows is None else rows[own])[missing]).tolist())
         for place, count in adoption.within(part.start, part.stop).rows_by_place.items():
             name = name_of_place(place)
             adopted[name] = adopted.get(name, 0) + count

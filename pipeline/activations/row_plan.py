@@ -63,7 +63,7 @@ class RowPlan:
 
 def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice | np.ndarray) -> RowPlan:
     """Plan a range of rows, or chosen rows in rising order."""
-    picture = table.picture[rows]
+    of_table = table.rows_at(rows)
     pictures = tuple(
         PlannedPicture(
             index,
@@ -72,7 +72,6 @@ def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice 
             table.picture_sha256[index],
             bool(table.apply_exif[index]),
         )
-        for index in np.unique(picture).tolist()
+        for index in np.unique(of_table.picture).tolist()
     )
-    flip = None if table.flip is None else table.flip[rows]
-    return RowPlan(picture, table.box_xyxy[rows], table.scale[rows], table.source, flip, pictures)
+    return RowPlan(of_table.picture, of_table.box_xyxy, of_table.scale, table.source, of_table.flip, pictures)

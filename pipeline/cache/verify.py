@@ -17,7 +17,7 @@ from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
 from pipeline.head.file import load_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.progress import Progress, Say
-from pipeline.patches.table_file import read_table
+from pipeline.patches.table_file import verify_table
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import extract
 from pipeline.stages.context import Opened, RunContext
@@ -84,7 +84,7 @@ def verify_small_files(ws: Workspace) -> list[BadFile]:
     receipts, damaged = read_receipts(ws)
     bad = [BadFile(path, "extract", problem) for path, problem in damaged.items()]
     readers: list[tuple[Path, str, Any, Callable[[Path], Any]]] = [
-        (ws.cache / "patches", "*.h5", "patches", read_table),
+        (ws.cache / "patches", "*.h5", "patches", verify_table),
         (ws.results / "heads", "*.safetensors", "fit-head", load_head),
         (ws.results / "scores", "*.h5", "score", load_scores),
     ]

@@ -226,7 +226,7 @@ def _warn(ws: Workspace, plan: Plan) -> list[str]:
     large = [name for name, stage in plan.stages.items() if stage.memory_bytes > memory]
     if large:
         warnings.append(
-            f"{', '.join(large)}: more memory than the {estimate_bytes(memory)} of this machine; patch table, "
+            f"{', '.join(large)}: more memory than the {estimate_bytes(memory)} of this machine; pictures, "
             "annotations and the rows of a fit are held whole, so cut the pictures into several datasets"
         )
     return warnings

@@ -69,10 +69,13 @@ KIND: HeadKind[HeadSettings] = HeadKind(make_network, fit, joint_key)
 class TrainingRows:
     """How each row of a table takes part in a fit, before a share of the background is drawn.
 
+    The draw needs to know it of all rows, in two bytes per row (of several classes per row: one). Targets are
+    of chosen rows, and are computed for those.
+
     Attributes
     ----------
-    kind : int8 ndarray of shape (n_rows,): POSITIVE, BACKGROUND or UNUSED
-    targets_at : from an int64 ndarray (n,) of rows to their targets
+    kind : int ndarray of shape (n_rows,): at least 0 (`POSITIVE`, or a class), BACKGROUND or UNUSED
+    targets_at : from an int64 ndarray (n,) of rows, rising, to their targets
         Of one class per row: int64 (n,), a class, or the number of classes for background. Of several: int8
         (n, n_classes), 1, -1, and 0 for a class of which a row is no example.
     """
@@ -110,9 +113,11 @@ def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPa
     table = task.table
     table.need_boxes(f"head {task.name!r}")
     training = _training_rows(table, settings, task.label_rule)
-    kind = np.where(task.is_held_out[table.picture], UNUSED, training.kind)
+    kind = training.kind
+    for picture in np.flatnonzero(task.is_held_out).tolist():
+        kind[table.first_row[picture] : table.first_row[picture + 1]] = UNUSED
     row_index = choose_rows(kind, settings.background_share, task.seed)
-    n_positive = int((kind[row_index] == POSITIVE).sum())
+    n_positive = int((kind[row_index] >= POSITIVE).sum())
     if not n_positive:
         raise HeadError(
             f"{table.dataset} {table.split}: no positive patch among {table.n_rows:,} under the label rule "
@@ -125,7 +130,7 @@ def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPa
     facts: dict[str, Any] = {
         "positive": n_positive,
         "background": len(row_index) - n_positive,
-        "background_of": int((kind == BACKGROUND).sum()),
+        "background_of": int(np.count_nonzero(kind == BACKGROUND)),
         "per_class": {c: int(n) for c, n in zip(table.classes, per_class, strict=True)},
     }
     if not n_negative.all():
@@ -139,14 +144,25 @@ def _training_rows(table: PatchTable, settings: HeadSettings, label_rule: LabelS
     n_classes = len(table.classes)
     if settings.targets == "single":
         labels = table.labels(label_rule)
-        kind = np.where(labels >= 0, POSITIVE, labels).astype(np.int8)
         return TrainingRows(
-            kind, lambda rows: np.where(kind[rows] == BACKGROUND, n_classes, labels[rows].astype(np.int64))
+            labels, lambda rows: np.where(labels[rows] == BACKGROUND, n_classes, labels[rows].astype(np.int64))
         )
-    by_class = table.class_targets(label_rule)
-    background = np.where(by_class.background, BACKGROUND, UNUSED)
-    kind = np.where(by_class.used & ~by_class.background, POSITIVE, background).astype(np.int8)
-    return TrainingRows(kind, lambda rows: by_class.matrix(rows, n_classes))
+    kind = np.empty(table.n_rows, np.int8)
+    for pictures in table.ranges():
+        some = table.class_targets(label_rule, pictures)
+        background = np.where(some.background, BACKGROUND, UNUSED)
+        kind[table.slice_of(pictures)] = np.where(some.used & ~some.background, POSITIVE, background)
+
+    def targets_at(rows: np.ndarray) -> np.ndarray:
+        targets = [np.zeros((0, n_classes), np.int8)]
+        for pictures in table.ranges():
+            own = table.slice_of(pictures)
+            chosen = rows[slice(*np.searchsorted(rows, [own.start, own.stop]))]
+            if len(chosen):
+                targets.append(table.class_targets(label_rule, pictures).matrix(chosen - own.start, n_classes))
+        return np.concatenate(targets)
+
+    return TrainingRows(kind, targets_at)
 
 
 def rows_to_learn(

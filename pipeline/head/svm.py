@@ -141,7 +141,7 @@ def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
     pooled = PooledRows(len(table.ids), store.width, settings.pooling)
     with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
-            picture = table.picture[part.start : part.stop]
+            picture = table.picture_of(slice(part.start, part.stop))
             kept = ~task.is_held_out[picture]
             pooled.add(rows if kept.all() else rows[kept], picture[kept])
             progress.advance(part.n_rows)

@@ -1,4 +1,4 @@
-"""Build a patch table: decode every picture of a split, plan its windows, measure their overlap with objects."""
+"""Build a patch table: decode every picture of a split, count its windows, join it with its objects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.dataset.decode_memory import DecodeMemory
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Say, silent
-from pipeline.patches.inspect import Bad, Inspected, inspect_split, without_rows
-from pipeline.patches.labels import Overlap
+from pipeline.patches.inspect import Bad, Inspected, inspect_split
 from pipeline.patches.notes import report_bad, say_notes
+from pipeline.patches.rows import Objects
 from pipeline.patches.settings import Source, SourceSettings
 from pipeline.patches.table import PatchTable
 
@@ -67,7 +67,7 @@ def find_bad(split: Split, sources: SourceSettings, workers: int = 1, say: Say =
     ----------
     say : takes notes: pictures turned, all but constant, and boxes clipped
     """
-    inspected, votes = inspect_split(split, sources, workers, f"check {split.name}", keep=without_rows)
+    inspected, votes = inspect_split(split, sources, workers, f"check {split.name}")
     say_notes(split, inspected, votes, say)
     return [item if isinstance(item, Bad) else None for item in inspected]
 
@@ -78,26 +78,27 @@ def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[Inspect
     good_ids = tuple(split.ids[index] for index in good)
     pictures = [item for item in inspected if isinstance(item, Inspected)]
     bad = [(split.ids[index], item) for index, item in enumerate(inspected) if isinstance(item, Bad)]
-    flips = [item.flip for item in pictures if item.flip is not None]
     table = PatchTable(
         dataset=split.manifest.name,
         split=split.name,
         classes=split.manifest.classes,
         source=sources.source,
         grid=sources.grid,
-        picture=np.repeat(np.arange(len(pictures)), [len(item.scale) for item in pictures]).astype(np.int32),
-        box_xyxy=np.concatenate([item.box_xyxy for item in pictures]),
-        scale=np.concatenate([item.scale for item in pictures]),
-        overlap=Overlap.concatenate([item.overlap for item in pictures if item.overlap is not None]),
         ids=good_ids,
         size_wh=np.array([item.size_wh for item in pictures], np.int32),
+        first_row=np.cumsum([0, *(item.n_rows for item in pictures)], dtype=np.int64),
+        objects=Objects.join(
+            [item.box_xyxy for item in pictures],
+            [item.class_index for item in pictures],
+            [item.difficult for item in pictures],
+        ),
         apply_exif=np.array([item.apply_exif for item in pictures], bool),
         picture_sha256=tuple(item.sha256 for item in pictures),
         picture_labels=np.zeros((len(pictures), 0), np.int8) if split.labels is None else split.labels[good],
         skipped=tuple((i, item.problem) for i, item in bad),
         annotation_digest=split.annotation_digest,
         skipped_sha256=tuple(item.sha256 for _, item in bad),
-        flip=np.concatenate(flips) if flips else None,
+        sample_xyxy=np.array([item.sample_xyxy for item in pictures]) if sources.source == "boxes" else None,
         crops=sources.crops,
         boxes=sources.boxes,
         unscored=split.manifest.unscored,
@@ -105,7 +106,7 @@ def _assemble(split: Split, sources: SourceSettings, inspected: Sequence[Inspect
         exif=split.manifest.exif,
         from_numbers=tuple(i for i, item in zip(good_ids, pictures, strict=True) if item.from_numbers),
     )
-    return replace(table, rows_digest=table.compute_rows_digest())
+    return replace(table, rows_digest=table.compute_rows_digest(), label_hashes=table.compute_label_hashes())
 
 
 def check_source(split: Split, source: Source) -> None:

@@ -1,10 +1,10 @@
-"""Inspect the pictures of a split: decode each, plan its windows, and measure their overlap with objects."""
+"""Inspect the pictures of a split: decode each, count its windows, and clip its objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +18,8 @@ from pipeline.dataset.voc_xml import clip_box
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import BadPictureError
 from pipeline.io.progress import track
-from pipeline.patches.labels import Overlap, measure_overlap
+from pipeline.patches.rows import plan_picture
 from pipeline.patches.settings import SourceSettings
-from pipeline.patches.sources import plan_windows
 
 MAX_FILE_BYTES = 1_000_000_000
 """Larger than any picture that can be decoded, and smaller than a machine's memory."""
@@ -28,7 +27,18 @@ MAX_FILE_BYTES = 1_000_000_000
 
 @dataclass(frozen=True)
 class Inspected:
-    """Facts of one picture that the table needs, from its decoded pixels."""
+    """Facts of one picture that the table needs, from its decoded pixels and its annotation.
+
+    Attributes
+    ----------
+    size_wh : of the picture, turned if it is
+    orientation : EXIF orientation of the file, 1 for none
+    is_told : whether the annotation tells if the picture is turned
+    n_clipped : number of boxes that reached out of the picture and were clipped
+    n_rows : number of its patches
+    box_xyxy, class_index, difficult : float64 (n, 4), int and bool (n,) ndarrays: its objects, clipped
+    sample_xyxy : float64 ndarray (4,), box of the person that the sample is; None for none
+    """
 
     sha256: str
     size_wh: tuple[int, int]
@@ -38,13 +48,11 @@ class Inspected:
     from_numbers: bool
     is_nearly_constant: bool
     n_clipped: int
+    n_rows: int
     box_xyxy: np.ndarray
-    scale: np.ndarray
-    flip: np.ndarray | None
-    overlap: Overlap | None
-
-
-_NO_ROWS = np.zeros((0, 4))
+    class_index: np.ndarray
+    difficult: np.ndarray
+    sample_xyxy: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ Job = tuple[str, Path, Annotation, str | None]
 def _inspect_picture(
     job: Job, sources: SourceSettings, turn_untold: bool, known_turns: Mapping[str, bool], memory: DecodeMemory
 ) -> Inspected | Bad:
-    """Decode a picture, unless the same bytes were decoded before, and plan its windows.
+    """Decode a picture, unless the same bytes were decoded before, and count its windows.
 
     Parameters
     ----------
@@ -100,20 +108,13 @@ def _inspect_picture(
             objects, n_outside = _clip_boxes(objects, (width, height))
             sample = None if sample is None else _clip_boxes(sample[None], (width, height))[0][0]
             n_clipped += n_outside
-        windows, scale, flip = plan_windows(width, height, sources, sample)
+        n_rows = len(plan_picture(width, height, sources, sample).scale)
     except OSError as error:
         return Bad(f"{error.strerror or error}")
     except BadPictureError as error:
         # Without the path: table and identity, which hold the reason, hold no places.
         problem = str(error).removeprefix(f"{name}: ")
         return Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
-    # The table holds float32, and labels follow from the table.
-    windows = windows.astype(np.float32)
-    # The square of a person may be mostly surroundings; the patch has the label of the person's action all the same.
-    area = windows
-    if sources.source == "boxes":
-        assert sample is not None  # see `check_source`
-        area = np.repeat(sample[None], len(windows), axis=0)
     return Inspected(
         sha256,
         (width, height),
@@ -123,10 +124,11 @@ def _inspect_picture(
         facts.from_numbers,
         facts.is_nearly_constant,
         n_clipped,
-        windows,
-        scale,
-        flip,
-        measure_overlap(area, objects, annotation.class_index, annotation.difficult),
+        n_rows,
+        objects,
+        annotation.class_index,
+        annotation.difficult,
+        sample,
     )
 
 
@@ -148,18 +150,12 @@ def _clip_boxes(box_xyxy: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndar
     return clipped, n_clipped
 
 
-def without_rows(item: Inspected | Bad) -> Inspected | Bad:
-    """Drop the rows of a picture: those of a large split would fill the memory."""
-    return item if isinstance(item, Bad) else replace(item, box_xyxy=_NO_ROWS, scale=_NO_ROWS, flip=None, overlap=None)
-
-
 def inspect_split(
     split: Split,
     sources: SourceSettings,
     workers: int,
     what: str,
     known_turns: Mapping[str, bool] = MappingProxyType({}),
-    keep: Callable[[Inspected | Bad], Inspected | Bad] = lambda item: item,
     memory: DecodeMemory | None = None,
 ) -> tuple[list[Inspected | Bad], tuple[int, int]]:
     """Inspect every picture of a split, and count its annotations that tell, see `_count_votes`.
@@ -167,14 +163,13 @@ def inspect_split(
     Parameters
     ----------
     what : name of the progress
-    keep : what is kept of each picture
     memory : what is known of pictures that were decoded before; None decodes every one
     """
     problems = [split.unusable.get(i) for i in split.ids]
     jobs: list[Job] = list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
 
     def inspect(job: Job, turn_untold: bool) -> Inspected | Bad:
-        return keep(_inspect_picture(job, sources, turn_untold, known_turns, known))
+        return _inspect_picture(job, sources, turn_untold, known_turns, known)
 
     # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
     with memory or DecodeMemory(None) as known, ThreadPoolExecutor(workers) as pool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
 from pipeline.patches.labels import BACKGROUND
+from pipeline.patches.rows import split_range
+
+ROWS_AT_WORK = 2**20
 
 
 def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
@@ -26,6 +30,8 @@ def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
 def choose_rows(labels: np.ndarray, background_share: float, seed: int) -> np.ndarray:
     """Choose all positive rows and a seeded share of the background rows.
 
+    Beside the labels and the chosen rows, memory holds four bytes per background row for the draw.
+
     Parameters
     ----------
     labels : int ndarray of shape (n_rows,), a class, BACKGROUND or UNUSED
@@ -35,7 +41,22 @@ def choose_rows(labels: np.ndarray, background_share: float, seed: int) -> np.nd
     -------
     int64 ndarray of chosen rows, rising
     """
-    background = np.flatnonzero(labels == BACKGROUND)
+    # Which elements a permutation takes does not depend on their type, so that small ones give the same rows.
+    of_row = np.uint32 if len(labels) <= np.iinfo(np.uint32).max else np.int64
+    background = _rows_where(labels, lambda some: some == BACKGROUND, of_row)
     n = round(background_share * len(background))
-    chosen = np.random.default_rng([seed, 1]).permutation(background)[:n]
-    return np.sort(np.concatenate([np.flatnonzero(labels >= 0), chosen]))
+    np.random.default_rng([seed, 1]).shuffle(background)
+    positive = _rows_where(labels, lambda some: some >= 0, np.int64)
+    return np.sort(np.concatenate([positive, background[:n].astype(np.int64)]))
+
+
+def _rows_where(labels: np.ndarray, holds: Callable[[np.ndarray], np.ndarray], dtype: type[np.integer]) -> np.ndarray:
+    """Return the rows whose label meets a condition, as `dtype`; temporary arrays are of a range of rows."""
+    ranges = list(split_range(len(labels), ROWS_AT_WORK))
+    rows = np.empty(sum(np.count_nonzero(holds(labels[some.start : some.stop])) for some in ranges), dtype)
+    filled = 0
+    for some in ranges:
+        found = some.start + np.flatnonzero(holds(labels[some.start : some.stop]))
+        rows[filled : filled + len(found)] = found
+        filled += len(found)
+    return rows

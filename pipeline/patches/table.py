@@ -1,28 +1,53 @@
-"""The patch table: all patches of a split, their overlap with objects, and two digests.
+"""The patch table: the pictures of a split with their objects, the rows that follow from them, and two digests.
 
-A table fixes the row plan before the trunk runs: every picture has been decoded in full when it exists. Labels are
-not stored; they follow from the stored overlaps and a head's label rule, so that another rule needs no new table.
+A table fixes the row plan before the trunk runs: every picture has been decoded in full when it exists. It holds
+pictures and objects, not rows: the windows of a picture are a function of its size and of the source, and the overlaps
+one of windows and objects. Both are computed for the pictures at work, so that memory and file follow the number of
+pictures. Labels follow from overlaps and a head's label rule, so that another rule needs no new table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from pipeline.io.digests import digest_of, sha256_bytes
-from pipeline.io.errors import DatasetError
-from pipeline.patches.labels import FILL_COLUMNS, ClassTargets, Overlap, label_classes, label_patches
+from pipeline.io.errors import DatasetError, StoreError
+from pipeline.patches.labels import (
+    FILL_COLUMNS,
+    ClassTargets,
+    Overlap,
+    label_classes,
+    label_patches,
+    measure_overlap,
+)
+from pipeline.patches.rows import ColumnDigests, Objects, Rows, plan_picture, split_range
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
+from pipeline.patches.sources import Windows
 
-FORMAT = "patch-table-3"
+FORMAT = "patch-table-4"
+LABELS_FORMAT = "patch-table-3"
+"""Format of what a labels' digest is over: heads are joined on it, so it outlives changes of the file."""
 ROWS_FORMAT = "patch-table-2"
 """Format of the row plan: stores are joined on its digest, so it outlives changes of the labels' columns."""
+PICTURES_AT_WORK = 64
+"""Pictures whose rows are computed together where all rows are needed: about 30,000 rows of the usual grid."""
+LABEL_RULES = tuple(
+    LabelSettings(single_object=single, background=background)
+    for single, background in itertools.product(("fills", "touches"), ("untouched", "unfilled"))
+)
+"""All label rules: a table holds the hashes of its labels under each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchTable:
-    """All patches of one split, rows ordered by picture, then as the grid orders them.
+    """All pictures of one split with their objects; rows are ordered by picture, then as the grid orders them.
+
+    Rows and overlaps are computed when they are asked for. Per row nothing is held.
 
     Attributes
     ----------
@@ -30,13 +55,12 @@ class PatchTable:
     classes : class names
     source : where the windows come from
     grid, crops, boxes : the settings of the sources of these names
-    picture : int32 ndarray (n_rows,), rising, index into `ids`
-    box_xyxy : float32 ndarray (n_rows, 4), continuous, pixels of the picture; those of ``boxes`` may leave it
-    scale : uint8 ndarray (n_rows,), index into the grid's scales, or the number of the crop
-    flip : bool ndarray (n_rows,), patches that are mirrored left to right; None if no patch is
-    overlap : `Overlap` of all rows with the objects of their pictures
     ids : tuple of str, one per sample: a picture, or a person (two persons of a picture share its file)
     size_wh : int32 ndarray (n_pictures, 2)
+    first_row : int64 ndarray (n_pictures + 1,): rows of picture i are ``first_row[i]:first_row[i + 1]``
+    objects : of all pictures
+    sample_xyxy : float64 ndarray (n_pictures, 4), boxes of the persons that the samples are; None unless the source
+        is ``boxes``
     apply_exif : bool ndarray (n_pictures,)
     picture_sha256 : tuple of str, digest of each file's bytes
     picture_labels : int8 ndarray (n_pictures, n_classes), 1, 0, -1; width 0 without labels
@@ -44,6 +68,8 @@ class PatchTable:
     annotation_digest : digest of the lists and XML files
     skipped_sha256 : tuple of str, digest of each skipped file's bytes, empty if it could not be read
     rows_digest : digest of the row plan, see `compute_rows_digest`
+    label_hashes : SHA-256 of the columns that a labels' digest is over, see `compute_label_hashes`; without, they are
+        computed whenever they are needed
     unscored : classes that heads learn and no result counts
     has_boxes : whether the dataset has boxes; without, no patch has a label of its own
     from_numbers : ids of the pictures whose files hold floating-point or 32-bit values. They are part of the rows'
@@ -56,12 +82,10 @@ class PatchTable:
     classes: tuple[str, ...]
     source: Source
     grid: GridSettings
-    picture: np.ndarray
-    box_xyxy: np.ndarray
-    scale: np.ndarray
-    overlap: Overlap
     ids: tuple[str, ...]
     size_wh: np.ndarray
+    first_row: np.ndarray
+    objects: Objects
     apply_exif: np.ndarray
     picture_sha256: tuple[str, ...]
     picture_labels: np.ndarray
@@ -69,7 +93,8 @@ class PatchTable:
     annotation_digest: str
     skipped_sha256: tuple[str, ...] = ()
     rows_digest: str = ""
-    flip: np.ndarray | None = None
+    label_hashes: Mapping[str, str] = field(default_factory=dict)
+    sample_xyxy: np.ndarray | None = None
     crops: CropSettings = CropSettings()
     boxes: BoxSettings = BoxSettings()
     unscored: tuple[str, ...] = ()
@@ -80,7 +105,7 @@ class PatchTable:
     @property
     def n_rows(self) -> int:
         """Number of patches."""
-        return len(self.picture)
+        return int(self.first_row[-1])
 
     @property
     def labelled(self) -> bool:
@@ -104,7 +129,7 @@ class PatchTable:
                 "use a head of kind weak or svm, such as the built-in --head svm or --head weak"
             )
 
-    @property
+    @cached_property
     def sources(self) -> SourceSettings:
         """Settings of where the windows come from."""
         return SourceSettings(source=self.source, grid=self.grid, crops=self.crops, boxes=self.boxes)
@@ -126,41 +151,148 @@ class PatchTable:
         """Whether each picture is turned by EXIF, by the SHA-256 of its file's bytes."""
         return dict(zip(self.picture_sha256, self.apply_exif.tolist(), strict=True))
 
-    @property
-    def first_row(self) -> np.ndarray:
-        """int64 ndarray (n_pictures + 1,): rows of picture i are ``first_row[i]:first_row[i + 1]``."""
-        return np.searchsorted(self.picture, np.arange(len(self.ids) + 1)).astype(np.int64)
+    # Rows and overlaps, for the pictures at work
 
-    def labels(self, settings: LabelSettings) -> np.ndarray:
-        """Label each row under one label rule: class, background or unused; int16 ndarray (n_rows,)."""
-        return label_patches(self.overlap, settings)
+    def windows_of_picture(self, index: int) -> Windows:
+        """Plan the windows of a picture, boxes in float32.
 
-    def class_targets(self, settings: LabelSettings) -> ClassTargets:
-        """Derive each row's target for each class under one label rule, several classes per row allowed."""
-        return label_classes(self.overlap, settings)
+        Raises
+        ------
+        StoreError
+            They are not as many as the table says: another version of the package made it.
+        """
+        width, height = self.size_wh[index].tolist()
+        sample = None if self.sample_xyxy is None else self.sample_xyxy[index]
+        windows = plan_picture(width, height, self.sources, sample)
+        n_rows = int(self.first_row[index + 1] - self.first_row[index])
+        if len(windows.scale) != n_rows:
+            raise StoreError(
+                f"patch table of {self.dataset} {self.split}: picture {self.ids[index]} has {n_rows} rows, and "
+                f"{len(windows.scale)} are planned by this version; make it again: pipeline patches --dataset "
+                f"{self.dataset} --split {self.split}"
+            )
+        return windows
+
+    def overlap_of_picture(self, index: int) -> Overlap:
+        """Measure the overlap of a picture's patches with its objects."""
+        area = self.windows_of_picture(index).box_xyxy
+        if self.sample_xyxy is not None:
+            # A person's square may be mostly surroundings; the patch has the label of the person's action all the same.
+            area = np.repeat(self.sample_xyxy[index][None], len(area), axis=0)
+        return measure_overlap(area, *self.objects.of_picture(index))
+
+    def ranges(self) -> Iterable[range]:
+        """Divide the pictures into ranges whose rows fit into memory together, in order."""
+        return split_range(len(self.ids), PICTURES_AT_WORK)
+
+    def slice_of(self, pictures: range) -> slice:
+        """Return the rows of a range of pictures."""
+        return slice(int(self.first_row[pictures.start]), int(self.first_row[pictures.stop]))
+
+    def picture_of(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return the picture of each of some rows: int32 ndarray, index into `ids`."""
+        index = np.arange(*rows.indices(self.n_rows)) if isinstance(rows, slice) else rows
+        return (np.searchsorted(self.first_row, index, "right") - 1).astype(np.int32)
+
+    def rows_at(self, rows: slice | np.ndarray) -> Rows:
+        """Compute a range of rows, or chosen rows: picture by picture, so that rising ones cost least."""
+        index = np.arange(*rows.indices(self.n_rows)) if isinstance(rows, slice) else rows
+        picture = self.picture_of(index)
+        starts = np.flatnonzero(np.diff(picture, prepend=-1)).tolist()
+        boxes, scales, flips = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)], []
+        for start, stop in itertools.pairwise([*starts, len(index)]):
+            of_picture = int(picture[start])
+            windows = self.windows_of_picture(of_picture)
+            own = index[start:stop] - self.first_row[of_picture]
+            boxes.append(windows.box_xyxy[own])
+            scales.append(windows.scale[own])
+            if windows.flip is not None:
+                flips.append(windows.flip[own])
+        return Rows(picture, np.concatenate(boxes), np.concatenate(scales), np.concatenate(flips) if flips else None)
+
+    def rows_of(self, pictures: range) -> Rows:
+        """Compute the rows of a range of pictures."""
+        return self.rows_at(self.slice_of(pictures))
+
+    def overlap_of(self, pictures: range) -> Overlap:
+        """Measure the overlap of the rows of a range of pictures; rows are counted from the first of the range."""
+        return Overlap.concatenate([self.overlap_of_picture(index) for index in pictures])
+
+    def labels(self, settings: LabelSettings, pictures: range | None = None) -> np.ndarray:
+        """Label each row under one label rule: class, background or unused; int16 ndarray (n_rows,).
+
+        Parameters
+        ----------
+        pictures : whose rows are labelled; None for all, which holds two bytes per row of the table
+        """
+        if pictures is not None:
+            return label_patches(self.overlap_of(pictures), settings)
+        labels = np.empty(self.n_rows, np.int16)
+        for some in self.ranges():
+            labels[self.slice_of(some)] = self.labels(settings, some)
+        return labels
+
+    def class_targets(self, settings: LabelSettings, pictures: range) -> ClassTargets:
+        """Derive targets for each class, several classes per row allowed, of the rows of a range of pictures.
+
+        Rows are counted from the first of the range.
+        """
+        return label_classes(self.overlap_of(pictures), settings)
+
+    # Digests, range by range: the values are those of whole columns
 
     def labels_digest(self, settings: LabelSettings) -> str:
         """Digest everything that a head is fitted to and a result is measured against."""
+        rule = settings.model_dump_json()
+        hashes = self.label_hashes if rule in self.label_hashes else self.compute_label_hashes((settings,))
         return digest_of(
             {
-                "format": FORMAT,
+                "format": LABELS_FORMAT,
                 "rows": self.rows_digest,
-                "labels": sha256_bytes(self.labels(settings).astype("<i2").tobytes()),
-                "fills": [sha256_bytes(getattr(self.overlap, name).astype("<i8").tobytes()) for name in FILL_COLUMNS],
+                "labels": hashes[rule],
+                "fills": [hashes[name] for name in FILL_COLUMNS],
                 "picture_labels": sha256_bytes(self.picture_labels.tobytes()),
                 "classes": self.classes,
                 "reading": settings.model_dump(),
             }
         )
 
+    def compute_label_hashes(self, rules: Iterable[LabelSettings] = LABEL_RULES) -> dict[str, str]:
+        """Hash the labels of all rows under some label rules, and which objects fill which rows.
+
+        Returns
+        -------
+        SHA-256 of the labels (int16) by the rule as JSON, and of each of `FILL_COLUMNS` (int64) by its name
+        """
+        names = {rule.model_dump_json(): rule for rule in rules}
+        digests = ColumnDigests()
+        for pictures in self.ranges():
+            overlap = self.overlap_of(pictures)
+            fills = {name: getattr(overlap, name).astype("<i8") for name in FILL_COLUMNS}
+            fills["fill_row"] += self.first_row[pictures.start]
+            labels = {name: label_patches(overlap, rule).astype("<i2") for name, rule in names.items()}
+            digests.update(**labels, **fills)
+        return {name: digests[name] for name in (*names, *FILL_COLUMNS)}
+
     def pictures_digest(self) -> str:
         """Digest (id, SHA-256 of the file's bytes) of all samples, in the order of the list."""
         return digest_of(list(zip(self.ids, self.picture_sha256, strict=True)))
 
-    def compute_rows_digest(self) -> str:
-        """Digest ids, source, scales, boxes and flips, by which a store's rows are joined to a table."""
+    def compute_rows_digest(self, rows: Iterable[Rows] | None = None) -> str:
+        """Digest ids, source, scales, boxes and flips, by which a store's rows are joined to a table.
+
+        Parameters
+        ----------
+        rows : all rows of the pictures, range by range; None for those that are planned
+        """
+        digests, is_mirrored = ColumnDigests(), False
+        for some in map(self.rows_of, self.ranges()) if rows is None else rows:
+            box_xyxy, picture = some.box_xyxy.astype("<f4"), some.picture.astype("<i4")
+            digests.update(picture=picture, box_xyxy=box_xyxy, scale=some.scale)
+            if some.flip is not None:
+                is_mirrored = True
+                digests.update(flip=some.flip.astype("u1"))
         scaled = {"from_numbers": self.from_numbers} if self.from_numbers else {}
-        flips = {} if self.flip is None else {"flip": sha256_bytes(self.flip.astype("u1").tobytes())}
         return digest_of(
             {
                 "format": ROWS_FORMAT,
@@ -168,11 +300,9 @@ class PatchTable:
                 "source": self.source,
                 "sizes": self.size_wh.tolist(),
                 "apply_exif": [int(e) for e in self.apply_exif],
-                "picture": sha256_bytes(self.picture.astype("<i4").tobytes()),
-                "box_xyxy": sha256_bytes(self.box_xyxy.astype("<f4").tobytes()),
-                "scale": sha256_bytes(self.scale.tobytes()),
+                **{name: digests[name] for name in ("picture", "box_xyxy", "scale")},
                 "scales": list(self.grid.scales),
-                **flips,
+                **({"flip": digests["flip"]} if is_mirrored else {}),
                 **scaled,
             }
         )

@@ -15,12 +15,12 @@ from pipeline.io.atomic import write_atomic
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import StoreError
-from pipeline.patches.labels import FILL_COLUMNS, MOST_COUNTED, PATCH_COLUMNS, Overlap
+from pipeline.patches.rows import Objects
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, Source
 from pipeline.patches.table import FORMAT, PatchTable
 
-WINDOW_COLUMNS = ("picture", "box_xyxy", "scale")
-PICTURE_COLUMNS = ("size_wh", "apply_exif", "picture_labels")
+PICTURE_COLUMNS = ("size_wh", "apply_exif", "picture_labels", "first_row")
+OBJECT_COLUMNS = ("first", "box_xyxy", "class_index", "difficult")
 PACKED = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 
 
@@ -40,10 +40,9 @@ def write_table(table: PatchTable, path: Path) -> None:
         file.attrs["unscored"] = json.dumps(table.unscored)
         file.attrs["annotation_digest"] = table.annotation_digest
         file.attrs["rows_digest"] = table.rows_digest
-        if not table.has_boxes:  # written only then, so that tables of datasets with boxes have the same bytes as ever
+        file.attrs["label_hashes"] = json.dumps(dict(table.label_hashes))
+        if not table.has_boxes:
             file.attrs["has_boxes"] = False
-        if table.from_numbers:
-            file.attrs["from_numbers"] = json.dumps(table.from_numbers)
         if table.exif is not None:
             file.attrs["exif"] = table.exif
     write_atomic(path, checksum_hdf5(buffer.getvalue()))
@@ -51,22 +50,16 @@ def write_table(table: PatchTable, path: Path) -> None:
 
 def _write_columns(table: PatchTable, file: h5py.File) -> None:
     text = h5py.string_dtype("utf-8")
-    rows = file.create_group("rows")
-    for name in WINDOW_COLUMNS:
-        rows.create_dataset(name, data=getattr(table, name), **PACKED)
-    for name in PATCH_COLUMNS:
-        rows.create_dataset(name, data=getattr(table.overlap, name), **PACKED)
-    if table.flip is not None:
-        rows.create_dataset("flip", data=table.flip, **PACKED)
-    fills = file.create_group("fills")
-    for name in FILL_COLUMNS:
-        values = getattr(table.overlap, name)
-        # An array without elements has no chunk that could be packed or carry a checksum.
-        fills.create_dataset(name, data=values, **(PACKED if values.size else {}))
     pictures = file.create_group("pictures")
-    for name in PICTURE_COLUMNS:
-        values = getattr(table, name)
-        pictures.create_dataset(name, data=values, fletcher32=bool(values.size))
+    columns = {f"pictures/{name}": getattr(table, name) for name in PICTURE_COLUMNS}
+    from_numbers = frozenset(table.from_numbers)
+    columns["pictures/from_numbers"] = np.array([i in from_numbers for i in table.ids], bool)
+    columns |= {f"objects/{name}": getattr(table.objects, name) for name in OBJECT_COLUMNS}
+    if table.sample_xyxy is not None:
+        columns["pictures/sample_xyxy"] = table.sample_xyxy
+    for name, values in columns.items():
+        # An array without elements has no chunk that could be packed or carry a checksum.
+        file.create_dataset(name, data=values, **(PACKED if values.size else {}))
     pictures.create_dataset("id", data=np.array(table.ids, object), dtype=text)
     pictures.create_dataset("sha256", data=np.array(table.picture_sha256, object), dtype=text)
     skipped = file.create_group("skipped")
@@ -76,12 +69,14 @@ def _write_columns(table: PatchTable, file: h5py.File) -> None:
 
 
 def read_table(path: Path) -> PatchTable:
-    """Read a table and check its row digest.
+    """Read a table, and check its bytes against the checksum that the file carries.
+
+    The digests of rows and labels are taken as they are written: `verify_table` computes them again.
 
     Raises
     ------
     StoreError
-        No such table, not a table, or its content disagrees with its digest.
+        No such table, not a table, or its bytes disagree with its checksum.
     """
     if not path.is_file():
         raise StoreError(f"{path}: no patch table; make it with: pipeline patches --dataset NAME --split SPLIT")
@@ -95,15 +90,31 @@ def read_table(path: Path) -> PatchTable:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{path}: cannot be read as a patch table: {error}; {again}") from error
+    if not _agrees(table):
+        raise StoreError(f"{path}: its columns disagree with one another; {again}")
+    return table
+
+
+def verify_table(path: Path) -> PatchTable:
+    """Read a table, compute all of its rows and labels, and compare their digests with the written ones.
+
+    Raises
+    ------
+    StoreError
+        As by `read_table`; this version plans other rows or labels than those of the digests.
+    """
+    table = read_table(path)
+    again = f"remove it and make it again: pipeline patches (file {path})"
     if table.compute_rows_digest() != table.rows_digest:
         raise StoreError(f"{path}: rows disagree with their digest; {again}")
-    if not _fills_agree(table):
-        raise StoreError(f"{path}: the objects that fill rows disagree with their number in each row; {again}")
+    if table.compute_label_hashes() != table.label_hashes:
+        raise StoreError(f"{path}: labels of rows disagree with their hashes; {again}")
     return table
 
 
 def _read_content(file: h5py.File) -> PatchTable:
-    rows, fills, pictures, skipped = (file[name] for name in ("rows", "fills", "pictures", "skipped"))
+    pictures, objects, skipped = (file[name] for name in ("pictures", "objects", "skipped"))
+    ids = tuple(pictures["id"].asstr()[:])
     return PatchTable(
         dataset=str(file.attrs["dataset"]),
         split=str(file.attrs["split"]),
@@ -113,13 +124,10 @@ def _read_content(file: h5py.File) -> PatchTable:
         crops=CropSettings.model_validate_json(file.attrs["crops"]),
         boxes=BoxSettings.model_validate_json(file.attrs["boxes"]),
         unscored=tuple(json.loads(file.attrs["unscored"])),
-        flip=rows["flip"][:] if "flip" in rows else None,
-        **{name: rows[name][:] for name in WINDOW_COLUMNS},
-        overlap=Overlap(
-            **{name: rows[name][:] for name in PATCH_COLUMNS}, **{name: fills[name][:] for name in FILL_COLUMNS}
-        ),
+        objects=Objects(**{name: objects[name][:] for name in OBJECT_COLUMNS}),
+        sample_xyxy=pictures["sample_xyxy"][:] if "sample_xyxy" in pictures else None,
         **{name: pictures[name][:] for name in PICTURE_COLUMNS},
-        ids=tuple(pictures["id"].asstr()[:]),
+        ids=ids,
         picture_sha256=tuple(pictures["sha256"].asstr()[:]),
         skipped=tuple(
             (str(i), str(reason))
@@ -128,23 +136,27 @@ def _read_content(file: h5py.File) -> PatchTable:
         annotation_digest=str(file.attrs["annotation_digest"]),
         skipped_sha256=tuple(skipped["sha256"].asstr()[:]),
         rows_digest=str(file.attrs["rows_digest"]),
+        label_hashes=json.loads(file.attrs["label_hashes"]),
         has_boxes=bool(file.attrs.get("has_boxes", True)),
-        from_numbers=tuple(json.loads(file.attrs.get("from_numbers", "[]"))),
+        from_numbers=tuple(ids[index] for index in np.flatnonzero(pictures["from_numbers"][:])),
         exif=str(file.attrs["exif"]) if "exif" in file.attrs else None,
     )
 
 
-def _fills_agree(table: PatchTable) -> bool:
-    """Whether the entries of filling objects are in order, of known classes, and as many per patch as are counted."""
-    overlap = table.overlap
-    row, of_class = overlap.fill_row, overlap.fill_class
-    if not len(row) == len(of_class) == len(overlap.fill_difficult):
+def _agrees(table: PatchTable) -> bool:
+    """Whether all columns are of the same pictures and objects, and objects of known classes."""
+    n_pictures, objects = len(table.ids), table.objects
+    columns = (table.picture_sha256, table.size_wh, table.apply_exif, table.picture_labels)
+    if any(len(column) != n_pictures for column in columns):
         return False
-    in_order = not len(row) or (row[0] >= 0 and row[-1] < table.n_rows and (np.diff(row) >= 0).all())
-    if not in_order or not ((of_class >= 0) & (of_class < len(table.classes))).all():
+    if (table.sample_xyxy is None) == (table.source == "boxes"):
         return False
-    counted = np.minimum(np.bincount(row, minlength=table.n_rows), MOST_COUNTED)
-    return np.array_equal(counted, overlap.n_filling)
+    for first in (table.first_row, objects.first):
+        if len(first) != n_pictures + 1 or first[0] != 0 or (np.diff(first) < 0).any():
+            return False
+    if not objects.first[-1] == len(objects.box_xyxy) == len(objects.class_index) == len(objects.difficult):
+        return False
+    return bool(((objects.class_index >= 0) & (objects.class_index < len(table.classes))).all())
 
 
 def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | None:

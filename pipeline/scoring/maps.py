@@ -138,7 +138,7 @@ class Peaks:
     """
 
     def __init__(self, table: PatchTable, pictures: range) -> None:
-        self._table, self._first_row, self._start = table, table.first_row, pictures.start
+        self._table, self._start = table, pictures.start
         self._peak_xy = np.full((len(pictures), len(table.classes), 2), np.nan, np.float32)
         self._pictures = WholePictures(len(table.classes))
         self._grids: dict[bytes, CoverageGrid] = {}
@@ -162,7 +162,7 @@ class Peaks:
 
     def _grid(self, index: int) -> CoverageGrid:
         # Pictures of one size have the same patches, and a dataset has few sizes.
-        boxes = self._table.box_xyxy[slice(*self._first_row[index : index + 2])]
+        boxes = self._table.windows_of_picture(index).box_xyxy
         key = boxes.tobytes()
         if key not in self._grids:
             if len(self._grids) >= 100:

@@ -80,7 +80,13 @@ class NearestPatches:
 
 def rows_of_scales(table: PatchTable, n_scales: int) -> np.ndarray:
     """Return the int64 indices of rows of the first `n_scales` scales, which have the largest patches; 0 for all."""
-    return np.flatnonzero(table.scale < n_scales) if n_scales else np.arange(table.n_rows)
+    if not n_scales:
+        return np.arange(table.n_rows)
+    chosen = [np.zeros(0, np.int64)]
+    for pictures in table.ranges():
+        rows = table.slice_of(pictures)
+        chosen.append(rows.start + np.flatnonzero(table.rows_at(rows).scale < n_scales))
+    return np.concatenate(chosen)
 
 
 def distances(
@@ -112,9 +118,9 @@ def _search(store: Store, table: PatchTable, rows: np.ndarray, query: np.ndarray
     nearest = NearestPatches(rows, query, len(table.ids))
     with Progress(f"search {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, values in store.iter_parts():
-            picture = table.picture[part.start : part.stop]
+            picture = table.picture_of(slice(part.start, part.stop))
             if reference_scales:
-                chosen = table.scale[part.start : part.stop] < reference_scales
+                chosen = table.rows_at(slice(part.start, part.stop)).scale < reference_scales
                 values, picture = values[chosen], picture[chosen]
             nearest.add(values, picture)
             progress.advance(part.n_rows)
@@ -213,8 +219,9 @@ def evaluate_retrieval(store: Store, table: PatchTable, query_scales: int = 1, r
     check_joined(store, table)
     rows = rows_of_scales(table, query_scales)
     ap, chance = np.full((2, len(table.ids)), np.nan)
-    for block in query_blocks(table.picture[rows], len(table.ids)):
-        pictures, query = np.unique(table.picture[rows[block]], return_inverse=True)
+    of_picture = table.picture_of(rows)
+    for block in query_blocks(of_picture, len(table.ids)):
+        pictures, query = np.unique(of_picture[block], return_inverse=True)
         distance = distances(store, table, store.read_rows(rows[block]), query, reference_scales)
         for index, row in zip(pictures, distance, strict=True):
             relevant = relevance(table.picture_labels, int(index))

@@ -220,7 +220,7 @@ class SplitScoring:
 
     def _choose(self, part: Part, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the wanted pictures in a part, and their pictures."""
-        picture = self.table.picture[part.start : part.stop]
+        picture = self.table.picture_of(slice(part.start, part.stop))
         if self._wanted is None:
             return rows, picture
         chosen = self._wanted[picture]

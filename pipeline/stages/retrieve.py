@@ -106,9 +106,8 @@ def find_nearest(
     queries = query_table(run, pictures, table.turns)
     rows = rows_of_scales(queries, query_scales)
     runner = make_runner(run.ws, run.dataset)
-    found = distances(
-        store, table, extract_queries(queries, pictures, runner, store, rows), queries.picture[rows], reference_scales
-    )
+    activations = extract_queries(queries, pictures, runner, store, rows)
+    found = distances(store, table, activations, queries.picture_of(rows), reference_scales)
     order = np.argsort(found, axis=1, kind="stable")[:, :top]
     return {
         "dataset": run.dataset,

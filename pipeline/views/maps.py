@@ -84,7 +84,7 @@ class SplitReader:
             rows = np.arange(*table.first_row[index : index + 2])
             image = decode_image(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
             scores = self.head.patch_scores(store.read_rows(rows))
-            pixels, box_xyxy = shrink_for_display(image), table.box_xyxy[rows]
+            pixels, box_xyxy = shrink_for_display(image), table.windows_of_picture(index).box_xyxy
             looks.append(Look(i, pixels, image.size, box_xyxy, self.head.classes, scores, self.head.score_kind))
         return looks
 

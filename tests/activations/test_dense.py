@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tables import all_rows
 
 from pipeline.activations import extraction
 from pipeline.activations.folder import LocalFolder
@@ -45,8 +46,8 @@ def test_rows_equal_a_slow_direct_computation(table, picture_paths, store):
     rows = store.read_rows(np.arange(table.n_rows))
 
     for row in range(table.n_rows):
-        picture = Image.open(picture_paths[table.ids[table.picture[row]]])
-        x0, y0, x1, _ = (float(v) for v in table.box_xyxy[row])
+        picture = Image.open(picture_paths[table.ids[all_rows(table).picture[row]]])
+        x0, y0, x1, _ = (float(v) for v in all_rows(table).box_xyxy[row])
         factor = 64 / (x1 - x0)
         size = max(64, round(picture.width * factor)), max(64, round(picture.height * factor))
         scaled = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from support.small_parts import code_to_bind
+from support.tables import TableOfRows, all_rows
 from torch import Tensor
 
 import pipeline.io.progress
@@ -102,8 +103,8 @@ def test_rows_equal_a_slow_direct_computation(table, picture_paths, make_runner,
     assert rows.shape == (table.n_rows, 1024)
 
     for row in range(table.n_rows):
-        picture = Image.open(picture_paths[table.ids[table.picture[row]]])
-        x0, y0, x1, _ = (float(v) for v in table.box_xyxy[row])
+        picture = Image.open(picture_paths[table.ids[all_rows(table).picture[row]]])
+        x0, y0, x1, _ = (float(v) for v in all_rows(table).box_xyxy[row])
         factor = 64 / (x1 - x0)
         size = max(64, round(picture.width * factor)), max(64, round(picture.height * factor))
         left, top = min(round(x0 * factor), size[0] - 64), min(round(y0 * factor), size[1] - 64)
@@ -117,7 +118,7 @@ def test_rows_equal_a_slow_direct_computation(table, picture_paths, make_runner,
 
 def test_geometry_is_that_of_the_table(table, uninterrupted):
     for name in ("picture", "box_xyxy", "scale"):
-        assert np.array_equal(uninterrupted.read_geometry(name), getattr(table, name))
+        assert np.array_equal(uninterrupted.read_geometry(name), getattr(all_rows(table), name))
     assert uninterrupted.picture_ids == table.ids
 
 
@@ -125,7 +126,7 @@ def test_parts_split_a_picture(table, uninterrupted):
     # Otherwise nothing here would try a picture that two parts decode.
     first = uninterrupted.parts[1].start
     assert len(uninterrupted.parts) == 2
-    assert table.picture[first - 1] == table.picture[first]
+    assert all_rows(table).picture[first - 1] == all_rows(table).picture[first]
 
 
 def test_whole_pictures(split, picture_paths, make_runner, tmp_path):
@@ -168,7 +169,7 @@ def test_rows_of_mirrored_crops_are_those_of_mirrored_pictures(crops_of):
     between = np.abs(rows[:, 11:] - rows[:, :11]).max(axis=2).min()
     assert step < 0.05 * between, "as far apart as a picture and its mirror image"
     # Which rows are mirrored can be told from the store alone: the second half of the crops' numbers.
-    assert np.array_equal(store.read_geometry("scale") >= 11, table.flip)
+    assert np.array_equal(store.read_geometry("scale") >= 11, all_rows(table).flip)
 
 
 def test_chosen_rows_alone(table, picture_paths, make_runner, tmp_path):
@@ -183,7 +184,7 @@ def test_chosen_rows_alone(table, picture_paths, make_runner, tmp_path):
     }
     assert store.n_rows == len(rows) == 33 and len(runner.batches) == 3, "no other row goes through the trunk"
     for name in ("picture", "box_xyxy", "scale"):
-        assert np.array_equal(store.read_geometry(name), getattr(table, name)[rows])
+        assert np.array_equal(store.read_geometry(name), getattr(table.rows_at(rows), name))
     some, expected = (np.asarray(x, np.float32) for x in (store.read_rows(np.arange(len(rows))), every.read_rows(rows)))
     np.testing.assert_allclose(some, expected, rtol=2e-3, atol=1e-4)
 
@@ -207,9 +208,9 @@ def test_recomputed_rows_of_crops_are_equal(split, picture_paths, make_runner, t
     store = extract(table, picture_paths, make_runner(), tmp_path / "cache", BATCH)
     assert not len(recompute_rows(store, table, picture_paths, make_runner(), 20).bad_rows)
 
-    unflipped = replace(table, flip=np.zeros(table.n_rows, bool))
+    unflipped = replace(TableOfRows.of(table), flip=np.zeros(table.n_rows, bool))
     bad = recompute_rows(store, unflipped, picture_paths, make_runner(), table.n_rows).bad_rows
-    assert np.array_equal(bad, np.flatnonzero(table.flip))
+    assert np.array_equal(bad, np.flatnonzero(all_rows(table).flip))
 
 
 @pytest.mark.parametrize("layer", ["pool5", "fc6"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.tables import TableOfRows
 
 from pipeline.activations import identity as module
 from pipeline.activations.identity import FieldDifference, Identity, differences, fingerprint, how_part, make_identity
@@ -15,6 +16,12 @@ from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings
 
 CONSTANT = {"how.resize", "how.rounding", "how.colour_order", "how.method"}
 """Fields with one possible value so far; a change of the code changes them, or the version."""
+
+
+@pytest.fixture
+def table(table):
+    """The table of the six pictures, of which every row can be changed."""
+    return TableOfRows.of(table)
 
 
 def with_rows(table, **changes):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from support.heads import fit_head, fit_network
+from support.stores import SplitData, seal_store
+from support.tables import table_of_strips
 
 from pipeline.head.file import NO_DIGEST, save_head
 from pipeline.head.fitting import Sgd
@@ -204,8 +206,10 @@ print(save_head(head, Path(out)))
 
 
 def test_other_processes_without_pictures_and_trunk_give_the_same_bytes(made, small, tmp_path):
-    write_table(made.table, tmp_path / "table.h5")
-    arguments = [str(tmp_path / "table.h5"), str(made.store.folder.path), small.model_dump_json()]
+    table = table_of_strips(24)
+    store = seal_store(tmp_path / "train.zarr", table, made.rows)
+    write_table(table, tmp_path / "table.h5")
+    arguments = [str(tmp_path / "table.h5"), str(store.folder.path), small.model_dump_json()]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", FIT_ALONE, *arguments, str(tmp_path / f"{n}.safetensors")],
@@ -221,7 +225,8 @@ def test_other_processes_without_pictures_and_trunk_give_the_same_bytes(made, sm
 
     assert [process.returncode for process in running] == [0, 0], ended
     first, second = (out.strip() for out, _ in ended)
-    assert first == second == digest_of_fit(made, small, tmp_path / "here.safetensors")
+    here = SplitData(table, store, made.rows)
+    assert first == second == digest_of_fit(here, small, tmp_path / "here.safetensors")
 
 
 # ---- held out --------------------------------------------------------------------------------------

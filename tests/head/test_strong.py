@@ -58,7 +58,7 @@ def heads(make, tmp_path_factory):
 def ap_of_patches(head, make, of_class: int) -> float:
     """How well patches that show a class are ranked above all others, of pictures that were not seen."""
     table, rows = make_couples(make, 12, "val")
-    shows = table.class_targets(LABELS).matrix(np.arange(table.n_rows), 3)[:, of_class]
+    shows = table.class_targets(LABELS, range(len(table.ids))).matrix(np.arange(table.n_rows), 3)[:, of_class]
     return average_precision(head.patch_scores(rows)[:, of_class], shows)
 
 

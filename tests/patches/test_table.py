@@ -8,26 +8,34 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from support.tables import TableOfRows, all_overlaps, all_rows
 
 from pipeline.io.checksummed import USER_BLOCK, checksum_hdf5
 from pipeline.io.digests import DigestMemory, sha256_file
 from pipeline.io.errors import DatasetError, StoreError
 from pipeline.patches.build import make_table
 from pipeline.patches.grid import grid_windows
-from pipeline.patches.labels import FILL_COLUMNS, PATCH_COLUMNS, Overlap
+from pipeline.patches.rows import Objects
 from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
 from pipeline.patches.table import PatchTable
-from pipeline.patches.table_file import PICTURE_COLUMNS, WINDOW_COLUMNS, read_table, why_stale, write_table
+from pipeline.patches.table_file import (
+    OBJECT_COLUMNS,
+    PICTURE_COLUMNS,
+    read_table,
+    verify_table,
+    why_stale,
+    write_table,
+)
 
 GRID = GridSettings(scales=(1.0, 2.0), overlap=0.5)  # on 96 x 64: 2 windows of 64 px and 5 x 3 of 32 px
 SOURCES = SourceSettings(grid=GRID)
 FILLS, TOUCHES = LabelSettings(), LabelSettings(single_object="touches")
 
 
-def assert_same(table: PatchTable | Overlap, other: PatchTable | Overlap) -> None:
+def assert_same(table: PatchTable | Objects, other: PatchTable | Objects) -> None:
     for field in fields(table):
         one, two = getattr(table, field.name), getattr(other, field.name)
-        if isinstance(one, Overlap):
+        if isinstance(one, Objects):
             assert_same(one, two)
         elif isinstance(one, np.ndarray):
             np.testing.assert_array_equal(one, two, err_msg=field.name)
@@ -48,10 +56,11 @@ def test_rows_are_ordered_by_picture_then_as_the_grid(voc):
     windows = [grid_windows(*size, GRID) for size in sizes]
     assert table.ids == ("p0", "p1", "p2", "p3", "p4", "p5", "large")
     assert table.size_wh.tolist() == [list(s) for s in sizes]
-    np.testing.assert_array_equal(table.box_xyxy, np.concatenate([w[0] for w in windows]).astype(np.float32))
-    np.testing.assert_array_equal(table.scale, np.concatenate([w[1] for w in windows]))
+    rows = all_rows(table)
+    np.testing.assert_array_equal(rows.box_xyxy, np.concatenate([w[0] for w in windows]).astype(np.float32))
+    np.testing.assert_array_equal(rows.scale, np.concatenate([w[1] for w in windows]))
     assert table.first_row.tolist() == np.cumsum([0] + [len(w[0]) for w in windows]).tolist()
-    assert table.picture.tolist() == [i for i, w in enumerate(windows) for _ in w[0]]
+    assert rows.picture.tolist() == [i for i, w in enumerate(windows) for _ in w[0]]
     assert table.n_rows == 6 * 17 + windows[-1][0].shape[0]
     assert table.picture_sha256 == tuple(sha256_file(voc.picture(i)) for i in table.ids)
     assert table.picture_labels.tolist()[:2] == [[-1, 1], [1, -1]]
@@ -77,10 +86,11 @@ def test_objects_that_fill_are_listed_by_row(voc):
 
     # The two windows of 64 px of each picture; see above.
     large = {picture: [17 * picture, 17 * picture + 1] for picture in range(6)}
-    assert table.overlap.fill_row.tolist() == large[1] + sorted(2 * large[2]) + large[3] + large[4] + large[5]
-    assert table.overlap.fill_class.tolist() == [0, 0] + [0, 1, 0, 1] + [0, 0] + [1, 1] + [0, 0]
-    assert table.overlap.fill_difficult.tolist() == [False] * 2 + [True, False] * 2 + [False] * 6
-    targets = table.class_targets(FILLS)
+    overlap = all_overlaps(table)
+    assert overlap.fill_row.tolist() == large[1] + sorted(2 * large[2]) + large[3] + large[4] + large[5]
+    assert overlap.fill_class.tolist() == [0, 0] + [0, 1, 0, 1] + [0, 0] + [1, 1] + [0, 0]
+    assert overlap.fill_difficult.tolist() == [False] * 2 + [True, False] * 2 + [False] * 6
+    targets = table.class_targets(FILLS, range(6))
     assert targets.matrix(np.array(large[1] + large[2]), 2).tolist() == [[1, -1], [1, -1], [0, 1], [0, 1]]
 
 
@@ -90,7 +100,8 @@ def test_no_object_fills_anything(voc, tmp_path):
     table = make_table(voc.read(), SOURCES)
     write_table(table, tmp_path / "t.h5")
 
-    assert table.overlap.fill_row.shape == table.overlap.fill_class.shape == table.overlap.fill_difficult.shape == (0,)
+    overlap = all_overlaps(table)
+    assert overlap.fill_row.shape == overlap.fill_class.shape == overlap.fill_difficult.shape == (0,)
     assert_same(read_table(tmp_path / "t.h5"), table)
 
 
@@ -102,8 +113,8 @@ def test_whole_is_one_row_a_picture(voc):
     table = make_table(voc.read(), SourceSettings(source="whole", grid=GRID))
 
     assert table.n_rows == 6 and table.source == "whole"
-    assert table.box_xyxy.tolist() == [[0, 0, 96, 64]] * 6
-    assert table.picture.tolist() == list(range(6))
+    assert all_rows(table).box_xyxy.tolist() == [[0, 0, 96, 64]] * 6
+    assert all_rows(table).picture.tolist() == list(range(6))
     assert table.labels(FILLS).tolist() == [1, 0] * 3  # 64 x 52 of 96 x 64: 54 % of it
 
 
@@ -188,7 +199,7 @@ def test_skipped_pictures_are_recorded_and_leave_no_row(spoilt):
 
     table = make_table(spoilt, SOURCES, on_error="skip", max_skipped=0.9, say=said.append)
 
-    assert table.ids == ("p0",) and set(table.picture.tolist()) == {0}
+    assert table.ids == ("p0",) and table.n_rows == 17
     assert table.picture_labels.shape == (1, 2)
     assert [i for i, _ in table.skipped] == ["p1", "p2", "p3", "p4", "p5", "p6"]
     # Reasons are kept, and are part of a store's identity: they say nothing of where the pictures lay.
@@ -338,7 +349,7 @@ def test_rows_digest_follows_grid_and_source(voc):
     ],
 )
 def test_every_part_of_the_row_plan_is_in_its_digest(voc, field, value):
-    table = make_table(voc.read(), SOURCES)
+    table = TableOfRows.of(make_table(voc.read(), SOURCES))
 
     assert replace(table, **{field: value}).compute_rows_digest() != table.rows_digest
 
@@ -424,7 +435,7 @@ def test_a_flipped_byte_is_refused_wherever_it_is(path):
     read_table(path)
 
 
-COLUMNS = {"rows": (*WINDOW_COLUMNS, *PATCH_COLUMNS), "fills": FILL_COLUMNS, "pictures": PICTURE_COLUMNS}
+COLUMNS = {"objects": OBJECT_COLUMNS, "pictures": (*PICTURE_COLUMNS, "from_numbers")}
 
 
 @pytest.mark.parametrize("name", [f"{group}/{name}" for group, names in COLUMNS.items() for name in names])
@@ -442,31 +453,52 @@ def test_a_truncated_file_is_refused(path, share):
         read_table(path)
 
 
-def test_rows_that_disagree_with_their_digest_are_refused(table, tmp_path):
-    boxes = table.box_xyxy.copy()
-    boxes[3, 0] += 1
-    write_table(replace(table, box_xyxy=boxes), tmp_path / "t.h5")
+def test_rows_that_disagree_with_their_digest_are_refused_when_all_are_verified(table, tmp_path):
+    other = replace(table, size_wh=table.size_wh - np.array([[1, 0]], np.int32))  # as many windows, elsewhere
+    write_table(replace(other, rows_digest=table.rows_digest), tmp_path / "t.h5")
+    read_table(tmp_path / "t.h5")
 
     with pytest.raises(StoreError, match="rows disagree with their digest"):
-        read_table(tmp_path / "t.h5")
+        verify_table(tmp_path / "t.h5")
+
+
+def test_labels_that_disagree_with_their_hashes_are_refused_when_all_are_verified(table, tmp_path):
+    write_table(replace(table, objects=replace(table.objects, difficult=~table.objects.difficult)), tmp_path / "t.h5")
+    read_table(tmp_path / "t.h5")
+
+    with pytest.raises(StoreError, match="labels of rows disagree with their hashes"):
+        verify_table(tmp_path / "t.h5")
+
+
+def test_a_table_that_is_verified_is_the_one_that_is_read(table, path):
+    assert_same(verify_table(path), table)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda o: {"fill_row": o.fill_row[::-1].copy()}, id="not in order"),
-        pytest.param(lambda o: {"fill_row": o.fill_row + 1}, id="other rows"),
-        pytest.param(lambda o: {"fill_row": o.fill_row + len(o.n_filling)}, id="no such row"),
-        pytest.param(lambda o: {"fill_class": o.fill_class + np.int16(2)}, id="no such class"),
-        pytest.param(lambda o: {"fill_class": o.fill_class[1:]}, id="one class fewer"),
-        pytest.param(lambda o: {"n_filling": o.n_filling + np.uint8(1)}, id="more are counted"),
+        pytest.param(lambda t: {"first_row": t.first_row[::-1].copy()}, id="rows not in order"),
+        pytest.param(lambda t: {"first_row": t.first_row + 1}, id="rows before the first"),
+        pytest.param(lambda t: {"first_row": t.first_row[:-1]}, id="rows of a picture less"),
+        pytest.param(lambda t: {"size_wh": t.size_wh[:-1]}, id="a size less"),
+        pytest.param(lambda t: {"sample_xyxy": np.zeros((5, 4))}, id="persons in a table of a grid"),
+        pytest.param(lambda t: {"objects": replace(t.objects, first=t.objects.first[1:])}, id="other objects"),
+        pytest.param(lambda t: {"objects": replace(t.objects, box_xyxy=np.zeros((2, 4)))}, id="a box less"),
+        pytest.param(lambda t: {"objects": replace(t.objects, class_index=t.objects.class_index + 2)}, id="no class"),
     ],
 )
-def test_fills_that_disagree_with_the_rows_are_refused(table, tmp_path, change):
-    write_table(replace(table, overlap=replace(table.overlap, **change(table.overlap))), tmp_path / "t.h5")
+def test_columns_that_disagree_are_refused(table, tmp_path, change):
+    write_table(replace(table, **change(table)), tmp_path / "t.h5")
 
-    with pytest.raises(StoreError, match="objects that fill rows disagree with their number in each row"):
+    with pytest.raises(StoreError, match="its columns disagree with one another"):
         read_table(tmp_path / "t.h5")
+
+
+def test_another_number_of_windows_than_the_table_says_is_refused(table):
+    changed = replace(table, first_row=table.first_row * 2)
+
+    with pytest.raises(StoreError, match="picture p0 has 34 rows, and 17 are planned by this version; make it again"):
+        changed.windows_of_picture(0)
 
 
 def test_another_format_is_refused(path):
@@ -474,16 +506,16 @@ def test_another_format_is_refused(path):
         file.attrs["format"] = "patch-table-0"
     path.write_bytes(checksum_hdf5(path.read_bytes()))
 
-    with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-3'"):
+    with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-4'"):
         read_table(path)
 
 
 def test_a_missing_column_is_refused(path):
     with h5py.File(path, "r+") as file:
-        del file["rows/scale"]
+        del file["pictures/first_row"]
     path.write_bytes(checksum_hdf5(path.read_bytes()))
 
-    with pytest.raises(StoreError, match="cannot be read as a patch table: .*scale"):
+    with pytest.raises(StoreError, match="cannot be read as a patch table: .*first_row"):
         read_table(path)
 
 

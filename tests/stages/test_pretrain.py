@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from support.tables import all_rows
 
 from pipeline.activations.cutting import cut_patches
 from pipeline.activations.training_patches import cut_labelled
@@ -138,7 +139,7 @@ def test_source_counts_are_those_of_the_table(work, trained):
     rows = choose_rows(labels, SETTINGS.background_share, SETTINGS.seed)
     counts = {False: [0, 0], True: [0, 0]}  # background and positive, by side
     for row in rows:
-        counts[bool(held_out[table.picture[row]])][int(labels[row] >= 0)] += 1
+        counts[bool(held_out[all_rows(table).picture[row]])][int(labels[row] >= 0)] += 1
     assert 0 < held_out.sum() < 12
     for side, key in ((False, "source"), (True, "evaluated_on")):
         background, positive = counts[side]
@@ -184,8 +185,8 @@ def test_patches_are_cut_as_extraction_cuts_them(work):
     for index, name in enumerate(table.ids):
         pixels = np.asarray(Image.open(paths[name]).convert("RGB"))
         of_picture = slice(*table.first_row[index : index + 2])
-        cut = cut_patches(pixels, table.box_xyxy[of_picture], table.scale[of_picture], "grid", 64)
-        for position in np.flatnonzero(table.picture[rows] == index):
+        cut = cut_patches(pixels, all_rows(table).box_xyxy[of_picture], all_rows(table).scale[of_picture], "grid", 64)
+        for position in np.flatnonzero(all_rows(table).picture[rows] == index):
             assert np.array_equal(made.pixels[position].numpy(), cut[rows[position] - of_picture.start])
             label = labels[rows[position]]
             assert made.labels[position] == (2 if label == BACKGROUND else label)

@@ -52,7 +52,7 @@ def seal_store(path: Path, table: PatchTable, rows: np.ndarray, part_rows: int =
     writer = StoreWriter(path)
     for part in writer.parts:
         chosen = slice(part.start, part.stop)
-        geometry = {name: getattr(table, name)[chosen] for name in ("picture", "box_xyxy", "scale")}
+        geometry = {name: getattr(table.rows_at(chosen), name) for name in ("picture", "box_xyxy", "scale")}
         writer.write_part(part, {"activations": rows[chosen], **geometry})
     writer.seal()
     return Store(path)

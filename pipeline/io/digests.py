@@ -8,9 +8,9 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -39,6 +39,28 @@ def digest_of(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
+class FileState(NamedTuple):
+    """What tells without reading whether a plain file is the same as before."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState | None:
+        """Return the state of a file; None if it is not there or no plain file, such as a pipe, which would block."""
+        try:
+            state = path.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(state.st_mode):
+            return None
+        # Names that are not UTF-8 hold halves of characters, which a database refuses.
+        name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
+        return cls(name, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
 class DigestMemory:
     """Cache the SHA-256 of files by (path, size, mtime, inode), so that a cached one costs a stat.
 
@@ -52,7 +74,7 @@ class DigestMemory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._of_this_process: dict[tuple[str, int, int, int], str] = {}
+        self._of_this_process: dict[FileState, str] = {}
         self._unusable = False
 
     @contextlib.contextmanager
@@ -70,7 +92,7 @@ class DigestMemory:
         with contextlib.closing(database):
             try:
                 database.execute(self.TABLE)
-                database.execute("SELECT COUNT(*) FROM digests")
+                database.execute("SELECT 1 FROM digests LIMIT 1")
             except sqlite3.Error:
                 yield None
             else:
@@ -81,37 +103,48 @@ class DigestMemory:
         digests, new = [], []
         with self._open() as database:
             for path in paths:
-                try:
-                    state = path.stat()
-                except OSError:
-                    state = None
-                # Reading a pipe would wait for ever.
-                if state is None or not stat.S_ISREG(state.st_mode):
+                state = FileState.of(path)
+                if state is None:
                     digests.append("")
                     continue
-                # Names that are not UTF-8 hold halves of characters, which the database refuses.
-                name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
-                key = (name, state.st_size, state.st_mtime_ns, state.st_ino)
-                digest = self._of_this_process.get(key) or self._find(database, key)
+                digest = self._of_this_process.get(state) or self._find(database, state)
                 if digest is None:
                     try:
                         digest = sha256_file(path)
                     except OSError:
                         digests.append("")
                         continue
-                    new.append((*key, digest))
-                self._of_this_process[key] = digest
+                    new.append((state, digest))
+                self._of_this_process[state] = digest
                 digests.append(digest)
-            if database is not None and new:
-                with contextlib.suppress(sqlite3.Error), database:
-                    database.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", new)
+            self._write(database, new)
         return digests
 
-    def _find(self, database: sqlite3.Connection | None, key: tuple[str, int, int, int]) -> str | None:
+    def recall(self, states: Iterable[FileState | None]) -> list[str | None]:
+        """Return the digests that are known of files in these states; None for the others. Nothing is hashed."""
+        with self._open() as database:
+            return [
+                None if state is None else self._of_this_process.get(state) or self._find(database, state)
+                for state in states
+            ]
+
+    def remember(self, digests: Mapping[FileState, str]) -> None:
+        """Take digests that were computed elsewhere, of files that were in these states before they were read."""
+        self._of_this_process.update(digests)
+        with self._open() as database:
+            self._write(database, digests.items())
+
+    def _write(self, database: sqlite3.Connection | None, new: Iterable[tuple[FileState, str]]) -> None:
+        entries = [(*state, digest) for state, digest in new]
+        if database is not None and entries:
+            with contextlib.suppress(sqlite3.Error), database:
+                database.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", entries)
+
+    def _find(self, database: sqlite3.Connection | None, state: FileState) -> str | None:
         if database is None:
             return None
         with contextlib.suppress(sqlite3.Error):
-            row = database.execute(self.FIND, key).fetchone()
+            row = database.execute(self.FIND, state).fetchone()
             return None if row is None else row[0]
         return None
 

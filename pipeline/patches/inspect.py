@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from pipeline.dataset.decode_memory import DecodeMemory
+from pipeline.dataset.decode_memory import DecodeMemory, KnownFile
 from pipeline.dataset.picture import decide_turn
 from pipeline.dataset.split import Annotation, Split
 from pipeline.dataset.voc_xml import clip_box
-from pipeline.io.digests import sha256_bytes
+from pipeline.io.digests import FileState, sha256_bytes
 from pipeline.io.errors import BadPictureError
 from pipeline.io.progress import track
-from pipeline.patches.rows import plan_picture
+from pipeline.patches.rows import plan_picture, split_range
 from pipeline.patches.settings import SourceSettings
 
 MAX_FILE_BYTES = 1_000_000_000
 """Larger than any picture that can be decoded, and smaller than a machine's memory."""
+PICTURES_AT_WORK = 256
+"""Pictures after which what was found is written."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,35 @@ Job = tuple[str, Path, Annotation, str | None]
 
 
 def _inspect_picture(
-    job: Job, sources: SourceSettings, turn_untold: bool, known_turns: Mapping[str, bool], memory: DecodeMemory
+    job: Job,
+    file: KnownFile,
+    sources: SourceSettings,
+    turn_untold: bool,
+    known_turns: Mapping[str, bool],
+    memory: DecodeMemory,
 ) -> Inspected | Bad:
-    """Decode a picture, unless the same bytes were decoded before, and count its windows.
+    """Read and decode a picture, unless it is known what that would tell, and count its windows.
 
     Parameters
     ----------
+    file : its digest, if that is known
     turn_untold : whether a picture is turned by EXIF if its annotation does not tell
     known_turns : the same of single pictures, by the SHA-256 of their bytes
     """
     name, path, annotation, unusable = job
-    data = None
+    sha256, data = file.sha256 or "", b""
     try:
-        if not path.is_file() and path.exists():  # reading a pipe would block
-            raise BadPictureError("no plain file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BadPictureError(f"{path.stat().st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-        data = path.read_bytes()
+        facts = memory.recall(sha256) if sha256 else None
+        if facts is None:
+            data = _read_picture(path)
+            sha256 = sha256_bytes(data)
         if unusable is not None:
             raise BadPictureError(unusable)
         objects, sample = annotation.box_xyxy, annotation.sample_xyxy
         boxes = objects if sample is None else np.vstack([objects, sample])
-        sha256 = sha256_bytes(data)
         turn_untold = known_turns.get(sha256, turn_untold)
-        facts = memory.examine(sha256, data, name)
+        if facts is None:
+            facts = memory.examine(sha256, data, name)
         apply_exif, is_told = decide_turn(
             facts.stored_wh, facts.orientation, annotation.size_wh, name, box_xyxy=boxes, otherwise=turn_untold
         )
@@ -114,7 +120,7 @@ def _inspect_picture(
     except BadPictureError as error:
         # Without the path: table and identity, which hold the reason, hold no places.
         problem = str(error).removeprefix(f"{name}: ")
-        return Bad(problem, "" if data is None else sha256_bytes(data), error.remedy)
+        return Bad(problem, sha256, error.remedy)
     return Inspected(
         sha256,
         (width, height),
@@ -130,6 +136,20 @@ def _inspect_picture(
         annotation.difficult,
         sample,
     )
+
+
+def _read_picture(path: Path) -> bytes:
+    """Read a file that may be a picture.
+
+    Raises
+    ------
+    BadPictureError, OSError
+    """
+    if not path.is_file() and path.exists():  # reading a pipe would block
+        raise BadPictureError("no plain file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadPictureError(f"{path.stat().st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+    return path.read_bytes()
 
 
 def _clip_boxes(box_xyxy: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndarray, int]:
@@ -150,6 +170,37 @@ def _clip_boxes(box_xyxy: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndar
     return clipped, n_clipped
 
 
+@dataclass(frozen=True)
+class _Inspection:
+    """Inspects pictures of a split, in threads: hashing and Pillow's decoders release the interpreter lock."""
+
+    sources: SourceSettings
+    known_turns: Mapping[str, bool]
+    memory: DecodeMemory
+    pool: ThreadPoolExecutor
+
+    def run(self, jobs: Sequence[Job], turn_untold: bool) -> Iterator[Inspected | Bad]:
+        """Inspect pictures in order; a killed process has lost what was found of `PICTURES_AT_WORK` at most."""
+        for some in split_range(len(jobs), PICTURES_AT_WORK):
+            own = jobs[some.start : some.stop]
+            files = self.memory.find_files([path for _, path, _, _ in own])
+
+            def inspect(job: Job, file: KnownFile) -> Inspected | Bad:
+                return _inspect_picture(job, file, self.sources, turn_untold, self.known_turns, self.memory)
+
+            new: dict[FileState, str] = {}
+            for file, item in zip(files, self.pool.map(inspect, own, files), strict=True):
+                if file.state is not None and item.sha256 and item.sha256 != file.sha256:
+                    new[file.state] = item.sha256
+                yield item
+            self.memory.remember_files(new)
+
+
+def _jobs_of(split: Split) -> list[Job]:
+    problems = [split.unusable.get(i) for i in split.ids]
+    return list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
+
+
 def inspect_split(
     split: Split,
     sources: SourceSettings,
@@ -165,23 +216,41 @@ def inspect_split(
     what : name of the progress
     memory : what is known of pictures that were decoded before; None decodes every one
     """
-    problems = [split.unusable.get(i) for i in split.ids]
-    jobs: list[Job] = list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
-
-    def inspect(job: Job, turn_untold: bool) -> Inspected | Bad:
-        return _inspect_picture(job, sources, turn_untold, known_turns, known)
-
-    # Threads, not processes: hashing and Pillow's decoders release the interpreter lock.
+    jobs = _jobs_of(split)
     with memory or DecodeMemory(None) as known, ThreadPoolExecutor(workers) as pool:
-        first = partial(inspect, turn_untold=split.manifest.exif != "ignore")
-        inspected = list(track(pool.map(first, jobs), what, len(jobs), "pictures"))
+        inspection = _Inspection(sources, known_turns, known, pool)
+        first = inspection.run(jobs, turn_untold=split.manifest.exif != "ignore")
+        inspected = list(track(first, what, len(jobs), "pictures"))
         votes = _count_votes(inspected)
         if split.manifest.exif is None and votes[0] == 0 < votes[1]:
             untold = [k for k, item in enumerate(inspected) if not (isinstance(item, Inspected) and item.is_told)]
-            again = pool.map(partial(inspect, turn_untold=False), [jobs[k] for k in untold])
+            again = inspection.run([jobs[k] for k in untold], turn_untold=False)
             for k, item in zip(untold, again, strict=True):
                 inspected[k] = item
     return inspected, votes
+
+
+def inspect_share(
+    split: Split, sources: SourceSettings, workers: int, what: str, share: tuple[int, int], memory: DecodeMemory
+) -> tuple[int, int]:
+    """Inspect one of several ranges of a split's pictures, so that `memory` knows them.
+
+    Parameters
+    ----------
+    what : name of the progress
+    share : (i, n) for the i-th (from 1) of n ranges, equal up to one picture
+
+    Returns
+    -------
+    Number of pictures of the range, and of the bad ones among them, which are named when the table is made
+    """
+    index, count = share
+    jobs = _jobs_of(split)
+    jobs = jobs[len(jobs) * (index - 1) // count : len(jobs) * index // count]
+    with memory, ThreadPoolExecutor(workers) as pool:
+        found = _Inspection(sources, {}, memory, pool).run(jobs, turn_untold=split.manifest.exif != "ignore")
+        n_bad = sum(isinstance(item, Bad) for item in track(found, what, len(jobs), "pictures"))
+    return len(jobs), n_bad
 
 
 def _count_votes(inspected: Sequence[Inspected | Bad]) -> tuple[int, int]:

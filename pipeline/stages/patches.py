@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 from pipeline.dataset.decode_memory import DecodeMemory
+from pipeline.io.atomic import write_json
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
-from pipeline.patches.build import make_table
+from pipeline.patches.build import check_source, make_table
+from pipeline.patches.inspect import inspect_share
 from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table, why_stale, write_table
 from pipeline.stages.context import RunContext
@@ -61,16 +63,21 @@ def why_due(run: RunContext, split: str, rehash: bool = False) -> str | None:
     return reason
 
 
-def make(run: RunContext, split: str) -> PatchTable:
-    """Make the patch table of a split and write it."""
+def make(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
+    """Make the patch table of a split and write it.
+
+    Parameters
+    ----------
+    rehash : read every picture, whatever is remembered of its file
+    """
     s = run.settings
     table = make_table(
         run.split(split),
         s.sources,
         on_error=s.on_error,
         max_skipped=s.max_skipped,
-        workers=s.threads or len(os.sched_getaffinity(0)),
-        memory=DecodeMemory(run.ws.digest_memory),
+        workers=_count_threads(run),
+        memory=DecodeMemory(run.ws.digest_memory, hash_again=rehash),
         say=run.say,
     )
     file = path(run, split)
@@ -88,4 +95,36 @@ def current_table(run: RunContext, split: str, rehash: bool = False) -> PatchTab
         return run.opened.tables[file]
     if file.is_file():
         run.say(f"{file}: {reason}; making it again")
-    return make(run, split)
+    return make(run, split, rehash)
+
+
+def make_share(run: RunContext, split: str, share: tuple[int, int], rehash: bool = False) -> Path:
+    """Inspect one of several ranges of a split's pictures; `make` then decodes those alone that no share did.
+
+    Parameters
+    ----------
+    share : (i, n) for the i-th (from 1) of n
+    rehash : read every picture of the range, whatever is remembered of its file
+
+    Returns
+    -------
+    A file that says that the share is done.
+
+    Raises
+    ------
+    DatasetError
+        The source does not go with the samples. Bad pictures are no error here: `make` names all of them at once.
+    """
+    index, count = share
+    content, memory = run.split(split), DecodeMemory(run.ws.digest_memory, hash_again=rehash)
+    check_source(content, run.settings.source)
+    what = f"patches {run.dataset} {split} {index}/{count}"
+    n, n_bad = inspect_share(content, run.settings.sources, _count_threads(run), what, share, memory)
+    run.say(f"{run.dataset} {split}: share {index}/{count}, {n:,} pictures inspected, {n_bad:,} of them bad")
+    file = run.ws.table_share_path(run.dataset, split, index, count)
+    write_json(file, {"table": path(run, split).name, "share": f"{index}/{count}", "pictures": n, "bad": n_bad})
+    return file
+
+
+def _count_threads(run: RunContext) -> int:
+    return run.settings.threads or len(os.sched_getaffinity(0))

@@ -198,7 +198,10 @@ class RunSettings(Settings):
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
     scatter: int = Field(
-        1, ge=1, le=10_000, description="jobs over which the workflow spreads each extraction and each scoring"
+        1,
+        ge=1,
+        le=10_000,
+        description="jobs over which the workflow spreads the pictures of a table, each extraction and each scoring",
     )
 
     @field_validator("data_root", "cache", "stores", "results", "weights", "trunk", "baselines", mode="before")

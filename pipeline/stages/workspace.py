@@ -167,6 +167,10 @@ class Workspace:
     def table_path(self, dataset: str, split: str) -> Path:
         return self.cache / "patches" / f"{dataset}-{split}-{self.table_digest}.h5"
 
+    def table_share_path(self, dataset: str, split: str, index: int, count: int) -> Path:
+        """What a job that inspects the `index`-th of `count` shares of a split's pictures leaves."""
+        return self.cache / "shares" / f"{dataset}-{split}-{self.table_digest}-{index}of{count}-patches.json"
+
     @property
     def makes_trunk(self) -> bool:
         """Whether the trunk is made from the fit split of each dataset."""

@@ -97,6 +97,12 @@ class Flow:
             inputs["joint"] = self.run.receipt_path(*names)
         return inputs
 
+    def patch_shares(self, wildcards: Wildcards) -> list[Path]:
+        """Return the files of the shares of a split's pictures that jobs of their own inspect; none without scatter."""
+        ws, count = self.tables[wildcards.digest], self.run.settings.scatter
+        shares = range(1, count + 1) if count > 1 else ()
+        return [ws.table_share_path(wildcards.dataset, wildcards.split, index, count) for index in shares]
+
     def extract_shares(self, wildcards: Wildcards) -> list[Path]:
         """Return the files of the shares of a store that jobs of their own make; none for an extraction in one job."""
         ws, count = self.stores[wildcards.digest], self.run.settings.scatter

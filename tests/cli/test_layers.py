@@ -59,6 +59,24 @@ def test_shares_of_several_layers(run_new, new_work):
     assert ended.code == 0 and "patches in" not in ended.err
 
 
+def test_shares_of_the_pictures_make_the_same_table(run_new, new_work):
+    patches = "patches --dataset tiny --split train --config config.yaml"
+    assert run_new(patches).code == 0
+    (table,) = (new_work / "cache/patches").glob("tiny-train-*.h5")
+    expected = table.read_bytes()
+    shutil.rmtree(new_work / "cache")
+
+    for share in ("1/2", "2/2"):
+        ended = run_new(f"{patches} --share {share}")
+        assert ended.code == 0 and not table.exists(), ended.err
+        assert f"share {share}, 3 pictures inspected, 0 of them bad" in ended.err
+        assert json.loads((new_work / ended.out.strip()).read_text())["table"] == table.name
+    assert run_new(patches).code == 0
+    assert table.read_bytes() == expected
+    ended = run_new(f"{patches} --share 3/2")
+    assert ended.code == 2 and "--share: expected I/N with 1 <= I <= N" in ended.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

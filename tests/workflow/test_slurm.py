@@ -32,7 +32,8 @@ def test_run_through_slurm_ends_with_the_bytes_of_a_local_run(slurm_cluster, fir
     """Also where jobs of their own make shares of a store and of its scores."""
     local, local_run = first_run
     new_work.settings.append("scatter=2")
-    shares = [f"extract_share {split}" for split in ("train", "val") for _ in range(2)]
+    rules = ("patches_share", "extract_share")
+    shares = [f"{rule} {split}" for rule in rules for split in ("train", "val") for _ in range(2)]
     shares += ["score_share val fca"] * 2
 
     finished = new_work.snakemake(TARGET, *PROFILE, "--slurm-init-seconds-before-status-checks=2", timeout_s=600)

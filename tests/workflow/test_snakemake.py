@@ -213,14 +213,20 @@ def shares(split, count):
     return [f"extract_share {split}"] * count
 
 
+def patch_shares(split, count):
+    return [f"patches_share {split}"] * count
+
+
 def test_scattered_run_makes_the_same_stores_and_result(new_work, first_run):
     new_work.settings.append("scatter=2")
 
     finished = new_work.snakemake()
 
     assert finished.code == 0, finished.output
-    scored = ["score_share val fca"] * 2
-    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *shares("train", 2), *shares("val", 2), *scored])
+    scattered = ["score_share val fca"] * 2
+    for split in ("train", "val"):
+        scattered += [*patch_shares(split, 2), *shares(split, 2)]
+    assert sorted(finished.jobs) == sorted([*first_run[1].jobs, *scattered])
     assert not list((new_work.path / "cache/shares").glob("*"))  # of use only to those that seal and join
     assert "tiny val: 2 shares, 2 of them scored already" in finished.output
     for split in ("train", "val"):
@@ -250,7 +256,8 @@ def test_each_share_makes_parts_of_its_own(finished_work, tmp_path):
     finished = finished_work.snakemake(target, sitecustomize=SMALL_PARTS)
 
     assert finished.code == 0, finished.output
-    assert finished.jobs == [*shares("val", 3), "extract val"]
+    # The table that is there has the bytes of one from shares, and nothing else follows from its making.
+    assert finished.jobs == [*patch_shares("val", 3), "patches val", *shares("val", 3), "extract val"]
     (store,) = set(finished_work.stores("val")) - set(old_stores)
     assert bytes_of(store) == bytes_of(expected)
     (log,) = (finished_work.path / "cache").glob(f"{store.stem}.log.jsonl")

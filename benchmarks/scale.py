@@ -6,7 +6,7 @@
 Each stage is the real command in a process of its own, on drawn pictures, trunk alexnet64; seconds are
 from start to end, peak memory is what the kernel states of that process. Medians of the runs, which are
 interleaved. Time and bytes should grow with the rows; memory of patches, extract and score should not,
-but for the patch table, once three parts or so have been made (fit-head holds its rows). Costs are
+once three parts or so have been made (all hold the pictures, fit-head its rows). Costs are
 least-squares lines through the sizes, and figures of one core or of the trunk alone from processes of
 their own; devices that are not there are null.
 

@@ -503,10 +503,10 @@ def test_another_number_of_windows_than_the_table_says_is_refused(table):
 
 def test_another_format_is_refused(path):
     with h5py.File(path, "r+") as file:
-        file.attrs["format"] = "patch-table-0"
+        file.attrs["format"] = "patch-table-3"
     path.write_bytes(checksum_hdf5(path.read_bytes()))
 
-    with pytest.raises(StoreError, match="format 'patch-table-0', expected 'patch-table-4'"):
+    with pytest.raises(StoreError, match="format 'patch-table-3', expected 'patch-table-4'"):
         read_table(path)
 
 

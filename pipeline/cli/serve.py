@@ -28,12 +28,13 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
 
     from pipeline.dataset.manifest import load_manifest
     from pipeline.io.errors import PipelineError
-    from pipeline.views.serve.app import Desk, fitted_heads, make_app
+    from pipeline.views.serve.app import Desk, fitted_heads, known_turns, make_app
 
     ws = workspace_from(options)
     title = load_manifest(dataset).title
     s = ws.settings
-    desk = Desk(ws, fitted_heads(ws, dataset), list(dict.fromkeys((s.main_aggregation, *s.all_aggregations))))
+    aggregations = list(dict.fromkeys((s.main_aggregation, *s.all_aggregations)))
+    desk = Desk(ws, fitted_heads(ws, dataset), aggregations, known_turns(ws, dataset))
     try:
         server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
     except OSError as error:

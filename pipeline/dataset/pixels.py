@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -18,29 +20,39 @@ def holds_numbers(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded picture of any mode to 8-bit RGB; transparency is put on white."""
     if holds_numbers(image):
-        image = Image.fromarray(_scale_numbers(np.asarray(image)))
+        image = _grey(image, _find_scale(image))
     elif image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(image).astype(np.float64)
         # 16-bit grey spans 0..65535; Pillow's own conversion would clip it to white.
-        image = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
+        image = _grey(image, 1 / 257)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """Cut a picture into strips: each step of a conversion makes a copy, and one of 48 megapixels takes 192 MiB."""
+    for top in range(0, image.height, STRIP_ROWS):
+        yield image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     """Return a picture with transparency as it is seen on a white page; mode RGB."""
     opaque = Image.new("RGB", image.size)
-    # In strips: each step makes a copy, and of a photo of 48 megapixels one takes 192 MiB.
-    for top in range(0, image.height, STRIP_ROWS):
-        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))).convert("RGBA")
+    for index, part in enumerate(_strips(image)):
+        strip = part.convert("RGBA")
         white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
-        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, index * STRIP_ROWS))
     return opaque
 
 
-def _scale_numbers(values: np.ndarray) -> np.ndarray:
-    """Scale floating-point or 32-bit grey values to 8 bits; uint8 ndarray of the same shape.
+def _grey(image: Image.Image, factor: float) -> Image.Image:
+    """Multiply grey values by a factor and round them to 8 bits; mode L."""
+    strips = (np.asarray(strip).astype(np.float64) * factor + 0.5 for strip in _strips(image))
+    return Image.fromarray(np.concatenate([np.clip(values, 0, 255).astype(np.uint8) for values in strips]))
+
+
+def _find_scale(image: Image.Image) -> float:
+    """Return the factor by which floating-point or 32-bit grey values become 8 bits.
 
     Floating-point values in 0..1 are multiplied by 255. Other values in 0..255 are taken as they are.
 
@@ -49,9 +61,10 @@ def _scale_numbers(values: np.ndarray) -> np.ndarray:
     ValueError
         Values of another range: what is black and what is white cannot be told.
     """
-    low, high = float(values.min()), float(values.max())
-    is_float = np.issubdtype(values.dtype, np.floating)
-    if not np.isfinite(values).all():
+    strips = [(values.min(), values.max(), np.isfinite(values).all()) for values in map(np.asarray, _strips(image))]
+    lows, highs, are_finite = zip(*strips, strict=True)
+    low, high, is_float = float(min(lows)), float(max(highs)), image.mode == "F"
+    if not all(are_finite):
         raise ValueError(
             "floating-point grey values that are not finite: replace NaN and infinity by numbers, and save 8 bits"
         )
@@ -62,8 +75,7 @@ def _scale_numbers(values: np.ndarray) -> np.ndarray:
             f"expected {'0..1 or ' if is_float else ''}0..255; rescale them and save 8 bits, in Python: "
             "Image.fromarray(((v - low) / (high - low) * 255).astype('uint8')).save('NAME.png')"
         )
-    factor = 255.0 if is_float and high <= 1 else 1.0
-    return np.clip(values.astype(np.float64) * factor + 0.5, 0, 255).astype(np.uint8)
+    return 255.0 if is_float and high <= 1 else 1.0
 
 
 def is_nearly_constant(pixels: np.ndarray) -> bool:
@@ -76,4 +88,7 @@ def is_nearly_constant(pixels: np.ndarray) -> bool:
     sample = pixels[::step, ::step]  # of most pictures it tells, at no cost
     if sample.max() >= 8 and sample.std() >= 1:
         return False
-    return bool(pixels.max() < 8 or pixels.std() < 1)
+    counts = sum(np.bincount(rows.ravel(), minlength=256) for rows in pixels)  # a deviation of all at once takes GiB
+    values = np.arange(256)
+    mean = (counts * values).sum() / pixels.size
+    return bool(pixels.max() < 8 or (counts * (values - mean) ** 2).sum() < pixels.size)

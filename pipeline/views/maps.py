@@ -35,6 +35,15 @@ N_AUTO = 6
 """Classes that are drawn where none are named: those with the highest scores."""
 
 
+def turns_of(run: RunContext, split: str) -> dict[str, bool]:
+    """Return whether each picture of a split is turned by EXIF, by digest; nothing without a patch table."""
+    file = patches.path(run, split)
+    try:
+        return read_table(file).turns if file.is_file() else {}
+    except StoreError:  # the commands that need it name it
+        return {}
+
+
 @dataclass(frozen=True)
 class SplitReader:
     """Scores pictures of a split from its store: the trunk does not run.
@@ -50,11 +59,7 @@ class SplitReader:
 
     def known_turns(self) -> dict[str, bool]:
         """Return whether each picture of the split is turned by EXIF, by digest; nothing without a patch table."""
-        file = patches.path(self.run, self.split or self.run.manifest.eval)
-        try:
-            return read_table(file).turns if file.is_file() else {}
-        except StoreError:  # the commands that need it name it
-            return {}
+        return turns_of(self.run, self.split or self.run.manifest.eval)
 
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """

@@ -6,12 +6,18 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.activations.extraction import Extraction
+from pipeline.io.yaml import read_mapping
+from pipeline.patches.table_file import read_table
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.workspace import Workspace
+from pipeline.views.serve.app import Desk, known_turns
 
 
 @pytest.fixture
@@ -181,3 +187,22 @@ def test_pointing_is_in_result_and_table(stepped):
     assert set(result["pointing"]["share"]) == {"ball", "crate"}
     assert all(0 <= share <= 1 for share in result["pointing"]["share"].values())
     assert "map points at it %" in ended["evaluate"].out
+
+
+def test_a_photo_of_a_split_is_turned_on_the_page_as_in_the_split(work, monkeypatch):
+    monkeypatch.chdir(work)
+    settings = parse_run_settings(read_mapping(Path("config.yaml")))
+    tables = [read_table(file) for file in Path("cache/patches").glob("tiny-*.h5")]
+    expected = {digest: turn for table in tables for digest, turn in table.turns.items()}
+
+    class Recorder:
+        def read(self, path, turns):
+            self.seen = path.read_bytes(), turns
+            return object()
+
+    turns = known_turns(Workspace(settings), "tiny")
+    desk = Desk(Workspace(settings), {}, (), turns)
+    desk.readers["fca"] = recorder = Recorder()
+    desk.take(b"a photo", "a.jpg")
+
+    assert expected and turns == expected and recorder.seen == (b"a photo", expected)

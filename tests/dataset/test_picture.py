@@ -346,3 +346,20 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_found(tmp_path):
 
     assert orientation_of_file(tmp_path / "a.png", None)[0] == 6
     assert orientation_of_file(tmp_path / "b.png", None)[0] == 1
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32, np.int32])
+def test_strips_of_many_bits_are_those_of_the_whole(kind):
+    top = {np.uint16: 65535, np.float32: 1.0, np.int32: 255}[kind]
+    values = (np.random.default_rng(0).random((600, 7)) * top).astype(kind)
+    values[0, 0], values[599, 6] = 0, top  # the range is that of all strips
+    whole = np.clip(values.astype(np.float64) * 255 / top + 0.5, 0, 255).astype(np.uint8)
+
+    assert np.array_equal(decode_picture(encode(Image.fromarray(values), "TIFF"), False), np.dstack([whole] * 3))
+
+
+def test_a_deviation_by_strips_is_that_of_the_whole():
+    random = np.random.default_rng(0)
+    for contrast in (0, 1, 2, 3, 4, 9):
+        pixels = (100 + random.integers(0, contrast + 1, (70, 50, 3))).astype(np.uint8)
+        assert picture.is_nearly_constant(pixels) == (pixels.std() < 1)

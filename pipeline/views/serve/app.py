@@ -6,8 +6,9 @@ import secrets
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,9 +20,11 @@ from pipeline.head.file import load_head
 from pipeline.head.head import Head
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.scoring.aggregation import MAXIMUM, Aggregation, natural_aggregation, select_applicable
+from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.maps import blend, common_scale
 from pipeline.views.figures.style import jpeg_uri
+from pipeline.views.maps import turns_of
 from pipeline.views.photos import Photo, PhotoReader, check_makes_maps
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -39,9 +42,17 @@ class Desk:
     ----------
     heads : fitted, of one dataset and one trunk, by name
     aggregations : that can be chosen
+    known_turns : whether pictures of the dataset are turned by EXIF, by the SHA-256 of their bytes
     """
 
-    def __init__(self, ws: Workspace, heads: dict[str, Head], aggregations: Sequence[Aggregation]) -> None:
+    def __init__(
+        self,
+        ws: Workspace,
+        heads: dict[str, Head],
+        aggregations: Sequence[Aggregation],
+        known_turns: Mapping[str, bool] = MappingProxyType({}),
+    ) -> None:
+        self.known_turns = known_turns
         self.readers: dict[str, PhotoReader] = {}
         runner = None
         for name, head in heads.items():
@@ -63,7 +74,7 @@ class Desk:
         with self._lock, tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / (Path(name).stem or "photo")
             path.write_bytes(data)
-            photo = reader.read(path)
+            photo = reader.read(path, self.known_turns)
         key = secrets.token_urlsafe(12)
         self._photos[key] = photo
         while len(self._photos) > PHOTOS_KEPT:
@@ -170,6 +181,12 @@ def make_app(desk: Desk, title: str) -> Flask:
         return jsonify(error=f"the file has more than {MOST_BYTES // 2**20} MiB"), 413
 
     return app
+
+
+def known_turns(ws: Workspace, dataset: str) -> dict[str, bool]:
+    """Return whether each picture of a dataset is turned by EXIF, by digest, so that it is read as in its split."""
+    run = RunContext(ws, dataset)
+    return {digest: turn for split in run.manifest.splits for digest, turn in turns_of(run, split).items()}
 
 
 def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:

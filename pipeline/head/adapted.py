@@ -1,4 +1,6 @@
-"""FC6 (and FC7) trained again with FCa and FCb, on cached pool5: the convolutions do not run again.
+"""FC6 (and FC7) trained with FCa and FCb, on cached pool5: the convolutions do not run again.
+
+They begin with the trunk's own weights, or, where its weights end at pool5, with random ones.
 
 Source: Oquab et al. (CVPR 2014) section 4, "Action recognition", row PRE-1512U of table 3: the weights of
 C1 to FC7 are copied, and FC6, FCa and FCb are trained on the target task. C1 to C5 end in pool5 and are not trained,
@@ -8,7 +10,7 @@ so rows of pool5 are all that is needed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from pipeline.head.settings import AdaptedSettings, PatchScoreKind
 from pipeline.head.strong import choose_training_patches
 from pipeline.head.task import FitTask, Fitted, HeadKind, trunk_of_rows
 from pipeline.io.errors import HeadError
+from pipeline.trunk.architectures import AlexNetConfig
 from pipeline.trunk.trunk import LayeredNetwork
 
 ROWS = "pool5"
@@ -102,13 +105,13 @@ def make_network(width: int, n_classes: int, settings: AdaptedSettings, fc_width
     return AdaptedNetwork(width, (fc_widths[0], fc_widths[1]), n_classes, settings, score_kind)
 
 
-def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
-    """Return FC6 and FC7 of the trunk that computed the rows of a task.
+def first_layers(task: FitTask, start: Literal["trunk", "random"]) -> dict[str, nn.Linear]:
+    """Return FC6 and FC7 as they begin: those of the trunk that computed the rows of a task, or random ones like them.
 
     Raises
     ------
     HeadError
-        The rows are not pool5, or the trunk is another one, or of another family.
+        The rows are not pool5, or the trunk is another one, or of another family, or its weights end at pool5.
     """
     layers = ", ".join(COPIED)
     trunk = trunk_of_rows(task, ROWS, f"trains {layers} again from rows of {ROWS}", "begins with the weights of")
@@ -117,12 +120,29 @@ def copy_layers(task: FitTask) -> dict[str, nn.Linear]:
             f"head {task.name!r} trains {layers} again, and trunk {trunk.card.name!r} has no such layers; "
             "use a trunk of the AlexNet family (alexnet64, alexnet, krizhevsky, or a card of one)"
         )
-    copied = {}
-    for name in COPIED:
-        layer = trunk.network.network.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        copied[name] = layer
-    return copied
+    if start == "random":
+        return draw_layers(trunk.network.network.config, task.seed)
+    own = {name: getattr(trunk.network.network, name) for name in COPIED}
+    lacking = [name for name, layer in own.items() if layer is None]
+    if lacking:
+        raise HeadError(
+            f"head {task.name!r} begins with the weights of {layers}, and those of trunk {trunk.card.name!r} have no "
+            f"{', '.join(lacking)}; train them from random ones: head {{kind: adapted, start: random, "
+            "retrain: [fc6, fc7], trunk_rate: 1}, or recipe fc6-fc7-new"
+        )
+    return own
+
+
+def draw_layers(config: AlexNetConfig, seed: int) -> dict[str, nn.Linear]:
+    """Draw FC6 and FC7 of a configuration, by He et al., with biases of 0."""
+    generator = torch.Generator().manual_seed(seed)
+    sides = (config.widths["pool5"], *config.fc_widths)
+    drawn = {}
+    for name, n_inputs, n_outputs in zip(COPIED, sides, sides[1:], strict=False):
+        drawn[name] = skip_init(nn.Linear, n_inputs, n_outputs)
+        nn.init.kaiming_normal_(drawn[name].weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(drawn[name].bias)
+    return drawn
 
 
 def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
@@ -131,9 +151,9 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
     Raises
     ------
     HeadError
-        As `copy_layers`; no positive patch at all.
+        As `first_layers`; no positive patch at all.
     """
-    layers = copy_layers(task)
+    layers = first_layers(task, settings.start)
     patches = choose_training_patches(task, settings)
     widths = layers["fc6"].out_features, layers["fc7"].out_features
     network = make_network(task.store.width, task.n_classes, settings, widths)

@@ -136,15 +136,27 @@ class SvmSettings(Settings):
 
 
 class AdaptedSettings(HeadSettings):
-    """FC6 (and FC7) trained again from the trunk's own weights, with FCa and FCb, on pool5 rows (PRE-1512U)."""
+    """FC6 (and FC7) trained with FCa and FCb on pool5 rows, from the trunk's own weights (PRE-1512U) or from none."""
 
     # All that is said of a strong head holds but for its kind, by which `AnyHead` tells them apart.
     kind: Literal["adapted"]  # type: ignore[assignment]
     retrain: tuple[Literal["fc6", "fc7"], ...] = Field(
         ("fc6",), min_length=1, description="layers that are trained again"
     )
+    # Left out where it is the usual one, so that heads from before there was a choice keep their names.
+    start: Literal["trunk", "random"] = Field(
+        "trunk",
+        exclude_if=lambda start: start == "trunk",
+        description="weights that FC6 and FC7 begin with: the trunk's own, or random ones where it has none",
+    )
     trunk_rate: float = Field(0.1, gt=0, le=1, description="learning rate of these layers, as a share of the others'")
     fc7_dropout: float = Field(0.5, ge=0, lt=1, description="on the input of FC7")
+
+    @model_validator(mode="after")
+    def _random_layers_are_trained(self) -> Self:
+        if self.start == "random" and set(self.retrain) != {"fc6", "fc7"}:
+            raise ValueError(f"start random: retrain must be [fc6, fc7], got {brief(list(self.retrain))}")
+        return self
 
 
 class OwnSettings(Settings):

@@ -304,6 +304,39 @@ def test_a_trunk_of_another_family(drawn, trunk):
         fit(drawn, other)
 
 
+def test_layers_from_random_weights_learn_where_the_trunk_has_none(drawn, trunk):
+    headless = AlexNet(FORM).eval()
+    headless.fc6 = headless.fc7 = None
+    other = replace(trunk, network=LayeredNetwork(headless, "pool5", ("pool5",)))
+    settings = QUICK.model_copy(update={"start": "random", "retrain": ("fc6", "fc7")})
+
+    with pytest.raises(HeadError, match=r"trunk 'blind' have no fc6, fc7; .* start: random.* recipe fc6-fc7-new"):
+        fit(drawn, other)
+    head = fit(drawn, other, settings)
+    begun = adapted.draw_layers(FORM, 0)
+    for name in ("fc6", "fc7"):
+        assert not torch.equal(head.network.get_submodule(name).weight, begun[name].weight)
+    assert share_right(head, drawn.table, drawn.store.read_rows(np.arange(drawn.table.n_rows))) > 0.9
+    again = fit(drawn, other, settings)
+    assert all(torch.equal(a, b) for a, b in zip(head.network.parameters(), again.network.parameters(), strict=True))
+
+
+def test_drawn_layers_keep_the_size_of_what_goes_through_them():
+    config = AlexNetConfig(FORM.input_px, FORM.convs, (2048, 2048))
+    fc6, fc7 = adapted.draw_layers(config, 3).values()
+    rows = torch.randn(64, WIDTH)
+    with torch.no_grad():
+        out = torch.relu(fc7(torch.relu(fc6(rows))))
+    assert 0.8 < float(out.square().mean() / rows.square().mean()) < 1.25
+    assert not torch.equal(fc6.weight, adapted.draw_layers(config, 4)["fc6"].weight)
+
+
+def test_random_layers_are_all_trained():
+    with pytest.raises(ValueError, match=r"start random: retrain must be \[fc6, fc7\], got \['fc6'\]"):
+        AdaptedSettings(kind="adapted", start="random")
+    assert "start" not in AdaptedSettings(kind="adapted").model_dump()
+
+
 def test_no_trunk_at_all(drawn):
     with pytest.raises(HeadError, match="begins with the trunk's weights, and none were given"):
         fit_head(drawn.store, drawn.table, "u", QUICK, LABELS, 0)

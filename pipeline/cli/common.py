@@ -38,6 +38,17 @@ def json_option(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def format_option(function: Command) -> Command:
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "csv", "markdown", "latex", "json"]),
+        default="table",
+        show_default=True,
+        help="For the terminal, for programs (csv, json) or for a paper.",
+    )(function)
+
+
 def echo_json(value: Any) -> None:
     """A result as JSON, on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -16,8 +16,11 @@ from pipeline.cli.common import dataset_option, say, settings_options, this_comm
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="File; default: results/DATASET_report.html."
 )
+@click.option(
+    "--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the charts, as SVG and as PDF."
+)
 @settings_options
-def command(dataset: str, head: str | None, output: Path | None, **options: Any) -> None:
+def command(dataset: str, head: str | None, output: Path | None, figures: Path | None, **options: Any) -> None:
     """Write one HTML file of a finished run: tables, curves, maps, right and wrong pictures, and what ran on what.
 
     It needs no network to be read. A comparison of recipes is in it if there is one (results/DATASET_compare.json).
@@ -25,11 +28,14 @@ def command(dataset: str, head: str | None, output: Path | None, **options: Any)
     \b
     Example:
       pipeline report --dataset demo
+      pipeline report --dataset demo --figures figures
     """
     from pipeline.stages.context import RunContext
     from pipeline.views.report.page import write_report
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
     path = output or run.ws.report_path(dataset)
-    write_report(run, head or run.head, path)
+    charts = write_report(run, head or run.head, path, figures)
     click.echo(path)
+    for chart in charts:
+        click.echo(chart)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from pipeline.cli.common import format_option
+
+if TYPE_CHECKING:
+    from pipeline.views.tables.table import ResultTable
 
 
 def _percent(value: float | None) -> str:
@@ -23,6 +30,20 @@ def print_table(table: Any) -> None:
     console.print(table)
 
 
+def print_rows(table: ResultTable) -> None:
+    """Print the rows of a table of results."""
+    from rich.table import Table
+
+    drawn = Table(show_footer=table.footer is not None)
+    for index, column in enumerate(table.columns):
+        footer = "" if table.footer is None else column.shown(table.footer[index])
+        title = "" if column.kind == "flag" else column.title
+        drawn.add_column(title, footer=footer, justify="left" if column.is_left else "right")
+    for row in table.rows:
+        drawn.add_row(*(column.shown(cell) for column, cell in zip(table.columns, row, strict=True)))
+    print_table(drawn)
+
+
 def _pictures(count: dict[str, int]) -> str:
     """``1,198 of 1,200 pictures``, or without a word of the second number where none is bad."""
     used, skipped = count["used"], count["skipped"]
@@ -31,36 +52,16 @@ def _pictures(count: dict[str, int]) -> str:
 
 def print_result(result: dict[str, Any]) -> None:
     """AP a class, mAP, and where everything is."""
-    from rich.table import Table
-
-    from pipeline.scoring.aggregation import Aggregation
+    from pipeline.views.tables.results import result_table
 
     if result["mAP"] is None and "devkit_files" in result:
         click.echo(f"{result['dataset']} {result['split']}: no labels; files for the evaluation server:")
         click.echo(f"  {Path(result['devkit_files'][0]).parent}")
         return
-    k = Aggregation.from_json(result["k"])
-    click.echo(
-        f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
-    )
-    table = Table(show_footer=True)
-    table.add_column("class", footer="mAP")
-    table.add_column(f"AP ({result['metric']}) %", justify="right", footer=_percent(result["mAP"]))
-    pointing = result.get("pointing")
-    if pointing:
-        table.add_column("map points at it %", justify="right", footer=_percent(pointing["mean"]))
-    confusion, taken = result.get("confusion"), {}
-    if confusion:
-        table.add_column("taken for it %", justify="right", footer=_percent(result["balanced_accuracy"]))
-        taken = _recalls(confusion)
-    reasons = result.get("why_undefined", {})
-    if reasons:
-        table.add_column("why no AP")
-    for name, value in result["AP"].items():
-        cells = [_percent(pointing["share"][name])] if pointing else []
-        cells += [_percent(taken[name])] if confusion else []
-        table.add_row(name, _percent(value), *cells, *([reasons.get(name, "")] if reasons else []))
-    print_table(table)
+    table = result_table(result)
+    click.echo(table.title)
+    print_rows(table)
+    pointing, confusion = result.get("pointing"), result.get("confusion")
     if confusion:
         _print_accuracy(result)
     if pointing:
@@ -76,15 +77,6 @@ def print_result(result: dict[str, Any]) -> None:
     click.echo("seconds: " + ", ".join(f"{name} {s:g}" for name, s in result["seconds"].items()))
     for name, path in result["paths"].items():
         click.echo(f"{name + ':':8} {path}")
-
-
-def _recalls(confusion: dict[str, Any]) -> dict[str, float | None]:
-    """Share of the pictures of each class that are taken for it; None where there is no picture."""
-    shares = {}
-    for row, name in enumerate(confusion["classes"]):
-        total = sum(confusion["counts"][row]) + confusion["undecided"].get(name, 0)
-        shares[name] = confusion["counts"][row][row] / total if total else None
-    return shares
 
 
 def _print_accuracy(result: dict[str, Any]) -> None:
@@ -116,30 +108,11 @@ def worst_pairs(confusion: dict[str, Any], most: int) -> list[tuple[str, str, in
 
 def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
-    from rich.table import Table
+    from pipeline.views.tables.results import comparison_table
 
-    from pipeline.scoring.aggregation import Aggregation
-
-    click.echo(f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %")
-    table = Table()
-    has_accuracy = any("accuracy" in recipe for recipe in joined["recipes"])
-    measures = ("mAP", "std", "95 % interval", f"to {joined['reference']}", *(("accuracy",) if has_accuracy else ()))
-    for column in ("recipe", "trunk", "layer", "k", *measures, "s"):
-        table.add_column(column, justify="left" if column in ("recipe", "trunk", "layer") else "right")
-    for recipe in joined["recipes"]:
-        table.add_row(
-            recipe["name"],
-            recipe["trunk"],
-            recipe["layer"],
-            str(Aggregation.from_json(recipe["k"])),
-            _percent(recipe["mAP"]),
-            _percent(recipe["std"]),
-            _range(recipe["interval"]),
-            "-" if recipe["name"] == joined["reference"] else _difference(recipe["difference"]),
-            *([_percent(recipe.get("accuracy"))] if has_accuracy else []),
-            f"{sum(recipe['seconds'].values()):.1f}",
-        )
-    print_table(table)
+    table = comparison_table(joined)
+    click.echo(table.title)
+    print_rows(table)
     click.echo(
         "interval: over pictures (bootstrap); difference: paired, over the same pictures; s: a seed's, store kept"
     )
@@ -185,57 +158,76 @@ def _print_aggregations(recipes: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
-def _range(interval: dict[str, float | None]) -> str:
-    low, high = interval["low"], interval["high"]
-    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _difference(difference: dict[str, Any]) -> str:
-    if difference["difference"] is None:
-        return "-"
-    return f"{100 * difference['difference']:+.1f} ({_range(difference)})"
-
-
 def print_sweep(swept: dict[str, Any]) -> None:
     """One row for each head, reading and k; the chosen one is marked."""
-    from rich.table import Table
+    from pipeline.views.tables.results import sweep_table
 
-    click.echo(
-        f"{swept['dataset']}: mAP % on {swept['held_out_pictures']} held-out fit pictures, and on {swept['split']}"
-    )
-    table = Table()
-    for column in ("head", "single_object", "k", "held out", swept["split"], ""):
-        table.add_column(column, justify="right" if column in ("k", "held out", swept["split"]) else "left")
-    for row in swept["rows"]:
-        mark = "<- chosen" if row == swept["chosen"] else ""
-        table.add_row(
-            row["head"], row["single_object"], row["k"], _percent(row["held_out_mAP"]), _percent(row["mAP"]), mark
-        )
-    print_table(table)
+    table = sweep_table(swept)
+    click.echo(table.title)
+    print_rows(table)
 
 
 @click.command("show")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def command(files: tuple[Path, ...]) -> None:
+@format_option
+@click.option(
+    "--per-class",
+    is_flag=True,
+    help="A column per class; several results of one split are a row each. Not with --format table.",
+)
+def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
     """Print result files (..._map.json, ..._heads.json, ..._sweep.json) as tables.
+
+    Markdown and LaTeX are percent, with the best of each column in bold; CSV and JSON are shares 0..1 as they were
+    measured, with the ends of intervals in columns of their own.
 
     \b
     Example:
       pipeline show results/demo_map.json
+      pipeline show results/demo_map.json --format csv
+      pipeline show results/demo_map.json --format latex --per-class
     """
+    from pipeline.views.tables.results import kind_of
+
+    if per_class and form == "table":
+        raise click.UsageError("--per-class needs --format csv, markdown, latex or json.")
+    if form != "table":
+        from pipeline.views.tables.results import make_tables
+        from pipeline.views.tables.write import FORMATS
+
+        contents = [_read_result(path) for path in files]
+        with _named(", ".join(map(str, files))):
+            click.echo(FORMATS[form](make_tables(contents, per_class)), nl=False)
+        return
+    printers = {"comparison": print_comparison, "sweep": print_sweep, "result": print_result}
+    for path in files:
+        content = _read_result(path)
+        with _named(str(path)):
+            printers[str(kind_of(content))](content)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
     from pipeline.io.atomic import read_json
     from pipeline.io.errors import PipelineError
+    from pipeline.views.tables.results import KINDS, kind_of
 
-    for path in files:
-        try:
-            content = read_json(path)
-        except (OSError, ValueError, RecursionError) as error:
-            raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
-        kinds = {"recipes": print_comparison, "rows": print_sweep, "mAP": print_result}
-        printer = next((kinds[key] for key in kinds if isinstance(content, dict) and key in content), None)
-        if printer is None:
-            raise PipelineError(f"{path}: not a result; expected one of {', '.join(kinds)} in it")
-        try:
-            printer(content)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise PipelineError(f"{path}: not a result of this program: {type(error).__name__} {error}") from error
+    try:
+        content = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
+    if kind_of(content) is None:
+        raise PipelineError(f"{path}: not a result; expected one of {', '.join(KINDS)} in it")
+    return content
+
+
+@contextmanager
+def _named(files: str) -> Iterator[None]:
+    """Say of which files it is where the content is not that of a result."""
+    from pipeline.io.errors import PipelineError
+
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, PipelineError):
+            raise
+        raise PipelineError(f"{files}: not a result of this program: {type(error).__name__} {error}") from error

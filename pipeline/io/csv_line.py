@@ -1,10 +1,11 @@
-"""One line of a CSV file."""
+"""CSV: a line to write, and columns to read."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -18,3 +19,17 @@ def csv_line(values: Iterable[Any]) -> str:
     # Both characters in the line's end: those are the ones that Python quotes.
     csv.writer(stream, lineterminator="\r\n").writerow(values)
     return stream.getvalue()[:-2]
+
+
+def read_csv_columns(path: Path) -> dict[str, list[str]]:
+    """Read a CSV with a header: texts by column.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, or a line has another number of fields than the header.
+    """
+    with open(path, encoding="utf-8", newline="") as stream:
+        header, *lines = csv.reader(stream)
+    columns = zip(*lines, strict=True) if lines else ([] for _ in header)
+    return dict(zip(header, map(list, columns), strict=True))

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.io.atomic import write_atomic
+from pipeline.io.names import make_distinct_part
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -82,6 +83,35 @@ def svg(figure: Figure, name: str, label: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     write_atomic(path, png(figure))
+
+
+VECTOR: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+"""Vector formats, and what their files say of themselves: no time, so that equal figures give equal bytes."""
+
+
+def save_vector(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as SVG and as PDF, whole or not at all, with text as text.
+
+    Parameters
+    ----------
+    name : of the files, without ending; characters that not every file system holds are replaced
+
+    Returns
+    -------
+    The files.
+    """
+    paths = []
+    for form, metadata in VECTOR.items():
+        buffer = io.BytesIO()
+        # Type 42: journals refuse the bitmaps' and type 3 fonts.
+        with mpl.rc_context({**SAVED, "pdf.fonttype": 42}):
+            figure.savefig(buffer, format=form, metadata=metadata)
+        paths.append(folder / f"{make_distinct_part(name)}.{form}")
+        write_atomic(paths[-1], buffer.getvalue())
+    return paths
 
 
 def jpeg_uri(pixels: np.ndarray, most_px: int | None = None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.head.file import load_head
@@ -89,29 +90,41 @@ def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[Class
     return rows
 
 
-def precision_recall_charts(ranking: Ranking, classes: Sequence[str]) -> dict[str, str]:
-    """An SVG element a class: of those that some picture shows."""
+def precision_recall_figures(ranking: Ranking, classes: Sequence[str]) -> dict[str, Figure]:
+    """A figure a class: of those that some picture shows."""
     found = {}
-    for number, name in enumerate(classes):
+    for name in classes:
         column = ranking.scores.classes.index(name)
         labels = ranking.labels[:, column]
         precision, recall = precision_recall(ranking.scores.by(ranking.k)[:, column], labels)
         chance = float((labels == 1).sum() / (labels != 0).sum())
-        found[name] = svg(
-            curves.precision_recall_chart(recall, precision, chance), f"pr{number}", f"precision over recall of {name}"
-        )
+        found[name] = curves.precision_recall_chart(recall, precision, chance)
     return found
 
 
-def charts(result: Mapping[str, Any]) -> dict[str, str]:
-    """Further SVG elements by name: empty where this result has no such chart."""
-    found = dict.fromkeys(("loss", "k_sweep", "comparison"), "")
+def figures_of(result: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Figure]:
+    """The other figures of a result by name: those that this result has."""
+    found = {}
     if result["loss"]:
-        found["loss"] = svg(curves.loss_chart(result["loss"]), "loss", "mean loss by epoch")
+        found["loss"] = curves.loss_chart(result["loss"])
     if len([v for v in result["k_sweep"].values() if v is not None]) > 1:
-        k = str(Aggregation.from_json(result["k"]))
-        found["k_sweep"] = svg(curves.sweep_chart(result["k_sweep"], k), "sweep", "mAP by aggregation")
+        found["k_sweep"] = curves.sweep_chart(result["k_sweep"], str(Aggregation.from_json(result["k"])))
+    if comparison is not None:
+        found["comparison"] = curves.comparison_chart(comparison["recipes"])
     return found
+
+
+IDS_AND_WORDS = {
+    "loss": ("loss", "mean loss by epoch"),
+    "k_sweep": ("sweep", "mAP by aggregation"),
+    "comparison": ("recipes", "mAP of each recipe with its interval"),
+}
+"""What ids of each chart begin with on the page, and what it shows."""
+
+
+def charts(figures: Mapping[str, Figure]) -> dict[str, str]:
+    """SVG elements by name: empty where this result has no such chart."""
+    return {name: svg(figures[name], *words) if name in figures else "" for name, words in IDS_AND_WORDS.items()}
 
 
 def shown_of(picture: Ranked, name: str, right: bool) -> Shown:
@@ -174,7 +187,7 @@ def color_bar() -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything on the page."""
+    """Everything on the page; `figures` are the charts as they are, to be written into files."""
 
     title: str
     result: dict[str, Any]
@@ -182,6 +195,7 @@ class Content:
     shown_classes: list[str]
     precision_recall: dict[str, str]
     charts: dict[str, str]
+    figures: dict[str, Figure]
     ranked: dict[str, tuple[list[Shown], list[Shown]]]
     mapped: list[MappedClass]
     color_bar: str
@@ -238,18 +252,19 @@ def gather(run: RunContext, head: str) -> Content:
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
     confused = confusion_rows(result)
     comparison = read_comparison(ws.compare_path(run.dataset)) or read_comparison(ws.heads_path(run.dataset))
-    drawn = charts(result)
-    if comparison is not None:
-        drawn["comparison"] = svg(
-            curves.comparison_chart(comparison["recipes"]), "recipes", "mAP of each recipe with its interval"
-        )
+    figures = figures_of(result, comparison)
+    of_classes = precision_recall_figures(ranking, shown) if ranking else {}
     return Content(
         title=run.manifest.title,
         result=result,
         classes=rows,
         shown_classes=shown,
-        precision_recall=precision_recall_charts(ranking, shown) if ranking else {},
-        charts=drawn,
+        precision_recall={
+            name: svg(figure, f"pr{number}", f"precision over recall of {name}")
+            for number, (name, figure) in enumerate(of_classes.items())
+        },
+        charts=charts(figures),
+        figures={**figures, **{f"precision_recall_{name}": figure for name, figure in of_classes.items()}},
         ranked=ranked_pictures(ranked),
         mapped=mapped_classes(ranking, head, ranked) if ranking else [],
         color_bar=color_bar(),

@@ -13,6 +13,7 @@ from pipeline.io.numbers import format_bytes, format_seconds
 from pipeline.stages import evaluate
 from pipeline.stages.context import RunContext
 from pipeline.version import __version__
+from pipeline.views.figures.style import save_vector
 from pipeline.views.report.content import Content, gather
 
 HEAD_CHARACTERS = 2000
@@ -67,6 +68,19 @@ def digest_of_inputs(run: RunContext, head: str) -> str:
     return digest_of([__version__, run.settings.model_dump(mode="json"), head, digests])
 
 
-def write_report(run: RunContext, head: str, file: Path | None = None) -> None:
-    """Write the report of a run, atomically."""
-    write_atomic(file or path(run), render(gather(run, head), digest_of_inputs(run, head)).encode())
+def write_report(run: RunContext, head: str, file: Path | None = None, figures: Path | None = None) -> list[Path]:
+    """Write the report of a run, atomically, and its charts as SVG and PDF.
+
+    Parameters
+    ----------
+    figures : folder of the charts; None for none
+
+    Returns
+    -------
+    The files of the charts.
+    """
+    content = gather(run, head)
+    write_atomic(file or path(run), render(content, digest_of_inputs(run, head)).encode())
+    if figures is None:
+        return []
+    return [path for name, figure in content.figures.items() for path in save_vector(figure, figures, name)]

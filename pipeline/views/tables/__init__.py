@@ -1,0 +1,1 @@
+"""Tables of results: what stands in them, and how they are written."""

@@ -1,0 +1,185 @@
+"""Tables of result files: of one head, of a comparison, of a sweep, and of several heads class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.io.errors import PipelineError
+from pipeline.scoring.aggregation import Aggregation
+from pipeline.views.tables.table import Column, ResultTable
+
+KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result"}
+"""Kinds of result files by the key that tells them."""
+
+
+def kind_of(content: Any) -> str | None:
+    """Return the kind of a result: ``comparison``, ``sweep`` or ``result``; None for something else."""
+    return next((kind for key, kind in KINDS.items() if isinstance(content, dict) and key in content), None)
+
+
+def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) -> list[ResultTable]:
+    """Make the tables of results, as papers show them.
+
+    Parameters
+    ----------
+    contents : of result files
+    per_class : a column per class: of a comparison, and of several results together, which are a row each
+
+    Raises
+    ------
+    PipelineError
+        Results of different splits, metrics or classes cannot stand in one table; a sweep has no classes.
+    """
+    if not per_class:
+        makers = {"comparison": comparison_table, "sweep": sweep_table, "result": result_table}
+        return [makers[str(kind_of(content))](content) for content in contents]
+    results = [content for content in contents if kind_of(content) == "result"]
+    tables = [classes_table(results)] if results else []
+    for content in contents:
+        if kind_of(content) == "sweep":
+            raise PipelineError("--per-class: a sweep has no AP by class; give results and comparisons")
+        if kind_of(content) == "comparison":
+            tables.append(classes_table([content | row for row in content["recipes"]]))
+    return tables
+
+
+def result_table(result: Mapping[str, Any]) -> ResultTable:
+    """Make the table of one result: a row per class, and the mean."""
+    columns = [Column("class", "class"), Column("AP", f"AP ({result['metric']}) %", "share")]
+    rows: list[list[Any]] = [[name, ap] for name, ap in result["AP"].items()]
+    footer = ["mAP", result["mAP"]]
+    pointing, confusion = result.get("pointing"), result.get("confusion")
+    reasons = result.get("why_undefined", {})
+    if pointing:
+        columns.append(Column("pointing", "map points at it %", "share"))
+        _extend(rows, footer, pointing["share"], pointing["mean"])
+    if confusion:
+        columns.append(Column("recall", "taken for it %", "share"))
+        _extend(rows, footer, recalls(confusion), result["balanced_accuracy"])
+    if reasons:
+        columns.append(Column("why_no_AP", "why no AP"))
+        _extend(rows, footer, {name: reasons.get(name, "") for name in result["AP"]}, "")
+    k = Aggregation.from_json(result["k"])
+    title = (
+        f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
+    )
+    return ResultTable(title, tuple(columns), rows, footer, tuple(result["notes"]))
+
+
+def _extend(rows: list[list[Any]], footer: list[Any], values: Mapping[str, Any], mean: Any) -> None:
+    for row in rows:
+        row.append(values.get(row[0]))
+    footer.append(mean)
+
+
+def recalls(confusion: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the share of the pictures of each class that are taken for it; None where there is no picture."""
+    shares = {}
+    for row, name in enumerate(confusion["classes"]):
+        total = sum(confusion["counts"][row]) + confusion["undecided"].get(name, 0)
+        shares[name] = confusion["counts"][row][row] / total if total else None
+    return shares
+
+
+def comparison_table(joined: Mapping[str, Any]) -> ResultTable:
+    """Make the table of a comparison: a row per recipe, with spread, interval and difference to the reference."""
+    has_accuracy = any("accuracy" in recipe for recipe in joined["recipes"])
+    columns = (
+        *(Column(name, name) for name in ("recipe", "trunk", "layer")),
+        Column("k", "k", is_number=True),
+        Column("mAP", "mAP", "share", has_best=True),
+        Column("std", "std", "share"),
+        Column("interval", "95 % interval", "interval"),
+        Column("difference", f"to {joined['reference']}", "difference"),
+        *([Column("accuracy", "accuracy", "share", has_best=True)] if has_accuracy else []),
+        Column("seconds", "s", "number"),
+    )
+    rows = [
+        [
+            *(recipe[name] for name in ("name", "trunk", "layer")),
+            str(Aggregation.from_json(recipe["k"])),
+            recipe["mAP"],
+            recipe["std"],
+            recipe["interval"],
+            None if recipe["name"] == joined["reference"] else recipe["difference"],
+            *([recipe.get("accuracy")] if has_accuracy else []),
+            sum(recipe["seconds"].values()),
+        ]
+        for recipe in joined["recipes"]
+    ]
+    notes = (
+        "interval: over pictures (bootstrap); difference: paired, over the same pictures; s: a seed's, store kept",
+        *_undefined_notes(joined),
+        *(f"left out: {item['why']}" for item in joined["left_out"]),
+    )
+    title = f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) %"
+    return ResultTable(title, columns, rows, notes=notes)
+
+
+def _undefined_notes(joined: Mapping[str, Any]) -> list[str]:
+    """Return classes without an AP by each recipe, with the reason, and over which classes a difference is."""
+    notes = []
+    for recipe in joined["recipes"]:
+        for name, reason in recipe.get("why_undefined", {}).items():
+            notes.append(f"{recipe['name']}: no AP of {name}, left out of its mean: {reason}")
+        classes = recipe["difference"].get("classes")
+        if classes is not None:
+            text = f"its difference is over the {len(classes)} classes that {joined['reference']} has an AP of, too"
+            notes.append(f"{recipe['name']}: {text}")
+    return notes
+
+
+def sweep_table(swept: Mapping[str, Any]) -> ResultTable:
+    """Make the table of a sweep: a row for each head, reading and k; the chosen one is marked."""
+    columns = (
+        *(Column(name, name) for name in ("head", "single_object")),
+        Column("k", "k", is_number=True),
+        Column("held_out_mAP", "held out", "share", has_best=True),
+        Column("mAP", swept["split"], "share", has_best=True),
+        Column("chosen", "chosen", "flag"),
+    )
+    rows = [
+        [*(row[name] for name in ("head", "single_object", "k", "held_out_mAP", "mAP")), row == swept["chosen"]]
+        for row in swept["rows"]
+    ]
+    title = f"{swept['dataset']}: mAP % on {swept['held_out_pictures']} held-out fit pictures, and on {swept['split']}"
+    return ResultTable(title, columns, rows)
+
+
+def classes_table(results: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """Make one table of several results: a row each, AP of each class in a column, and the mean.
+
+    Raises
+    ------
+    PipelineError
+        They are of different splits, metrics or classes.
+    """
+    shared = ("dataset", "split", "metric")
+    first = results[0]
+    differing = [name for name in shared if any(result[name] != first[name] for result in results)]
+    differing += ["classes"] if any(list(result["AP"]) != list(first["AP"]) for result in results) else []
+    if differing:
+        raise PipelineError(
+            f"--per-class: one table cannot show results of different {', '.join(differing)}; give those of one "
+            "dataset, split and metric"
+        )
+    names = ["head", "trunk", "layer", "k"]
+    columns = (
+        *(Column(name, name, is_number=name == "k") for name in names),
+        *(Column(f"AP_{name}", name, "share", has_best=True) for name in first["AP"]),
+        Column("mAP", "mAP", "share", has_best=True),
+    )
+    rows = [
+        [
+            result["name"] if "name" in result else result["head"],
+            result["trunk"],
+            result["layer"],
+            str(Aggregation.from_json(result["k"])),
+            *result["AP"].values(),
+            result["mAP"],
+        ]
+        for result in results
+    ]
+    title = f"{first['dataset']} {first['split']}: AP and mAP ({first['metric']}) %"
+    return ResultTable(title, columns, rows)

@@ -1,0 +1,229 @@
+"""Tables of results: the same numbers in every form, the best marked, and what a paper cannot print is escaped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.cli import run_command
+
+from pipeline.views.tables.table import Column, ResultTable
+from pipeline.views.tables.write import FORMATS
+
+
+def shown(folder: Path, *argv: str) -> str:
+    ended = run_command(folder, "show", *argv)
+    assert ended.code == 0, ended.err
+    return ended.out
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_and_json_of_a_comparison_are_the_numbers_of_its_file(stepped):
+    folder, _ = stepped
+    recipes = json.loads((folder / "results/tiny_compare.json").read_text())["recipes"]
+    rows = rows_of(shown(folder, "results/tiny_compare.json", "--format", "csv"))
+    records = json.loads(shown(folder, "results/tiny_compare.json", "--format", "json"))
+    assert [row["recipe"] for row in rows] == [recipe["name"] for recipe in recipes] == ["strong", "svm", "strong+svm"]
+    for row, record, recipe in zip(rows, records, recipes, strict=True):
+        expected = {
+            "mAP": recipe["mAP"],
+            "std": recipe["std"],
+            "interval_low": recipe["interval"]["low"],
+            "interval_high": recipe["interval"]["high"],
+        }
+        if recipe["name"] != "strong":  # the reference
+            pairs = {"difference": "difference", "difference_low": "low", "difference_high": "high"}
+            expected |= {name: recipe["difference"][key] for name, key in pairs.items()}
+        assert {name: record[name] for name in expected} == expected
+        assert {name: float(row[name]) if row[name] else None for name in expected} == expected
+    assert rows[0]["difference"] == "" and records[0]["difference"] is None
+
+
+def test_a_result_has_a_row_per_class_and_the_mean(stepped):
+    folder, _ = stepped
+    result = json.loads((folder / "results/tiny_map.json").read_text())
+    rows = rows_of(shown(folder, "results/tiny_map.json", "--format", "csv"))
+    assert {row["class"]: float(row["AP"]) for row in rows} == {**result["AP"], "mAP": result["mAP"]}
+    latex = shown(folder, "results/tiny_map.json", "--format", "latex")
+    assert latex.count(r"\midrule") == 2 and rf"mAP & {100 * result['mAP']:.1f} &" in latex
+    assert r"\textbf" not in latex  # of a single system nothing is the best
+
+
+def test_one_table_of_classes_has_a_row_per_system(stepped):
+    folder, _ = stepped
+    heads = json.loads((folder / "results/tiny_heads.json").read_text())["recipes"]
+    rows = rows_of(shown(folder, "results/tiny_heads.json", "--format", "csv", "--per-class"))
+    for row, recipe in zip(rows, heads, strict=True):
+        assert row["head"] == recipe["name"] and float(row["mAP"]) == recipe["mAP"]
+        assert {name: float(row[f"AP_{name}"]) for name in ("ball", "crate")} == recipe["AP"]
+    runs = sorted(str(path) for path in (folder / "results/runs").glob("tiny-fc[ab]-*/map.json"))
+    joined = rows_of(shown(folder, *runs, "--format", "csv", "--per-class"))
+    assert [float(row["mAP"]) for row in joined] == [json.loads(Path(path).read_text())["mAP"] for path in runs]
+    assert len(joined) > 1
+
+
+def test_a_sweep_says_what_was_chosen(stepped):
+    folder, _ = stepped
+    swept = json.loads((folder / "results/tiny_sweep.json").read_text())
+    rows = rows_of(shown(folder, "results/tiny_sweep.json", "--format", "csv"))
+    assert [row["chosen"] for row in rows].count("1") == 1 and len(rows) == len(swept["rows"])
+    (chosen,) = (row for row in rows if row["chosen"] == "1")
+    assert (chosen["head"], chosen["k"]) == (swept["chosen"]["head"], swept["chosen"]["k"])
+    assert shown(folder, "results/tiny_sweep.json", "--format", "markdown").count("<- chosen") == 1
+
+
+def test_markdown_and_latex_have_the_same_cells(stepped):
+    """And those of the terminal: what is shown is made in one place."""
+    folder, _ = stepped
+    files = [f"results/tiny_{name}.json" for name in ("map", "heads", "compare", "sweep")]
+    for file in files:
+        markdown, latex = (shown(folder, file, "--format", form) for form in ("markdown", "latex"))
+        of_markdown = [line[2:-2].split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+        of_latex = [line.removesuffix(r" \\").split(" & ") for line in latex.splitlines() if line.endswith(r"\\")]
+        plain = [[cell.replace("**", "").strip() for cell in row] for row in [of_markdown[0], *of_markdown[2:]]]
+        bare = [
+            [re.sub(r"\\textbf\{(.*)\}", r"\1", cell).replace("\\", "").replace("textless{}", "<") for cell in row]
+            for row in of_latex
+        ]
+        assert plain == [[cell.strip() for cell in row] for row in bare], file
+        terminal = run_command(folder, "show", file).out
+        assert all(cell in terminal for row in bare[1:] for cell in row if cell[:1].isdigit()), file
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["results/tiny_map.json", "--per-class"], "--per-class needs --format"),
+        (["results/tiny_sweep.json", "--format", "csv", "--per-class"], "a sweep has no AP by class"),
+        (["config.yaml", "--format", "csv"], "config.yaml: cannot be read as a result"),
+        (["data_manifests", "--format", "csv"], "cannot be read as a result"),
+        (["broken.json", "--format", "csv"], "broken.json: not a result of this program: KeyError"),
+        (
+            ["results/tiny_map.json", "other.json", "--format", "csv", "--per-class"],
+            "results of different split, metric",
+        ),
+    ],
+)
+def test_what_is_refused(run_in, stepped, tmp_path, argv, words):
+    folder, _ = stepped
+    other = json.loads((folder / "results/tiny_map.json").read_text()) | {"split": "train", "metric": "voc07"}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    (tmp_path / "broken.json").write_text('{"mAP": 1}')
+    argv = [str(tmp_path / word) if word in ("other.json", "broken.json") else word for word in argv]
+    ended = run_in(folder, "show", *argv)
+    assert ended.code == 2 and words in ended.err
+
+
+TABLE = ResultTable(
+    "100 % of_it",
+    (Column("name", "na|me & co"), Column("share", "share", "share", has_best=True), Column("i", "i", "interval")),
+    [["a|b_c", 0.47561, {"low": 0.4, "high": 0.5}], ["~x\ny", 0.47559, None], ["c", None, {"low": None, "high": None}]],
+    notes=("50 % & more",),
+)
+
+
+def test_the_best_are_those_that_look_the_best():
+    assert TABLE.is_best() == [[False, True, False], [False, True, False], [False, False, False]]
+
+
+def test_markdown():
+    assert FORMATS["markdown"]([TABLE]).splitlines() == [
+        "100 % of_it",
+        "",
+        r"| na\|me & co | share | i |",
+        "| :-- | --: | --: |",
+        r"| a\|b_c | **47.6** | 40.0 to 50.0 |",
+        "| ~x y | **47.6** | - |",
+        "| c | - | - |",
+        "",
+        "- 50 % & more",
+    ]
+
+
+def test_latex():
+    assert FORMATS["latex"]([TABLE]).splitlines() == [
+        "% 100 % of_it",
+        "% 50 % & more",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"na\textbar{}me \& co & share & i \\",
+        r"\midrule",
+        r"a\textbar{}b\_c & \textbf{47.6} & 40.0 to 50.0 \\",
+        r"\textasciitilde{}x y & \textbf{47.6} & - \\",
+        r"c & - & - \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+SHARES = st.one_of(st.none(), st.floats(0, 1))
+CELLS = st.tuples(
+    st.text('a1,;"\n\r| é'), SHARES, st.one_of(st.none(), st.fixed_dictionaries({"low": SHARES, "high": SHARES}))
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(CELLS, max_size=5))
+def test_csv_gives_every_cell_back(rows):
+    table = ResultTable("t", TABLE.columns, rows)
+    read = list(csv.reader(io.StringIO(FORMATS["csv"]([table]), newline="")))
+    assert read[0] == ["name", "share", "i_low", "i_high"]
+    for cells, (name, share, interval) in zip(read[1:], rows, strict=True):
+        ends = [interval[key] if interval else None for key in ("low", "high")]
+        assert cells == [name, *("" if value is None else str(value) for value in (share, *ends))]
+
+
+# ---- all results of a folder
+
+
+def test_all_results_are_in_one_flat_table(stepped):
+    folder, _ = stepped
+    ended = run_command(folder, *["results", "ls", "--format", "csv"])
+    rows = rows_of(ended.out)
+    runs, recipes = (list((folder / "results").glob(p)) for p in ("runs/*/map.json", "recipes/*.json"))
+    assert ended.code == 0 and len(rows) == len(runs) + len(recipes) > 3
+    for row in rows:
+        result = json.loads((folder / row["file"]).read_text())
+        assert float(row["mAP"]) == result["mAP"] and row["dataset"] == "tiny"
+        assert row["fit_fingerprint"] == result["fingerprints"].get("fit", "")
+    maps = [float(row["mAP"]) for row in rows]
+    assert maps == sorted(maps, reverse=True)
+    assert json.loads(run_command(folder, *["results", "ls", "--format", "json"]).out)[0]["mAP"] == maps[0]
+    table = run_command(folder, *["results", "ls", "--dataset", "tiny"])
+    assert table.code == 0 and f"{100 * maps[0]:.1f}" in table.out
+    assert "0 results" in run_command(folder, *["results", "ls", "--dataset", "other"]).out
+
+
+def test_a_file_that_is_no_result_is_named(work):
+    broken = next((work / "results/runs").glob("*/map.json"))
+    broken.write_text("{}")
+    ended = run_command(work, *["results", "ls", "--format", "csv"])
+    assert ended.code == 0 and f"NOTE: {broken.relative_to(work)}: left out, not a result" in ended.err
+    missing = run_command(work, *["results", "ls", "--results", "nowhere"])
+    assert missing.code == 2 and "nowhere: no such folder; results are made with: pipeline evaluate" in missing.err
+
+
+# ---- the charts of a report
+
+
+def test_charts_are_files_of_equal_bytes(work):
+    line = "report --dataset tiny --head fca --config config.yaml"
+    for folder in ("one", "two"):
+        ended = run_command(work, *line.split(), "--figures", folder)
+        assert ended.code == 0, ended.err
+    files = sorted(path.name for path in (work / "one").iterdir())
+    names = ["comparison", "k_sweep", "loss", "precision_recall_ball", "precision_recall_crate"]
+    assert files == sorted(f"{name}.{form}" for name in names for form in ("pdf", "svg"))
+    for name in files:
+        data = (work / "one" / name).read_bytes()
+        assert data == (work / "two" / name).read_bytes()
+        assert data.startswith(b"%PDF") if name.endswith("pdf") else b"<svg" in data and b"currentColor" not in data

@@ -129,22 +129,26 @@ def make_identity(
     dtype : ``float16``, or ``8bit`` for codes over each column's range
     rows : int64 ndarray, rising: rows of the table that are extracted; None for all
     """
-    if table.source in ("grid", "whole"):
-        source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
-    else:
-        source = {**table.sources.own(), "cut": "each window by itself, mirrored past the picture's edges"}
     fields = {
         "seen.pictures": table.pictures_digest(),
         "seen.rows": table.rows_digest,
         "seen.which": which_rows(rows),
         "seen.n_rows": table.n_rows if rows is None else len(rows),
         "seen.skipped": [f"{name}: {reason}" for name, reason in table.skipped],
-        "how.source": table.source,
-        **{f"how.{name}": value for name, value in source.items()},
+        **source_fields(table),
         **trunk_fields(trunk, precision, batch, part_rows, window_fields),
         "how.dtype": dtype,
     }
     return Identity(fields)
+
+
+def source_fields(table: PatchTable) -> dict[str, Any]:
+    """Return the fields that say where the windows of a table come from."""
+    if table.source in ("grid", "whole"):
+        source = {"scales": list(table.grid.scales), "overlap": table.grid.overlap}
+    else:
+        source = {**table.sources.own(), "cut": "each window by itself, mirrored past the picture's edges"}
+    return {"how.source": table.source, **{f"how.{name}": value for name, value in source.items()}}
 
 
 def which_rows(rows: np.ndarray | None) -> str:

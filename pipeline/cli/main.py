@@ -28,6 +28,7 @@ SECTIONS = {
     "Activations": {
         "extract": ("extract", "Run the trunk once over a split and keep its activations."),
         "cache": ("cache", "List, verify, repair and free what is cached."),
+        "import-features": ("import_features", "Take rows that were made elsewhere as those of a split."),
         "export": ("export", "Write activations into a file of another program."),
         "plan": ("plan", "Hours, dollars, bytes and files of an extraction before it runs."),
     },
@@ -40,6 +41,7 @@ SECTIONS = {
         "sweep": ("sweep", "Choose head, reading and k on held-out fit pictures."),
         "retrieve": ("retrieve", "Find the pictures of a split that are most like a query."),
         "show": ("show", "Print a result file as a table."),
+        "results": ("results", "List all results in one table."),
     },
     "Pictures": {
         "report": ("report", "Write one HTML file of a finished run."),

@@ -31,6 +31,7 @@ from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
 from pipeline.stages.runner import make_runner, worker_threads
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
+from pipeline.trunk.sources import is_imported
 
 
 def path(run: RunContext, split: str) -> Path:
@@ -78,6 +79,9 @@ def make(
     rehash : hash each picture again
     scheduler : of dask, over which the parts are spread; None for this process
     """
+    if is_imported(run.settings.trunk):
+        # Nothing can be computed: what was imported is there and current, or an error says how it comes in.
+        return [open_features(run, split).store]
     # First, so that a scheduler that cannot be is refused before anything is read.
     on_workers = None if scheduler is None else find_engine(scheduler)
     n_local = None if on_workers is None else on_workers.n_local(scheduler)
@@ -174,7 +178,7 @@ def rows_to_extract(run: RunContext, table: PatchTable) -> np.ndarray | None:
         The main head is of a kind that needs all of them.
     """
     s = run.settings
-    if s.rows == "all" or table.split != run.manifest.fit:
+    if s.rows == "all" or table.split != run.manifest.fit or is_imported(s.trunk):
         return None
     head = s.head_settings(s.head)
     if head.kind not in ("strong", "adapted"):
@@ -266,6 +270,13 @@ def sealed_store(run: RunContext, split: str) -> Store:
     """
     ws, s, file = run.ws, run.settings, path(run, split)
     again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
+    if not file.is_file() and is_imported(s.trunk):
+        name = s.trunk.partition("/")[2]
+        raise StoreNotExtractedError(
+            f"{run.dataset} {split}: no rows {name!r} of source {s.source!r} were imported with these settings yet (no "
+            f"{file}); import them with: pipeline import-features FILE --dataset {run.dataset} --split {split} "
+            f"--name {name}; rows of patches also need their source in the settings, such as source: grid"
+        )
     if not file.is_file():
         raise StoreNotExtractedError(
             f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "

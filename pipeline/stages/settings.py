@@ -22,7 +22,7 @@ from pipeline.io.names import expand_home
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
-from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source
+from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source, is_imported
 
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 
@@ -203,6 +203,14 @@ class RunSettings(Settings):
         le=10_000,
         description="jobs over which the workflow spreads the pictures of a table, each extraction and each scoring",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imported_rows_are_of_whole_pictures(cls, values: Any) -> Any:
+        """Rows that were made elsewhere are one per picture, unless a source is stated."""
+        if isinstance(values, dict) and isinstance(values.get("trunk"), str) and is_imported(values["trunk"]):
+            return {"source": "whole", **values}
+        return values
 
     @field_validator("data_root", "cache", "stores", "results", "weights", "trunk", "baselines", mode="before")
     @classmethod

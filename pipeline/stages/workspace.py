@@ -25,7 +25,7 @@ from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.scoring.aggregation import Aggregation, reported_aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS
+from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported
 from pipeline.trunk.weight_files import check_weights, digest_weights_state, has_weights
 
 VERSIONS = {
@@ -99,6 +99,9 @@ class Workspace:
 
     def _store_key(self) -> dict[str, Any]:
         s = self.settings
+        if is_imported(s.trunk):
+            # Nothing here computes them: which rows there are is all that settings decide.
+            return {**self._table_key(), "trunk": s.trunk, "versions": versions_to("activations")}
         how = {name: getattr(s, name) for name in ("trunk", "layer", "weights", "precision", "batch", "stores")}
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]

@@ -58,7 +58,9 @@ class TrunkSource:
     weights : whether a safetensors file may be given (``optional``) or must be (``needed``)
     outliner : ``module:function`` that turns a `TrunkRequest` into an `Outline`, without weights
     lister : ``module:function`` that lists the names of a library's trunks
+    pattern : regular expression of what follows the prefix
     made : whether the trunk is made from a dataset's fit split
+    imported : whether the rows were made elsewhere: there is no network
     seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
         all
     package : package of the registry that holds the weights
@@ -73,6 +75,8 @@ class TrunkSource:
     made: bool = False
     seeded: bool = False
     package: str = ""
+    imported: bool = False
+    pattern: str = r"\w+(\.\w+)?(@.+)?"
 
     @property
     def prefix(self) -> str:
@@ -82,8 +86,8 @@ class TrunkSource:
 
     @property
     def names_layer(self) -> bool:
-        """Whether a name says at which layer the network ends."""
-        return self.name.endswith(LAYER_FORM)
+        """Whether a name says at which layer the network ends, or that there is no network."""
+        return self.name.endswith(LAYER_FORM) or self.imported
 
     @property
     def stem(self) -> str:
@@ -153,6 +157,9 @@ SOURCES = (
         outliner=f"{_TIMM}:outline_timm",
         lister=f"{_TIMM}:list_names",
     ),
+    TrunkSource(
+        "imported/NAME", "pipeline.trunk.imported:refuse", imported=True, pattern="[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+    ),
 )
 
 FAMILY_TRUNKS = tuple(source.name for source in SOURCES if source.layers == LAYERS)
@@ -173,6 +180,12 @@ def find_source(name: str) -> TrunkSource | None:
     return next((source for source in SOURCES if source.offers(name)), None)
 
 
+def is_imported(name: str) -> bool:
+    """Whether a trunk stands for rows that were made elsewhere."""
+    source = find_source(name)
+    return source is not None and source.imported
+
+
 def names_layer(name: str) -> bool:
     """Whether a trunk's name, or the library it comes from, decides its layer: the family's layers mean nothing."""
     source = find_source(name)
@@ -191,7 +204,7 @@ def check_trunk_name(name: str) -> str:
     if source is None or (
         source.names_layer
         and not name.endswith(CARD_SUFFIXES)
-        and not re.fullmatch(r"\w+(\.\w+)?(@.+)?", name.removeprefix(source.prefix))
+        and not re.fullmatch(source.pattern, name.removeprefix(source.prefix))
     ):
         names = ", ".join(source.name for source in SOURCES)
         raise ValueError(f"must be one of {names} or the path of a card (YAML), got {brief(name)}{suggest_trunk(name)}")

@@ -49,6 +49,7 @@ def test_names_of_libraries_and_packages_name_a_layer():
         *(f"efficientnet_lite{n}@LAYER" for n in range(3)),
         "torchvision/NAME@LAYER",
         "timm/NAME@LAYER",
+        "imported/NAME",
     ]
 
 

@@ -26,6 +26,7 @@ from pipeline.stages.workspace import Workspace
 from pipeline.trunk.backends import INSTALL_OPENVINO, has_openvino
 from pipeline.trunk.hubs import NotDownloadedError
 from pipeline.trunk.runner import cpu_has_bf16
+from pipeline.trunk.sources import is_imported
 from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
@@ -156,6 +157,8 @@ def _packaged() -> Finding:
 def _trunk(ws: Workspace, dataset: str | None) -> Finding:
     """Load the trunk as an extraction does, but for downloads."""
     s = ws.settings
+    if is_imported(s.trunk):
+        return Finding("trunk", "ok", f"{s.trunk}: rows that were made elsewhere, no network")
     if ws.makes_trunk and dataset is None:
         return Finding(
             "trunk",

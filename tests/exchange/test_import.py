@@ -105,6 +105,7 @@ def test_heads_recipes_reports_and_the_cache_work_on_them(imported):
         "cache verify --config config.yaml",
         f"cache explain {common} --split train",
         f"extract {common} --split train",
+        "doctor --config config.yaml --trunk imported/vec",
     ):
         ended = imported.run(line)
         assert ended.code == 0, f"{line}: {ended.err}"

@@ -117,8 +117,10 @@ class RunSettings(Settings):
         description="how the rows of a grid are computed: patch by patch, or convolutions over each rescaled picture, "
         "read off at the places of its windows; other sources are patches always",
     )
+    # Left out where it is not set, so that what was named before there was a choice keeps its name.
     backend: Literal["auto", "torch", "openvino"] = Field(
         "auto",
+        exclude_if=lambda backend: backend == "auto",
         description="library that runs the trunk. auto: OpenVINO where it is installed and was measured to be faster, "
         "on a CPU in bf16; else torch. Stores of the two are kept apart",
     )

@@ -171,6 +171,18 @@ class Peaks:
         return self._grids[key]
 
 
+def lack_peaks(peak_xy: np.ndarray, table: PatchTable) -> bool:
+    """Return whether a class that a picture shows now has no peak, as after its annotation was changed.
+
+    Parameters
+    ----------
+    peak_xy : float ndarray of shape (n_pictures, n_classes, 2), from `Peaks`
+    table : the current one, of the same rows
+    """
+    has_rows = np.diff(table.first_row) > 0
+    return bool((np.isnan(peak_xy).any(2) & (table.picture_labels == 1) & has_rows[:, None]).any())
+
+
 def point_at(peak_xy: np.ndarray, labels: np.ndarray, annotations: Sequence[Annotation]) -> np.ndarray:
     """Play the pointing game: of the pictures that show a class, the share whose highest point lies in a box of it.
 

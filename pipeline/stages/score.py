@@ -9,6 +9,7 @@ from pipeline.activations.engines import find_engine
 from pipeline.head.file import read_facts
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.scoring.maps import lack_peaks
 from pipeline.scoring.score import SplitScoring
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores
@@ -59,6 +60,8 @@ def why_due(run: RunContext, head: str, split: str | None = None, held_out: bool
         return "the scores are of another head"
     if (scores.facts.rows_digest, scores.ids) != (table.rows_digest, table.ids):
         return "the scores are of other pictures or patches"
+    if scores.peak_xy is not None and table.labelled and lack_peaks(scores.peak_xy, table):
+        return "the scores have no map peaks of classes that pictures show now: annotations changed"
     try:
         if scores.facts.fingerprint != sealed_store(run, name).fingerprint:
             return "the scores are of another store"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.dataset import write_annotation
 from support.threads import same_threads_after  # noqa: F401
 
 from pipeline.dataset.manifest import Manifest
@@ -118,6 +119,24 @@ def test_a_head_of_another_fit_split_is_not_used(work, run, context):
     for line in ("fit-head", "score", "evaluate"):
         assert run(f"{line} --dataset tiny --config config.yaml").code == 0
     assert evaluate.read_result(context(), "fca")["fit_split"] == "train"
+
+
+def test_scores_without_the_maps_of_a_new_object_are_not_used(context):
+    """Its class would count as missed in the pointing game: the highest point of its map was never looked for."""
+    write_annotation(Path("data/tiny/Annotations/q1.xml"), ["crate", "ball"])  # it was a crate
+    patches.make(context(), "val")
+    assert "no map peaks" in score.why_due(context(), "fca")
+    with pytest.raises(StoreError, match=r"(?s)annotations changed.*pipeline score"):
+        evaluate.make(context(), "fca")
+    score.make(context(), ["fca"])
+    assert evaluate.make(context(), "fca")["pointing"]["share"].keys() == {"ball", "crate"}
+
+
+def test_scores_outlive_an_object_less(context):
+    write_annotation(Path("data/tiny/Annotations/q2.xml"), ["crate"])  # it had a ball as well
+    patches.make(context(), "val")
+    assert score.why_due(context(), "fca") is None
+    assert evaluate.make(context(), "fca")["mAP"] is not None
 
 
 def test_scores_and_results_outlive_pictures_and_stores(work, context):

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.part_reader import all_finite
 from pipeline.activations.prefetch import prefetch_scales
 from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.windows import ScaledWindows
 
 
@@ -49,7 +49,7 @@ def compute_layers(
         A picture changed or vanished, or an activation is not finite; the picture is named.
     """
     layers = tuple(layers) or (runner.trunk.layer,)
-    out = {layer: np.empty((plan.n_rows, runner.trunk.at(layer).width), ROW_DTYPE) for layer in layers}
+    out = {layer: runner.new_rows(plan.n_rows, runner.trunk.at(layer).width) for layer in layers}
     written, finite = 0, True
     windows = prefetch_scales(plan, runner, clock) if windows is None else windows
     for pending in delay_by_one(runner.launch_batches(windows, layers, batch, clock.measure)):

@@ -11,7 +11,9 @@ import contextlib
 import itertools
 import logging
 import multiprocessing.resource_tracker
+import os
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from pipeline.activations.engines import Maker, ReportProgress, Task
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.progress import Say
+from pipeline.trunk.device_memory import device_is_lost
 
 RETRIES = 2
 TASKS_AHEAD = 64
@@ -35,6 +38,11 @@ logging.getLogger("distributed.worker").addFilter(lambda record: "heartbeat" not
 
 MakeMaker = Callable[[], Maker]
 """Picklable; called on a worker."""
+
+LOST_DEVICE = 70
+"""Exit code of a worker whose device is lost."""
+_end_process = os._exit
+"""Ends a worker at once; the threads of its device would not join."""
 
 _makers: dict[str, Maker] = {}
 _lock = threading.Lock()
@@ -55,13 +63,19 @@ def _maker_of(run: str, make: MakeMaker) -> Maker:
 def _run_task(task: Task, run: str, make: MakeMaker) -> dict[str, Any]:
     """Run a task, on a worker.
 
-    An error that a user can fix is returned as a message: a retry would not help.
+    An error that a user can fix is returned as a message: a retry would not help. A process whose device is lost ends:
+    every further part would fail in it, while dask gives the part to another one and starts a new process.
     """
     try:
         clock = StageClock()
         _maker_of(run, make).make(task, clock)
     except PipelineError as error:
         return {"problem": str(error)}
+    except RuntimeError as error:
+        if not device_is_lost(error):
+            raise
+        print(f"worker ends, since its device computes nothing more: {error}", file=sys.stderr, flush=True)
+        _end_process(LOST_DEVICE)
     return {"seconds": dict(clock.seconds)}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
@@ -87,28 +89,36 @@ class Engine(Protocol[TaskT]):
 
 
 class LocalEngine:
-    """An engine in this process, with a double buffer: the parts of one task are written while the next is computed.
+    """An engine in this process: parts are written while the next ones are computed.
 
     Parameters
     ----------
     maker : computes and writes the parts
+    n_writing : tasks whose parts may be written at the same time; their rows are in memory
     """
 
-    def __init__(self, maker: PartMaker) -> None:
-        self._maker = maker
+    def __init__(self, maker: PartMaker, n_writing: int = 1) -> None:
+        self._maker, self._n_writing = maker, n_writing
 
     def __call__(self, tasks: Sequence[PartTask], report: ReportProgress, /) -> None:
         """See `Engine`; reports after each batch."""
         clock = StageClock()
-        with ThreadPoolExecutor(1) as pool:
-            writing: list[Future[None]] = []
-            for task in tasks:
-                computed = self._maker.compute(task, clock, lambda n: report(n, clock.take()))
-                for future in writing:
-                    future.result()
-                writing = [pool.submit(part.write, clock) for part in computed]
-                # Otherwise these rows would stay in memory while the next ones are computed and written.
-                del computed
-            for future in writing:
-                future.result()
+        with ThreadPoolExecutor(self._n_writing) as pool:
+            writing: deque[list[Future[None]]] = deque()
+            with contextlib.closing(
+                self._maker.compute_all(tasks, clock, lambda n: report(n, clock.take()))
+            ) as all_tasks:
+                for computed in all_tasks:
+                    if len(writing) == self._n_writing:
+                        _wait_for(writing.popleft())
+                    writing.append([pool.submit(part.write, clock) for part in computed])
+                    # Otherwise these rows would stay in memory while the next ones are computed and written.
+                    del computed
+            while writing:
+                _wait_for(writing.popleft())
         report(0, clock.take())
+
+
+def _wait_for(writing: Iterable[Future[None]]) -> None:
+    for future in writing:
+        future.result()

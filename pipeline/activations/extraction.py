@@ -34,6 +34,9 @@ from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 
+WRITING_BESIDE_A_GPU = 3
+"""Tasks whose parts are written at the same time while a GPU computes; a CPU's cores are the trunk's."""
+
 
 @dataclass
 class Extraction:
@@ -188,10 +191,11 @@ class Extraction:
         found = {layer: adoption for layer, adoption in found.items() if adoption.runs}
         adopting = replace(work, adoption=found)
         if found and adopting.n_computed and not self.runner.rows_are_independent(self.identity.batch):
-            self.say(
-                f"{self._describe(work.writers)}: other stores hold rows of these pictures, and none is taken over: "
-                "on this machine the last bits of a row depend on its place in the batch"
-            )
+            why = "on this machine the last bits of a row depend on its place in the batch"
+            if self.runner.elsewhere:
+                why = "only a worker's GPU could tell whether the bits of a row depend on its place in the batch"
+            text = "other stores hold rows of these pictures, and none is taken over"
+            self.say(f"{self._describe(work.writers)}: {text}: {why}")
             return work
         return adopting
 
@@ -240,7 +244,9 @@ class Extraction:
 
     def _make(self, work: Work, spans: Sequence[Part], engine: Engine[PartTask] | None) -> None:
         """Let an engine compute and write the missing parts of some ranges, then log the run."""
-        engine = engine or LocalEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)))
+        if engine is None:
+            n_writing = WRITING_BESIDE_A_GPU if self.runner.device.type == "cuda" else 1
+            engine = LocalEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)), n_writing)
         clock = StageClock()
         started = time.perf_counter()
         total, name = self.identity.n_rows, f"extract {self.table.dataset} {self.table.split}"

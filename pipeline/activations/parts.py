@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, overload
 
@@ -14,12 +15,14 @@ from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.compute import compute_layers
 from pipeline.activations.folder import Folder, disk_trouble
 from pipeline.activations.partition import Part, parts_within
+from pipeline.activations.prefetch import PictureQueue, queue_scales
 from pipeline.activations.row_plan import RowPlan
 from pipeline.activations.row_source import RowSource
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.writer import StoreWriter
 from pipeline.io.errors import StoreDamagedError
 from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.windows import ScaledWindows
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,25 @@ class PlannedTasks(Sequence[PartTask]):
         return self._plan(chosen) if isinstance(chosen, Part) else PlannedTasks(chosen, self._plan)
 
 
+@dataclass(frozen=True)
+class _PlannedTask:
+    """What is left of a task.
+
+    Attributes
+    ----------
+    due : writer and parts without a record, by layer
+    needed : bool ndarray (rows of the task,), rows that have to be computed, by layer
+    computed_rows : bool ndarray (rows of the task,), rows that have to be computed for any layer
+    plan : of these rows
+    """
+
+    task: PartTask
+    due: Mapping[str, tuple[StoreWriter, Sequence[Part]]]
+    needed: Mapping[str, np.ndarray]
+    computed_rows: np.ndarray
+    plan: RowPlan
+
+
 class PartMaker:
     """Computes parts and writes them: one per worker of an engine.
 
@@ -120,12 +142,41 @@ class PartMaker:
             part.write(clock)
 
     def compute(self, task: PartTask, clock: StageClock, advance: Callable[[int], None]) -> list[ComputedPart]:
-        """Compute all parts of a task that no writer has recorded yet.
+        """Compute all parts of a task that no writer has recorded yet; see `compute_all`."""
+        (computed,) = self.compute_all([task], clock, advance)
+        return computed
+
+    def compute_all(
+        self, tasks: Iterable[PartTask], clock: StageClock, advance: Callable[[int], None]
+    ) -> Generator[list[ComputedPart], None, None]:
+        """Compute the parts of tasks that no writer has recorded yet, task by task.
+
+        Pictures of the next tasks are decoded while the last rows of a task are computed.
 
         Parameters
         ----------
-        advance : called with numbers of rows, recorded ones included, that sum up to the rows of the task
+        advance : called with numbers of rows, recorded ones included, that sum up to the rows of the tasks
         """
+        waiting: deque[_PlannedTask] = deque()
+
+        def plan_tasks() -> Iterator[RowPlan]:
+            for task in tasks:
+                planned = self._plan(task)
+                waiting.append(planned)
+                yield planned.plan
+
+        with queue_scales(plan_tasks(), self.runner, clock) as queue:
+            while True:
+                queue.fill()
+                if not waiting:
+                    return
+                planned = waiting.popleft()
+                advance(planned.task.part.n_rows - planned.plan.n_rows)
+                # No name holds the rows beyond this line: they would stay in memory while the next ones are computed.
+                yield self._assemble(planned, self._compute_rows(planned, queue, clock, advance), clock)
+
+    def _plan(self, task: PartTask) -> _PlannedTask:
+        """Find what is left of a task."""
         due = {}
         for writer in self.writers:
             parts = [part for part in parts_within(writer.parts, task.part) if not writer.is_recorded(part)]
@@ -133,13 +184,29 @@ class PartMaker:
                 due[writer.identity.layer] = (writer, parts)
         needed = {layer: _rows_needed(task, layer, parts) for layer, (_, parts) in due.items()}
         computed_rows = np.logical_or.reduce([np.zeros(task.part.n_rows, bool), *needed.values()])
-        advance(task.part.n_rows - int(computed_rows.sum()))
-        activations: Mapping[str, np.ndarray] = {}
-        if computed_rows.any():
-            plan = task.plan if computed_rows.all() else task.plan.select(np.flatnonzero(computed_rows))
-            layers = tuple(layer for layer, rows in needed.items() if rows.any())
-            batch = self.writers[0].identity.batch
-            activations = compute_layers(plan, self.runner, batch, clock, layers=layers, advance=advance)
+        plan = task.plan if computed_rows.all() else task.plan.select(np.flatnonzero(computed_rows))
+        return _PlannedTask(task, due, needed, computed_rows, plan)
+
+    def _compute_rows(
+        self,
+        planned: _PlannedTask,
+        queue: PictureQueue[list[ScaledWindows]],
+        clock: StageClock,
+        advance: Callable[[int], None],
+    ) -> dict[str, np.ndarray]:
+        """Compute the rows of a planned task at each layer that needs any; its pictures are next in the queue."""
+        if not planned.plan.n_rows:
+            return {}
+        layers = tuple(layer for layer, rows in planned.needed.items() if rows.any())
+        batch = self.writers[0].identity.batch
+        windows = (item for _ in planned.plan.pictures for item in queue.take())
+        return compute_layers(planned.plan, self.runner, batch, clock, layers=layers, advance=advance, windows=windows)
+
+    def _assemble(
+        self, planned: _PlannedTask, activations: Mapping[str, np.ndarray], clock: StageClock
+    ) -> list[ComputedPart]:
+        """Join computed rows and those that other stores hold to parts."""
+        task, due, needed, computed_rows = planned.task, planned.due, planned.needed, planned.computed_rows
         position = np.cumsum(computed_rows) - 1
         computed = []
         for layer, (writer, parts) in due.items():

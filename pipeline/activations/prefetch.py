@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ MIN_DECODING_THREADS = 2
 T = TypeVar("T")
 
 
-def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> Iterator[ScaledWindows]:
-    """Rescale each picture of the plan to each of its scales, on the runner's device, with the windows' corners."""
+def queue_scales(plans: Iterable[RowPlan], runner: TrunkRunner, clock: StageClock) -> PictureQueue[list[ScaledWindows]]:
+    """Rescale each picture of the plans to each of its scales, on the runner's device, with the windows' corners."""
     px, interpolation = runner.trunk.card.input_px, runner.trunk.card.preprocessing.interpolation
 
-    def rescale_picture(pixels: np.ndarray, rows: slice) -> list[ScaledWindows]:
+    def rescale_picture(plan: RowPlan, pixels: np.ndarray, rows: slice) -> list[ScaledWindows]:
         with clock.measure("rescale"):
             boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
             if plan.source != "grid":
@@ -43,8 +43,14 @@ def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> It
             image = Image.fromarray(pixels)
             return runner.load_windows([rescale(image, boxes[same], px, interpolation) for same in split_scales(scale)])
 
-    for scales in prefetch_pictures(plan, rescale_picture, clock):
-        yield from scales
+    return PictureQueue(plans, rescale_picture, clock)
+
+
+def prefetch_scales(plan: RowPlan, runner: TrunkRunner, clock: StageClock) -> Iterator[ScaledWindows]:
+    """Yield the windows of each picture and scale of one plan; see `queue_scales`."""
+    with queue_scales([plan], runner, clock) as queue:
+        for _ in plan.pictures:
+            yield from queue.take()
 
 
 def _stack_patches(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,46 +84,69 @@ def prefetch_patches(
 ) -> Iterator[np.ndarray]:
     """Cut the patches of the plan's rows, one picture after the other: uint8 ndarrays (n, px, px, 3)."""
 
-    def cut_picture(pixels: np.ndarray, rows: slice) -> np.ndarray:
+    def cut_picture(plan: RowPlan, pixels: np.ndarray, rows: slice) -> np.ndarray:
         with clock.measure("rescale and cut"):
             flip = None if plan.flip is None else plan.flip[rows]
             return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
 
-    return prefetch_pictures(plan, cut_picture, clock)
+    with PictureQueue([plan], cut_picture, clock) as queue:
+        for _ in plan.pictures:
+            yield queue.take()
 
 
-def prefetch_pictures(plan: RowPlan, transform: Callable[[np.ndarray, slice], T], clock: StageClock) -> Iterator[T]:
-    """Decode and transform the plan's pictures in order, in threads a few pictures ahead of the caller.
+class PictureQueue(Generic[T]):
+    """Decodes and transforms the pictures of plans in order, in threads a few pictures ahead of the caller.
+
+    The threads go on with the next plan while the caller takes the last pictures of one.
 
     Parameters
     ----------
-    transform : called with a picture's pixels, uint8 ndarray (height, width, 3), and its rows in the plan
-
-    Raises
-    ------
-    PipelineError
-        A picture changed or vanished since the patch table was made.
+    plans : are asked for one by one, as late as the threads allow
+    transform : called with a plan, a picture's pixels, uint8 ndarray (height, width, 3), and its rows in the plan
     """
 
-    def decode_and_transform(picture: PlannedPicture) -> T:
-        with clock.measure("decode"):
-            pixels = _decode_unchanged(picture)
-        return transform(pixels, slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1])))
+    def __init__(
+        self, plans: Iterable[RowPlan], transform: Callable[[RowPlan, np.ndarray, slice], T], clock: StageClock
+    ) -> None:
+        self._pictures = ((plan, picture) for plan in plans for picture in plan.pictures)
+        self._transform, self._clock = transform, clock
+        # Enough to feed a GPU; a trunk on the CPU shares the cores with them.
+        self._threads = max(MIN_DECODING_THREADS, torch.get_num_threads())
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._ahead: deque[Future[T]] = deque()
 
-    # Enough to feed a GPU; a trunk on the CPU shares the cores with them.
-    threads = max(MIN_DECODING_THREADS, torch.get_num_threads())
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[T]] = deque()
-        try:
-            for picture in plan.pictures:
-                ahead.append(pool.submit(decode_and_transform, picture))
-                if len(ahead) > threads + 1:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+    def __enter__(self) -> PictureQueue[T]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for future in self._ahead:
+            future.cancel()
+        self._pool.shutdown()
+
+    def fill(self) -> None:
+        """Give the threads further pictures to work on, as far as there are any."""
+        while len(self._ahead) <= self._threads + 1:
+            following = next(self._pictures, None)
+            if following is None:
+                return
+            self._ahead.append(self._pool.submit(self._decode_and_transform, *following))
+
+    def take(self) -> T:
+        """Return the next picture's result.
+
+        Raises
+        ------
+        PipelineError
+            A picture changed or vanished since the patch table was made.
+        """
+        self.fill()
+        return self._ahead.popleft().result()
+
+    def _decode_and_transform(self, plan: RowPlan, picture: PlannedPicture) -> T:
+        with self._clock.measure("decode"):
+            pixels = _decode_unchanged(picture)
+        rows = slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1]))
+        return self._transform(plan, pixels, rows)
 
 
 def _decode_unchanged(picture: PlannedPicture) -> np.ndarray:

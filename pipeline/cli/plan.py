@@ -147,7 +147,7 @@ def command(
         f"parts: {plan.parts:,} of {plan.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
         f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
         f"bound by {speed.bound_by}: a worker makes {format_number(speed.together)} patches/s "
-        f"(the trunk alone {format_number(speed.trunk)}, decoding and cutting alone {format_number(speed.feed)})"
+        f"(the trunk alone {format_number(speed.trunk)}, {speed.feed_by} alone {format_number(speed.feed)})"
     )
     if given_price is None and table.price:
         click.echo(f"assumed price: ${table.price:g} a worker and hour")

@@ -24,6 +24,8 @@ from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_pla
 from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.backends import INSTALL_OPENVINO, has_openvino
+from pipeline.trunk.compiled import find_missing_compiler
+from pipeline.trunk.devices import name_device
 from pipeline.trunk.hubs import NotDownloadedError
 from pipeline.trunk.runner import cpu_has_bf16
 from pipeline.trunk.sources import is_imported
@@ -115,8 +117,15 @@ def _memory() -> Finding:
 
 def _device(ws: Workspace) -> Iterator[Finding]:
     if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}")
+        all_properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        names = ", ".join(f"{of.name} with {format_bytes(of.total_memory)}" for of in all_properties)
+        models = {(of.name, of.major, of.minor, of.multi_processor_count) for of in all_properties}
+        found = f"{names}; CUDA {torch.version.cuda}; --device {ws.settings.device} runs on {_device_kind(ws)}"
+        if len(models) > 1:
+            fix = "make one store on GPUs of one model: others may differ in the last bits, unseen by its identity"
+            yield Finding("GPU", "note", found, fix)
+            return
+        yield Finding("GPU", "ok", found)
         return
     asked = ws.settings.device.startswith("cuda")
     if torch.version.cuda is None:
@@ -128,12 +137,22 @@ def _device(ws: Workspace) -> Iterator[Finding]:
     yield Finding("GPU", "bad" if asked else "note", f"none: {why}", f"{fix}; without one all runs on the CPU")
 
 
+def _device_kind(ws: Workspace) -> str:
+    try:
+        return name_device(ws.settings.device)
+    except PipelineError:  # `_trunk` says what is wrong with it
+        return "cpu"
+
+
 def _compiler(ws: Workspace) -> Finding:
-    found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
-    if found:
-        return Finding("C++ compiler", "ok", f"{found}; --compiled can be used")
+    """Say whether ``--compiled`` can be used on the device of the settings."""
+    kind = _device_kind(ws)
+    missing = find_missing_compiler(kind)
+    what = "C compiler and Triton" if kind == "cuda" else "C++ compiler"
+    if missing is None:
+        return Finding(what, "ok", "--compiled can be used")
     state: Literal["note", "bad"] = "bad" if ws.settings.compiled else "note"
-    return Finding("C++ compiler", state, "none: --compiled cannot be used", "Debian: apt-get install g++")
+    return Finding(what, state, f"--compiled cannot be used: torch compiles {missing[0]}", missing[1])
 
 
 def _openvino(ws: Workspace) -> Finding:
@@ -237,7 +256,7 @@ def _run(ws: Workspace, counted: list[Counts]) -> Iterator[Finding]:
     """Disk, memory and time of the whole run, by measured unit costs."""
     s = ws.settings
     costs = read_costs(None)
-    workers = Workers(1, s.threads or len(os.sched_getaffinity(0)), s.device.startswith("cuda"))
+    workers = Workers(1, s.threads or len(os.sched_getaffinity(0)), _device_kind(ws) == "cuda")
     try:
         trunk = costs.trunk(s.trunk, s.layer)
         _, rate = trunk_rate(trunk, workers, s.precision)

@@ -42,12 +42,18 @@ class Workers:
 
 @dataclass(frozen=True)
 class Speed:
-    """Patches a second of one worker: of the trunk alone, of decoding and cutting alone, of all together."""
+    """Patches a second of one worker: of the trunk alone, of the cores that feed it alone, of all together.
+
+    Attributes
+    ----------
+    feed_by : what the cores do: they decode and cut; for a GPU, which rescales and cuts itself, decode and write
+    """
 
     trunk: float
     feed: float
     together: float
     bound_by: str
+    feed_by: str
 
 
 @dataclass(frozen=True)
@@ -153,12 +159,15 @@ def worker_speed(trunk: TrunkCost, rate: float, decode_s: float, workers: Worker
     rate : of the trunk alone
     decode_s : of one core, a patch
     """
-    feed_s = decode_s + trunk.cut_s
-    feed = workers.cores / feed_s
-    # On a CPU trunk and decoding threads share the cores; a GPU works beside them.
-    look_s = 1 / rate if workers.gpu else 1 / rate + feed_s / workers.cores
-    bound_by = "decoding and cutting" if feed < rate else "the trunk"
-    return Speed(rate, feed, 1 / (max(look_s, 1 / feed) + trunk.write_s), bound_by)
+    if workers.gpu:
+        feed_by, feed = "decoding and writing", workers.cores / (decode_s + trunk.write_s)
+        together = min(rate, feed)
+    else:
+        feed_by, feed_s = "decoding and cutting", decode_s + trunk.cut_s
+        feed = workers.cores / feed_s
+        # Trunk and decoding threads share the cores.
+        together = 1 / (1 / rate + feed_s / workers.cores + trunk.write_s)
+    return Speed(rate, feed, together, feed_by if feed < rate else "the trunk", feed_by)
 
 
 def make_plan(

@@ -87,7 +87,7 @@ def make(
     n_local = None if on_workers is None else on_workers.n_local(scheduler)
     if isinstance(run.ws.stores, LocalFolder):
         remove_stale_partials(run.ws.stores.path / ".partial")
-    extraction = plan_extraction(run, split, layers, rehash)
+    extraction = plan_extraction(run, split, layers, rehash, elsewhere=on_workers is not None)
     engine = None
     if on_workers is not None:
         requested = {item.folder.name: item.identity for item in extraction.requested}
@@ -126,17 +126,31 @@ def _of_each_layer(run: RunContext, layers: Sequence[str]) -> list[RunContext]:
     return [run.on(run.ws.with_layer(layer)) for layer in layers] or [run]
 
 
-def plan_extraction(run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False) -> Extraction:
-    """Return the extraction that the settings ask for: table, pictures, trunk, place."""
+def plan_extraction(
+    run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False, *, elsewhere: bool = False
+) -> Extraction:
+    """Return the extraction that the settings ask for: table, pictures, trunk, place.
+
+    Parameters
+    ----------
+    elsewhere : whether workers run the trunk; see `pipeline.stages.runner.make_runner`
+    """
     check_trunk(run.manifest, run.settings)
     if run.settings.rows != "all":
         refuse_without_boxes(run.manifest, "rows: labelled", "use rows: all")
     table = current_table(run, split, rehash)
-    return extraction_of(_of_each_layer(run, layers)[0], table, run.split(split).paths_by_id, layers)
+    paths = run.split(split).paths_by_id
+    return extraction_of(_of_each_layer(run, layers)[0], table, paths, layers, elsewhere=elsewhere)
 
 
 def extraction_of(
-    run: RunContext, table: PatchTable, paths: Mapping[str, Path], layers: Sequence[str] = (), *, download: bool = True
+    run: RunContext,
+    table: PatchTable,
+    paths: Mapping[str, Path],
+    layers: Sequence[str] = (),
+    *,
+    download: bool = True,
+    elsewhere: bool = False,
 ) -> Extraction:
     """Return the extraction of a table; `paths` may be empty where only its identity is needed.
 
@@ -145,7 +159,7 @@ def extraction_of(
     download : whether a library's weights that are not on this machine may be downloaded
     """
     s = run.settings
-    runner = make_runner(run.ws, run.dataset, download=download)
+    runner = make_runner(run.ws, run.dataset, download=download, elsewhere=elsewhere, say=run.say)
     for note in runner.trunk.notes:
         run.say(f"note: weights {run.settings.weights}: {note}")
     rows = rows_to_extract(run, table)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from pipeline.io.errors import MissingDataError
+from pipeline.io.progress import Say, silent
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.backends import resolve_backend
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.devices import resolve_device
+from pipeline.trunk.devices import name_device, resolve_device
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
 from pipeline.trunk.trunk import Trunk
@@ -59,14 +60,28 @@ def make_trunk(ws: Workspace, dataset: str | None = None, *, download: bool = Tr
     return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed, download=download)
 
 
-def make_runner(ws: Workspace, dataset: str | None = None, *, download: bool = True) -> TrunkRunner:
-    """Load the configured trunk on the configured device."""
-    set_threads(ws.settings.threads)
-    device = resolve_device(ws.settings.device)
-    trunk = make_trunk(ws, dataset, download=download)
+def make_runner(
+    ws: Workspace,
+    dataset: str | None = None,
+    *,
+    download: bool = True,
+    elsewhere: bool = False,
+    say: Say = silent,
+) -> TrunkRunner:
+    """Load the configured trunk on the configured device.
+
+    Parameters
+    ----------
+    elsewhere : whether workers run the trunk. A GPU is then neither needed nor taken here.
+    say : takes a line where the device is shared with other runs
+    """
     s = ws.settings
+    set_threads(s.threads)
+    elsewhere = elsewhere and name_device(s.device) == "cuda"
+    device = torch.device("cuda") if elsewhere else resolve_device(s.device, say)
+    trunk = make_trunk(ws, dataset, download=download)
     precision = resolve_precision(s.precision, device, trunk.precision)
     backend = resolve_backend(s.backend, trunk, device, precision, compiled=s.compiled, dense=ws.dense)
     if ws.dense:
-        return DenseRunner(trunk, device, precision, s.compiled)
-    return TrunkRunner(trunk, device, precision, s.compiled, backend)
+        return DenseRunner(trunk, device, precision, s.compiled, elsewhere=elsewhere)
+    return TrunkRunner(trunk, device, precision, s.compiled, backend, elsewhere=elsewhere)

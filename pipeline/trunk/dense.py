@@ -20,7 +20,8 @@ from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.device_memory import explain_memory
 from pipeline.trunk.nodes import NodesNetwork
-from pipeline.trunk.runner import Measure, PendingBatch, TrunkRunner, ignore_time
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import Measure, TrunkRunner, ignore_time
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
 from pipeline.trunk.windows import ScaledWindows
 
@@ -166,10 +167,18 @@ class DenseRunner(TrunkRunner):
         As `TrunkRunner`; `compiled` is set, which needs inputs of one size; the trunk has no maps.
     """
 
-    def __init__(self, trunk: Trunk, device: torch.device, precision: str, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        device: torch.device,
+        precision: str,
+        compiled: bool = False,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         if compiled:
             raise SettingsError("method dense: pictures are of any size, and a compiled trunk takes one; leave one off")
-        super().__init__(trunk, device, precision)
+        super().__init__(trunk, device, precision, elsewhere=elsewhere)
         if isinstance(trunk.network, LayeredNetwork):
             self.maps: Maps = AlexNetMaps(trunk.network.network)
         elif isinstance(trunk.network, NodesNetwork):
@@ -249,6 +258,8 @@ class DenseRunner(TrunkRunner):
 
     def rows_are_independent(self, batch: int) -> bool:
         """See `TrunkRunner`; of the layers per window, since maps are computed per picture."""
+        if self.elsewhere:
+            return False
         px, corner = self.trunk.card.input_px, np.zeros(1, int)
         pixels = np.random.default_rng(0).integers(0, 256, (8, px, px, 3), np.uint8)
         windows = self.load_windows([(picture, corner, corner) for picture in pixels])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +14,30 @@ from pipeline.io.errors import SettingsError
 from pipeline.trunk.backends import Backend
 from pipeline.trunk.compiled import CompiledNetwork
 from pipeline.trunk.device_memory import explain_memory
+from pipeline.trunk.devices import compute_exactly
 from pipeline.trunk.openvino_network import OpenVinoNetwork
 from pipeline.trunk.operations import count_operations
+from pipeline.trunk.pending_batch import PendingBatch
 from pipeline.trunk.resample import equals_pillow
 from pipeline.trunk.trunk import LayeredNetwork, Trunk
-from pipeline.trunk.windows import PlacedWindows, ScaledWindows, cut_windows, rescale_on_device, upload_windows
+from pipeline.trunk.windows import (
+    FEWER_PICTURES,
+    PlacedWindows,
+    ScaledWindows,
+    cut_windows,
+    page_locked,
+    rescale_on_device,
+    upload_windows,
+)
 from pipeline.trunk.windows import to_device as copy_to_device
 
 CACHED_VALUES = 2**20
 """Values of fp32 that fit into a processor's cache: 4 MiB."""
+CUDA_BATCH_ROWS = {"small": 1024, "large": 512}
+"""Rows per batch on a GPU by size of the patches: with fewer it waits for the launches of each batch."""
+WARM_UP_LAUNCHES = 3
+"""On a GPU. A compiled network is compiled in the first one, captured as a graph in the second and replayed after."""
+TIMED_LAUNCHES = 8
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,30 +57,6 @@ def cpu_has_bf16() -> bool:
     return any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
-
-
-@dataclass(frozen=True)
-class PendingBatch:
-    """Rows of a batch that the device may still compute.
-
-    Attributes
-    ----------
-    rows : layer -> float16 Tensor (n, width) in the CPU's memory, page-locked for a GPU
-    done : recorded after the last copy; None if everything is done
-    """
-
-    rows: Mapping[str, Tensor]
-    done: torch.cuda.Event | None = None
-
-    def result(self) -> dict[str, np.ndarray]:
-        """Wait for the device, and return the rows of each layer: float16 ndarray (n, width)."""
-        if self.done is not None:
-            self.done.synchronize()
-        return {layer: rows.numpy() for layer, rows in self.rows.items()}
-
-    def first(self, n: int) -> PendingBatch:
-        """Return the first `n` rows alone."""
-        return PendingBatch({layer: rows[:n] for layer, rows in self.rows.items()}, self.done)
 
 
 Measure = Callable[[str], AbstractContextManager[None]]
@@ -91,6 +81,9 @@ class TrunkRunner:
         to one size, since each further shape would be compiled anew.
     backend : {"torch", "openvino"}
         The library that runs the network, see `resolve_backend`.
+    elsewhere : bool
+        Whether other processes run the trunk, on devices of their own. This one then only names what they compute:
+        nothing is moved to a device, which need not exist here.
     """
 
     window_fields: Mapping[str, str] = {
@@ -106,6 +99,8 @@ class TrunkRunner:
         precision: str,
         compiled: bool = False,
         backend: Backend = "torch",
+        *,
+        elsewhere: bool = False,
     ) -> None:
         if precision == "fp16" and device.type == "cpu":
             raise SettingsError("precision 'fp16': not on a CPU; use bf16 or fp32")
@@ -120,25 +115,33 @@ class TrunkRunner:
         self.dtype = DTYPES[precision]
         self.compiled = compiled
         self.backend = backend
-        self._network: nn.Module
-        if backend == "openvino":
-            self._network = OpenVinoNetwork(trunk.network.float(), trunk.card.input_px, precision)
-        else:
-            # torch's types of `to` leave its memory_format out.
-            network = trunk.network.to(  # type: ignore[call-overload]
-                device=device, dtype=self.dtype, memory_format=torch.channels_last
-            )
-            self._network = CompiledNetwork(network, device) if compiled else network
+        self.elsewhere = elsewhere
+        if elsewhere:
+            return
+        compute_exactly(device)
         preprocessing = trunk.card.preprocessing
-        self._mean = (255 * torch.tensor(preprocessing.mean)).to(device)
-        self._inv_std = (1 / (255 * torch.tensor(preprocessing.std))).to(device)
+        with explain_memory(device, "the trunk's weights", "use a device that nothing else uses, or --device cpu"):
+            self._network: nn.Module
+            if backend == "openvino":
+                self._network = OpenVinoNetwork(trunk.network.float(), trunk.card.input_px, precision)
+            else:
+                # torch's types of `to` leave its memory_format out.
+                network = trunk.network.to(  # type: ignore[call-overload]
+                    device=device, dtype=self.dtype, memory_format=torch.channels_last
+                )
+                self._network = CompiledNetwork(network, device) if compiled else network
+            self._mean = (255 * torch.tensor(preprocessing.mean)).to(device)
+            self._inv_std = (1 / (255 * torch.tensor(preprocessing.std))).to(device)
 
     @property
     def batch_rows(self) -> int:
-        """Default number of rows per batch: more for smaller patches; with OpenVINO by the network."""
+        """Default number of rows per batch: more for smaller patches, and on a GPU; with OpenVINO by the network."""
+        is_small = self.trunk.card.input_px <= 96
+        if self.device.type == "cuda":
+            return CUDA_BATCH_ROWS["small" if is_small else "large"]
         if isinstance(self._network, OpenVinoNetwork):
             return self._network.batch_rows
-        return 512 if self.trunk.card.input_px <= 96 else 64
+        return 512 if is_small else 64
 
     @property
     def precision_name(self) -> str:
@@ -259,6 +262,17 @@ class TrunkRunner:
         """Return whether `rescale_windows` can be used: a GPU, and a filter with the bits of the installed Pillow."""
         return self.device.type == "cuda" and equals_pillow(interpolation)
 
+    def new_rows(self, n: int, width: int) -> np.ndarray:
+        """Allocate rows in the CPU's memory: float16 ndarray (n, width).
+
+        For a GPU from torch's page-locked memory, which is used again: fresh memory costs the main thread more than
+        the copy into it.
+        """
+        if self.device.type != "cuda":
+            return np.empty((n, width), np.float16)
+        with explain_memory(self.device, f"{n} rows of a part", FEWER_PICTURES):
+            return page_locked((n, width), torch.float16).numpy()
+
     @torch.inference_mode()
     def rescale_windows(self, picture: np.ndarray, placed: Sequence[PlacedWindows]) -> list[ScaledWindows]:
         """Rescale one picture on the device; see `pipeline.trunk.windows.rescale_on_device`."""
@@ -286,7 +300,12 @@ class TrunkRunner:
         return inputs.view(patches.shape).permute(0, 3, 1, 2)
 
     def rows_are_independent(self, batch: int) -> bool:
-        """Return whether a row has the same bits at another place of a batch, beside other patches; tries it."""
+        """Return whether a row has the same bits at another place of a batch, beside other patches; tries it.
+
+        Where other processes run the trunk nothing can be tried, and the answer is no.
+        """
+        if self.elsewhere:
+            return False
         px = self.trunk.card.input_px
         rng = np.random.default_rng(0)
         patches = rng.integers(0, 256, (batch, px, px, 3), np.uint8)
@@ -304,13 +323,23 @@ class TrunkRunner:
         return count_operations(trunk.network, trunk.card.input_px)
 
     def measure_rate(self, n_rows: int) -> float | None:
-        """Measure the patches per second of one batch of grey patches, after a first batch for set-up.
+        """Measure the patches per second of grey patches: one batch on a CPU, some in turn on a GPU, after a warm-up.
 
-        None for runners whose rate depends on the pictures.
+        None for runners whose rate depends on the pictures, and where other processes run the trunk.
         """
-        px = self.trunk.card.input_px
-        patches = np.full((n_rows, px, px, 3), 128, np.uint8)
-        self(patches)
+        if self.elsewhere:
+            return None
+        patches, layers = self.new_batch(n_rows).fill_(128), (self.trunk.layer,)
+        on_gpu = self.device.type == "cuda"
+        for _ in range(WARM_UP_LAUNCHES if on_gpu else 1):
+            self.launch(patches, layers).result()
+        n_launches = TIMED_LAUNCHES if on_gpu else 1
         started = time.perf_counter()
-        self(patches)
-        return n_rows / (time.perf_counter() - started)
+        # One launch ahead, as in an extraction.
+        before = self.launch(patches, layers)
+        for _ in range(n_launches - 1):
+            after = self.launch(patches, layers)
+            before.result()
+            before = after
+        before.result()
+        return n_launches * n_rows / (time.perf_counter() - started)

@@ -27,7 +27,8 @@ from pipeline.patches.build import make_table
 from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import TrunkRunner
 
 GRID = SourceSettings(grid=GridSettings(scales=(1.0, 2.0), overlap=0.5))
 BATCH = 16

@@ -39,6 +39,9 @@ class Maker:
         self.computed, self.written, self.fails_at = [], [], fails_at
         self.started = [threading.Event() for _ in TASKS]
 
+    def compute_all(self, tasks, clock, advance):
+        return (self.compute(task, clock, advance) for task in tasks)
+
     def compute(self, task, clock, advance):
         self.started[task.part.index].set()
         for n in (3, 1):

@@ -38,7 +38,8 @@ from pipeline.activations.verify import recompute_rows
 from pipeline.io.errors import PipelineError, StoreError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import TrunkRunner
 
 PART_ROWS = 64  # of 99 rows: a picture straddles the two parts
 BATCH = 16

@@ -23,7 +23,8 @@ from pipeline.activations.identity import value_fields
 from pipeline.activations.partition import share_of
 from pipeline.activations.preview import preview
 from pipeline.activations.store import Store
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import TrunkRunner
 
 BATCH = 4
 SECONDS = 16 * 84e6 / 1e11

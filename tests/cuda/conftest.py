@@ -6,13 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from support.threads import one_thread  # noqa: F401
+from support.worked import new_work  # noqa: F401
 
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.io.digests import sha256_bytes
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
+from pipeline.stages.context import RunContext
+from pipeline.stages.patches import current_table
+from pipeline.stages.settings import RunSettings
+from pipeline.stages.workspace import Workspace
 
 SIZES_WH = ((96, 80), (96, 80), (64, 64))
 GRID = GridSettings(scales=(1.0, 1.8), overlap=0.5)
@@ -28,6 +34,22 @@ def pictures(tmp_path_factory) -> tuple[PlannedPicture, ...]:
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
         planned.append(PlannedPicture(index, str(index), path, sha256_bytes(path.read_bytes()), False))
     return tuple(planned)
+
+
+@pytest.fixture
+def new_context(new_work, monkeypatch):  # noqa: F811
+    """The context of a command in a new work folder, with its patch table and the paths of its pictures."""
+
+    def make(**settings):
+        monkeypatch.chdir(new_work)
+        given = yaml.safe_load((new_work / "config.yaml").read_text())
+        keys = ("trunk", "threads", "grid")
+        run = RunContext(
+            Workspace(RunSettings(**{key: given[key] for key in keys}, **settings)), "tiny", lambda line: None
+        )
+        return run, current_table(run, "train"), run.split("train").paths_by_id
+
+    return make
 
 
 @pytest.fixture(scope="session")

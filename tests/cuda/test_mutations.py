@@ -15,7 +15,8 @@ from pipeline.io.errors import PipelineError
 from pipeline.trunk import windows
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk
-from pipeline.trunk.runner import PendingBatch, TrunkRunner
+from pipeline.trunk.pending_batch import PendingBatch
+from pipeline.trunk.runner import TrunkRunner
 
 CPU = torch.device("cpu")
 BATCH = 8

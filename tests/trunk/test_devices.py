@@ -18,8 +18,9 @@ NAMES = ["one", "two"]
 
 
 def hold(folder, answers):
-    answers.send(lease_device(NAMES, folder))
-    time.sleep(60)
+    lease = lease_device(NAMES, folder)
+    answers.send((lease.index, lease.others))
+    time.sleep(600)
 
 
 @pytest.fixture
@@ -45,29 +46,55 @@ def start(tmp_path):
 def test_processes_get_devices_of_their_own_and_give_them_back_when_killed(start):
     first, a = start()
     _, b = start()
-    assert {a, b} == {0, 1}
-    _, shared = start()
-    assert shared == 0  # all are taken
+    assert {a, b} == {(0, 0), (1, 0)}
     os.kill(first.pid, signal.SIGKILL)
     first.join(10)
     _, again = start()
     assert again == a
 
 
+def test_more_runs_than_devices_are_spread_over_all_of_them(start):
+    assert [start()[1] for _ in range(4)] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
 def test_one_process_keeps_its_device(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_leases", {})
-    assert [lease_device(NAMES, tmp_path) for _ in range(3)] == [0, 0, 0]
+    assert [lease_device(NAMES, tmp_path).index for _ in range(3)] == [0, 0, 0]
 
 
-def test_cuda_without_a_number_is_leased(tmp_path, monkeypatch):
+@pytest.fixture
+def two_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_leases", {})
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices, "_device_name", lambda index: f"device{index}")
+    return tmp_path
+
+
+def test_cuda_is_leased_with_a_number_and_without(two_devices):
     assert resolve_device("auto") == torch.device("cuda", 0)
+    assert sorted(path.name for path in two_devices.iterdir()) == ["pipeline-device-device0.lock"]
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert len(list(two_devices.iterdir())) == 2
     assert resolve_device("cpu") == torch.device("cpu")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pipeline-device-device0.lock"]
     with pytest.raises(SettingsError, match="there are 2 CUDA devices"):
         resolve_device("cuda:2")
+
+
+def test_a_device_that_is_shared_is_said(two_devices, start, monkeypatch):
+    monkeypatch.setattr(devices, "_device_name", lambda index: NAMES[index])
+    assert start()[1] == (0, 0)
+    said = []
+    assert resolve_device("cuda:0", said.append) == torch.device("cuda", 0)
+    assert said == ["note: cuda:0 is shared with 1 other run(s), each slower for it"]
+    monkeypatch.setattr(devices, "_leases", {})
+    assert resolve_device("cuda", said.append) == torch.device("cuda", 1)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_the_kind_of_a_device_needs_no_device(device):
+    assert devices.name_device(device) == "cuda"
+    with pytest.raises(SettingsError, match="expected auto, cpu, cuda or cuda:N"):
+        devices.name_device("mps")

@@ -75,3 +75,18 @@ def test_nothing_to_do_reports_no_rows():
     reports = []
     LocalEngine(Maker())([], lambda n, seconds: reports.append((n, seconds)))
     assert reports == [(0, {})]
+
+
+def test_parts_of_several_tasks_are_written_at_the_same_time():
+    together = threading.Barrier(2)
+
+    class Meeting(Maker):
+        def compute(self, task, clock, advance):
+            (part,) = super().compute(task, clock, advance)
+            if task.part.index < 2:
+                part.write = lambda clock: (together.wait(10), self.written.append(task.part.index))
+            return [part]
+
+    maker = Meeting()
+    LocalEngine(maker, n_writing=2)(TASKS, lambda n, seconds: None)
+    assert sorted(maker.written) == [0, 1, 2]

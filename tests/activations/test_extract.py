@@ -31,6 +31,7 @@ from pipeline.activations.compute import compute_layers
 from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.identity import FieldDifference, differences
 from pipeline.activations.parts import PartMaker
+from pipeline.activations.prefetch import PictureQueue
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock, log_name
 from pipeline.activations.store import Store
@@ -532,3 +533,21 @@ def test_disk_that_fills_up_is_said_and_nothing_recorded_is_lost(
     store = extract(table, picture_paths, runner, tmp_path / "cache", BATCH)
     assert len(runner.batches) == (3 if n_before < 10 else 0)
     assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
+
+
+def test_pictures_of_the_next_plan_are_decoded_while_one_is_computed(table, picture_paths):
+    plans = [plan_rows(table, picture_paths, slice(*rows)) for rows in ((0, 5), (5, 64), (64, table.n_rows))]
+    asked = []
+
+    def ask():
+        for index, plan in enumerate(plans):
+            asked.append(index)
+            yield plan
+
+    with PictureQueue(ask(), lambda plan, pixels, rows: (plan, rows), StageClock()) as queue:
+        queue.fill()
+        assert asked[:2] == [0, 1]  # beyond the first plan, before its only picture is taken
+        taken = [queue.take() for plan in plans for _ in plan.pictures]
+    assert [id(plan) for plan, _ in taken] == [id(plan) for plan in plans for _ in plan.pictures]
+    assert sum(rows.stop - rows.start for _, rows in taken) == table.n_rows
+    assert asked == [0, 1, 2]

@@ -165,7 +165,7 @@ def test_a_client_needs_no_gpu_and_takes_none(new_context, monkeypatch):
     [
         (None, "cc", True, "with Triton, which is not installed; install torch's CUDA build, which brings it"),
         ("found", None, True, r"with a C compiler, .* none; install one \(Debian: apt-get install gcc\)"),
-        ("found", "cc", False, r"with Python\.h, which is missing; install it"),
+        ("found", "cc", False, r"with Python\.h, which is missing; install it \(Debian: .*\)"),
         ("found", "cc", True, None),
     ],
 )

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from simulated_cuda import simulated_cuda
@@ -82,3 +83,20 @@ def test_a_photo_and_a_query_are_those_of_the_cpu(both):
         assert np.array_equal(values, maps[1][key]), key
     found = [json.loads(both[device][1][-1].out)["queries"] for device in ("cpu", "cuda")]
     assert found[0] == found[1] and len(found[0][0]["results"]) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["patches", "dense"])
+def test_a_real_device_makes_the_same_store_twice_and_is_near_the_cpu(begun, tmp_path, method):
+    made = []
+    for device in ("cpu", "cuda", "cuda"):
+        work = copy_work(begun, tmp_path / str(len(made)))
+        line = (
+            f"extract --dataset tiny --split train --config config.yaml --batch 16 --device {device} --method {method}"
+        )
+        run_to_success(work, line)
+        (store,) = stores_of(work).values()
+        made.append(store.read_rows(np.arange(store.n_rows)).astype(float))
+    assert np.array_equal(made[1], made[2])
+    assert np.linalg.norm(made[1] - made[0]) < 0.001 * np.linalg.norm(made[0])

@@ -49,11 +49,11 @@ flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
 make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, identity.VERSION
 make, writes = parts.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
-def flagged_runner(ws, dataset=None):
+def flagged_runner(ws, dataset=None, **options):
     identity.VERSION = 99 if (flags / "other-version").exists() else version
     if (flags / "other-precision").exists():
         ws = type(ws)(ws.settings.model_copy(update={"precision": "bf16"}))
-    return make_runner(ws, dataset)
+    return make_runner(ws, dataset, **options)
 
 def note(file, text):
     with open(flags / file, "a") as lines:

@@ -248,7 +248,7 @@ def test_all_bad_is_refused_whatever_may_be_skipped(voc):
 def test_a_box_outside_of_a_picture_whose_size_was_unknown(voc):
     voc.annotate("p3", [("cat", (200, 200, 250, 250), 0)], size=(0, 0))
 
-    with pytest.raises(DatasetError, match=r"p3: .*box \[200.0, .*\] outside of the picture of 96 x 64 by 186 pixels"):
+    with pytest.raises(DatasetError, match=r"p3: .*box \[200, .*\] outside of the picture of 96 x 64 by 186 pixels"):
         make_table(voc.read(), SOURCES)
 
 

@@ -1,4 +1,4 @@
 """Head room: networks on cached rows, sampling, fitting."""
 
-VERSION = 5
+VERSION = 6
 """Raised when the same rows, labels and settings would give another head."""

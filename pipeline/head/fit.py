@@ -60,7 +60,7 @@ def fit_heads(
     """
     reader = reader or RowReader(store)
     check_joined(store, table, reader.stored_rows)
-    is_held_out = hold_out_pictures(table.group_ids, held_out_share)
+    is_held_out = hold_out_pictures(table.picture_sha256, held_out_share)
     make_task = partial(
         FitTask,
         store=store,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     """Pool the rows of the fit pictures, choose C by cross-validation among them, and fit one SVM per class.
 
     All classes have one C, the one with the highest mean AP over `FOLDS` folds of the fit pictures. A picture's fold
-    is fixed by a hash of its id. The two sides of a class are not reweighted: the measure is a ranking, and equal
-    weights of the sides gave a lower AP.
+    is fixed by a hash of the digest of its file. The two sides of a class are not reweighted: the measure is a
+    ranking, and equal weights of the sides gave a lower AP.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         )
     n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
     with Progress(f"fit {task.name}", n_fits * task.n_classes, "SVMs") as progress:
-        tried = _cross_validate(vectors, labels, [table.group_ids[i] for i in used], task, settings, progress)
+        tried = _cross_validate(vectors, labels, [table.picture_sha256[i] for i in used], task, settings, progress)
         cost = max(settings.costs, key=lambda c: (tried.get(c, 0.0), -c))
         network = make_network(task.store.width, task.n_classes, settings)
         unsettled = _fit_classes(network, vectors, labels, cost, task.seed, progress)
@@ -159,23 +160,28 @@ def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int
     return max(pooling, len(used) * width * n_poolings * copies) + reading_bytes(task.store) + SLACK
 
 
-def fold_of(ids: list[str]) -> np.ndarray:
-    """Return the fold of each picture, 0 to ``FOLDS - 1``, by a hash of its id alone.
+def fold_of(file_sha256: Sequence[str]) -> np.ndarray:
+    """Return the fold of each picture, 0 to ``FOLDS - 1``, by a hash of the digest of its file alone.
 
     >>> fold_of(["a", "b", "c", "d"]).tolist()
     [2, 1, 1, 1]
     """
-    digests = [hashlib.sha256(f"fold {i}".encode()).digest() for i in ids]
+    digests = [hashlib.sha256(f"fold {i}".encode()).digest() for i in file_sha256]
     return np.array([int.from_bytes(digest[:8], "big") % FOLDS for digest in digests], np.int64)
 
 
 def _cross_validate(
-    vectors: np.ndarray, labels: np.ndarray, ids: list[str], task: FitTask, settings: SvmSettings, progress: Progress
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    files: Sequence[str],
+    task: FitTask,
+    settings: SvmSettings,
+    progress: Progress,
 ) -> dict[float, float]:
     """Compute the mean AP of each C over scored classes and folds; empty where there is nothing to choose."""
     if len(settings.costs) == 1:
         return {}
-    fold = fold_of(ids)
+    fold = fold_of(files)
     scored = [column for column, name in enumerate(task.table.classes) if name not in task.table.unscored]
     by_fold: dict[float, list[float]] = {c: [] for c in settings.costs}
     for k in range(FOLDS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,16 +13,22 @@ from pipeline.patches.rows import split_range
 ROWS_AT_WORK = 2**20
 
 
-def hold_out_pictures(ids: tuple[str, ...], share: float) -> np.ndarray:
-    """Choose pictures that are held out of the fit split, by a hash of their id.
+def hold_out_pictures(file_sha256: Sequence[str], share: float) -> np.ndarray:
+    """Choose pictures that are held out of the fit split, by a hash of the digest of their file.
 
-    Adding or removing a picture moves no other one between the two sides; equal ids are on the same side.
+    So no name decides a value. Adding or removing a picture moves no other one between the two sides; samples of one
+    file are on the same side, copies of it too.
+
+    Parameters
+    ----------
+    file_sha256 : of each picture, or sample of a picture
+    share : 0..1
 
     Returns
     -------
     bool ndarray of shape (n_pictures,)
     """
-    hashes = [hashlib.sha256(f"held out {i}".encode()).digest() for i in ids]
+    hashes = [hashlib.sha256(f"held out {i}".encode()).digest() for i in file_sha256]
     values = np.array([int.from_bytes(digest[:8], "big") for digest in hashes], float) / 2.0**64
     return values < share
 

@@ -141,12 +141,6 @@ class PatchTable:
         return np.where(counted, self.picture_labels, np.int8(0))
 
     @property
-    def group_ids(self) -> tuple[str, ...]:
-        """Groups of samples that are held out together: for each, the id of the first sample of the same file."""
-        first: dict[str, str] = {}
-        return tuple(first.setdefault(digest, i) for i, digest in zip(self.ids, self.picture_sha256, strict=True))
-
-    @property
     def turns(self) -> dict[str, bool]:
         """Whether each picture is turned by EXIF, by the SHA-256 of its file's bytes."""
         return dict(zip(self.picture_sha256, self.apply_exif.tolist(), strict=True))

@@ -209,7 +209,7 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
 def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (m, n_classes) of the held-out fit pictures, and a mask of them over all fit pictures."""
     table = current_table(run, run.manifest.fit)
-    is_held_out = hold_out_pictures(table.group_ids, run.settings.held_out)
+    is_held_out = hold_out_pictures(table.picture_sha256, run.settings.held_out)
     return table.scored_labels[is_held_out], is_held_out
 
 

@@ -88,7 +88,7 @@ def pretrain_on_patches(
     paths = run.split(split).paths_by_id
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
-    out_of_training = hold_out_pictures(table.group_ids, settings.held_out)[table.picture_of(rows)]
+    out_of_training = hold_out_pictures(table.picture_sha256, settings.held_out)[table.picture_of(rows)]
     px = CONFIGS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
     for side, chosen in sides.items():

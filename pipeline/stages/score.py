@@ -144,7 +144,7 @@ def _open(run: RunContext, heads: Sequence[str], split: str | None, held_out: bo
     table, store = current_table(run, name), sealed_store(run, name)
     set_threads(run.settings.threads)
     loaded = [fit_head.require(run, head, held_out) for head in heads]
-    wanted = hold_out_pictures(table.group_ids, run.settings.held_out) if held_out else None
+    wanted = hold_out_pictures(table.picture_sha256, run.settings.held_out) if held_out else None
     return SplitScoring(store, table, loaded, run.settings.all_aggregations, wanted)
 
 

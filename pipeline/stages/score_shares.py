@@ -135,7 +135,7 @@ def open_scorer(files: ScoringFiles) -> ShareScorer:
     """
     set_threads(files.threads)
     table, heads = read_table(files.table), [load_head(path) for path in files.heads]
-    wanted = None if files.held_out is None else hold_out_pictures(table.group_ids, files.held_out)
+    wanted = None if files.held_out is None else hold_out_pictures(table.picture_sha256, files.held_out)
     scoring = SplitScoring(Store(files.store), table, heads, files.aggregations, wanted)
     for index, expected in enumerate(files.expected):
         own = {**scoring.made_from(index), **_name_versions(VERSIONS)}

@@ -161,7 +161,7 @@ def sweep_grid(fit: LabelledRows, shown: LabelledRows, grid: Grid) -> dict[str, 
     HeadError
         No held-out picture shows any class.
     """
-    is_held_out = hold_out_pictures(fit.table.group_ids, grid.held_out_share)
+    is_held_out = hold_out_pictures(fit.table.picture_sha256, grid.held_out_share)
     rows = _measure(fit, shown, grid, is_held_out)
     n_held_out = int(is_held_out.sum())
     measured = [row for row in rows if row["held_out_mAP"] is not None]

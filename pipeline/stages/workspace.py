@@ -192,6 +192,8 @@ class Workspace:
             "labels": s.labels.model_dump(mode="json"),
             "seed": s.trunk_seed,
         }
+        if s.trunk == "no-pretrain":
+            key["held_out_by"] = "file digest"  # before, by id: other pictures, so other weights
         return digest_of(key)[:DIGITS]
 
     def trunk_path(self, dataset: str) -> Path:

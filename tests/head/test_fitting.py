@@ -233,7 +233,7 @@ def test_other_processes_without_pictures_and_trunk_give_the_same_bytes(made, sm
 
 
 def test_held_out_pictures_are_not_used(made, make, small, tmp_path):
-    out = hold_out_pictures(made.table.ids, 0.4)
+    out = hold_out_pictures(made.table.picture_sha256, 0.4)
     assert 3 <= out.sum() <= 15
     poisoned = made.rows.copy()
     poisoned[out[made.table.picture]] = -999
@@ -254,6 +254,6 @@ def test_held_out_pictures_are_not_used(made, make, small, tmp_path):
 def test_held_out_pictures_are_counted(made, small):
     head = fit_head(made.store, made.table, "h", small, LABELS, 0, held_out_share=0.4)
 
-    n_out = int(hold_out_pictures(made.table.ids, 0.4).sum())
+    n_out = int(hold_out_pictures(made.table.picture_sha256, 0.4).sum())
     assert head.facts.pictures == {"used": 24 - n_out, "held_out": n_out, "skipped": 0}
     assert head.facts.patches["positive"] == 3 * (24 - n_out)

@@ -99,9 +99,23 @@ def test_it_learns_and_shuffled_labels_do_not(many):
     assert chance < 0.55
 
 
+def test_ids_decide_nothing(many, make, tmp_path):
+    table, _, rows = many["train"]
+    renamed = replace(table, ids=tuple(f"other {i}" for i in range(len(table.ids))))
+    renamed = replace(renamed, rows_digest=renamed.compute_rows_digest())
+    settings = SvmSettings(kind="svm", costs=(0.01, 1.0))
+    heads = [
+        fit_head(make.store(tmp_path / f"{i}.zarr", t, rows), t, "svm", settings, LABELS, 0, held_out_share=0.4)
+        for i, t in enumerate((table, renamed))
+    ]
+    first, second = (head.network.state_dict() for head in heads)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert heads[0].facts.of_kind == heads[1].facts.of_kind
+
+
 def test_held_out_pictures_are_not_looked_at(many, make, tmp_path):
     table, _, rows = many["train"]
-    out = hold_out_pictures(table.ids, 0.4)
+    out = hold_out_pictures(table.picture_sha256, 0.4)
     spoilt = rows.copy()
     spoilt[out[table.picture]] = 777
     other_labels = table.picture_labels.copy()

@@ -248,7 +248,7 @@ def poisoned(make, path, table, rows, bad: np.ndarray):
 
 def test_held_out_pictures_are_not_looked_at(scene, make, tmp_path):
     table, store, rows = scene
-    out = hold_out_pictures(table.ids, 0.4)
+    out = hold_out_pictures(table.picture_sha256, 0.4)
     assert 5 <= out.sum() <= 30
     other = poisoned(make, tmp_path / "p.zarr", table, rows, out)
     assert other.fingerprint == store.fingerprint
@@ -326,7 +326,7 @@ def test_no_label_at_all(scene, labels):
 
 def test_standardised_over_all_patches_of_the_fit_pictures(scene):
     table, store, rows = scene
-    out = hold_out_pictures(table.ids, 0.4)
+    out = hold_out_pictures(table.picture_sha256, 0.4)
 
     network = fit(store, table, held_out_share=0.4).network
 

@@ -12,6 +12,7 @@ from pipeline.io.errors import BadPictureError
 from pipeline.patches.build import make_table
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.labels import Overlap
+from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, SourceSettings
 from pipeline.patches.sources import count_windows, crop_windows, plan_windows, square_window
 from pipeline.patches.table_file import read_table, write_table
@@ -145,8 +146,8 @@ def test_digests_that_stores_are_joined_on_have_not_moved():
 
 
 def test_samples_of_one_file_are_held_out_together():
-    assert fixed_table().group_ids == ("a", "b")
-    assert fixed_table(picture_sha256=("0", "0")).group_ids == ("a", "a")
+    for share in (0.2, 0.5, 0.8):
+        assert len(set(hold_out_pictures(fixed_table(picture_sha256=("0", "0")).picture_sha256, share).tolist())) == 1
 
 
 def test_flips_are_in_the_digest_of_the_rows():

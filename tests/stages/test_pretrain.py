@@ -135,7 +135,7 @@ def test_it_learns_and_an_untrained_one_has_not(work, trained, tmp_path):
 def test_source_counts_are_those_of_the_table(work, trained):
     table, _ = table_of(work)
     labels = table.labels(RUN.labels)
-    held_out = hold_out_pictures(table.ids, SETTINGS.held_out)
+    held_out = hold_out_pictures(table.picture_sha256, SETTINGS.held_out)
     rows = choose_rows(labels, SETTINGS.background_share, SETTINGS.seed)
     counts = {False: [0, 0], True: [0, 0]}  # background and positive, by side
     for row in rows:

@@ -60,7 +60,7 @@ def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
 def test_a_sweep_is_not_taught_by_held_out_pictures(train, val):
     # Patches of held-out pictures, here most of all, carry the name of the next class. A head that
     # learnt from them would rank the classes wrongly.
-    out = hold_out_pictures(train.table.ids, 0.6)
+    out = hold_out_pictures(train.table.picture_sha256, 0.6)
     assert 19 <= out.sum() <= 30
     named = train.table.overlap.filling_class
     lies = np.where((named >= 0) & out[train.table.picture], (named + 1) % 3, named).astype(np.int16)

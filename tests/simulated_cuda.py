@@ -33,6 +33,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pipeline.trunk import resample
+
 Timing = Literal["late", "early"]
 CUDA = torch.device("cuda", 0)
 NOT_WRITTEN = 0xA5
@@ -428,6 +430,8 @@ def simulated_cuda(timing: Timing = "late") -> Iterator[SimulatedCuda]:
         swapped = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)
+        # Tensors on this device that the next one would take for its own.
+        stack.callback(resample._weights_on.cache_clear)
         _simulated.append(device)
         stack.callback(_simulated.pop)
         stack.enter_context(_Mode(device))

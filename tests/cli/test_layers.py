@@ -84,7 +84,6 @@ def test_shares_of_the_pictures_make_the_same_table(run_new, new_work):
         ("--layers pool5,", "--layers: expected different names with commas between, such as pool5,fc7, got 'pool5,'"),
         ("--layers fc6,fc6", "--layers: expected different names"),
         ("--layers fc6 --layer fc7", "--layer and --layers exclude each other"),
-        ("--layers pool5,fc7 --batch 100", "batch 100: these layers cannot come from one pass: it must divide 16,384"),
     ],
 )
 def test_layers_that_cannot_be_made_together(run_new, options, message):

@@ -58,8 +58,8 @@ def pageable(shape, dtype):
     return torch.empty(tuple(shape), dtype=dtype)
 
 
-def mean_on_the_cpu(runner, *arguments):
-    INIT(runner, *arguments)
+def mean_on_the_cpu(runner, *arguments, **options):
+    INIT(runner, *arguments, **options)
     runner._mean = runner._mean.cpu()
 
 

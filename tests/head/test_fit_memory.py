@@ -60,7 +60,7 @@ def test_peaks_are_stated_and_kept_and_the_head_is_the_same(store, tmp_path, nam
     less, more = map(json.loads, done.stdout.splitlines())
     assert (less["way"], more["way"]) == ("in a scratch file", way)
     assert less["took"] <= less["stated"] <= less_mib * MIB
-    assert more["took"] <= more["stated"] <= 2 * more["took"] + SLACK
+    assert more["took"] <= more["stated"] <= 3 * more["took"] + SLACK
     assert less["digest"] == more["digest"]
 
 
@@ -69,7 +69,7 @@ def test_an_svm_states_and_keeps_its_peak(store, tmp_path):
 
     assert done.returncode == 0, done.stderr
     one = json.loads(done.stdout)
-    assert one["way"] == "pooled" and one["took"] <= one["stated"] <= 2 * one["took"] + SLACK
+    assert one["way"] == "pooled" and one["took"] <= one["stated"] <= 3 * one["took"] + SLACK
 
 
 @pytest.mark.parametrize("name", ["svm", "weak"])

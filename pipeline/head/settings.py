@@ -203,3 +203,5 @@ DEFAULT_HEADS = {True: "fca", False: "svm"}
 Without boxes it is the SVM: on `voc12_subset`, from picture labels alone, it had the highest mAP (docs/results.md), in
 a third of the time of `weak`, and it has no aggregation to choose.
 """
+COMPARED_HEADS = {True: ("fca", "fcb", "fca2"), False: ("svm", "weak")}
+"""The heads that are compared where none are configured, by whether the dataset has boxes."""

@@ -162,25 +162,32 @@ def compared_recipes(settings: RunSettings, has_boxes: bool = True) -> tuple[lis
     return names, left_out
 
 
-def heads_run(settings: RunSettings) -> RunSettings:
-    """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head."""
+def heads_run(settings: RunSettings, has_boxes: bool = True) -> RunSettings:
+    """The comparison of the configured heads: one seed, the configured aggregation, baselines beside the main head.
+
+    Parameters
+    ----------
+    has_boxes : whether the dataset's objects have boxes
+    """
 
     def stated(recipe: RecipeSettings) -> RecipeSettings:
         k = recipe.stated_aggregation or settings.main_aggregation
         return recipe.model_copy(update={"aggregation": k.to_json()})
 
     known = known_recipes(settings)
-    recipes = {name: stated(known[name]) for name in settings.compare}
-    main = settings.head_settings(settings.head)
+    compared = settings.compared_heads(has_boxes)
+    recipes = {name: stated(known[name]) for name in compared}
+    head = settings.main_head(has_boxes)
+    main = settings.head_settings(head)
     for trunk in settings.baselines:
         slug = make_file_part(trunk, ".-").strip("-")
-        title = f"{settings.head} on {trunk}"
-        recipes[f"{settings.head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
+        title = f"{head} on {trunk}"
+        recipes[f"{head}-on-{slug}"] = stated(RecipeSettings(title=title, trunk=trunk, head=main))
     return settings.model_copy(
         update={
             "recipes": {**settings.recipes, **recipes},
             "comparison": tuple(recipes),
             "seeds": (settings.seed,),
-            "reference": settings.compare[0],
+            "reference": compared[0],
         }
     )

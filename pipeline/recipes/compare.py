@@ -18,6 +18,7 @@ from pipeline.recipes.outcome import Outcome
 from pipeline.recipes.paths import recipe_digest
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
+from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import VERSIONS, Workspace
@@ -35,7 +36,7 @@ def path(run: RunContext, of_heads: bool = False) -> Path:
 
 def context_of(run: RunContext, of_heads: bool) -> RunContext:
     """Return the context in which the recipes of a comparison run; the configured heads are recipes of their own."""
-    return run.on(Workspace(heads_run(run.settings))) if of_heads else run
+    return run.on(Workspace(heads_run(run.settings, run.manifest.has_boxes))) if of_heads else run
 
 
 def why_due(run: RunContext, of_heads: bool = False) -> str | None:
@@ -73,6 +74,8 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     ------
     PipelineError
     """
+    if of_heads:
+        check_heads(run.manifest, run.settings, run.compared_heads, "compare")
     file, run = path(run, of_heads), context_of(run, of_heads)
     manifest = run.manifest
     names, left_out = compared_recipes(run.settings, manifest.has_boxes)

@@ -23,6 +23,7 @@ class Opened:
     splits: dict[tuple[str, str | None, str], Split] = field(default_factory=dict)
     tables: dict[Path, PatchTable] = field(default_factory=dict)
     main_head_is_said: bool = False
+    compared_heads_are_said: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,24 @@ class RunContext:
             )
             self.opened.main_head_is_said = True
         return head
+
+    @property
+    def compared_heads(self) -> tuple[str, ...]:
+        """Names of the heads that are compared; says once where they are not the usual ones, for want of boxes.
+
+        Raises
+        ------
+        SettingsError
+            There is no such manifest, or it is malformed.
+        """
+        heads = self.settings.compared_heads(self.manifest.has_boxes)
+        if heads != self.settings.compare and not self.opened.compared_heads_are_said:
+            self.say(
+                f"{self.dataset}: no boxes, only labels of pictures, so the compared heads are {', '.join(heads)}; "
+                "setting compare for others"
+            )
+            self.opened.compared_heads_are_said = True
+        return heads
 
     def split(self, name: str) -> Split:
         """Return a split: its pictures, objects and labels.

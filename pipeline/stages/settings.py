@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.activations.settings import Codec, StoredDtype
-from pipeline.head.settings import DEFAULT_HEADS, HEADS, AnyHead
+from pipeline.head.settings import COMPARED_HEADS, DEFAULT_HEADS, HEADS, AnyHead
 from pipeline.io.errors import SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, shorten
@@ -172,7 +172,10 @@ class RunSettings(Settings):
     )
     heads: dict[str, AnyHead] = Field({}, description="further heads by name, or changes of built-in ones")
     compare: tuple[str, ...] = Field(
-        ("fca", "fcb", "fca2"), min_length=1, description="heads of results/{dataset}_heads.json"
+        COMPARED_HEADS[True],
+        min_length=1,
+        description="heads of results/{dataset}_heads.json and of the sweep; where it is not set, datasets without "
+        f"boxes have {', '.join(COMPARED_HEADS[False])}",
     )
     baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
     recipes: dict[str, RecipeSettings] = Field({}, description="further recipes by name, or changes of built-in ones")
@@ -316,10 +319,13 @@ class RunSettings(Settings):
         """Return the name of the main head: the configured one, or the default one for a dataset of this kind."""
         return self.head if "head" in self.model_fields_set else DEFAULT_HEADS[has_boxes]
 
+    def compared_heads(self, has_boxes: bool) -> tuple[str, ...]:
+        """Return the names of the heads that are compared: configured ones, or those for a dataset of this kind."""
+        return self.compare if "compare" in self.model_fields_set else COMPARED_HEADS[has_boxes]
+
     def to_file(self) -> dict[str, Any]:
-        """Return all settings as a JSON object for a --config file; `head` only where it was set."""
-        is_set = "head" in self.model_fields_set
-        return self.model_dump(mode="json", exclude=None if is_set else {"head"})
+        """Return all settings as a JSON object for a --config file; `head` and `compare` only where they were set."""
+        return self.model_dump(mode="json", exclude={"head", "compare"} - self.model_fields_set)
 
     @property
     def all_seeds(self) -> list[int]:

@@ -93,15 +93,22 @@ def _digest_of_inputs(run: RunContext) -> str:
     s = run.settings
     tables = [current_table(run, split) for split in (run.manifest.fit, run.manifest.eval)]
     stores = [sealed_store(run, split) for split in (run.manifest.fit, run.manifest.eval)]
-    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
+    rules = _rules(run)
     settings = [
-        {name: s.head_settings(name).model_dump(mode="json") for name in s.compare},
+        {name: s.head_settings(name).model_dump(mode="json") for name in s.compared_heads(run.manifest.has_boxes)},
         [rule.model_dump(mode="json") for rule in rules],
         [aggregation.to_json() for aggregation in s.all_aggregations],
         [s.held_out, s.seed],
     ]
     data = [[store.fingerprint for store in stores], [table.labels_digest(s.labels) for table in tables]]
     return digest_of([VERSIONS, settings, data, run.facts_of_roles()])
+
+
+def _rules(run: RunContext) -> list[LabelSettings]:
+    """Return the label rules of a sweep. Readings differ where there are boxes; without them the first is enough."""
+    s = run.settings
+    readings = s.readings if run.manifest.has_boxes else s.readings[:1]
+    return [s.labels.model_copy(update={"single_object": reading}) for reading in readings]
 
 
 def make(run: RunContext) -> dict[str, Any]:
@@ -112,16 +119,18 @@ def make(run: RunContext) -> dict[str, Any]:
     JSON object with ``rows`` (one per head, label rule and k) and ``chosen``, the row with the highest held-out mAP
     """
     manifest, s = run.manifest, run.settings
-    check_heads(manifest, s, s.compare, "compare")
+    compared = run.compared_heads
+    check_heads(manifest, s, compared, "compare")
     set_threads(s.threads)
     fit, shown = (
         LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)
     )
     if not shown.table.labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
-    heads = {name: s.head_settings(name) for name in s.compare}
-    rules = [s.labels.model_copy(update={"single_object": reading}) for reading in s.readings]
-    grid = Grid(heads, rules, s.all_aggregations, s.held_out, s.seed, manifest.metric, fit_head.memory_budget(run))
+    heads = {name: s.head_settings(name) for name in compared}
+    grid = Grid(
+        heads, _rules(run), s.all_aggregations, s.held_out, s.seed, manifest.metric, fit_head.memory_budget(run)
+    )
     swept = sweep_grid(fit, shown, grid)
     chosen = swept["chosen"]
     run.say(

@@ -141,7 +141,7 @@ class Due:
     def _comparison(self, wildcards: Wildcards, comparison: str) -> Path:
         run, of_heads = self._main(wildcards), comparison == "heads"
         output = run.ws.heads_path(run.dataset) if of_heads else run.ws.compare_path(run.dataset)
-        ws, names = self._flow.comparisons[comparison]
+        ws, names = self._flow.comparisons[comparison, run.manifest.has_boxes]
         state = State(files=tuple(self._flow.outcomes(comparison, run.dataset)))
         for name in names:
             state += self._state_of_recipe(self._context(ws, run.dataset), name)

@@ -47,7 +47,7 @@ class Flow:
     run : workspace of the main run
     tables, trunks, stores : workspaces by the digest in names of files
     recipes : workspaces by a recipe's name and digest
-    comparisons : workspace and names of the recipes of each comparison
+    comparisons : workspace and names of the recipes of each comparison, by its name and whether there are boxes
 
     Raises
     ------
@@ -56,11 +56,13 @@ class Flow:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.run = Workspace(parse_run_settings({k: v for k, v in config.items() if v is not None}, "--config"))
-        heads = Workspace(heads_run(self.run.settings))
-        # Each comparison's workspace, and its recipes.
+        heads, without_boxes = (Workspace(heads_run(self.run.settings, has_boxes)) for has_boxes in (True, False))
+        of_recipes = (self.run, compared_recipes(self.run.settings)[0])
         self.comparisons = {
-            "heads": (heads, compared_recipes(heads.settings)[0]),
-            "compare": (self.run, compared_recipes(self.run.settings)[0]),
+            ("heads", True): (heads, compared_recipes(heads.settings)[0]),
+            ("compare", True): of_recipes,
+            ("compare", False): of_recipes,
+            ("heads", False): (without_boxes, compared_recipes(without_boxes.settings)[0]),
         }
         self.recipes = {
             (name, recipe_digest(ws, name)): ws
@@ -166,14 +168,15 @@ class Flow:
 
     def outcomes(self, comparison: str, dataset: str) -> list[Path]:
         """Return the outcomes of those recipes of a comparison that can run on a dataset."""
-        ws, names = self.comparisons[comparison]
-        if not self.manifest(dataset).has_boxes:
+        has_boxes = self.manifest(dataset).has_boxes
+        ws, names = self.comparisons[comparison, has_boxes]
+        if not has_boxes:
             names, _ = compared_recipes(ws.settings, has_boxes=False)  # refuses those asked for by name
         return [recipe_path(ws, dataset, name) for name in names]
 
     def sweep_inputs(self, wildcards: Wildcards) -> list[Path]:
         manifest = self.manifest(wildcards.dataset)
-        check_heads(manifest, self.run.settings, self.run.settings.compare, "compare")
+        check_heads(manifest, self.run.settings, self.run.settings.compared_heads(manifest.has_boxes), "compare")
         return [
             path(wildcards.dataset, split)
             for path in (self.run.table_path, self.run.receipt_path)

@@ -1,16 +1,21 @@
 """Whole runs on datasets without boxes: class folders, and a table of attributes."""
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from pipeline.io.errors import DatasetError
 from pipeline.recipes.catalogue import compared_recipes
+from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.settings import RunSettings
+from pipeline.workflow.flow import Flow
 
 CONFIG = {
     "trunk": "random",
@@ -178,6 +183,9 @@ def test_the_main_head_without_boxes_and_heads_by_the_names_of_recipes(run):
     assert ("Taken for what" in page) is one_class and "Points at it" not in page and ">Patches" not in page
 
 
+BARE = {"seeds": [0], "compare": ["fca", "fcb"]}
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -199,7 +207,7 @@ def test_the_main_head_without_boxes_and_heads_by_the_names_of_recipes(run):
 )
 def test_what_needs_boxes_is_refused_before_any_work(run, line):
     folder = Path(run.args[0])
-    (folder / "bare.yaml").write_text(yaml.safe_dump({"seeds": [0], "cache": "none", "results": "none"}))
+    (folder / "bare.yaml").write_text(yaml.safe_dump({**BARE, "cache": "none", "results": "none"}))
 
     ended = run(*f"{line} --dataset own --config bare.yaml".split())
 
@@ -224,6 +232,37 @@ def test_sweep_and_retrieval(run):
     assert ks == {("off-the-shelf", "pooled"), ("weak", "max"), ("weak", "top:2")}
     result = json.loads(searched.out)
     assert result["mAP"] > result["chance"] + 0.1
+
+
+def test_sweep_and_heads_have_defaults_without_boxes(run):
+    folder = Path(run.args[0])
+    plain = {**DEFAULTS, "aggregations": ["max"], "heads": {"weak": CONFIG["heads"]["weak"]}}
+    (folder / "bare.yaml").write_text(yaml.safe_dump(plain))
+
+    ended = [run(*f"{line} --dataset own --config bare.yaml".split()) for line in ("sweep", "compare --heads")]
+
+    for command in ended:
+        assert command.code == 0, command.err
+        said = "own: no boxes, only labels of pictures, so the compared heads are svm, weak; setting compare for others"
+        assert command.err.count(said) == 1
+    rows = json.loads((folder / "results/own_sweep.json").read_text())["rows"]
+    assert {row["head"] for row in rows} == {"svm", "weak"}
+    assert len({row["single_object"] for row in rows}) == 1, "readings of boxes differ in nothing"
+    heads = json.loads((folder / "results/own_heads.json").read_text())
+    assert ([row["name"] for row in heads["recipes"]], heads["reference"]) == (["svm", "weak"], "svm")
+
+
+def test_the_workflow_has_the_same_defaults(run, monkeypatch):
+    monkeypatch.chdir(run.args[0])
+    wildcards = SimpleNamespace(dataset="own")
+    files = Flow({"threads": 1}).heads_inputs(wildcards)
+
+    assert [path.name.split("-")[1] for path in files] == ["svm", "weak"]
+    assert Flow({"threads": 1}).sweep_inputs(wildcards)
+    with pytest.raises(DatasetError, match="head 'fcb' needs boxes"):
+        Flow({"compare": ["fcb"]}).sweep_inputs(wildcards)
+    job = parse_run_settings(yaml.safe_load(Path(shlex.split(Flow({}).comparison_config(wildcards))[0]).read_text()))
+    assert job.compared_heads(has_boxes=False) == ("svm", "weak")
 
 
 def test_comparison(scenes):

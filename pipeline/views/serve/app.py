@@ -200,7 +200,7 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
     found = {}
     has_boxes = load_manifest(dataset).has_boxes
     main = ws.settings.main_head(has_boxes)
-    names = dict.fromkeys([main, *ws.settings.compare, *ws.settings.heads, *ws.settings.known_heads])
+    names = dict.fromkeys([main, *ws.settings.compared_heads(has_boxes), *ws.settings.heads, *ws.settings.known_heads])
     for name in names:
         path = ws.head_path(dataset, name)
         if path.is_file():

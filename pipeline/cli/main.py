@@ -165,8 +165,21 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
+def _read_names_as_utf8() -> None:
+    """Start again in Python's UTF-8 mode where file names would be read as anything else, such as under LANG=C.
+
+    Python chooses this mode itself under LANG=C, unless PYTHONUTF8=0 says otherwise, and not under ISO-8859-1. Names of
+    classes come from file names, which are UTF-8 nearly everywhere; the workers of a command inherit the mode.
+    """
+    if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and os.name == "posix":
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: turn mendable errors into one message and exit code 2."""
+    if argv is None:
+        _read_names_as_utf8()
     from pipeline.io import progress
     from pipeline.io.errors import PipelineError
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.dataset.picture_formats import FORMATS, lacking_format, name_format
 from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, to_rgb
@@ -70,7 +71,8 @@ def decode_picture(
     ----------
     data : the file's bytes
     apply_exif : bool
-        Turn the picture by its EXIF orientation. TIFF files are always turned: Pillow does so by itself.
+        Turn the picture by its EXIF orientation. TIFF files are always turned: Pillow does so by itself. Tables
+        refuse those where nothing is to be turned, see `refuse_turned_tiff`.
     name : for messages
     formats : names of Pillow's formats that are accepted
 
@@ -217,6 +219,24 @@ def orientation_of_file(
     with open(path, "rb") as file, _opened(file, path.name) as image:
         orientation = _read_orientation(image) if image.format != "PNG" or holds_exif(path) else 1
         return orientation, _tell_orientation(image.size, orientation, size_wh, box_xyxy, path.name)
+
+
+def refuse_turned_tiff(path: Path, size_wh: tuple[int, int] | None, name: str) -> None:
+    """Raise BadPictureError for a TIFF file that Pillow turns, unless its annotation states the turned size alone."""
+    if not path.is_file():
+        return  # reading a pipe would block; what reads the picture names it
+    with open(path, "rb") as file:
+        if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return
+        file.seek(0)
+        with _opened(file, name) as image:
+            orientation = image.tag_v2.get(_EXIF_ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
+            is_told = orientation >= 5 and size_wh is not None and size_wh[0] != size_wh[1]
+            if orientation in _TURNS and not is_told:
+                raise BadPictureError(
+                    f"{name}: a TIFF file with orientation {orientation}, which is always applied, and the manifest "
+                    "says exif: ignore; store it without (exiftool -Orientation= -n FILE), or say exif: apply"
+                )
 
 
 def _tell_orientation(

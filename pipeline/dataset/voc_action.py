@@ -2,14 +2,14 @@
 
 A sample is a listed person (or, for localising actions without boxes, a picture with listed persons). A line of
 ``<split>.txt`` is a picture's id, alone or with the number of an object of its XML file, counted from 1; a line
-of ``<class>_<split>.txt`` is id, object number and label.
+of ``<class>_<split>.txt`` is id, object number and label. Ids may have spaces.
 
 Source: VOC2012 development kit, section on the action classification task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,16 @@ import numpy as np
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck
-from pipeline.dataset.split import EMPTY_ANNOTATION, LABELS, Annotation, Split, is_picture_id, read_list, refuse_split
+from pipeline.dataset.split import (
+    EMPTY_ANNOTATION,
+    ID_RULE,
+    LABELS,
+    Annotation,
+    Split,
+    is_picture_id,
+    read_list,
+    refuse_split,
+)
 from pipeline.dataset.voc import check_voc_files, lines_of, read_xml
 from pipeline.dataset.voc_folder import (
     FileIndex,
@@ -26,6 +35,7 @@ from pipeline.dataset.voc_folder import (
     id_list_path,
     index_annotations,
     index_pictures,
+    places_of,
     state_of_voc_files,
 )
 from pipeline.dataset.voc_xml import XmlObject, parse_objects
@@ -75,8 +85,15 @@ def split_sample_id(sample: str) -> tuple[str, int]:
     return picture, int(number)
 
 
-def read_action_list(path: Path) -> dict[str, list[int]]:
+def read_action_list(path: Path, known: Container[str] = ()) -> dict[str, list[int]]:
     """Read the pictures of a list file, in its order, with the object numbers after their ids, if any.
+
+    Ids may have spaces, so ``photo 1`` is an id, or an id with a number. It is the latter, unless only the whole line
+    is in `known`.
+
+    Parameters
+    ----------
+    known : ids of the pictures that exist
 
     Raises
     ------
@@ -85,17 +102,19 @@ def read_action_list(path: Path) -> dict[str, list[int]]:
     """
     numbers: dict[str, list[int]] = {}
     seen, problems = set(), []
-    for line in read_list(path):
-        fields = line.split()
-        if not fields:
+    for line in map(str.strip, read_list(path)):
+        if not line:
             continue
-        if len(fields) > 2 or not is_picture_id(fields[0]) or not _are_numbers(fields[1:]):
-            problems.append(f"{brief(line.strip())}: expected 'id' or 'id number', ids being plain file names")
-        elif tuple(fields) in seen:
-            problems.append(f"{brief(line.strip())}: listed twice")
+        i, *number = line.rsplit(maxsplit=1)
+        if line in known and not (_are_numbers(number) and i in known):
+            i, number = line, []
+        if not is_picture_id(i) or not _are_numbers(number):
+            problems.append(f"{brief(line)}: expected 'id' or 'id number'; an id has {ID_RULE}")
+        elif (i, *number) in seen:
+            problems.append(f"{brief(line)}: listed twice")
         else:
-            seen.add(tuple(fields))
-            numbers.setdefault(fields[0], []).extend(map(int, fields[1:]))
+            seen.add((i, *number))
+            numbers.setdefault(i, []).extend(map(int, number))
     if not numbers and not problems:
         problems.append("the list is empty")
     if problems:
@@ -122,7 +141,7 @@ def read_class_lists(manifest: Manifest, split: str, folder: Path) -> ActionList
             continue
         lists.contents.append(path.read_bytes())
         for number, line in enumerate(lists.contents[-1].decode("utf-8-sig", "replace").splitlines(), start=1):
-            fields = line.split()
+            fields = line.strip().rsplit(maxsplit=2)
             if not fields:
                 continue
             if len(fields) != 3 or not _are_numbers(fields[1:2]) or fields[2] not in LABELS:
@@ -194,10 +213,11 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
     DatasetError
         Everything wrong with the split, in one message.
     """
-    numbers_of = read_action_list(id_list_path(manifest, split, folder))
+    existing = index_pictures(folder / "JPEGImages")
+    numbers_of = read_action_list(id_list_path(manifest, split, folder), existing)
     labelled = manifest.splits[split].labelled
     lists = read_class_lists(manifest, split, folder) if labelled else None
-    path_of, problems = find_pictures(index_pictures(folder / "JPEGImages"), tuple(numbers_of))
+    path_of, problems = find_pictures(existing, tuple(numbers_of))
     xmls = index_annotations(folder / "Annotations")
     unusable: dict[str, str] = {}
     problems += lists.problems if lists else []
@@ -238,7 +258,8 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest the states of all files that `read` reads."""
-    ids = read_action_list(id_list_path(manifest, split, folder))
+    existing = index_pictures(places_of(manifest, split, folder).pictures)
+    ids = read_action_list(id_list_path(manifest, split, folder), existing)
     states = state_of_voc_files(manifest, split, folder, tuple(ids))
     return digest_of(sorted([*states, (digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0)]))
 
@@ -247,7 +268,7 @@ def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCh
     """Compare the files of a split with its lists."""
 
     def ids_of(pictures: FileIndex) -> Sequence[str]:
-        return tuple(read_action_list(id_list_path(manifest, split, folder)))
+        return tuple(read_action_list(id_list_path(manifest, split, folder), pictures))
 
     def lists_of(ids: Sequence[str]) -> tuple[list[bytes], list[str]]:
         lists = read_class_lists(manifest, split, folder)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pipeline.dataset.decode_memory import DecodeMemory, KnownFile
-from pipeline.dataset.picture import decide_turn
+from pipeline.dataset.picture import decide_turn, refuse_turned_tiff
 from pipeline.dataset.split import Annotation, Split
 from pipeline.dataset.voc_xml import clip_box
 from pipeline.io.digests import FileState, sha256_bytes
@@ -82,6 +82,7 @@ def _inspect_picture(
     turn_untold: bool,
     known_turns: Mapping[str, bool],
     memory: DecodeMemory,
+    never_turned: bool,
 ) -> Inspected | Bad:
     """Read and decode a picture, unless it is known what that would tell, and count its windows.
 
@@ -90,10 +91,13 @@ def _inspect_picture(
     file : its digest, if that is known
     turn_untold : whether a picture is turned by EXIF if its annotation does not tell
     known_turns : the same of single pictures, by the SHA-256 of their bytes
+    never_turned : whether the manifest says so
     """
     name, path, annotation, unusable = job
     sha256, data = file.sha256 or "", b""
     try:
+        if never_turned:
+            refuse_turned_tiff(path, annotation.size_wh, name)
         facts = memory.recall(sha256) if sha256 else None
         if facts is None:
             data = _read_picture(path)
@@ -178,6 +182,7 @@ class _Inspection:
     known_turns: Mapping[str, bool]
     memory: DecodeMemory
     pool: ThreadPoolExecutor
+    never_turned: bool
 
     def run(self, jobs: Sequence[Job], turn_untold: bool) -> Iterator[Inspected | Bad]:
         """Inspect pictures in order; a killed process has lost what was found of `PICTURES_AT_WORK` at most."""
@@ -186,7 +191,8 @@ class _Inspection:
             files = self.memory.find_files([path for _, path, _, _ in own])
 
             def inspect(job: Job, file: KnownFile) -> Inspected | Bad:
-                return _inspect_picture(job, file, self.sources, turn_untold, self.known_turns, self.memory)
+                turns = (turn_untold, self.known_turns)
+                return _inspect_picture(job, file, self.sources, *turns, self.memory, self.never_turned)
 
             new: dict[FileState, str] = {}
             for file, item in zip(files, self.pool.map(inspect, own, files), strict=True):
@@ -218,7 +224,7 @@ def inspect_split(
     """
     jobs = _jobs_of(split)
     with memory or DecodeMemory(None) as known, ThreadPoolExecutor(workers) as pool:
-        inspection = _Inspection(sources, known_turns, known, pool)
+        inspection = _Inspection(sources, known_turns, known, pool, split.manifest.exif == "ignore")
         first = inspection.run(jobs, turn_untold=split.manifest.exif != "ignore")
         inspected = list(track(first, what, len(jobs), "pictures"))
         votes = _count_votes(inspected)
@@ -248,7 +254,8 @@ def inspect_share(
     jobs = _jobs_of(split)
     jobs = jobs[len(jobs) * (index - 1) // count : len(jobs) * index // count]
     with memory, ThreadPoolExecutor(workers) as pool:
-        found = _Inspection(sources, {}, memory, pool).run(jobs, turn_untold=split.manifest.exif != "ignore")
+        never_turned = split.manifest.exif == "ignore"
+        found = _Inspection(sources, {}, memory, pool, never_turned).run(jobs, turn_untold=not never_turned)
         n_bad = sum(isinstance(item, Bad) for item in track(found, what, len(jobs), "pictures"))
     return len(jobs), n_bad
 

@@ -52,7 +52,7 @@ def why_due(run: RunContext, split: str, rehash: bool = False) -> str | None:
         run.opened.tables[file] = read_table(file)
         return None
     if not file.is_file():
-        return "there is none yet"
+        return f"there is no patch table {file} yet"
     try:
         table = read_table(file)
     except StoreError as error:

@@ -82,8 +82,10 @@ def require(run: RunContext, head: str, split: str | None = None, held_out: bool
     if file.is_file():  # if not, loading says so
         reason = why_due(run, head, split, held_out)
         if reason is not None:
+            table = patches.path(run, scored_split(run, split, held_out))
+            hint = "" if table.is_file() else "give the --cache with which they were made, or "
             raise StoreError(
-                f"{file}: {reason}; score again: pipeline score --dataset {run.dataset} --head {head} "
+                f"{file}: {reason}; {hint}score again: pipeline score --dataset {run.dataset} --head {head} "
                 f"--split {scored_split(run, split, held_out)}, with the same settings"
             )
     return load_scores(file)

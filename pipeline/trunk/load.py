@@ -8,8 +8,7 @@ from pipeline.io.errors import TrunkError
 from pipeline.trunk.outline import Outline
 from pipeline.trunk.sources import LOADABLE, TrunkRequest, find_source, suggest_trunk
 from pipeline.trunk.trunk import Trunk
-
-PICKLED_SUFFIXES = (".pt", ".pth", ".pkl", ".bin", ".tar")
+from pipeline.trunk.weight_files import PICKLED_SUFFIXES
 
 
 def load_trunk(

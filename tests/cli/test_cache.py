@@ -232,7 +232,7 @@ def test_explain_says_what_is_there_and_what_would_be_made(work, run):
 
 def test_explain_before_anything_is_there(run):
     ended = run("cache explain --dataset tiny --split test --config config.yaml")
-    assert "would be made: there is none yet" in ended.out
+    assert "would be made: there is no patch table cache/patches/tiny-test-" in ended.out
     assert "after the patch table" in ended.out
 
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -223,3 +225,19 @@ def test_the_home_folder(monkeypatch, tmp_path):
         ValueError, match="no home folder ~nobody-here; a folder of this name is written ./~nobody-here/x"
     ):
         expand_home("~nobody-here/x")
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_names_are_read_as_utf8_whatever_the_locale(tmp_path, locale):
+    for name in ("Ölberg", "é"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for n in range(2):
+            Image.new("RGB", (16, 12), (90 * n, 0, 0)).save(tmp_path / f"pictures/{name}/{n}.png")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LC_")}
+    env |= {"LANG": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "pipeline.cli.main", "data", "new", "--root", "pictures", "--name", "own"]
+
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+
+    assert ended.returncode == 0, ended.stderr
+    assert load_manifest("own", tmp_path / "data_manifests").classes == ("Ölberg", "é")

@@ -226,6 +226,34 @@ def test_a_list_is_read_in_its_order(acts):
     assert read_action_list(acts.folder / "ImageSets/Action/train.txt") == {"b": [4, 1], "a": []}
 
 
+@pytest.mark.parametrize("samples", ["persons", "pictures"])
+def test_ids_may_have_spaces(acts, samples):
+    plain = acts.read(samples)
+    for old, new in {"a": "my photo", "b": "my photo 1"}.items():  # the second reads as person 1 of the first
+        (acts.folder / f"JPEGImages/{old}.jpg").rename(acts.folder / f"JPEGImages/{new}.jpg")
+        (acts.folder / f"Annotations/{old}.xml").rename(acts.folder / f"Annotations/{new}.xml")
+    acts.write("train", "my photo\nmy photo 1 1\nmy photo 1 4\nc\n")
+    acts.write("reading_train", "my photo 1 1\nmy photo 3 -1\nmy photo 1  1 -1\nmy photo 1 4 1\nc 3 -1\n")
+    acts.write("running_train", "my photo 1 -1\nmy photo 3 1\nmy photo 1 1 -1\nmy photo 1 4 1\n")
+    spaced = acts.read(samples)
+
+    assert np.array_equal(spaced.labels, plain.labels)
+    ends = ("_1", "_3", "_1", "_4", "_3") if samples == "persons" else ("", "", "")
+    stems = ("my photo", "my photo", "my photo 1", "my photo 1", "c") if ends[0] else ("my photo", "my photo 1", "c")
+    assert spaced.ids == tuple(map("".join, zip(stems, ends, strict=True)))
+    acts.write("test", "c\n")
+    assert check(acts.manifest(samples), acts.root, deep=True).ok
+    assert state_of_split(acts.manifest(samples), "train", acts.root)
+
+
+def test_a_number_after_an_id_is_an_object_unless_only_the_line_is_a_picture(tmp_path):
+    (tmp_path / "list.txt").write_text("one 2\ntwo 2\n three  3 \n")
+
+    read = read_action_list(tmp_path / "list.txt", {"one", "one 2", "two 2", "three"})
+
+    assert read == {"one": [2], "two 2": [], "three": [3]}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -10,6 +10,7 @@ from pipeline.dataset.describe.voc import new_manifest
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.picture import decode_picture
 from pipeline.dataset.read import read_split
+from pipeline.io.errors import DatasetError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings
 from pipeline.patches.table import PatchTable
@@ -119,6 +120,33 @@ def test_the_manifest_decides_for_pictures_that_do_not_tell(bare, exif, turned):
 
     assert table.apply_exif.tolist() == [True, turned]
     assert f"'exif: {exif}' in the manifest" in said
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_tiff_that_is_turned_is_refused_where_nothing_is_to_be_turned(bare, orientation):
+    for name, stored_as in (("plain", 1), ("turned", orientation)):
+        draw(bare.picture(name).with_suffix(".tif"), stored_as, SQUARE)
+        annotate(bare, name, SQUARE)
+    bare.write_ids(["plain", "turned"])
+
+    with pytest.raises(
+        DatasetError, match=f"turned.*: a TIFF file with orientation {orientation}.*exif: ignore"
+    ) as caught:
+        make(bare, exif="ignore")
+    assert "plain" not in str(caught.value)
+    assert make(bare, exif="apply")[0].size_wh.tolist() == [list(SQUARE)] * 2
+    bare.write_ids(["plain"])
+    assert len(make(bare, exif="ignore")[0].ids) == 1
+
+
+def test_a_tiff_whose_annotation_states_the_turned_size_is_meant_so(bare):
+    draw(bare.picture("a").with_suffix(".tif"), 6, OBLONG)
+    annotate(bare, "a", OBLONG)
+    bare.write_ids(["a"])
+
+    table, _ = make(bare, exif="ignore")
+
+    assert table.size_wh.tolist() == [list(OBLONG)]
 
 
 def test_a_table_is_stale_after_a_change_of_exif_in_the_manifest(bare, tmp_path):

@@ -148,6 +148,14 @@ def test_scores_and_results_outlive_pictures_and_stores(work, context):
     assert [fit_head.why_due(run, "fca"), score.why_due(run, "fca"), evaluate.why_due(run, "fca")] == [None] * 3
 
 
+def test_scores_in_another_cache_say_which_table_is_not_there(run):
+    ended = run("evaluate --dataset tiny --head fca --config config.yaml --cache elsewhere")
+
+    assert ended.code == 2
+    assert "there is no patch table elsewhere/patches/tiny-" in ended.err
+    assert "give the --cache with which they were made, or score again: pipeline score" in ended.err
+
+
 @pytest.mark.parametrize(
     "line",
     [

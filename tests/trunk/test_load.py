@@ -17,8 +17,11 @@ from torch import nn
 
 from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.trunk.formats.convert import read_weight_file
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.trunk import read_weights
+from pipeline.trunk.weight_files import PICKLED_SUFFIXES
+from pipeline.trunk.zoo.convert import convert_zoo
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 # --- embedded
@@ -106,7 +109,36 @@ def test_krizhevsky_needs_weights():
 # --- weights
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".bin", ".tar"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.npy"])
+def test_a_git_lfs_pointer_is_named(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+    calls = [lambda: read_weight_file(file), lambda: convert_zoo(file, "torchvision/resnet18")]
+    for call in [*calls, lambda: load_trunk("krizhevsky", weights=file)] if file.suffix != ".npy" else calls[:1]:
+        with pytest.raises(TrunkError, match=rf"{name}: a Git LFS pointer without its file; .* git lfs pull"):
+            call()
+
+
+@pytest.mark.parametrize("suffix", PICKLED_SUFFIXES)
+def test_what_is_advised_for_a_pickled_file_reads_it(tmp_path, suffix):
+    torch.save({"conv1.weight": torch.ones(2)}, tmp_path / f"w{suffix}")
+
+    with pytest.raises(TrunkError, match="pipeline trunk import .* --out trunks --name w"):
+        load_trunk("krizhevsky", weights=tmp_path / f"w{suffix}")
+    assert list(read_weight_file(tmp_path / f"w{suffix}").tensors) == ["conv1.weight"]
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".tar"])
+@pytest.mark.parametrize("content", [pickle.dumps({"a": [1]}), pickle.dumps({"a": 1}, 0), b"", b"text"])
+def test_other_pickles_are_refused_in_one_message(tmp_path, suffix, content):
+    (tmp_path / f"w{suffix}").write_bytes(content)
+
+    with pytest.raises(TrunkError, match=f"w{suffix}: "):
+        read_weight_file(tmp_path / f"w{suffix}")
+
+
+@pytest.mark.parametrize("suffix", PICKLED_SUFFIXES)
 def test_pickled_trunk_is_refused_by_name(suffix):
     with pytest.raises(TrunkError, match="pickled weights are never loaded; expected safetensors with a card"):
         load_trunk(f"trunk{suffix}")

@@ -22,14 +22,14 @@ from pipeline.trunk.formats.numpy_file import read_numpy
 from pipeline.trunk.formats.onnx_model import read_onnx
 from pipeline.trunk.formats.torch_file import read_safetensors, read_torch
 from pipeline.trunk.formats.weight_file import WeightFile
+from pipeline.trunk.weight_files import PICKLED_SUFFIXES, refuse_lfs_pointer
 
 READERS = {
     ".caffemodel": read_caffemodel,
     ".onnx": read_onnx,
     ".npy": read_numpy,
     ".npz": read_numpy,
-    ".pth": read_torch,
-    ".pt": read_torch,
+    **dict.fromkeys(PICKLED_SUFFIXES, read_torch),
     ".safetensors": read_safetensors,
 }
 ARCHITECTURES = ("bvlc_alexnet", "caffenet", "alexnet", "krizhevsky")
@@ -50,6 +50,7 @@ def read_weight_file(path: Path) -> WeightFile:
         raise TrunkError(f"{path}: expected a file that ends in {', '.join(READERS)}")
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
+    refuse_lfs_pointer(path)
     return READERS[path.suffix.lower()](path)
 
 

@@ -14,6 +14,7 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import brief
 from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.trunk import read_weights
+from pipeline.trunk.weight_files import refuse_lfs_pointer
 
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
 """Keys under which training scripts store the weights of a checkpoint."""
@@ -40,6 +41,7 @@ def read_torch_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
+    refuse_lfs_pointer(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -47,7 +49,7 @@ def read_torch_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds more than weights, and that is never loaded; save the weights alone, where it was made: "
             f"torch.save(model.state_dict(), FILE) ({brief(str(error).splitlines()[0])})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch's reader raises nearly anything on bytes that are no file of torch.save
         raise TrunkError(f"{path}: not a file of torch.save: {brief(str(error))}") from error
     while isinstance(found, Mapping) and not any(isinstance(v, Tensor) for v in found.values()):
         inner = [key for key in WRAPPERS if isinstance(found.get(key), Mapping)]

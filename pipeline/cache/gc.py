@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Garbage:
 
 
 def find_garbage(ws: Workspace, young_s: float = YOUNG_S, shared: bool = False) -> list[Garbage]:
-    """Stores that no head and no result names, receipts and tables of gone stores, what killed writers left.
+    """Stores that no head and no result names, receipts and tables of gone stores, shares that nothing joined.
 
     Nothing that changed less than `young_s` seconds ago is in the list: it may be at work.
 
@@ -75,7 +77,24 @@ def find_garbage(ws: Workspace, young_s: float = YOUNG_S, shared: bool = False) 
     for path in sorted((ws.cache / "patches").glob("*.h5")):
         if path not in needed and now - path.stat().st_mtime >= young_s:
             garbage.append(Garbage(str(path), "no kept store was made from it", path.stat().st_size, path.unlink))
-    return garbage
+    return garbage + _old_shares(ws, now - young_s)
+
+
+def _old_shares(ws: Workspace, before: float) -> list[Garbage]:
+    """List the files of shares of works of which no share changed since a time, in seconds since 1970.
+
+    What joins shares removes them, so these are of works that were given up, or killed and not yet gone on with.
+    """
+    of_work: dict[str, list[Path]] = {}
+    for path in sorted((ws.cache / "shares").glob("*-*of*.*")):
+        of_work.setdefault(re.sub(r"-\d+of\d+(?=[.-])", "", path.name), []).append(path)
+    why = "a share that nothing joined; going on with that work would make it again"
+    return [
+        Garbage(str(path), why, path.stat().st_size, partial(path.unlink, missing_ok=True))
+        for paths in of_work.values()
+        if max(path.stat().st_mtime for path in paths) <= before
+        for path in paths
+    ]
 
 
 def _held_elsewhere(stores: Sequence[CachedStore]) -> dict[str, Sharing]:
@@ -105,6 +124,6 @@ def _remover(ws: Workspace, store: CachedStore) -> Callable[[], None]:
 
 def sweep(ws: Workspace) -> list[Path]:
     """Remove temporary files of writers of this machine that are no more."""
-    places = [ws.cache / ".partial", ws.cache, ws.cache / "receipts", ws.cache / "patches"]
+    places = [ws.cache / ".partial", ws.cache, ws.cache / "receipts", ws.cache / "patches", ws.cache / "shares"]
     places += [ws.results, ws.results / "heads", ws.results / "scores"]
     return [path for place in places for path in remove_stale_partials(place)]

@@ -212,6 +212,29 @@ def test_gc_takes_old_incomplete_stores_and_receipts_without_a_store(work, run):
     assert "tiny-val-random0" in shown and "incomplete (1/1 parts)" in shown
 
 
+def test_gc_takes_shares_of_works_of_which_all_are_old(work, run):
+    for share in ("1/2", "2/2"):
+        assert run(f"score --dataset tiny --head fca --share {share} --config config.yaml").code == 0
+        assert run(f"patches --dataset tiny --split val --share {share} --config config.yaml").code == 0
+    assert run("extract --dataset tiny --split train --share 1/2 --trunk-seed 7 --config config.yaml").code == 0
+    left = {path.name for path in (work / "cache/shares").iterdir()}
+    assert len(left) == 5
+    assert "nothing to free" in run("cache gc --config config.yaml").out  # too young
+    age(work / "cache", 30)
+    (second,) = (work / "cache/shares").glob("*-2of2.h5")
+    os.utime(second)  # its scoring is still at work, the other share of it included
+
+    shown = run("cache gc --config config.yaml").out
+    found = {line.split(":")[0].rpartition("/")[2] for line in shown.splitlines() if "a share that nothing" in line}
+    assert found == {name for name in left if not name.endswith(".h5")} and len(found) == 3
+
+    assert run("cache gc --yes --config config.yaml").code == 0
+    assert {path.suffix for path in (work / "cache/shares").iterdir()} == {".h5"}
+    joined = run("score --dataset tiny --head fca --config config.yaml")
+    assert joined.code == 0 and "2 of them scored already" in joined.err
+    assert not list((work / "cache/shares").iterdir())
+
+
 def test_explain_says_what_is_there_and_what_would_be_made(work, run):
     ended = run("cache explain --dataset tiny --split train --config config.yaml")
     assert ended.code == 0, ended.err

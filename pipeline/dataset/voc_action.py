@@ -2,7 +2,7 @@
 
 A sample is a listed person (or, for localising actions without boxes, a picture with listed persons). A line of
 ``<split>.txt`` is a picture's id, alone or with the number of an object of its XML file, counted from 1; a line
-of ``<class>_<split>.txt`` is id, object number and label. Ids may have spaces.
+of ``<class>_<split>.txt`` is id, object number and label.
 
 Source: VOC2012 development kit, section on the action classification task.
 """
@@ -35,7 +35,6 @@ from pipeline.dataset.voc_folder import (
     id_list_path,
     index_annotations,
     index_pictures,
-    places_of,
     state_of_voc_files,
 )
 from pipeline.dataset.voc_xml import XmlObject, parse_objects
@@ -88,12 +87,7 @@ def split_sample_id(sample: str) -> tuple[str, int]:
 def read_action_list(path: Path, known: Container[str] = ()) -> dict[str, list[int]]:
     """Read the pictures of a list file, in its order, with the object numbers after their ids, if any.
 
-    Ids may have spaces, so ``photo 1`` is an id, or an id with a number. It is the latter, unless only the whole line
-    is in `known`.
-
-    Parameters
-    ----------
-    known : ids of the pictures that exist
+    Ids may have spaces: ``photo 1`` is an id with a number, unless only the whole line is in `known`, ids that exist.
 
     Raises
     ------
@@ -258,8 +252,7 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest the states of all files that `read` reads."""
-    existing = index_pictures(places_of(manifest, split, folder).pictures)
-    ids = read_action_list(id_list_path(manifest, split, folder), existing)
+    ids = read_action_list(id_list_path(manifest, split, folder), index_pictures(folder / "JPEGImages"))
     states = state_of_voc_files(manifest, split, folder, tuple(ids))
     return digest_of(sorted([*states, (digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0)]))
 

@@ -181,7 +181,6 @@ def _count_dataset(
     ws: Workspace, dataset: str, split: str | None, gpu: bool, warnings: list[str], notes: list[str]
 ) -> tuple[dict[str, Counts], dict[str, Preview | None]]:
     """Counts of the splits, of the kept patch tables, else from sizes in XML files and headers; and what is there."""
-    from pipeline.dataset.manifest import load_manifest
     from pipeline.dataset.read import read_split
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
@@ -190,8 +189,8 @@ def _count_dataset(
     from pipeline.preflight.plan import Counts, count_split
     from pipeline.stages.context import RunContext
 
-    manifest = load_manifest(dataset)
     run = RunContext(ws, dataset, notes.append)
+    manifest = run.manifest
     counted: dict[str, Counts] = {}
     previews: dict[str, Preview | None] = {}
     for name in [split] if split else dict.fromkeys((manifest.fit, manifest.eval)):

@@ -71,7 +71,7 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
         raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has no layer {recipe.layer}")
     values = settings.to_file()
     if trunk != settings.trunk:
-        values.update(weights=None, layer=DEFAULT_LAYER, layers=())
+        values.update(weights=None, trunk_px=None, layer=DEFAULT_LAYER, layers=())
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
     if recipe.stated_aggregation is not None:
         values["aggregation"] = recipe.stated_aggregation.to_json()

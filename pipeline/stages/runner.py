@@ -57,7 +57,8 @@ def make_trunk(ws: Workspace, dataset: str | None = None, *, download: bool = Tr
                 f"make it with: pipeline trunk make --dataset {dataset} --trunk {s.trunk}"
             )
         name = str(card)
-    return load_trunk(name, s.layer, Path(s.weights) if s.weights else None, s.trunk_seed, download=download)
+    weights = Path(s.weights) if s.weights else None
+    return load_trunk(name, s.layer, weights, s.trunk_seed, download=download, px=s.trunk_px)
 
 
 def make_runner(

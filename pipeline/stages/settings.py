@@ -31,6 +31,7 @@ class RecipeSettings(Settings):
     trunk: str | None = None
     layer: str | None = None
     weights: str | None = None
+    trunk_px: int | None = Field(None, ge=32, le=4096, exclude_if=lambda px: px is None)
     source: Source | None = None
     grid: GridSettings | None = None
     crops: CropSettings | None = None
@@ -83,7 +84,7 @@ class RecipeSettings(Settings):
     @property
     def changes(self) -> dict[str, Any]:
         """What it sets of the run's settings, by name."""
-        names = ("trunk", "layer", "weights", "source", "grid", "crops", "boxes", "labels", "head")
+        names = ("trunk", "layer", "weights", "trunk_px", "source", "grid", "crops", "boxes", "labels", "head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -102,6 +103,9 @@ class RunSettings(Settings):
         (), description="further layers that the workflow keeps from the same pass, for recipes on them"
     )
     weights: str | None = Field(None, description="safetensors file with the trunk's weights")
+    trunk_px: int | None = Field(
+        None, ge=32, le=4096, exclude_if=lambda px: px is None, description="side of its patches; None: its own"
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -106,6 +106,8 @@ class Workspace:
         # Which of several like devices is used decides nothing.
         how["device"] = s.device.partition(":")[0]
         # Left out where they are the usual ones, so that receipts from before these settings go on to be found.
+        if s.trunk_px is not None:
+            how["trunk_px"] = s.trunk_px
         if s.compiled:
             how["compiled"] = True
         if s.backend != "auto":

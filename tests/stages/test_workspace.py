@@ -35,6 +35,7 @@ CHANGES = {
     "trunk": ("random", STORE),
     "layer": ("fc6", STORE),
     "weights": ("other.safetensors", STORE),
+    "trunk_px": (320, STORE),
     "device": ("cuda:1", STORE),
     "precision": ("fp32", STORE),
     "compiled": (True, STORE),

@@ -23,6 +23,7 @@ from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest, find_source
 from pipeline.trunk.trunk import Trunk, digest_weights, load_state
 from pipeline.trunk.weight_files import INSTALL_PACKAGED, check_weights
 from pipeline.trunk.zoo import timm as zoo
+from pipeline.trunk.zoo.input_size import at_size
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ def load_packaged(request: TrunkRequest) -> Trunk:
     path = find_weights(stem)
     timm = _import_timm(stem)
     model = timm.create_model(entry.model, pretrained=False).eval()
-    size = zoo.preprocessing_of(request.name, timm, model)
-    outline, layer, width = zoo.attach(request.name, zoo.make_bare(timm, entry.model), nodes, size[0])
+    own, preprocessing = zoo.preprocessing_of(request.name, timm, model)
+    bare, px = zoo.make_bare(timm, entry.model), request.px or own
+    outline, layer, width = at_size(request.name, bare, px, own, lambda: zoo.attach(request.name, bare, nodes, px))
     state = rename_in_order(read_torch_tensors(path), model.state_dict(), f"{stem} from {path}")
     load_state(model, state, f"{stem} from {path}")
-    card = zoo.make_card(entry.model, model, layer, width, size).model_copy(
+    card = zoo.make_card(entry.model, model, layer, width, (px, preprocessing)).model_copy(
         update={
             "name": stem,
             "weights_sha256": entry.sha256,
@@ -156,7 +158,8 @@ def outline_packaged(request: TrunkRequest) -> Outline:
     stem, _ = parse_name(request.name, request.layer)
     _import_timm(stem)
     _, separator, spec = request.name.partition("@")
-    outline = zoo.outline_timm(TrunkRequest(f"timm/{WEIGHTS[stem].model}{separator}{spec}", request.layer))
+    name = f"timm/{WEIGHTS[stem].model}{separator}{spec}"
+    outline = zoo.outline_timm(TrunkRequest(name, request.layer, px=request.px))
     card = outline.card.model_copy(update={"name": stem, "trained": {"source": f"ImageNet; package {_package(stem)}"}})
     return Outline(card, outline.layer, outline.width, outline.nodes)
 

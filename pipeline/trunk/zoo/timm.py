@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle
 from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
-from pipeline.trunk.zoo.timm_weights import TimmModel, fetch_model, load_file_weights
+from pipeline.trunk.zoo.input_size import at_size, check_px
+from pipeline.trunk.zoo.timm_weights import TimmModel, fetch_model, has_fixed_size, load_file_weights, resize_model
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 FEATURES = "features"
@@ -139,6 +141,22 @@ def make_bare(timm: ModuleType, model_name: str) -> TimmModel:
     return on_meta(lambda: timm.create_model(model_name, pretrained=False).eval())
 
 
+def make_sized(name: str, timm: ModuleType, bare: TimmModel, model_name: str, px: int) -> TimmModel:
+    """Make the model without weights for an input size that need not be its own; `bare` is the model at its own.
+
+    Raises
+    ------
+    TrunkError
+        The network cannot take it.
+    """
+    own = preprocessing_of(name, timm, bare)[0]
+    if px == own or not has_fixed_size(bare):
+        return bare
+    check_px(name, px, getattr(getattr(bare, "patch_embed", None), "patch_size", None))
+    make = partial(timm.create_model, model_name, pretrained=False, img_size=px)
+    return at_size(name, bare, px, own, lambda: on_meta(lambda: make().eval()))
+
+
 def prefix_of(model: nn.Module) -> Prefix:
     """Return the tokens before the patch tokens, and whether the first is a class token."""
     class_token = getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None)
@@ -198,9 +216,11 @@ def load_timm(request: TrunkRequest) -> Trunk:
     model_name, nodes = parse_name(name, request.layer)
     check_name(name, timm, model_name)
     bare = make_bare(timm, model_name)
-    size = preprocessing_of(name, timm, bare)
+    own, preprocessing = preprocessing_of(name, timm, bare)
+    px = request.px or own
+    sized = make_sized(name, timm, bare, model_name, px)
     # The layer first: a mistyped node is refused before any weights are read.
-    outline, layer, width = attach(name, bare, nodes, size[0])
+    outline, layer, width = at_size(name, sized, px, own, lambda: attach(name, sized, nodes, px))
     notes: tuple[str, ...] = ()
     if weights is None:
         model = fetch_model(name, timm, model_name, download=request.download)
@@ -211,7 +231,10 @@ def load_timm(request: TrunkRequest) -> Trunk:
     bad = [k for k, v in identity.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise TrunkError(f"{name}: values that are not finite\n{enumerate_problems(bad)}")
-    card = make_card(model_name, model, layer, width, size)
+    if sized is not bare:
+        # The digest is of the weights as they came: what resampling makes of them follows from the input size.
+        model = resize_model(name, timm, model_name, model, px)
+    card = make_card(model_name, model, layer, width, (px, preprocessing))
     if weights is not None:
         card = card.model_copy(update={"trained": {"source": f"file {weights.name}"}})
     hooked = HookedModel(model, list(dict.fromkeys(node.name for node in outline.nodes)))
@@ -245,9 +268,12 @@ def outline_timm(request: TrunkRequest) -> Outline:
     timm = import_timm()
     model_name, nodes = parse_name(request.name, request.layer)
     check_name(request.name, timm, model_name)
-    model = make_bare(timm, model_name)
-    size = preprocessing_of(request.name, timm, model)
-    _, layer, width = attach(request.name, make_bare(timm, model_name), nodes, size[0])
+    name, bare = request.name, make_bare(timm, model_name)
+    own, preprocessing = preprocessing_of(name, timm, bare)
+    px = request.px or own
+    model = make_sized(name, timm, bare, model_name, px)
+    again = make_sized(name, timm, make_bare(timm, model_name), model_name, px)  # hooks stay with a model
+    _, layer, width = at_size(name, again, px, own, lambda: attach(name, again, nodes, px))
     names = [*(known for known, _ in model.named_modules() if known), FEATURES]
-    widths = widths_of(run_blank(HookedModel(model, names), size[0]), prefix_of(model))
-    return Outline(make_card(model_name, model, layer, width, size), layer, width, widths)
+    widths = widths_of(run_blank(HookedModel(model, names), px), prefix_of(model))
+    return Outline(make_card(model_name, model, layer, width, (px, preprocessing)), layer, width, widths)

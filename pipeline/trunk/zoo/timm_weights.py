@@ -92,6 +92,34 @@ def model_of_file(name: str, timm: ModuleType, model_name: str, state: dict[str,
         raise TrunkError(f"{name} from {where}: weights do not fit\n{error}") from error
 
 
+def has_fixed_size(model: TimmModel) -> bool:
+    """Whether a model is made for one input size, so that another one needs tensors that are resampled."""
+    return bool(model.pretrained_cfg.get("fixed_input_size"))
+
+
+def resize_model(name: str, timm: ModuleType, model_name: str, model: TimmModel, px: int) -> TimmModel:
+    """Make the model for another input size, with weights that timm resamples, such as position embeddings.
+
+    Parameters
+    ----------
+    model : with weights, at its own size
+    px : side of the input in pixels
+
+    Raises
+    ------
+    TrunkError
+        timm does not resample the tensors of this model.
+    """
+    overlay = {"state_dict": model.state_dict(), "custom_load": False}
+    try:
+        return timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=px).eval()
+    except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
+        lines = "\n".join(str(error).strip().splitlines()[:5])
+        raise TrunkError(
+            f"trunk {name!r}: got trunk_px {px}: timm does not resample this network's weights; leave it out\n{lines}"
+        ) from error
+
+
 def load_file_weights(
     name: str,
     timm: ModuleType,

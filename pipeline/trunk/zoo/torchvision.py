@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import FittedState, assign_state, fit_state
 from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, read_weights
+from pipeline.trunk.zoo.input_size import at_size, check_px
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
+POSITIONS = "encoder.pos_embedding"
 USUAL_LAYERS = {
     "squeezenet": "features.12+classifier.2",
     "alexnet": "classifier.5",
@@ -86,11 +89,18 @@ def preprocessing_of(model_name: str, entry: Any) -> tuple[int, Preprocessing]:
     return transforms.crop_size[0], Preprocessing(mean=mean, std=std, interpolation=transforms.interpolation.value)
 
 
-def make_model(model_name: str, entry: Any) -> nn.Module:
-    """Make the classifier with the shapes of a set of weights, and no weights yet."""
-    sizes = {"num_classes": len(entry.meta["categories"])}
+def make_model(model_name: str, entry: Any, px: int | None = None) -> nn.Module:
+    """Make the classifier with the shapes of a set of weights, and no weights yet.
+
+    Parameters
+    ----------
+    px : side of its input; None for that of the weights
+    """
+    sizes: dict[str, Any] = {"num_classes": len(entry.meta["categories"])}
     if model_name.startswith("vit"):
-        sizes["image_size"] = entry.transforms().crop_size[0]
+        sizes["image_size"] = px or entry.transforms().crop_size[0]
+    if model_name.startswith("maxvit") and px:
+        sizes["input_size"] = (px, px)
     if model_name in ("googlenet", "inception_v3"):
         sizes |= {"transform_input": False, "init_weights": False}
     return import_torchvision().models.get_model(model_name, weights=None, **sizes).eval()
@@ -144,6 +154,32 @@ def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tup
         raise TrunkError(f"trunk {name!r}: {error}") from error
 
 
+def make_at(name: str, model_name: str, entry: Any, px: int) -> nn.Module:
+    """Make the classifier for an input size that need not be its own.
+
+    Raises
+    ------
+    TrunkError
+        The network cannot take it.
+    """
+    own = preprocessing_of(model_name, entry)[0]
+    model = make_model(model_name, entry)
+    if px == own:
+        return model
+    check_px(name, px, getattr(model, "patch_size", None))
+    return at_size(name, model, px, own, lambda: make_model(model_name, entry, px))
+
+
+def resample_positions(state: dict[str, Tensor], model: nn.Module, px: int) -> dict[str, Tensor]:
+    """Resample a transformer's position embeddings as torchvision does; other networks have none."""
+    if POSITIONS not in state:
+        return state
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    only = OrderedDict({POSITIONS: state[POSITIONS].float()})
+    return {**state, **interpolate_embeddings(px, getattr(model, "patch_size"), only)}  # noqa: B009, of a ViT alone
+
+
 def fit_to_model(
     name: str, model: nn.Module, network: NodesNetwork, state: dict[str, Tensor], source: str
 ) -> FittedState:
@@ -167,16 +203,22 @@ def load_torchvision(request: TrunkRequest) -> Trunk:
     name, weights = request.name, request.weights
     model_name, variant, nodes = parse_name(name, request.layer)
     entry = find_weights(name, model_name, variant)
-    px, preprocessing = preprocessing_of(model_name, entry)
+    own, preprocessing = preprocessing_of(model_name, entry)
+    px = request.px or own
     model = make_model(model_name, entry)
     # The layer first: a mistyped node is refused before any weights are read.
-    network, layer_name, width = attach(name, model, nodes, px)
+    network, layer_name, width = attach(name, model, nodes, own)
+    sized = network
+    if px != own:
+        large = make_at(name, model_name, entry, px)
+        sized, layer_name, width = at_size(name, large, px, own, lambda: attach(name, large, nodes, px))
     if weights is not None:
         state = read_weights(weights, name)
     else:
         state = download_weights(name, entry, download=request.download)
     fitted = fit_to_model(name, model, network, state, str(weights or "torchvision"))
-    assign_state(network.extractor, fitted.used)
+    # The digest is of the weights as they came: what resampling makes of them follows from the input size.
+    assign_state(sized.extractor, resample_positions(fitted.used, model, px) if px != own else fitted.used)
     card = TrunkCard(
         name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
         architecture=f"torchvision/{model_name}",
@@ -185,7 +227,7 @@ def load_torchvision(request: TrunkRequest) -> Trunk:
         preprocessing=preprocessing,
         trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
     )
-    return Trunk(card, layer_name, width, digest_weights(fitted.identity), network, notes=fitted.notes)
+    return Trunk(card, layer_name, width, digest_weights(fitted.identity), sized, notes=fitted.notes)
 
 
 def fit_file(request: TrunkRequest, state: dict[str, Tensor], where: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -212,9 +254,10 @@ def outline_torchvision(request: TrunkRequest) -> Outline:
     """
     model_name, variant, nodes = parse_name(request.name, request.layer)
     entry = find_weights(request.name, model_name, variant)
-    px, preprocessing = preprocessing_of(model_name, entry)
-    model = on_meta(lambda: make_model(model_name, entry))
-    _, layer_name, width = attach(request.name, model, nodes, px)
+    own, preprocessing = preprocessing_of(model_name, entry)
+    px = request.px or own
+    model = on_meta(lambda: make_at(request.name, model_name, entry, px))
+    _, layer_name, width = at_size(request.name, model, px, own, lambda: attach(request.name, model, nodes, px))
     from torchvision.models import feature_extraction
 
     names = node_names(model)

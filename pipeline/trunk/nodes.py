@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,11 @@ from pipeline.trunk.state import record_used_tensors
 
 POOLINGS = ("mean", "max", "flat", "class", "tokens")
 """Of a map: mean or max over places. Of tokens: the class token, or mean or max over patch tokens. Of any: flat."""
+
+
+LAST = "last."
+"""Begins the name of a node that counts a transformer's blocks from the end: ``last.1`` is the last one's output, each
+through the network's final normalisation, as in DINO's linear protocol (Caron et al. 2021, appendix F)."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,53 @@ def parse_nodes(spec: str, where: str) -> tuple[Node, ...]:
 
     >>> parse_nodes("features.12+classifier.2:max", "trunk 'x'")
     (Node(name='features.12', pooling=''), Node(name='classifier.2', pooling='max'))
+
+    ``last:N``, ``last:N:tokens``, stands for the last N blocks of a transformer.
+
+    >>> parse_nodes("last:2:tokens", "trunk 'x'")
+    (Node(name='last.2', pooling='tokens'), Node(name='last.1', pooling='tokens'))
     """
     nodes = []
     for item in spec.split("+"):
         node, separator, pooling = item.partition(":")
+        if node == "last" and separator:
+            count, separator, pooling = pooling.partition(":")
+            if not re.fullmatch(r"[1-9]\d{0,2}", count):
+                raise TrunkError(f"{where}: got {item!r}, expected last:N, the number of blocks, such as last:4")
+            names = [f"{LAST}{k}" for k in range(int(count), 0, -1)]
+        else:
+            names = [node]
         if separator and pooling not in POOLINGS:
             raise TrunkError(f"{where}: pooling {pooling!r}, expected one of {', '.join(POOLINGS)}")
-        nodes.append(Node(node, pooling))
+        nodes += [Node(name, pooling) for name in names]
     if not all(node.name for node in nodes):
         raise TrunkError(f"{where}: a node has no name; expected NAME@NODE or NAME@NODE+NODE")
     if len({node.label for node in nodes}) < len(nodes):
         raise TrunkError(f"{where}: a node is named twice")
     return tuple(nodes)
+
+
+def find_block(name: str, blocks: Sequence[str], normalisation: str | None) -> str:
+    """Find the block that a node ``last.K`` names.
+
+    Parameters
+    ----------
+    blocks : names of a transformer's blocks, in the order in which they run; none for another network
+    normalisation : name of the module behind the last block
+
+    Raises
+    ------
+    TrunkError
+    """
+    number = name.removeprefix(LAST)
+    if not blocks or normalisation is None:
+        raise TrunkError(
+            f"node {name}: last blocks are those of a plain vision transformer, each followed by one final "
+            "normalisation, and this network has none; name nodes, joined by +"
+        )
+    if not re.fullmatch(r"[1-9]\d{0,2}", number) or int(number) > len(blocks):
+        raise TrunkError(f"node {name}: expected {LAST}1 to {LAST}{len(blocks)}: the network has {len(blocks)} blocks")
+    return blocks[-int(number)]
 
 
 def pool(value: Tensor, node: Node, prefix: Prefix) -> Tensor:

@@ -15,7 +15,7 @@ from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle, widths_of
+from pipeline.trunk.nodes import LAST, Node, NodesNetwork, Prefix, find_block, parse_nodes, settle, widths_of
 from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, read_weights
@@ -40,12 +40,15 @@ class HookedModel(nn.Module):
         self.names = names
         self._found: dict[str, Any] = {}
         for name in names:
-            if name != FEATURES:
+            if name.startswith(LAST):
+                block = find_block(name, *blocks_of(model))
+                model.get_submodule(block).register_forward_hook(self._keeper(name, model.get_submodule("norm")))
+            elif name != FEATURES:
                 model.get_submodule(name).register_forward_hook(self._keeper(name))
 
-    def _keeper(self, name: str) -> Any:
+    def _keeper(self, name: str, then: nn.Module | None = None) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._found[name] = output
+            self._found[name] = output if then is None else then(output)
             if len(self._found) == len(self.names):
                 raise _Enough
 
@@ -63,6 +66,17 @@ class HookedModel(nn.Module):
             pass
         found, self._found = self._found, {}
         return found
+
+
+def blocks_of(model: nn.Module) -> tuple[list[str], str | None]:
+    """Names of a transformer's blocks, and of the normalisation behind them; none of other networks."""
+    from timm.models import Eva, VisionTransformer
+
+    # Others have blocks of several widths, or blocks that the class token does not pass (CaiT, XCiT, ConViT).
+    if not isinstance(model, VisionTransformer | Eva) or isinstance(model.norm, nn.Identity):
+        return [], None
+    blocks = model.blocks
+    return [f"blocks.{i}" for i in range(len(blocks))], "norm"
 
 
 def import_timm() -> ModuleType:
@@ -172,15 +186,16 @@ def attach(name: str, model: TimmModel, nodes: Sequence[Node], px: int) -> tuple
         A node that the model does not have, or whose values cannot be made rows.
     """
     available = [known for known, _ in model.named_modules() if known]
-    missing = [node.name for node in nodes if node.name not in (FEATURES, *available)]
+    counted = [node.name for node in nodes if node.name.startswith(LAST)]
+    missing = [node.name for node in nodes if node.name not in (FEATURES, *available, *counted)]
     if missing:
         stem = name.partition("@")[0]
         raise TrunkError(
             f"trunk {name!r}: no node {', '.join(missing)}{suggest(missing[0], (FEATURES, *available))}; "
             f"all are listed by: pipeline trunk show {stem}"
         )
-    hooked = HookedModel(model, list(dict.fromkeys(node.name for node in nodes)))
     try:
+        hooked = HookedModel(model, list(dict.fromkeys(node.name for node in nodes)))
         network, layer, width = settle(hooked, nodes, prefix_of(model), px)
     except TrunkError as error:
         raise TrunkError(f"trunk {name!r}: {error}") from error

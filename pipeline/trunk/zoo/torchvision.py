@@ -6,12 +6,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pipeline.io.errors import TrunkError
 from pipeline.io.likeness import suggest
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.nodes import Node, NodesNetwork, Prefix, parse_nodes, settle, widths_of
+from pipeline.trunk.nodes import LAST, Node, NodesNetwork, Prefix, find_block, parse_nodes, settle, widths_of
 from pipeline.trunk.outline import Outline, on_meta, run_blank
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import FittedState, assign_state, fit_state
@@ -19,6 +19,7 @@ from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, read_w
 from pipeline.trunk.zoo.input_size import at_size, check_px
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
+FINAL_NORM = "encoder.ln"
 POSITIONS = "encoder.pos_embedding"
 USUAL_LAYERS = {
     "squeezenet": "features.12+classifier.2",
@@ -124,6 +125,33 @@ def prefix_of(model: nn.Module) -> Prefix:
     return Prefix(1, True) if hasattr(model, "class_token") else Prefix()
 
 
+def blocks_of(model: nn.Module) -> tuple[list[str], str | None]:
+    """Names of a vision transformer's blocks, and of the normalisation behind them; none of other networks."""
+    if not hasattr(model, "class_token"):
+        return [], None
+    layers = model.get_submodule("encoder.layers")
+    return [f"encoder.layers.{name}" for name, _ in layers.named_children()], FINAL_NORM
+
+
+def add_normalised(extractor: fx.GraphModule, model: nn.Module, blocks: dict[str, str]) -> None:
+    """Add the normalised outputs of blocks to what an extractor returns.
+
+    Parameters
+    ----------
+    blocks : of each node ``last.K``, the block, whose output the extractor returns
+    """
+    if not blocks:
+        return
+    extractor.add_submodule(FINAL_NORM, model.get_submodule(FINAL_NORM))
+    output = next(node for node in extractor.graph.nodes if node.op == "output")
+    returned = dict(output.args[0])
+    with extractor.graph.inserting_before(output):
+        for name, block in blocks.items():
+            returned[name] = extractor.graph.call_module(FINAL_NORM, (returned[block],))
+    output.args = (returned,)
+    extractor.recompile()
+
+
 def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tuple[NodesNetwork, str, int]:
     """Make the network that ends at the nodes; return it with its layer's name and its columns.
 
@@ -137,7 +165,13 @@ def attach(name: str, model: nn.Module, nodes: tuple[Node, ...], px: int) -> tup
 
     names = list(dict.fromkeys(node.name for node in nodes))
     try:
+        blocks = {n: find_block(n, *blocks_of(model)) for n in names if n.startswith(LAST)}
+    except TrunkError as error:
+        raise TrunkError(f"trunk {name!r}: {error}") from error
+    names = list(dict.fromkeys(blocks.get(n, n) for n in names))
+    try:
         extractor = feature_extraction.create_feature_extractor(model, names, suppress_diff_warning=True)
+        add_normalised(extractor, model, blocks)
     except ValueError:
         available = node_names(model)
         missing = [n for n in names if n not in available]

@@ -74,6 +74,24 @@ def parse_nodes(spec: str, where: str) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def name_layer(nodes: Sequence[Node]) -> str:
+    """Name the layer that joins nodes; the last N blocks, which file names could not hold one by one, as ``last:N``.
+
+    >>> name_layer(parse_nodes("norm:class+last:3:tokens+last.2", ""))
+    'norm:class+last:3:tokens+last.2'
+    """
+    labels, rest = [], list(nodes)
+    while rest:
+        node = rest[0]
+        number = node.name.removeprefix(LAST)
+        n = int(number) if node.name != number and number.isdecimal() else 0
+        run = [replace(node, name=f"{LAST}{k}") for k in range(n, 0, -1)]
+        whole = bool(run) and rest[:n] == run
+        labels.append((replace(node, name=f"last:{n}") if whole else node).label)
+        rest = rest[n if whole else 1 :]
+    return "+".join(labels)
+
+
 def find_block(name: str, blocks: Sequence[str], normalisation: str | None) -> str:
     """Find the block that a node ``last.K`` names.
 
@@ -204,4 +222,4 @@ def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int)
         raise TrunkError(f"node {', '.join(never_run)} is not run for a patch; name another node")
     settled = [settle_node(node, found[node.name], prefix) for node in nodes]
     network = NodesNetwork(extractor, settled, prefix, used).eval()
-    return network, "+".join(node.label for node in settled), network.join(found, 2).shape[1]
+    return network, name_layer(settled), network.join(found, 2).shape[1]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.load import load_trunk, outline_trunk
-from pipeline.trunk.nodes import Node, parse_nodes
+from pipeline.trunk.nodes import Node, name_layer, parse_nodes
 from pipeline.trunk.zoo import torchvision as zoo
 from pipeline.trunk.zoo.timm import import_timm
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
@@ -55,9 +55,7 @@ def test_rows_of_timm_are_its_intermediate_layers(vit, px):
     model, path = vit
     spec = "last:4+last:2:tokens+blocks.1:tokens"
     trunk = load_trunk(f"timm/test_vit@{spec}", weights=path, px=px)
-    assert trunk.layer == (
-        "last.4:class+last.3:class+last.2:class+last.1:class+last.2:tokens+last.1:tokens+blocks.1:tokens"
-    )
+    assert trunk.layer == "last:4:class+last:2:tokens+blocks.1:tokens"
     if px:
         overlay = {"file": str(path), "custom_load": False}
         how = {"pretrained": True, "pretrained_cfg_overlay": overlay, "img_size": px}
@@ -78,7 +76,7 @@ def test_the_last_block_alone_is_the_final_normalisation(vit):
     x = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
         assert torch.equal(last.network(x), norm.network(x))
-    assert load_trunk(f"timm/test_vit@{last.layer}", weights=path).layer == last.layer == "last.1:class"
+    assert load_trunk(f"timm/test_vit@{last.layer}", weights=path).layer == last.layer == "last:1:class"
 
 
 def test_rows_of_torchvision(small):
@@ -101,6 +99,20 @@ def test_rows_of_torchvision(small):
 def test_last_blocks_are_parsed():
     assert parse_nodes("last:2+norm:tokens", "x") == (Node("last.2"), Node("last.1"), Node("norm", "tokens"))
     assert parse_nodes("last", "x") == (Node("last"),)  # a module may have this name
+
+
+@pytest.mark.parametrize(
+    ("spec", "layer"),
+    [
+        ("last.2+last.1", "last:2"),
+        ("last:2+last.3", "last:2+last.3"),
+        ("last.3+last:2:max", "last.3+last:2:max"),
+        ("last.3+last.2:max+last.1", "last.3+last.2:max+last:1"),
+    ],
+)
+def test_one_layer_has_one_name_however_it_is_written(spec, layer):
+    assert name_layer(parse_nodes(spec, "x")) == layer
+    assert parse_nodes(layer, "x") == parse_nodes(spec, "x")
 
 
 @pytest.mark.parametrize(
@@ -128,4 +140,4 @@ def test_last_blocks_that_are_not_there(name, message):
 def test_networks_with_registers_and_rotary_positions():
     name = "vit_small_patch16_dinov3"
     outline = outline_trunk(f"timm/{name}@last:4+last:4:tokens")
-    assert (outline.width, outline.layer.count("last.")) == (8 * 384, 8)
+    assert (outline.width, outline.layer) == (8 * 384, "last:4:class+last:4:tokens")

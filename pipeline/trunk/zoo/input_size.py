@@ -61,21 +61,27 @@ def at_size(name: str, model: nn.Module, px: int, own: int, do: Callable[[], T])
         ) from error
 
 
+def _places_read(module: nn.Module) -> tuple[Any, ...]:
+    """Height and width of the map that fc layers read behind a pool, or in it; empty for other modules."""
+    size = module.output_size if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) else None
+    if size is None:
+        size = getattr(module, "input_kernel_size", None)  # fc layers of timm's VGG, as convolutions
+    return () if size is None else tuple(size) if isinstance(size, tuple | list) else (size, size)
+
+
 @contextmanager
 def _pools_kept(model: nn.Module, px: int, own: int) -> Iterator[None]:
     def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        size = module.output_size
-        expected = tuple(size) if isinstance(size, tuple | list) else (size, size)
+        expected = _places_read(module)
         got = tuple(inputs[0].shape[-2:])
-        if expected != (1, 1) and got != expected:
+        if any(places not in (None, 1, here) for places, here in zip(expected, got, strict=True)):
             raise TrunkError(
                 f"trunk_px {px}: a map of {got[0]} x {got[1]} places, expected {expected[0]} x {expected[1]}, which "
                 "the fc layers behind it read, each place by weights of its own; take a convolutional node, or a size "
                 f"that gives such a map: its own is {own} px"
             )
 
-    pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)]
-    hooks = [module.register_forward_pre_hook(check) for module in pools]
+    hooks = [module.register_forward_pre_hook(check) for module in model.modules() if _places_read(module)]
     try:
         yield
     finally:

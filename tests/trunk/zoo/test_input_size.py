@@ -143,6 +143,7 @@ def test_its_own_size_is_no_other_trunk(saved):
         ("torchvision/vit_b_16", 230, "expected a multiple of 16, .*such as 224 or 240"),
         ("torchvision/vgg11", 320, "a map of 10 x 10 places, expected 7 x 7, which the fc layers .* own is 224 px"),
         ("torchvision/alexnet@classifier.5", 192, "a map of 5 x 5 places, expected 6 x 6"),
+        ("timm/vgg11", 97, "trunk_px 97: a map of 3 x 3 places, expected 7 x 7"),
         ("torchvision/inception_v3", 40, r"takes no patches of 40 px \(trunk_px\): .*its own size is 299 px"),
         ("torchvision/maxvit_t", 230, r"takes no patches of 230 px \(trunk_px\): .*its own size is 224 px"),
         ("timm/test_maxvit", 100, "takes no patches of 100 px"),

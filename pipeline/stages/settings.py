@@ -254,8 +254,7 @@ class RunSettings(Settings):
         source = find_source(self.trunk)
         for layer in (self.layer, *self.layers):
             if source is not None and source.layers and layer not in source.layers:
-                names = ", ".join(source.layers)
-                text = f"layer: trunk {self.trunk} has {names}, got {brief(layer)}"
+                text = f"layer: trunk {self.trunk} has {', '.join(source.layers)}, got {brief(layer)}"
                 raise PydanticCustomError("unknown_layer", "{text}", {"text": text})
         return self
 
@@ -289,8 +288,7 @@ class RunSettings(Settings):
         known = self.known_heads
         unknown = sorted({self.head, *self.compare} - set(known))
         if unknown:
-            heads = ", ".join(map(shorten, unknown[:10]))
-            text = f"unknown head {heads}{suggest(unknown[0], known)}"
+            text = f"unknown head {', '.join(map(shorten, unknown[:10]))}{suggest(unknown[0], known)}"
             raise PydanticCustomError("unknown_head", "{text}", {"text": text})
         return self
 
@@ -308,10 +306,10 @@ class RunSettings(Settings):
         """Settings of a head by name, configured ones before built-in ones."""
         known = self.known_heads
         if name not in known:
-            end = suggest(name, known)
             raise SettingsError(
-                f"unknown head {name!r}{end}; add it under 'heads:' in a --config file; a recipe that sets more than "
-                f"its head is run with: pipeline recipe run {name} --dataset DATASET (pipeline recipe ls lists them)"
+                f"unknown head {name!r}{suggest(name, known)}; add it under 'heads:' in a --config file; a recipe that "
+                f"sets more than its head is run with: pipeline recipe run {name} --dataset DATASET (pipeline recipe "
+                "ls lists them)"
             )
         return known[name]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,4 +78,5 @@ def test_a_fit_that_cannot_keep_its_budget_is_refused(store, tmp_path, name):
     done = fit(name, store, tmp_path, str(60 * MIB))
 
     assert done.returncode == 1 and done.stdout == ""
-    assert "MiB of memory are needed" in done.stderr and "; allow more with: --memory 0." in done.stderr
+    # How much a process holds before a fit, and with it the unit, differs between environments.
+    assert re.search(r"[\d.]+ [MG]iB of memory are needed.*; allow more with: --memory [\d.]+\s*$", done.stderr)

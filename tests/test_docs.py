@@ -76,6 +76,12 @@ def test_the_page_of_settings_is_that_of_the_code():
     assert (ROOT / "docs/reference/settings.md").read_text() == made, "make docs writes it again"
 
 
+def test_the_page_of_results_is_that_of_the_measured_files():
+    writing = runpy.run_path(str(ROOT / "tools/write_results.py"))
+
+    assert (ROOT / "docs/results.md").read_text() == writing["page"](), "run: python tools/write_results.py"
+
+
 def test_the_documentation_is_built_without_a_warning(tmp_path):
     line = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
     ended = subprocess.run([*line, ROOT / "docs", tmp_path / "site"], capture_output=True, text=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.common import echo_json, json_option, say
 from pipeline.cli.trunk_make import make
+
+if TYPE_CHECKING:
+    from pipeline.trunk.card import Preprocessing
 
 
 @click.group("trunk")
@@ -131,7 +135,8 @@ def _print_nodes(nodes: dict[str, int], layer: str) -> None:
 @click.option("--name", required=True, help="Name of the trunk and of its files.")
 @click.option(
     "--architecture",
-    help="torchvision/NAME or timm/NAME; or bvlc_alexnet, caffenet, alexnet or krizhevsky, needed where the file does "
+    help="torchvision/NAME or timm/NAME; onnx for any network in FILE.onnx; "
+    "or bvlc_alexnet, caffenet, alexnet or krizhevsky, needed where the file does "
     "not say in which order its layers are run (.npy, .npz, .pth, safetensors).",
 )
 @click.option(
@@ -142,6 +147,17 @@ def _print_nodes(nodes: dict[str, int], layer: str) -> None:
 )
 @click.option("--mean-bgr", help="Caffe's mean of blue, green and red in 0..255; default: 104,117,123.")
 @click.option("--mean", "mean_file", type=click.Path(path_type=Path), help="Mean picture: .binaryproto or .npy.")
+@click.option("--layer", "layers", multiple=True, help="With onnx: NODE, NODE:max, NODE+NODE; may be repeated.")
+@click.option("--px", type=click.IntRange(8, 4096), help="With onnx: side of a patch, where the file leaves it open.")
+@click.option("--rgb-mean", help="With onnx: mean of red, green and blue in 0..1, such as 0.5,0.5,0.5.")
+@click.option("--rgb-std", help="With onnx: standard deviation of red, green and blue in 0..1.")
+@click.option(
+    "--interpolation",
+    type=click.Choice(["bilinear", "bicubic", "lanczos", "nearest"]),
+    default="bilinear",
+    show_default=True,
+    help="With onnx: by which pictures are rescaled.",
+)
 def import_trunk(
     file: Path,
     out: Path,
@@ -150,6 +166,11 @@ def import_trunk(
     preprocessing: str | None,
     mean_bgr: str | None,
     mean_file: Path | None,
+    layers: tuple[str, ...],
+    px: int | None,
+    rgb_mean: str | None,
+    rgb_std: str | None,
+    interpolation: str,
 ) -> None:
     """Turn weights into safetensors; no code of the file is run.
 
@@ -159,11 +180,15 @@ def import_trunk(
     Of a network of torchvision or timm, FILE is one of torch.save (a state dict, also under state_dict, model or
     model_state), or safetensors. Writes NAME.safetensors; --trunk ARCHITECTURE --weights OUT/NAME.safetensors uses it.
 
+    With --architecture onnx, FILE.onnx is any network from pictures, which OpenVINO runs. Writes a copy NAME.onnx and
+    its card NAME.yaml; --trunk OUT/NAME.yaml --layer NODE uses it.
+
     \b
     Example:
       pipeline trunk import bvlc_reference_caffenet.caffemodel --out trunks --name caffenet
       pipeline trunk import bvlc_alexnet.npy --out trunks --name bvlc --architecture bvlc_alexnet
       pipeline trunk import resnet18.pth --out trunks --name resnet18 --architecture torchvision/resnet18
+      pipeline trunk import net.onnx --out trunks --name net --architecture onnx --preprocessing torchvision
     """
     import re
 
@@ -177,18 +202,33 @@ def import_trunk(
         raise SettingsError(f"--name: may have letters, digits, '.', '_' and '-', got {brief(name)}")
     if mean_bgr is not None and mean_file is not None:
         raise SettingsError("give --mean-bgr or --mean, not both")
+    if architecture == "onnx":
+        if mean_bgr or mean_file or preprocessing == "caffe":
+            raise SettingsError(
+                "--architecture onnx: takes RGB; give --preprocessing torchvision, or --rgb-mean, --rgb-std"
+            )
+        _import_onnx(file, out, name, layers, px, _pixels(preprocessing, rgb_mean, rgb_std, interpolation))
+        return
+    if layers or px or rgb_mean or rgb_std:
+        raise SettingsError("--layer, --px, --rgb-mean and --rgb-std belong to --architecture onnx")
     if architecture is not None and architecture not in ARCHITECTURES:
         source = find_source(architecture)
         if source is None or not source.prefix:
             raise SettingsError(
-                f"--architecture: expected {', '.join(ARCHITECTURES)}, torchvision/NAME or timm/NAME, "
+                f"--architecture: expected {', '.join(ARCHITECTURES)}, onnx, torchvision/NAME or timm/NAME, "
                 f"got {brief(architecture)}{suggest_trunk(architecture)}"
             )
         if preprocessing or mean_bgr or mean_file:
             raise SettingsError(f"--architecture {architecture}: its preprocessing is that of its own weights")
         _import_zoo(file, out / f"{name}.safetensors", architecture)
         return
-    mean = read_mean_bgr(mean_file) if mean_file else _three_numbers(mean_bgr) if mean_bgr is not None else None
+    mean = (
+        read_mean_bgr(mean_file)
+        if mean_file
+        else _three_numbers("--mean-bgr", mean_bgr, "104,117,123", 255)
+        if mean_bgr is not None
+        else None
+    )
     weights, card = convert(file, name, architecture, mean, preprocessing)
     card = save_trunk(out / name, weights, card)
     for ours, theirs in card.trained["tensors"].items():
@@ -211,14 +251,49 @@ def _import_zoo(file: Path, target: Path, architecture: str) -> None:
     click.echo(f"  {len(weights)} tensors; use it with: --trunk {architecture} --weights {target}")
 
 
-def _three_numbers(text: str) -> tuple[float, float, float]:
+def _import_onnx(
+    file: Path, out: Path, name: str, layers: tuple[str, ...], px: int | None, pixels: Preprocessing
+) -> None:
+    from pipeline.trunk.onnx.trunk import import_onnx
+
+    card = import_onnx(file, out, name, layers, pixels, px)
+    click.echo(f"{out / name}.yaml")
+    click.echo(f"  onnx, {card.input_px} px, sha256 {card.weights_sha256}")
+    for layer, width in card.layers.items():
+        click.echo(f"  {width:,} columns with: --trunk {out / name}.yaml --layer {layer}")
+
+
+def _pixels(preprocessing: str | None, mean: str | None, std: str | None, interpolation: str) -> Preprocessing:
+    """Make the preprocessing of an ONNX file, which does not say its own."""
+    from pydantic import ValidationError
+
+    from pipeline.io.errors import SettingsError
+    from pipeline.trunk.card import Preprocessing
+
+    given = mean is not None and std is not None
+    if (preprocessing == "torchvision") == given or (mean is None) != (std is None):
+        raise SettingsError(
+            "an ONNX file does not say how its pictures are normalised; give --preprocessing torchvision, or both "
+            "--rgb-mean and --rgb-std (0,0,0 and 1,1,1 for values in 0..1 as they are)"
+        )
+    if mean is None or std is None:
+        return Preprocessing.model_validate({"interpolation": interpolation})
+    values = {"mean": _three_numbers("--rgb-mean", mean, "0.5,0.5,0.5", 1)}
+    values["std"] = _three_numbers("--rgb-std", std, "0.5,0.5,0.5", 1)
+    try:
+        return Preprocessing.model_validate({**values, "interpolation": interpolation})
+    except ValidationError as error:
+        raise SettingsError(f"--rgb-std: {error.errors()[0]['msg']}") from error
+
+
+def _three_numbers(option: str, text: str, example: str, most: float) -> tuple[float, float, float]:
     from pipeline.io.errors import SettingsError
     from pipeline.io.messages import brief
 
     try:
-        blue, green, red = (float(part) for part in text.split(","))
+        first, second, third = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise SettingsError(f"--mean-bgr: expected three numbers such as 104,117,123, got {brief(text)}") from error
-    if not all(0 <= value <= 255 for value in (blue, green, red)):
-        raise SettingsError(f"--mean-bgr: expected values in 0..255, got {brief(text)}")
-    return blue, green, red
+        raise SettingsError(f"{option}: expected three numbers such as {example}, got {brief(text)}") from error
+    if not all(0 <= value <= most for value in (first, second, third)):
+        raise SettingsError(f"{option}: expected values in 0..{most:g}, got {brief(text)}")
+    return first, second, third

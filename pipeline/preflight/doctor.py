@@ -23,13 +23,13 @@ from pipeline.preflight.costs import read_costs
 from pipeline.preflight.plan import Counts, Plan, Workers, count_split, make_plan, trunk_rate
 from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.backends import INSTALL_OPENVINO, has_openvino
+from pipeline.trunk.backends import has_openvino
 from pipeline.trunk.compiled import find_missing_compiler
 from pipeline.trunk.devices import name_device
 from pipeline.trunk.hubs import NotDownloadedError
 from pipeline.trunk.runner import cpu_has_bf16
 from pipeline.trunk.sources import is_imported
-from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
+from pipeline.trunk.weight_files import INSTALL_OPENVINO, INSTALL_PACKAGED, packaged_trunks
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")
 MEMORY_NEEDED = 2 * 2**30

@@ -16,10 +16,13 @@ from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetCon
 from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
+from pipeline.trunk.onnx.trunk import ARCHITECTURE as ONNX
+from pipeline.trunk.onnx.trunk import onnx_trunk
 from pipeline.trunk.outline import Outline
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
+from pipeline.trunk.weight_files import refuse_lfs_pointer
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
@@ -129,19 +132,24 @@ def load_card_file(request: TrunkRequest) -> Trunk:
 
 def load_card(path: Path, layer: str) -> Trunk:
     card = read_card(path)
-    known = (*CONFIGS, FISHER)
+    known = (*CONFIGS, FISHER, ONNX)
     if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
         raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
         raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
-    state = read_weights(weights)
+    state = {} if card.architecture == ONNX else read_weights(weights)
+    if not weights.is_file():
+        raise MissingDataError(f"{weights}: weights file not found")
+    refuse_lfs_pointer(weights)
     digest = sha256_file(weights)
     if digest != card.weights_sha256:
         raise TrunkError(
             f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: "
             "another or a damaged file"
         )
+    if card.architecture == ONNX:
+        return onnx_trunk(weights, card, layer, digest)
     if card.architecture == FISHER:
         return fisher_trunk(card, state, layer, digest)
     config = CONFIGS[card.architecture]

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 
 from pipeline.io.errors import SettingsError
+from pipeline.trunk.onnx.network import OnnxNetwork
 from pipeline.trunk.trunk import Trunk
+from pipeline.trunk.weight_files import INSTALL_OPENVINO
 
 Backend = Literal["torch", "openvino"]
-INSTALL_OPENVINO = "pip install 'pipeline[openvino]'"
 FASTER = ("efficientnet", "mobilenet", "squeezenet", "resnet", "vit")
 """Families of networks that OpenVINO was measured to run faster than torch, in bf16 on a CPU; AlexNet is none."""
 
@@ -38,6 +39,10 @@ def resolve_backend(
         OpenVINO is asked for and cannot be had.
     """
     problem = _why_not(trunk, device, compiled=compiled, dense=dense)
+    if isinstance(trunk.network, OnnxNetwork):
+        if asked == "torch":
+            raise SettingsError(f"backend torch: trunk {trunk.card.name!r} is an ONNX file, which OpenVINO runs")
+        asked = "openvino"
     if asked == "openvino" and problem:
         raise SettingsError(f"backend openvino: {problem}")
     if asked != "auto":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.io.errors import SettingsError, TrunkError
+from pipeline.trunk.onnx.network import OnnxNetwork
 
 SIZES_HELD = 2
 """Sizes of batches whose compiled form stays in memory."""
@@ -32,7 +33,8 @@ class OpenVinoNetwork(nn.Module):
 
     Parameters
     ----------
-    network : in fp32 on the CPU; turns a Tensor (n, 3, px, px) into a Tensor (n, width)
+    network : of an ONNX file; or of torch, in fp32 on the CPU, which is converted; turns a
+        Tensor (n, 3, px, px) into a Tensor (n, width)
     px : side of a patch in pixels
     precision : ``fp32`` or ``bf16``
 
@@ -53,6 +55,9 @@ class OpenVinoNetwork(nn.Module):
             raise SettingsError("backend openvino: this processor has no bfloat16; use precision: fp32")
         self._px, self._precision = px, precision
         self._requests: OrderedDict[int, Any] = OrderedDict()
+        if isinstance(network, OnnxNetwork):
+            self._model = network.model
+            return
         shape = (TRACED_ROWS, 3, px, px)
         traced, patches = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
         try:

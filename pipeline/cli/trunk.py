@@ -188,7 +188,7 @@ def import_trunk(
       pipeline trunk import bvlc_reference_caffenet.caffemodel --out trunks --name caffenet
       pipeline trunk import bvlc_alexnet.npy --out trunks --name bvlc --architecture bvlc_alexnet
       pipeline trunk import resnet18.pth --out trunks --name resnet18 --architecture torchvision/resnet18
-      pipeline trunk import net.onnx --out trunks --name net --architecture onnx --preprocessing torchvision
+      pipeline trunk import net.onnx --out trunks --name n --architecture onnx --preprocessing torchvision --layer NODE
     """
     import re
 

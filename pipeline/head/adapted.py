@@ -161,7 +161,7 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
         network.get_submodule(name).load_state_dict(layer.state_dict())
     joint = JointFit(task.seed, patches.loss)
     joint.add(network, settings, task.name)
-    (curve,) = joint.run(joint.read_rows(task.reader, patches.row_index), patches.targets)
+    (curve,) = joint.run(joint.read_rows(task.reader, patches.row_index, patches.peak), patches.targets)
     facts = {"patches": patches.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
     return Fitted(network, curve, facts)
 

@@ -26,6 +26,19 @@ def rows_bytes(n_rows: int, width: int) -> int:
     return n_rows * width * np.dtype(ROW_DTYPE).itemsize
 
 
+def choosing_bytes(n_rows: int, n_background: int, n_chosen: int, n_targets: int) -> int:
+    """Bytes of choosing the rows of a fit out of a table: labels, the draw, the chosen rows and their targets.
+
+    Parameters
+    ----------
+    n_rows, n_background, n_chosen : rows of the table, its background rows, and the chosen rows
+    n_targets : classes per row that the targets tell apart; 1 for one class per row
+    """
+    of_row = 4 if n_rows < 2**32 else 8
+    targets = 24 if n_targets == 1 else 8 + 3 * n_targets
+    return 2 * n_rows + of_row * n_background + n_chosen * (8 + targets) + SLACK
+
+
 def reading_bytes(store: Store) -> int:
     """Bytes of a pass over a store: parts that are read ahead, and a copy of the chosen rows of one.
 

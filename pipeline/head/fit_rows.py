@@ -180,7 +180,7 @@ class MemoryBudget:
         """Where rows lie that are in a scratch file, for messages."""
         return f"in a scratch file in {self.scratch}"
 
-    def choose(self, what: str, ways: Mapping[str, int]) -> str:
+    def choose(self, what: str, ways: Mapping[str, int], peak: int = 0) -> str:
         """Choose the first way whose peak fits, and say it.
 
         Parameters
@@ -188,6 +188,7 @@ class MemoryBudget:
         what : is fitted, for messages
         ways : where the rows lie, and the most bytes that are added to what the process holds now
             The last one takes the least.
+        peak : most bytes that the process held while the rows were chosen; it is part of what is said
 
         Returns
         -------
@@ -202,19 +203,40 @@ class MemoryBudget:
         held = resident_memory()
         allowed = int(available_memory() * SHARE_OF_AVAILABLE) if self.n_bytes is None else self.n_bytes - held
         way = next((way for way, added in ways.items() if added <= allowed), list(ways)[-1])
-        needed = held + ways[way]
-        if self.n_bytes is not None and needed > self.n_bytes:
-            raise HeadError(
-                f"{what}: {format_bytes(needed)} of memory are needed, {format_bytes(held)} for what the process holds "
-                f"already and {format_bytes(ways[way])} for the fit, and the setting memory allows "
-                f"{format_bytes(self.n_bytes)}; allow more with: --memory {math.ceil(needed / 2**30 * 10) / 10:g}"
-            )
+        self.refuse_beyond(what, held, ways[way])
+        needed = max(held + ways[way], peak)
         holds = f"at most {format_bytes(needed)} of memory, {format_bytes(held)} of them held already"
         self.say(f"{what}: rows {way}; {holds}")
         return way
 
+    def refuse_beyond(self, what: str, held: int, added: int) -> None:
+        """Refuse what needs more memory than the budget that is set.
+
+        Parameters
+        ----------
+        what : is done, for the message
+        held, added : bytes that the process holds, and that are added to them
+
+        Raises
+        ------
+        HeadError
+        """
+        needed = held + added
+        if self.n_bytes is not None and needed > self.n_bytes:
+            raise HeadError(
+                f"{what}: {format_bytes(needed)} of memory are needed, {format_bytes(held)} for what the process holds "
+                f"already and {format_bytes(added)} for the fit, and the setting memory allows "
+                f"{format_bytes(self.n_bytes)}; allow more with: --memory {math.ceil(needed / 2**30 * 10) / 10:g}"
+            )
+
     def hold(
-        self, n_rows: int, width: int, blocks: Iterable[np.ndarray], what: str = "fit", working: int | None = None
+        self,
+        n_rows: int,
+        width: int,
+        blocks: Iterable[np.ndarray],
+        what: str = "fit",
+        working: int | None = None,
+        peak: int = 0,
     ) -> FitRows:
         """Hold rows for a fit.
 
@@ -223,6 +245,7 @@ class MemoryBudget:
         blocks : float16 ndarrays (any, width), together `n_rows`, in order
         what : is fitted, for messages
         working : most bytes that reading and the fit take beside the rows; None: `RESERVE`, and never too many
+        peak : see `choose`
 
         Raises
         ------
@@ -233,7 +256,7 @@ class MemoryBudget:
         what = f"{what}: {n_rows:,} rows of {width:,} columns, {format_bytes(needed)}"
         in_memory, on_disk = (RESERVE, 0) if working is None else (working, working)
         ways = {IN_MEMORY: needed + in_memory, self.in_scratch: on_disk}
-        return self.read(self.choose(what, ways), n_rows, width, blocks)
+        return self.read(self.choose(what, ways, peak), n_rows, width, blocks)
 
     def read(self, way: str, n_rows: int, width: int, blocks: Iterable[np.ndarray]) -> FitRows:
         """Read rows into memory or a scratch file, as `choose` said; see `hold`."""

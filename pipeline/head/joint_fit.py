@@ -50,8 +50,12 @@ class JointFit:
         """Add a network; several must be plain `HeadNetwork`, of settings with one `key`."""
         self._members.append(_Member(network, settings, name))
 
-    def read_rows(self, reader: RowReader, row_index: np.ndarray) -> FitRows:
+    def read_rows(self, reader: RowReader, row_index: np.ndarray, peak: int = 0) -> FitRows:
         """Read the rows of the fit into memory or a scratch file, with room for the fit itself.
+
+        Parameters
+        ----------
+        peak : most bytes of memory that the process held while the rows were chosen
 
         Raises
         ------
@@ -61,7 +65,7 @@ class JointFit:
         networks, n_rows = [member.network for member in self._members], len(row_index)
         step = max(step_bytes(network, min(self._members[0].settings.batch, n_rows)) for network in networks)
         working = sum(map(training_bytes, networks)) + max(step, networks[0].standardising_bytes(n_rows))
-        return reader.activations_at(row_index, self._title, working)
+        return reader.activations_at(row_index, self._title, working, peak)
 
     @property
     def _title(self) -> str:

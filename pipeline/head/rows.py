@@ -32,7 +32,7 @@ class RowReader:
         self._cached: _Selection | None = None
         self._cached_bags: PictureBags | None = None
 
-    def activations_at(self, row_index: np.ndarray, what: str, working: int) -> FitRows:
+    def activations_at(self, row_index: np.ndarray, what: str, working: int, peak: int = 0) -> FitRows:
         """Read chosen rows, into memory or a scratch file.
 
         Parameters
@@ -40,6 +40,7 @@ class RowReader:
         row_index : int64 ndarray, rising: rows of the table
         what : is fitted, for messages
         working : bytes that the fit takes beside the rows
+        peak : most bytes of memory that the process held while the rows were chosen
 
         Raises
         ------
@@ -47,12 +48,12 @@ class RowReader:
             The store was made without some of them, or the fit does not fit into the memory budget.
         """
         if self._cached is not None and np.array_equal(self._cached.row_index, row_index):
-            self.budget.choose(what, {"as they lie already": working + SLACK})
+            self.budget.choose(what, {"as they lie already": working + SLACK}, peak)
             return self._cached.activations
         self._cached = None  # frees memory before the next rows are read
         blocks = self._store.iter_rows(self._positions(row_index))
-        peak = working + reading_bytes(self._store) + SLACK
-        rows = self.budget.hold(len(row_index), self._store.width, blocks, what, peak)
+        working += reading_bytes(self._store) + SLACK
+        rows = self.budget.hold(len(row_index), self._store.width, blocks, what, working, peak)
         self._cached = _Selection(row_index, rows)
         return rows
 

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from torch.nn import functional
 
+from pipeline.head.fit_memory import choosing_bytes
 from pipeline.head.fitting import Loss, logistic_loss
 from pipeline.head.joint_fit import JointFit
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HeadSettings
 from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
+from pipeline.io.memory import resident_memory
 from pipeline.patches.labels import BACKGROUND, UNUSED
-from pipeline.patches.sampling import choose_rows
+from pipeline.patches.sampling import choose_rows, count_rows
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 
@@ -47,7 +49,7 @@ def fit(tasks: Sequence[FitTask], settings: Sequence[HeadSettings]) -> list[Fitt
     joint = JointFit(task.seed, patches.loss)
     for network, of_head, named in zip(networks, settings, tasks, strict=True):
         joint.add(network, of_head, named.name)
-    curves = joint.run(joint.read_rows(task.reader, patches.row_index), patches.targets)
+    curves = joint.run(joint.read_rows(task.reader, patches.row_index, patches.peak), patches.targets)
     return [
         Fitted(network, curve, {"patches": patches.facts, "precision": network.precision})
         for network, curve in zip(networks, curves, strict=True)
@@ -94,12 +96,14 @@ class TrainingPatches:
     targets : of these rows, as in `TrainingRows`
     loss : compares logits with targets
     facts : JSON object, counts
+    peak : most bytes of memory that the process held while they were chosen
     """
 
     row_index: np.ndarray
     targets: np.ndarray
     loss: Loss
     facts: dict[str, Any]
+    peak: int
 
 
 def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPatches:
@@ -108,14 +112,18 @@ def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPa
     Raises
     ------
     DatasetError, HeadError
-        The dataset has no boxes; no positive patch at all.
+        The dataset has no boxes; no positive patch at all; choosing does not fit into the memory budget.
     """
-    table = task.table
+    table, held = task.table, resident_memory()
     table.need_boxes(f"head {task.name!r}")
     training = _training_rows(table, settings, task.label_rule)
-    kind = training.kind
+    kind, several = training.kind, settings.targets == "several"
     for picture in np.flatnonzero(task.is_held_out).tolist():
         kind[table.first_row[picture] : table.first_row[picture + 1]] = UNUSED
+    n_background = count_rows(kind, lambda some: some == BACKGROUND)
+    n_chosen = count_rows(kind, lambda some: some >= POSITIVE) + round(settings.background_share * n_background)
+    choosing = choosing_bytes(table.n_rows, n_background, n_chosen, task.n_classes if several else 1)
+    task.reader.budget.refuse_beyond(f"fit {task.name}: choosing {n_chosen:,} of {table.n_rows:,} rows", held, choosing)
     row_index = choose_rows(kind, settings.background_share, task.seed)
     n_positive = int((kind[row_index] >= POSITIVE).sum())
     if not n_positive:
@@ -124,20 +132,20 @@ def choose_training_patches(task: FitTask, settings: HeadSettings) -> TrainingPa
             f"single_object={task.label_rule.single_object}; check the boxes with: pipeline data check {table.dataset}"
         )
     targets = training.targets_at(row_index)
-    several = settings.targets == "several"
     per_class = (targets == 1).sum(0) if several else np.bincount(targets, minlength=task.n_classes)[: task.n_classes]
     n_negative = (targets == -1).sum(0) if several else len(targets) - per_class
     facts: dict[str, Any] = {
         "positive": n_positive,
         "background": len(row_index) - n_positive,
-        "background_of": int(np.count_nonzero(kind == BACKGROUND)),
+        "background_of": n_background,
         "per_class": {c: int(n) for c, n in zip(table.classes, per_class, strict=True)},
     }
     if not n_negative.all():
         facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(n_negative == 0)]
     if several:
         facts["of_several_classes"] = int(((targets == 1).sum(1) > 1).sum())
-    return TrainingPatches(row_index, targets, logistic_loss if several else functional.cross_entropy, facts)
+    loss = logistic_loss if several else functional.cross_entropy
+    return TrainingPatches(row_index, targets, loss, facts, held + choosing)
 
 
 def _training_rows(table: PatchTable, settings: HeadSettings, label_rule: LabelSettings) -> TrainingRows:

@@ -36,7 +36,8 @@ def hold_out_pictures(file_sha256: Sequence[str], share: float) -> np.ndarray:
 def choose_rows(labels: np.ndarray, background_share: float, seed: int) -> np.ndarray:
     """Choose all positive rows and a seeded share of the background rows.
 
-    Beside the labels and the chosen rows, memory holds four bytes per background row for the draw.
+    Beside the labels and the chosen rows, memory holds four bytes per background row for the draw; see
+    `pipeline.head.fit_memory.choosing_bytes`.
 
     Parameters
     ----------
@@ -52,16 +53,24 @@ def choose_rows(labels: np.ndarray, background_share: float, seed: int) -> np.nd
     background = _rows_where(labels, lambda some: some == BACKGROUND, of_row)
     n = round(background_share * len(background))
     np.random.default_rng([seed, 1]).shuffle(background)
-    positive = _rows_where(labels, lambda some: some >= 0, np.int64)
-    return np.sort(np.concatenate([positive, background[:n].astype(np.int64)]))
+    drawn = background[:n].astype(np.int64)
+    del background  # before the rows are joined: it is the largest array
+    rows = np.concatenate([_rows_where(labels, lambda some: some >= 0, np.int64), drawn])
+    rows.sort()
+    return rows
+
+
+def count_rows(labels: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Count the rows whose label meets a condition; temporary arrays are of a range of rows."""
+    ranges = split_range(len(labels), ROWS_AT_WORK)
+    return sum(int(np.count_nonzero(holds(labels[some.start : some.stop]))) for some in ranges)
 
 
 def _rows_where(labels: np.ndarray, holds: Callable[[np.ndarray], np.ndarray], dtype: type[np.integer]) -> np.ndarray:
     """Return the rows whose label meets a condition, as `dtype`; temporary arrays are of a range of rows."""
-    ranges = list(split_range(len(labels), ROWS_AT_WORK))
-    rows = np.empty(sum(np.count_nonzero(holds(labels[some.start : some.stop])) for some in ranges), dtype)
+    rows = np.empty(count_rows(labels, holds), dtype)
     filled = 0
-    for some in ranges:
+    for some in split_range(len(labels), ROWS_AT_WORK):
         found = some.start + np.flatnonzero(holds(labels[some.start : some.stop]))
         rows[filled : filled + len(found)] = found
         filled += len(found)

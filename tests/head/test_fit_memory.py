@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ from support import fit_in_budget
 from support.stores import seal_store
 from support.tables import table_of_many
 
-from pipeline.head.fit_memory import SLACK
+from pipeline.head.fit import fit_heads
+from pipeline.head.fit_memory import SLACK, choosing_bytes
+from pipeline.head.fit_rows import MemoryBudget
+from pipeline.head.rows import RowReader
+from pipeline.head.settings import HeadSettings
+from pipeline.io.errors import HeadError
+from pipeline.io.memory import resident_memory
+from pipeline.patches.labels import BACKGROUND, UNUSED
+from pipeline.patches.sampling import choose_rows
+from pipeline.patches.settings import LabelSettings
 
 TESTS = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -80,3 +90,38 @@ def test_a_fit_that_cannot_keep_its_budget_is_refused(store, tmp_path, name):
     assert done.returncode == 1 and done.stdout == ""
     # How much a process holds before a fit, and with it the unit, differs between environments.
     assert re.search(r"[\d.]+ [MG]iB of memory are needed.*; allow more with: --memory [\d.]+\s*$", done.stderr)
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_choosing_rows_takes_what_is_stated(monkeypatch, share):
+    monkeypatch.setattr("pipeline.patches.sampling.ROWS_AT_WORK", 2**14)
+    kinds = np.array([BACKGROUND] * 8 + [UNUSED, 0], np.int16)
+    labels = kinds[np.random.default_rng(0).integers(0, len(kinds), 2_000_000)]
+    n_background = int((labels == BACKGROUND).sum())
+    tracemalloc.start()
+    try:
+        rows = choose_rows(labels, share, 0)
+        took = tracemalloc.get_traced_memory()[1] + labels.nbytes
+    finally:
+        tracemalloc.stop()
+
+    assert took <= choosing_bytes(len(labels), n_background, len(rows), 1) - SLACK
+    assert took >= labels.nbytes + 4 * n_background  # nothing is stated that is not taken
+
+
+def test_what_choosing_rows_takes_is_part_of_the_statement_and_of_the_budget(tmp_path, monkeypatch):
+    """Of 60 million rows, choosing took more memory than the fit, and the statement was of the fit alone."""
+    table = table_of_many("train", 8, 20)
+    rows = np.random.default_rng(0).normal(size=(table.n_rows, 16)).astype(np.float16)
+    store, said = seal_store(tmp_path / "train.zarr", table, rows), []
+    settings = HeadSettings(hidden=(), max_epochs=(1, 0, 0))
+    monkeypatch.setattr("pipeline.head.strong.choosing_bytes", lambda *counts: 2**33)
+
+    def fit_with(n_bytes):
+        reader = RowReader(store, budget=MemoryBudget(n_bytes, tmp_path, said.append))
+        return list(fit_heads(store, table, {"fca": settings}, LabelSettings(), 0, reader=reader))
+
+    fit_with(None)
+    assert re.search(r"rows in memory; at most ([89]|\d\d)\.\d GiB of memory", said[0])
+    with pytest.raises(HeadError, match=r"fit fca: choosing \d+ of 160 rows: .* needed, .* allow more with: --memory"):
+        fit_with(resident_memory() + 2**32)

@@ -36,8 +36,8 @@ SETTINGS = {
 class Noted(MemoryBudget):
     """Notes where rows lie, and how much memory it stated."""
 
-    def choose(self, what, ways):
-        way = super().choose(what, ways)
+    def choose(self, what, ways, peak=0):
+        way = super().choose(what, ways, peak)
         noted.append((way.split(" in /")[0], ways[way]))
         return way
 

@@ -28,7 +28,8 @@ def values(tmp_path_factory):
     values["heads"] = {"fca": {"hidden": [16], "max_epochs": [2, 1, 1]}}
     ws = pipeline.open_workspace(**values)
     for split in ("train", "val"):
-        extract.make(RunContext(ws, "demo"), split)
+        run = RunContext(ws, "demo")
+        extract.make(run, extract.open_inputs(run, split))
     fit_head.ensure(RunContext(ws, "demo"), ["fca"])
     score.make(RunContext(ws, "demo"), ["fca"])
     return values
@@ -98,7 +99,8 @@ def test_a_store_alone_has_no_labels(train):
 
 def test_rows_that_are_never_used_are_not_there(values):
     fewer = {**values, "rows": "labelled"}
-    extract.make(RunContext(pipeline.open_workspace(**fewer), "demo"), "train")
+    run = RunContext(pipeline.open_workspace(**fewer), "demo")
+    extract.make(run, extract.open_inputs(run, "train"))
     some = pipeline.open_features("demo", "train", **fewer)
     assert len(some) < some.table.n_rows and len(some.labels) == len(some)
     assert (some.labels >= 0).sum() == (some.table.labels(pipeline.open_workspace(**fewer).settings.labels) >= 0).sum()

@@ -67,6 +67,17 @@ def find_engine(scheduler: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def check_scheduler(scheduler: str | None) -> None:
+    """Refuse a scheduler that cannot be, such as an address without a port; None is no scheduler.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if scheduler is not None:
+        find_engine(scheduler).n_local(scheduler)
+
+
 class Engine(Protocol[TaskT]):
     """Runs tasks: `LocalEngine` in this process, `DaskEngine` on workers."""
 

@@ -12,8 +12,7 @@ from pipeline.cache.inventory import list_stores
 from pipeline.io.errors import PipelineError
 from pipeline.stages import evaluate, extract, fit_head, patches, score
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import extraction_of, sealed_store
-from pipeline.stages.patches import current_table
+from pipeline.stages.extract import extraction_of, sealed_store, without_pictures
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def _explain_store(run: RunContext, split: str) -> tuple[StageState, Identity]:
         store = sealed_store(run, split)
         return StageState("extract", str(store.folder), True, "there, sealed"), store.identity
     # The trunk is loaded only to learn which store it would make.
-    table = current_table(run, split)
-    extraction = extraction_of(run, table, {})
+    extraction = extraction_of(run, without_pictures(run, patches.require(run, split)))
     folder = extraction.folder
     if folder.exists(SEAL):
         words = "there, sealed; its receipt would be written"

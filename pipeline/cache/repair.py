@@ -130,5 +130,5 @@ def _receipt_rewritten(ws: Workspace, path: Path, say: Say) -> bool:
         return False
     if sound:
         path.unlink()
-        extract.make(run, split)
+        extract.make(run, extract.open_inputs(run, split))
     return sound

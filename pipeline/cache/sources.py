@@ -11,7 +11,7 @@ from pipeline.cache.inventory import find_receipt
 from pipeline.io.errors import StoreError
 from pipeline.io.progress import Say
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import plan_extraction
+from pipeline.stages.extract import extraction_of, open_inputs
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.backends import has_openvino
 
@@ -43,7 +43,8 @@ def extraction_for(
         run, split = RunContext(ws, origin.dataset, say), origin.split
     # The table's name depends on none of these, so it is the same table.
     changes = {**_backend_of(ws, store, run.settings.backend, free=bool(arithmetic)), **(arithmetic or {})}
-    return plan_extraction(run.on(Workspace(run.settings.model_copy(update=changes))), split)
+    run = run.on(Workspace(run.settings.model_copy(update=changes)))
+    return extraction_of(run, open_inputs(run, split))
 
 
 def _backend_of(ws: Workspace, store: str, asked: str, *, free: bool) -> dict[str, str]:

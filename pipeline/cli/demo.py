@@ -40,7 +40,7 @@ def command(**options: Any) -> None:
     fetch(manifest, data_root(ws.settings.data_root), say)
     for split in (manifest.fit, manifest.eval):
         step(f"extract --dataset demo --split {split}")
-        extract.make(run, split)
+        extract.make(run, extract.open_inputs(run, split))
     step("fit-head --dataset demo")
     fit_head.ensure(run, [head])
     step("score --dataset demo")

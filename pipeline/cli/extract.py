@@ -44,6 +44,7 @@ def command(
       pipeline extract --dataset demo --split train --layers pool5,fc7
       pipeline extract --dataset demo --split val --scheduler local:2
     """
+    from pipeline.activations.engines import check_scheduler
     from pipeline.io.errors import SettingsError
     from pipeline.stages import extract
     from pipeline.stages.context import RunContext
@@ -52,12 +53,15 @@ def command(
     if share is not None:
         if scheduler is not None:
             raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
+        n_of_n = parse_share(share)
         run = RunContext(workspace_from(options), dataset, say)
-        for path in extract.make_share(run, split, parse_share(share), wanted, rehash=rehash):
+        for path in extract.make_share(run, extract.open_inputs(run, split, rehash), n_of_n, wanted):
             click.echo(path)
         return
     run = RunContext(workspace_from(options), dataset, say)
-    stores = extract.make(run, split, wanted, generation=made, rehash=rehash, scheduler=scheduler)
+    check_scheduler(scheduler)  # before anything is read
+    inputs = extract.open_inputs(run, split, rehash)
+    stores = extract.make(run, inputs, wanted, generation=made, scheduler=scheduler)
     for store in stores:
         click.echo(f"{store.folder}")
         click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")

@@ -51,13 +51,12 @@ def command(
     """
     from pipeline.stages.context import RunContext
     from pipeline.stages.fit_head import find_head
-    from pipeline.views.maps import MapOptions, SplitReader, draw_maps
+    from pipeline.views.maps import MapOptions, draw_maps
 
     ws = workspace_from(options)
     run = RunContext(ws, dataset, say) if dataset else None
     fitted = find_head(ws, run, head)
-    pictures = SplitReader(run, fitted, split) if run else None
-    made = draw_maps(ws, fitted, images, MapOptions(names_in(classes, "auto"), out, arrays, highest), pictures)
+    made = draw_maps(ws, fitted, images, MapOptions(names_in(classes, "auto"), out, arrays, highest), run, split)
     if as_json:
         echo_json(made)
         return

@@ -9,7 +9,7 @@ from pipeline.activations.preview import Preview, preview
 from pipeline.io.errors import PipelineError
 from pipeline.stages import extract, patches
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import extraction_of
+from pipeline.stages.extract import extraction_of, without_pictures
 from pipeline.trunk.devices import resolve_device
 
 
@@ -29,9 +29,11 @@ def foresee(run: RunContext, split: str, gpu: bool, note: Callable[[str], None])
     if not any(name.endswith(".zarr") for folder in folders for name in folder.folders()):
         return None
     where = f"{run.dataset} {split}: rows that are there already are not counted"
-    reason = patches.why_due(run, split)
-    if reason is not None:
-        note(f"{where}: {reason.partition(chr(10))[0]}; make the table with: pipeline patches --dataset {run.dataset}")
+    try:
+        table = patches.require(run, split)
+    except patches.TableDueError as due:
+        reason = due.reason.partition("\n")[0]
+        note(f"{where}: {reason}; make the table with: pipeline patches --dataset {run.dataset}")
         return None
     if extract.why_due(run, split) is None:
         return Preview(0, 0, {})
@@ -39,7 +41,7 @@ def foresee(run: RunContext, split: str, gpu: bool, note: Callable[[str], None])
         if gpu != (resolve_device(run.settings.device).type == "cuda"):
             note(f"{where}: the last bits of a row depend on the kind of device, and this machine has the other kind")
             return None
-        return preview(extraction_of(run, patches.current_table(run, split), {}, download=False))
+        return preview(extraction_of(run, without_pictures(run, table), download=False))
     except PipelineError as error:
         note(f"{where}: {str(error).partition(chr(10))[0]}")
         return None

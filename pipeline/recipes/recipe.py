@@ -228,7 +228,7 @@ def _ensure_activations(run: RunContext, splits: Sequence[str]) -> None:
         trunk.make(run)
     for split in splits:
         if extract.why_due(run, split) is not None:
-            extract.make(run, split)
+            extract.make(run, extract.open_inputs(run, split))
 
 
 # ---- joins

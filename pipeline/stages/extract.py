@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,30 @@ from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.boxes import check_trunk, refuse_without_boxes
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError, current_table, open_pictures
 from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
 from pipeline.stages.runner import make_runner, worker_threads
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.sources import is_imported
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an extraction reads.
+
+    Attributes
+    ----------
+    table : current patch table of the split
+    paths : of the pictures by their ids; empty where none is read
+    rows : rows of the table that are asked for, as `rows_to_extract` gives them; None for all
+    imported : the store of rows that were imported, of which nothing is computed here; None of other trunks
+    """
+
+    table: PatchTable
+    paths: Mapping[str, Path]
+    rows: np.ndarray | None
+    imported: Store | None = None
 
 
 def path(run: RunContext, split: str) -> Path:
@@ -49,23 +68,52 @@ def why_due(run: RunContext, split: str) -> str | None:
         store = sealed_store(run, split)
     except StoreError as error:
         return str(error)
-    reason = patches.why_due(run, split)
-    if reason is not None:
-        return f"{run.dataset} {split}: {reason}"
-    table = current_table(run, split)
+    try:
+        table = patches.require(run, split)
+    except TableDueError as due:
+        return str(due)
     stored = (store.identity["seen.rows"], store.identity["seen.pictures"])
     if stored != (table.rows_digest, table.pictures_digest()):
         return f"{store.folder}: made from other rows or pictures than the patch table has now"
     return None
 
 
+def open_inputs(run: RunContext, split: str, rehash: bool = False) -> Inputs:
+    """Open what `make` and `make_share` read. Imported rows need no pictures, and must be there.
+
+    Parameters
+    ----------
+    rehash : hash each picture again
+
+    Raises
+    ------
+    DatasetError
+        The settings need boxes, and the dataset has none.
+    MissingDataError
+        The pictures are not available.
+    StoreError
+        No rows were imported, or they are of other patches; the message says how they come in.
+    """
+    if is_imported(run.settings.trunk):
+        return Inputs(current_table(run, split), {}, None, open_features(run, split).store)
+    check_trunk(run.manifest, run.settings)
+    if run.settings.rows != "all":
+        refuse_without_boxes(run.manifest, "rows: labelled", "use rows: all")
+    table, paths = open_pictures(run, split, rehash)
+    return Inputs(table, paths, rows_to_extract(run, table))
+
+
+def without_pictures(run: RunContext, table: PatchTable) -> Inputs:
+    """Return the inputs of an extraction of which only the identity is needed: no picture is read."""
+    return Inputs(table, {}, rows_to_extract(run, table))
+
+
 def make(
     run: RunContext,
-    split: str,
+    inputs: Inputs,
     layers: Sequence[str] = (),
     *,
     generation: int | None = None,
-    rehash: bool = False,
     scheduler: str | None = None,
 ) -> list[Store]:
     """Extract the activations of a split into sealed stores, one per layer, and write their receipts.
@@ -74,38 +122,35 @@ def make(
 
     Parameters
     ----------
+    inputs : from `open_inputs`
     layers : several layers from one pass, each into a store of its own; none for the layer of the settings
     generation : number of the making in the receipts; None for the next one
-    rehash : hash each picture again
     scheduler : of dask, over which the parts are spread; None for this process
     """
-    if is_imported(run.settings.trunk):
-        # Nothing can be computed: what was imported is there and current, or an error says how it comes in.
-        return [open_features(run, split).store]
-    # First, so that a scheduler that cannot be is refused before anything is read.
-    on_workers = None if scheduler is None else find_engine(scheduler)
-    n_local = None if on_workers is None else on_workers.n_local(scheduler)
+    if inputs.imported is not None:
+        return [inputs.imported]
     if isinstance(run.ws.stores, LocalFolder):
         remove_stale_partials(run.ws.stores.path / ".partial")
-    extraction = plan_extraction(run, split, layers, rehash, elsewhere=on_workers is not None)
+    on_workers = None if scheduler is None else find_engine(scheduler)
+    extraction = extraction_of(run, inputs, layers, elsewhere=on_workers is not None)
     engine = None
     if on_workers is not None:
         requested = {item.folder.name: item.identity for item in extraction.requested}
-        maker = partial(make_part_maker, _settings_of_workers(run, n_local), requested)
+        maker = partial(make_part_maker, _settings_of_workers(run, on_workers.n_local(scheduler)), requested)
         engine = on_workers(scheduler, maker, extraction.runner.device.type == "cuda", run.say)
     stores = extraction.run_layers(engine=engine)
     for of_layer, store in zip(_of_each_layer(run, layers), stores, strict=True):
-        write_receipt(path(of_layer, split), _make_receipt(of_layer, split, extraction, store, generation))
+        receipt = _make_receipt(of_layer, extraction, store, generation)
+        write_receipt(path(of_layer, receipt.split), receipt)
     return stores
 
 
-def make_share(
-    run: RunContext, split: str, share: tuple[int, int], layers: Sequence[str] = (), *, rehash: bool = False
-) -> list[Path]:
+def make_share(run: RunContext, inputs: Inputs, share: tuple[int, int], layers: Sequence[str] = ()) -> list[Path]:
     """Extract one of several shares of the stores' parts; `make` completes and seals them.
 
     Parameters
     ----------
+    inputs : from `open_inputs`
     share : (i, n) for the i-th (from 1) of n
 
     Returns
@@ -113,11 +158,11 @@ def make_share(
     Files that say that the share is done, one per layer.
     """
     index, count = share
-    extraction = plan_extraction(run, split, layers, rehash)
+    extraction = extraction_of(run, inputs, layers)
     extraction.run_layers(share)
     files = []
     for of_layer, asked in zip(_of_each_layer(run, layers), extraction.requested, strict=True):
-        files.append(of_layer.ws.share_path(run.dataset, split, index, count))
+        files.append(of_layer.ws.share_path(run.dataset, inputs.table.split, index, count))
         write_json(files[-1], {"store": asked.folder.name, "share": f"{index}/{count}"})
     return files
 
@@ -126,49 +171,34 @@ def _of_each_layer(run: RunContext, layers: Sequence[str]) -> list[RunContext]:
     return [run.on(run.ws.with_layer(layer)) for layer in layers] or [run]
 
 
-def plan_extraction(
-    run: RunContext, split: str, layers: Sequence[str] = (), rehash: bool = False, *, elsewhere: bool = False
-) -> Extraction:
-    """Return the extraction that the settings ask for: table, pictures, trunk, place.
-
-    Parameters
-    ----------
-    elsewhere : whether workers run the trunk; see `pipeline.stages.runner.make_runner`
-    """
-    check_trunk(run.manifest, run.settings)
-    if run.settings.rows != "all":
-        refuse_without_boxes(run.manifest, "rows: labelled", "use rows: all")
-    table = current_table(run, split, rehash)
-    paths = run.split(split).paths_by_id
-    return extraction_of(_of_each_layer(run, layers)[0], table, paths, layers, elsewhere=elsewhere)
-
-
 def extraction_of(
     run: RunContext,
-    table: PatchTable,
-    paths: Mapping[str, Path],
+    inputs: Inputs,
     layers: Sequence[str] = (),
     *,
     download: bool = True,
     elsewhere: bool = False,
 ) -> Extraction:
-    """Return the extraction of a table; `paths` may be empty where only its identity is needed.
+    """Return the extraction that the settings ask for.
 
     Parameters
     ----------
+    inputs : from `open_inputs`, or `without_pictures` where only the identity is needed
+    layers : as for `make`
     download : whether a library's weights that are not on this machine may be downloaded
+    elsewhere : whether workers run the trunk; see `pipeline.stages.runner.make_runner`
     """
+    run, table = _of_each_layer(run, layers)[0], inputs.table
     s = run.settings
     runner = make_runner(run.ws, run.dataset, download=download, elsewhere=elsewhere, say=run.say)
     for note in runner.trunk.notes:
         run.say(f"note: weights {run.settings.weights}: {note}")
-    rows = rows_to_extract(run, table)
-    if rows is not None:
-        of = f"{table.dataset} {table.split}: {len(rows):,} of {table.n_rows:,} rows"
+    if inputs.rows is not None:
+        of = f"{table.dataset} {table.split}: {len(inputs.rows):,} of {table.n_rows:,} rows"
         run.say(f"{of}, those that head {s.head!r} learns from")
     return Extraction(
         table,
-        paths,
+        inputs.paths,
         runner,
         run.ws.stores,
         s.batch,
@@ -177,7 +207,7 @@ def extraction_of(
         layers,
         s.dtype,
         s.codec,
-        rows,
+        inputs.rows,
         adopt=s.adopt,
         other_stores=[open_folder(place) for place in s.adopt_from],
     )
@@ -200,11 +230,11 @@ def rows_to_extract(run: RunContext, table: PatchTable) -> np.ndarray | None:
     return rows_to_learn(table, head, s.labels, s.all_seeds)
 
 
-def _make_receipt(run: RunContext, split: str, extraction: Extraction, store: Store, generation: int | None) -> Receipt:
+def _make_receipt(run: RunContext, extraction: Extraction, store: Store, generation: int | None) -> Receipt:
     table = extraction.table
     return Receipt(
         dataset=run.dataset,
-        split=split,
+        split=table.split,
         store=store.folder.name,
         fingerprint=store.fingerprint,
         rows=store.n_rows,
@@ -214,7 +244,7 @@ def _make_receipt(run: RunContext, split: str, extraction: Extraction, store: St
         trunk=extraction.runner.trunk.card.name,
         layer=store.identity["how.layer"],
         weights=run.ws.weights_state(run.dataset),
-        made=generation if generation is not None else run.ws.store_making(run.dataset, split),
+        made=generation if generation is not None else run.ws.store_making(run.dataset, table.split),
         settings=run.settings.model_dump(mode="json"),
         adopted=RunLog.of_store(run.ws.cache, store.folder.name).adopted(),
     )

@@ -21,7 +21,7 @@ from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.hints import name_way
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError, current_table
 from pipeline.stages.runner import make_trunk, set_threads
 from pipeline.stages.seconds import write_seconds
 from pipeline.stages.workspace import Workspace
@@ -60,10 +60,11 @@ def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str |
             return "it was fitted on another store"
     except StoreNotExtractedError:
         return None
-    reason = patches.why_due(run, split)
-    if reason is not None:
-        return f"{run.dataset} {split}: {reason}"
-    if facts.labels_digest != current_table(run, split).labels_digest(run.settings.labels):
+    try:
+        table = patches.require(run, split)
+    except TableDueError as due:
+        return str(due)
+    if facts.labels_digest != table.labels_digest(run.settings.labels):
         return "it was fitted on other labels"
     return None
 

@@ -6,6 +6,7 @@ Needs no network: a command that finds nothing to do ends before torch would be 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.dataset.decode_memory import DecodeMemory
@@ -19,13 +20,35 @@ from pipeline.patches.table_file import read_table, why_stale, write_table
 from pipeline.stages.context import RunContext
 
 
+class TableDueError(StoreError):
+    """There is no current patch table of a split.
+
+    Parameters
+    ----------
+    reason : why the table must be made
+    """
+
+    def __init__(self, run: RunContext, split: str, reason: str) -> None:
+        super().__init__(f"{run.dataset} {split}: {reason}")
+        self.reason = reason
+
+
 def path(run: RunContext, split: str) -> Path:
     """Return the file of the patch table of a split."""
     return run.ws.table_path(run.dataset, split)
 
 
 def why_due(run: RunContext, split: str, rehash: bool = False) -> str | None:
-    """Return why the patch table must be made, or None if it is current.
+    """Return why the patch table must be made, or None if it is current; see `require`."""
+    try:
+        require(run, split, rehash)
+    except TableDueError as due:
+        return due.reason
+    return None
+
+
+def require(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
+    """Return the patch table of a split if it is current; nothing is made.
 
     Where the pictures are not available, the cached table counts as current: heads need no pictures.
 
@@ -35,32 +58,34 @@ def why_due(run: RunContext, split: str, rehash: bool = False) -> str | None:
 
     Raises
     ------
+    TableDueError
+        It must be made, and why.
     MissingDataError
         Neither the pictures nor a table.
     """
     file = path(run, split)
     if file in run.opened.tables and not rehash:
-        return None
-    memory = DigestMemory(run.ws.digest_memory)
-    if rehash:
-        memory.forget()
+        return run.opened.tables[file]
     try:
         content = run.split(split)
     except MissingDataError:
         if not file.is_file():
             raise
-        run.opened.tables[file] = read_table(file)
-        return None
+        return run.opened.tables.setdefault(file, read_table(file))
+    memory = DigestMemory(run.ws.digest_memory)
+    if rehash:
+        memory.forget()
     if not file.is_file():
-        return f"there is no patch table {file} yet"
+        raise TableDueError(run, split, f"there is no patch table {file} yet")
     try:
         table = read_table(file)
     except StoreError as error:
-        return str(error)
+        raise TableDueError(run, split, str(error)) from error
     reason = why_stale(table, content, memory)
-    if reason is None:
-        run.opened.tables[file] = table
-    return reason
+    if reason is not None:
+        raise TableDueError(run, split, reason)
+    run.opened.tables[file] = table
+    return table
 
 
 def make(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
@@ -70,9 +95,9 @@ def make(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
     ----------
     rehash : read every picture, whatever is remembered of its file
     """
-    s = run.settings
+    s, file, content = run.settings, path(run, split), run.split(split)
     table = make_table(
-        run.split(split),
+        content,
         s.sources,
         on_error=s.on_error,
         max_skipped=s.max_skipped,
@@ -80,7 +105,6 @@ def make(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
         memory=DecodeMemory(run.ws.digest_memory, hash_again=rehash),
         say=run.say,
     )
-    file = path(run, split)
     write_table(table, file)
     run.opened.tables[file] = table
     run.say(f"{file}: {table.n_rows:,} patches of {len(table.ids):,} pictures")
@@ -89,13 +113,24 @@ def make(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
 
 def current_table(run: RunContext, split: str, rehash: bool = False) -> PatchTable:
     """Return the patch table of a split, made again if the dataset changed since."""
-    file = path(run, split)
-    reason = why_due(run, split, rehash)
-    if reason is None:
-        return run.opened.tables[file]
-    if file.is_file():
-        run.say(f"{file}: {reason}; making it again")
+    try:
+        return require(run, split, rehash)
+    except TableDueError as due:
+        file = path(run, split)
+        if file.is_file():
+            run.say(f"{file}: {due.reason}; making it again")
     return make(run, split, rehash)
+
+
+def open_pictures(run: RunContext, split: str, rehash: bool = False) -> tuple[PatchTable, Mapping[str, Path]]:
+    """Return the patch table of a split, made again if the dataset changed since, and its pictures' files by id.
+
+    Raises
+    ------
+    MissingDataError
+        The pictures are not available.
+    """
+    return current_table(run, split, rehash), run.split(split).paths_by_id
 
 
 def make_share(run: RunContext, split: str, share: tuple[int, int], rehash: bool = False) -> Path:

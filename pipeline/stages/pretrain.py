@@ -17,7 +17,7 @@ from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import open_pictures
 from pipeline.stages.runner import set_threads
 from pipeline.trunk.architectures import CONFIGS
 from pipeline.trunk.card import TrunkCard, save_trunk
@@ -84,8 +84,7 @@ def pretrain_on_patches(
     refuse_without_boxes(run.manifest, who, "train on class folders: pipeline pretrain --train DIR --val DIR")
     set_threads(run.settings.threads)
     dataset, split = run.dataset, split or run.manifest.fit
-    table = current_table(run, split)
-    paths = run.split(split).paths_by_id
+    table, paths = open_pictures(run, split)
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     out_of_training = hold_out_pictures(table.picture_sha256, settings.held_out)[table.picture_of(rows)]
@@ -139,8 +138,7 @@ def fit_fisher(run: RunContext, out: Path, name: str, settings: FisherSettings) 
     """
     set_threads(run.settings.threads)
     split = run.manifest.fit
-    table = current_table(run, split)
-    paths = run.split(split).paths_by_id
+    table, paths = open_pictures(run, split)
     rows = choose_windows(table.n_rows, settings)
     ahead = prefetch_patches(plan_rows(table, paths, rows), settings.input_px, StageClock())
 

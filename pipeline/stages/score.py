@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.activations.engines import find_engine
+from pipeline.activations.engines import check_scheduler
 from pipeline.head.file import read_facts
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
@@ -17,7 +17,7 @@ from pipeline.stages import fit_head, patches
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError, current_table
 from pipeline.stages.runner import set_threads
 from pipeline.stages.score_shares import SharedScoring
 from pipeline.stages.seconds import write_seconds
@@ -52,10 +52,10 @@ def why_due(run: RunContext, head: str, split: str | None = None, held_out: bool
     if reason is not None:
         return f"head {head!r}: {reason}"
     name = scored_split(run, split, held_out)
-    reason = patches.why_due(run, name)
-    if reason is not None:
-        return f"{run.dataset} {name}: {reason}"
-    table = current_table(run, name)
+    try:
+        table = patches.require(run, name)
+    except TableDueError as due:
+        return str(due)
     if scores.facts.head != read_facts(fit_head.path(run, head, held_out)):
         return "the scores are of another head"
     if (scores.facts.rows_digest, scores.ids) != (table.rows_digest, table.ids):
@@ -109,8 +109,7 @@ def make(
     held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
     scheduler : of dask, over which shares of the split are spread; None for this process
     """
-    if scheduler is not None:
-        find_engine(scheduler).n_local(scheduler)  # refuses one that cannot be, before anything is read
+    check_scheduler(scheduler)  # before anything is read
     scoring = _open(run, heads, split, held_out)
     shared = SharedScoring(run, scoring, heads, held_out)
     ranges, seconds = shared.score(scheduler)

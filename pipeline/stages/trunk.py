@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.io.errors import TrunkError
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.pretrain import fit_fisher, pretrain_on_patches
 from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.pretrain.training import OtherTrainingError
@@ -29,10 +29,10 @@ def why_due(run: RunContext) -> str | None:
         made_from = read_card(card).trained
     except TrunkError as error:
         return str(error)
-    reason = patches.why_due(run, run.manifest.fit)
-    if reason is not None:
-        return f"{run.dataset} {run.manifest.fit}: {reason}"
-    table = current_table(run, run.manifest.fit)
+    try:
+        table = patches.require(run, run.manifest.fit)
+    except TableDueError as due:
+        return str(due)
     now = {"labels_digest": table.labels_digest(run.settings.labels), "pictures": table.pictures_digest()}
     if any(key in made_from and made_from[key] != value for key, value in now.items()):
         return "pictures or labels changed since"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.activations.match import check_joined
+from pipeline.activations.store import Store
 from pipeline.dataset.picture import decode_image
 from pipeline.head.head import Head
 from pipeline.io.atomic import write_atomic
@@ -18,6 +19,7 @@ from pipeline.io.errors import DatasetError, SettingsError, StoreError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import make_distinct_part, normalise
 from pipeline.io.progress import track
+from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table
 from pipeline.scoring.aggregation import reported_aggregation
 from pipeline.stages import patches
@@ -50,16 +52,14 @@ class SplitReader:
 
     Parameters
     ----------
-    split : None for the dataset's evaluation split
+    table, store : of one split, joined
+    paths : files of the pictures by id
     """
 
-    run: RunContext
     head: Head
-    split: str | None = None
-
-    def known_turns(self) -> dict[str, bool]:
-        """Return whether each picture of the split is turned by EXIF, by digest; nothing without a patch table."""
-        return turns_of(self.run, self.split or self.run.manifest.eval)
+    table: PatchTable
+    store: Store
+    paths: Mapping[str, Path]
 
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """
@@ -68,30 +68,45 @@ class SplitReader:
         DatasetError
             Pictures that the split does not have; all are named.
         """
-        run, name = self.run, self.split or self.run.manifest.eval
-        check_makes_maps(self.head)
-        table = current_table(run, name)
+        table, head = self.table, self.head
         written = {normalise(i): i for i in table.ids}  # an id may be typed in another of Unicode's forms
         ids = [i if i in table.ids else written.get(normalise(i), i) for i in ids]
         unknown = sorted(set(ids) - set(table.ids))
         if unknown:
             raise DatasetError(
-                f"{run.dataset} {name}: neither a file nor a picture of this split\n{enumerate_problems(unknown)}\n"
+                f"{table.dataset} {table.split}: neither a file nor a picture of this split\n"
+                f"{enumerate_problems(unknown)}\n"
                 f"give the path of a photo, or an id such as {table.ids[0]} (of another split: --split)"
             )
-        store = sealed_store(run, name)
-        check_joined(store, table)
-        self.head.check_rows(store)
-        paths = run.split(name).paths_by_id
         looks = []
         for i in track(ids, "pictures from the store", len(ids), "pictures"):
             index = table.ids.index(i)
             rows = np.arange(*table.first_row[index : index + 2])
-            image = decode_image(paths[i].read_bytes(), bool(table.apply_exif[index]), i)
-            scores = self.head.patch_scores(store.read_rows(rows))
+            image = decode_image(self.paths[i].read_bytes(), bool(table.apply_exif[index]), i)
+            scores = head.patch_scores(self.store.read_rows(rows))
             pixels, box_xyxy = shrink_for_display(image), table.windows_of_picture(index).box_xyxy
-            looks.append(Look(i, pixels, image.size, box_xyxy, self.head.classes, scores, self.head.score_kind))
+            looks.append(Look(i, pixels, image.size, box_xyxy, head.classes, scores, head.score_kind))
         return looks
+
+
+def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> SplitReader:
+    """Open a split for the maps of its pictures.
+
+    Parameters
+    ----------
+    split : None for the dataset's evaluation split
+
+    Raises
+    ------
+    PipelineError
+        The head scores no patches, or the split was not extracted.
+    """
+    check_makes_maps(head)
+    split = split or run.manifest.eval
+    table, store = current_table(run, split), sealed_store(run, split)
+    check_joined(store, table)
+    head.check_rows(store)
+    return SplitReader(head, table, store, run.split(split).paths_by_id)
 
 
 def join_names(parts: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -147,14 +162,20 @@ class MapOptions:
 
 
 def draw_maps(
-    ws: Workspace, head: Head, images: Sequence[str], options: MapOptions, pictures: SplitReader | None
+    ws: Workspace,
+    head: Head,
+    images: Sequence[str],
+    options: MapOptions,
+    run: RunContext | None = None,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Draw one sheet of maps per picture: of files, or of pictures of a split by their id.
 
     Parameters
     ----------
     images : paths of photos, or ids
-    pictures : reads those given by id; None where no dataset was named
+    run : of the dataset whose pictures are given by id; None where none was named
+    split : of these pictures; None for the evaluation split
 
     Returns
     -------
@@ -162,13 +183,13 @@ def draw_maps(
     """
     files = [image for image in images if Path(image).is_file()]
     ids = [image for image in images if image not in files]
-    if ids and pictures is None:
+    if ids and run is None:
         raise DatasetError(
             f"no such file: {', '.join(ids)}; give the path of a photo, or --dataset and an id of its split"
         )
-    looks = dict(zip(ids, pictures.looks(ids), strict=True)) if pictures is not None and ids else {}
+    looks = dict(zip(ids, open_split_reader(run, head, split).looks(ids), strict=True)) if run and ids else {}
     reader = PhotoReader(ws, head) if files else None
-    known_turns = pictures.known_turns() if pictures is not None and files else {}
+    known_turns = turns_of(run, split or run.manifest.eval) if run and files else {}
     configured = ws.settings.main_aggregation
     made, taken = [], set()
     for image in track(images, "maps", len(images), "pictures"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -40,8 +41,8 @@ def read_thumbnail(path: Path, apply_exif: bool, name: str) -> tuple[np.ndarray,
 class Ranking:
     """Scores of a labelled split and what its pictures show: for the highest right and wrong ones of each class."""
 
-    run: RunContext
     split: str
+    metric: Literal["voc07", "voc12"]
     scores: SplitScores
     k: Aggregation
     labels: np.ndarray
@@ -52,9 +53,7 @@ class Ranking:
     def ap(self, name: str) -> float | None:
         """Return the average precision of a class; None where no picture shows it."""
         column = self.scores.classes.index(name)
-        return number(
-            average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], self.run.manifest.metric)
-        )
+        return number(average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], self.metric))
 
     def of_class(self, name: str, n: int) -> tuple[list[Ranked], list[Ranked]]:
         """The `n` highest pictures that show a class, and the `n` highest that do not."""
@@ -97,7 +96,8 @@ def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
     of_split = run.split(split)
     annotations = of_split.annotations_by_id
     paths = of_split.paths_by_id
-    return Ranking(run, split, scores, k, table.scored_labels, table.apply_exif, paths, annotations)
+    metric = run.manifest.metric
+    return Ranking(split, metric, scores, k, table.scored_labels, table.apply_exif, paths, annotations)
 
 
 def draw_rankings(

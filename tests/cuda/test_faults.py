@@ -12,7 +12,7 @@ from pipeline.activations import dask_engine
 from pipeline.activations.compute import compute_layers
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError, SettingsError
-from pipeline.stages.extract import extraction_of
+from pipeline.stages.extract import Inputs, extraction_of
 from pipeline.trunk import compiled, runner, windows
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk
@@ -144,9 +144,9 @@ def test_a_client_needs_no_gpu_and_takes_none(new_context, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run, table, paths = new_context(device="cuda", precision="auto")
     with pytest.raises(SettingsError, match="finds no CUDA device"):
-        extraction_of(run, table, paths)
+        extraction_of(run, Inputs(table, paths, None))
 
-    planned = extraction_of(run, table, paths, elsewhere=True)
+    planned = extraction_of(run, Inputs(table, paths, None), elsewhere=True)
 
     identity = planned.identity
     assert (identity["how.precision"], identity["how.batch"]) == ("cuda-fp16", 1024)

@@ -46,7 +46,8 @@ def quiet(text: str) -> None:
 
 def make_everything() -> None:
     for split in ("train", "val"):
-        extract.make(RunContext(WS, "tiny"), split)
+        run = RunContext(WS, "tiny")
+        extract.make(run, extract.open_inputs(run, split))
     fit_head.ensure(RunContext(WS, "tiny"), ["fca"])
 
 

@@ -36,7 +36,7 @@ from pipeline.scoring.scores import ScoreFacts, SplitScores
 from pipeline.scoring.scores_file import FORMAT as SCORES_FORMAT
 from pipeline.scoring.scores_file import save_scores
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import extraction_of
+from pipeline.stages.extract import extraction_of, without_pictures
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk import VERSION as TRUNK_VERSION
@@ -74,6 +74,7 @@ __all__ = [
     "save_head",
     "save_scores",
     "checksummed_json",
+    "without_pictures",
     "workspace",
 ]
 

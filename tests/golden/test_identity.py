@@ -20,6 +20,7 @@ from surface import (
     extraction_of,
     fingerprint,
     read_table,
+    without_pictures,
     workspace,
 )
 
@@ -59,9 +60,9 @@ def store(tiny, receipt) -> Path:
 def stores_of(ws, table) -> list[dict[str, Any]]:
     """Names and identities of the stores that an extraction would make; a drawn trunk's weights are floats."""
     found = []
-    for asked in extraction_of(
-        RunContext(ws, table.dataset), table, {}, layers=(ws.settings.layer, *ws.settings.layers)
-    ).requested:
+    run = RunContext(ws, table.dataset)
+    layers = (ws.settings.layer, *ws.settings.layers)
+    for asked in extraction_of(run, without_pictures(run, table), layers).requested:
         identity, name = asked.identity.to_dict(), asked.folder.name
         if ws.settings.trunk == "random":
             name = name.replace(fingerprint(identity)[:12], MASK)

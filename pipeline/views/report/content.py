@@ -1,23 +1,18 @@
-"""What a report says, gathered from the files of a run: values for the page, nothing of its look."""
+"""What a report says of a run: values for the page, nothing of its look."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.head.file import load_head
-from pipeline.io.atomic import read_json
-from pipeline.io.errors import PipelineError
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import precision_recall
 from pipeline.scoring.aggregation import Aggregation
-from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
 from pipeline.views.figures import curves
 from pipeline.views.figures.maps import blend, common_scale
@@ -25,10 +20,11 @@ from pipeline.views.figures.ranking import Ranked
 from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
 from pipeline.views.maps import SplitReader
 from pipeline.views.photos import Look
-from pipeline.views.ranking import Ranking, read_ranking
+from pipeline.views.ranking import Ranking
 from pipeline.views.report.confusion import MOST_CONFUSED, ConfusionRow, confusion_rows, wrong_pairs
 from pipeline.views.report.protocol import protocol
-from pipeline.views.report.provenance import Stage, StoreLine, stages_of, stores_of
+from pipeline.views.report.provenance import Stage, StoreLine
+from pipeline.views.report.read import FoundRun
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
@@ -154,14 +150,11 @@ def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[
     }
 
 
-def mapped_classes(ranking: Ranking, head: str, ranked: RankedClasses) -> list[MappedClass]:
+def mapped_classes(maps: SplitReader, ranked: RankedClasses) -> list[MappedClass]:
     """For each class its highest right picture and the map of the class over it."""
-    fitted = load_head(fit_head.path(ranking.run, head))
-    if not fitted.scores_patches or fitted.facts.how["how.source"] != "grid":
-        return []
     best = {name: right[0] for name, (right, _) in ranked.items() if right}
     ids = list(dict.fromkeys(picture.id for picture in best.values()))
-    looks = dict(zip(ids, SplitReader(ranking.run, fitted, ranking.split).looks(ids), strict=True))
+    looks = dict(zip(ids, maps.looks(ids), strict=True))
     return [_mapped(name, picture, looks[picture.id]) for name, picture in best.items()]
 
 
@@ -213,19 +206,6 @@ class Content:
     undefined: dict[str, list[str]]
 
 
-def read_comparison(path: Path) -> dict[str, Any] | None:
-    """A comparison of recipes, if there is one."""
-    if not path.is_file():
-        return None
-    try:
-        found = read_json(path)
-        return found if found["recipes"] else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(
-            f"{path}: cannot be read as a comparison: {error}; make it again: pipeline compare"
-        ) from error
-
-
 def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
     """Classes without an AP of each compared recipe, in words with the reason."""
     recipes = comparison["recipes"] if comparison is not None else ()
@@ -233,17 +213,9 @@ def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
     return {name: lines for name, lines in words.items() if lines}
 
 
-def gather(run: RunContext, head: str) -> Content:
-    """Read everything that a report of a run shows.
-
-    Raises
-    ------
-    PipelineError
-        There is no result yet, or something that it stands on is damaged.
-    """
-    ws, result = run.ws, evaluate.require(run, head)
-    splits = {"fit": result["fit_split"], "measured": result["split"]}
-    ranking = read_ranking(run, result["split"], head) if result["mAP"] is not None else None
+def gather(run: RunContext, found: FoundRun) -> Content:
+    """Return everything that the report of a run shows."""
+    result, ranking = found.result, found.ranking
     rows = class_rows(result, ranking)
     shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
     ranked = {}
@@ -251,8 +223,7 @@ def gather(run: RunContext, head: str) -> Content:
         for name in track(shown, "pictures of the report", len(shown), "classes"):
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
     confused = confusion_rows(result)
-    comparison = read_comparison(ws.compare_path(run.dataset)) or read_comparison(ws.heads_path(run.dataset))
-    figures = figures_of(result, comparison)
+    figures = figures_of(result, found.comparison)
     of_classes = precision_recall_figures(ranking, shown) if ranking else {}
     return Content(
         title=run.manifest.title,
@@ -266,12 +237,12 @@ def gather(run: RunContext, head: str) -> Content:
         charts=charts(figures),
         figures={**figures, **{f"precision_recall_{name}": figure for name, figure in of_classes.items()}},
         ranked=ranked_pictures(ranked),
-        mapped=mapped_classes(ranking, head, ranked) if ranking else [],
+        mapped=mapped_classes(found.maps, ranked) if found.maps else [],
         color_bar=color_bar(),
-        comparison=comparison,
-        stages=stages_of(run, splits, result),
-        stores=stores_of(run, splits),
-        protocol=protocol(result, ws.settings.sources),
+        comparison=found.comparison,
+        stages=found.stages,
+        stores=found.stores,
+        protocol=protocol(result, run.settings.sources),
         command=run.command,
         paths=result["paths"],
         confusion=confused,
@@ -279,5 +250,5 @@ def gather(run: RunContext, head: str) -> Content:
         has_matrix=0 < len(confused) <= MOST_CONFUSED,
         has_pointing=any(row.pointing is not None for row in rows),
         has_patches=any(row.patches is not None for row in rows),
-        undefined=undefined_of(comparison),
+        undefined=undefined_of(found.comparison),
     )

@@ -15,6 +15,7 @@ from pipeline.stages.context import RunContext
 from pipeline.version import __version__
 from pipeline.views.figures.style import save_vector
 from pipeline.views.report.content import Content, gather
+from pipeline.views.report.read import read_run
 
 HEAD_CHARACTERS = 2000
 """So far into a page stands what it was made from."""
@@ -79,7 +80,7 @@ def write_report(run: RunContext, head: str, file: Path | None = None, figures: 
     -------
     The files of the charts.
     """
-    content = gather(run, head)
+    content = gather(run, read_run(run, head))
     write_atomic(file or path(run), render(content, digest_of_inputs(run, head)).encode())
     if figures is None:
         return []

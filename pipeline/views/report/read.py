@@ -1,0 +1,75 @@
+"""What a report stands on, read from the files of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.head.file import load_head
+from pipeline.io.atomic import read_json
+from pipeline.io.errors import PipelineError
+from pipeline.stages import evaluate, fit_head
+from pipeline.stages.context import RunContext
+from pipeline.views.maps import SplitReader, open_split_reader
+from pipeline.views.ranking import Ranking, read_ranking
+from pipeline.views.report.provenance import Stage, StoreLine, stages_of, stores_of
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """The files of an evaluated run, read and current.
+
+    Attributes
+    ----------
+    ranking : of the split that was measured; None where nothing was
+    maps : scores its pictures patch by patch; None where the head has no scores of patches of a grid
+    comparison : of recipes or heads on the dataset; None where there is none
+    stages, stores : what ran, and what the result was computed from
+    """
+
+    result: dict[str, Any]
+    ranking: Ranking | None
+    maps: SplitReader | None
+    comparison: dict[str, Any] | None
+    stages: list[Stage]
+    stores: list[StoreLine]
+
+
+def read_run(run: RunContext, head: str) -> FoundRun:
+    """Read everything that a report of a run shows.
+
+    Raises
+    ------
+    PipelineError
+        There is no result yet, or something that it stands on is damaged.
+    """
+    result = evaluate.require(run, head)
+    splits = {"fit": result["fit_split"], "measured": result["split"]}
+    ranking, maps = None, None
+    if result["mAP"] is not None:
+        ranking = read_ranking(run, result["split"], head)
+        fitted = load_head(fit_head.path(run, head))
+        if fitted.scores_patches and fitted.facts.how["how.source"] == "grid":
+            maps = open_split_reader(run, fitted, result["split"])
+    comparison = read_comparison(run.ws.compare_path(run.dataset)) or read_comparison(run.ws.heads_path(run.dataset))
+    return FoundRun(result, ranking, maps, comparison, stages_of(run, splits, result), stores_of(run, splits))
+
+
+def read_comparison(path: Path) -> dict[str, Any] | None:
+    """Return a comparison of recipes, or None if there is none.
+
+    Raises
+    ------
+    PipelineError
+        The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        return found if found["recipes"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"{path}: cannot be read as a comparison: {error}; make it again: pipeline compare"
+        ) from error

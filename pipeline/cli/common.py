@@ -155,6 +155,12 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     return Workspace(parse_run_settings(values, config or "settings"))
 
 
+scheduler_option = click.option(
+    "--scheduler",
+    help="Spread extraction and scoring: local:N processes, or a dask scheduler such as tcp://HOST:8786.",
+)
+
+
 def parse_share(text: str) -> tuple[int, int]:
     """Read ``I/N``, the value of --share.
 

@@ -11,6 +11,7 @@ from pipeline.cli.common import (
     echo_json,
     json_option,
     say,
+    scheduler_option,
     settings_options,
     this_command,
     workspace_from,
@@ -21,9 +22,12 @@ from pipeline.cli.common import (
 @dataset_option
 @click.option("--recipe", "recipes", multiple=True, help="Recipe by name; again. Default: all that can run.")
 @click.option("--heads", is_flag=True, help="The configured heads instead, with one seed and no choosing.")
+@scheduler_option
 @settings_options
 @json_option
-def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, **options: Any) -> None:
+def command(
+    dataset: str, recipes: tuple[str, ...], heads: bool, scheduler: str | None, as_json: bool, **options: Any
+) -> None:
     """Set recipes side by side, beside published rows, in results/{dataset}_compare.json.
 
     Recipes that have no outcome yet are run first. With --heads: the heads of the setting `compare`, in
@@ -34,6 +38,7 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
       pipeline compare --dataset demo --recipe strong --recipe weak --recipe strong+weak
       pipeline compare --dataset demo --heads
     """
+    from pipeline.activations.engines import check_scheduler
     from pipeline.cli.show import print_comparison
     from pipeline.recipes import compare
     from pipeline.stages.context import RunContext
@@ -42,7 +47,8 @@ def command(dataset: str, recipes: tuple[str, ...], heads: bool, as_json: bool, 
     ws = workspace_from(options)
     if recipes and not heads:
         ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
-    joined = compare.make(RunContext(ws, dataset, say, this_command()), of_heads=heads)
+    check_scheduler(scheduler)  # before anything is read
+    joined = compare.make(RunContext(ws, dataset, say, this_command(), scheduler), of_heads=heads)
     if as_json:
         echo_json(joined)
     else:

@@ -58,10 +58,10 @@ def command(
         for path in extract.make_share(run, extract.open_inputs(run, split, rehash), n_of_n, wanted):
             click.echo(path)
         return
-    run = RunContext(workspace_from(options), dataset, say)
+    run = RunContext(workspace_from(options), dataset, say, scheduler=scheduler)
     check_scheduler(scheduler)  # before anything is read
     inputs = extract.open_inputs(run, split, rehash)
-    stores = extract.make(run, inputs, wanted, generation=made, scheduler=scheduler)
+    stores = extract.make(run, inputs, wanted, generation=made)
     for store in stores:
         click.echo(f"{store.folder}")
         click.echo(f"  rows {store.n_rows:,} x {store.width}, {store.n_bytes / 2**20:,.1f} MiB on disk")

@@ -11,6 +11,7 @@ from pipeline.cli.common import (
     echo_json,
     json_option,
     say,
+    scheduler_option,
     settings_options,
     this_command,
     workspace_from,
@@ -88,18 +89,22 @@ def show_recipe(name: str, **options: Any) -> None:
 @command.command("run")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @dataset_option
+@scheduler_option
 @settings_options
-def run_recipes(names: tuple[str, ...], dataset: str, **options: Any) -> None:
+def run_recipes(names: tuple[str, ...], dataset: str, scheduler: str | None, **options: Any) -> None:
     """Run recipes with every seed of the setting `seeds`; what is missing before them is made first.
 
     \b
     Example:
       pipeline recipe run strong weak strong+weak --dataset demo
+      pipeline recipe run strong --dataset voc12 --scheduler local:4
     """
+    from pipeline.activations.engines import check_scheduler
     from pipeline.recipes import recipe
     from pipeline.stages.context import RunContext
 
-    run = RunContext(workspace_from(options), dataset, say, this_command())
+    run = RunContext(workspace_from(options), dataset, say, this_command(), scheduler)
+    check_scheduler(scheduler)  # before anything is read
     for name in names:
         outcome = recipe.make(run, name)
         std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"

@@ -50,11 +50,11 @@ def command(
     if share is not None and scheduler is not None:
         raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all shares")
     wanted = None if share is None else parse_share(share)
-    run = RunContext(workspace_from(options), dataset, say)
+    run = RunContext(workspace_from(options), dataset, say, scheduler=scheduler)
     named = heads or (run.head,)
     if wanted is not None:
         paths = score.make_share(run, named, wanted, split)
     else:
-        paths = list(score.make(run, named, split, scheduler=scheduler).values())
+        paths = list(score.make(run, named, split).values())
     for path in paths:
         click.echo(f"{path}")

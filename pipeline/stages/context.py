@@ -39,12 +39,14 @@ class RunContext:
     dataset : name of a manifest
     say : takes lines for the user
     command : the command line of the user, recorded in results
+    scheduler : of dask, over which extractions and scorings are spread; None for this process
     """
 
     ws: Workspace
     dataset: str
     say: Say = silent
     command: str = ""
+    scheduler: str | None = None
     opened: Opened = field(default_factory=Opened, repr=False, compare=False)
 
     def on(self, ws: Workspace) -> RunContext:

@@ -114,7 +114,6 @@ def make(
     layers: Sequence[str] = (),
     *,
     generation: int | None = None,
-    scheduler: str | None = None,
 ) -> list[Store]:
     """Extract the activations of a split into sealed stores, one per layer, and write their receipts.
 
@@ -125,19 +124,18 @@ def make(
     inputs : from `open_inputs`
     layers : several layers from one pass, each into a store of its own; none for the layer of the settings
     generation : number of the making in the receipts; None for the next one
-    scheduler : of dask, over which the parts are spread; None for this process
     """
     if inputs.imported is not None:
         return [inputs.imported]
     if isinstance(run.ws.stores, LocalFolder):
         remove_stale_partials(run.ws.stores.path / ".partial")
-    on_workers = None if scheduler is None else find_engine(scheduler)
+    on_workers = None if run.scheduler is None else find_engine(run.scheduler)
     extraction = extraction_of(run, inputs, layers, elsewhere=on_workers is not None)
     engine = None
     if on_workers is not None:
         requested = {item.folder.name: item.identity for item in extraction.requested}
-        maker = partial(make_part_maker, _settings_of_workers(run, on_workers.n_local(scheduler)), requested)
-        engine = on_workers(scheduler, maker, extraction.runner.device.type == "cuda", run.say)
+        maker = partial(make_part_maker, _settings_of_workers(run, on_workers.n_local(run.scheduler)), requested)
+        engine = on_workers(run.scheduler, maker, extraction.runner.device.type == "cuda", run.say)
     stores = extraction.run_layers(engine=engine)
     for of_layer, store in zip(_of_each_layer(run, layers), stores, strict=True):
         receipt = _make_receipt(of_layer, extraction, store, generation)

@@ -96,8 +96,6 @@ def make(
     heads: Sequence[str],
     split: str | None = None,
     held_out: bool = False,
-    *,
-    scheduler: str | None = None,
 ) -> dict[str, Path]:
     """Score a split with fitted heads and write the scores; the store is read once for all of them.
 
@@ -107,12 +105,11 @@ def make(
     ----------
     split : None for the evaluation split
     held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
-    scheduler : of dask, over which shares of the split are spread; None for this process
     """
-    check_scheduler(scheduler)  # before anything is read
+    check_scheduler(run.scheduler)  # before anything is read
     scoring = _open(run, heads, split, held_out)
     shared = SharedScoring(run, scoring, heads, held_out)
-    ranges, seconds = shared.score(scheduler)
+    ranges, seconds = shared.score()
     paths = {}
     for head, scores in zip(heads, scoring.join(ranges), strict=True):
         file = paths[head] = path(run, head, split, held_out)

@@ -189,13 +189,9 @@ class SharedScoring:
             self._scorer.make(task, StageClock(), progress.advance)
         return list(task.files)
 
-    def score(self, scheduler: str | None = None) -> Scored:
-        """Score all pictures; shares that are there and current are read.
-
-        Parameters
-        ----------
-        scheduler : of dask, over which the shares are spread; None for this process
-        """
+    def score(self) -> Scored:
+        """Score all pictures; shares that are there and current are read."""
+        scheduler = self._run.scheduler
         n_parts, n_heads = len(self._scoring.store.parts), len(self._heads)
         engine, n_local = (None, 1) if scheduler is None else self._engine(scheduler)
         least = -(-n_parts // (PARTS_PER_SHARE if engine is None else PARTS_PER_TASK))

@@ -182,10 +182,10 @@ def test_lost_scheduler_ends_in_one_message(work, tmp_path, wait, monkeypatch):
         monkeypatch.chdir(work.path)
         monkeypatch.setattr(dask_engine, "CONNECT_S", 2)
         settings = RunSettings(trunk="random", precision="fp32", threads=1, batch=16)
-        context = RunContext(Workspace(settings), "tiny", say)
+        context = RunContext(Workspace(settings), "tiny", say, scheduler=address)
         inputs = extract.open_inputs(context, "train")
         with pytest.raises(PipelineError, match=r"scheduler tcp://.*: the connection was lost; recorded parts stay"):
-            extract.make(context, inputs, scheduler=address)
+            extract.make(context, inputs)
     finally:
         process.kill()
         process.wait()

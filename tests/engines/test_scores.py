@@ -6,17 +6,20 @@ import os
 import re
 import shutil
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from support.processes import start_command
 
+from pipeline.activations.run_log import StageClock
 from pipeline.head.file import load_head, save_head
 from pipeline.head.head import Head
 from pipeline.io.errors import StoreError
-from pipeline.stages import score_shares
+from pipeline.stages import extract, score_shares
 from pipeline.stages.score_shares import open_scorer
 
 SCORE = "score --dataset tiny --head fca --head svm"
@@ -212,6 +215,50 @@ def test_a_worker_that_would_make_other_scores_refuses(fresh, monkeypatch):
         open_scorer(replace(files, versions={**files.versions, "scoring": 99}))
     with pytest.raises(StoreError, match=r"  - precision: got '\w+', expected 'fp8'\n"):
         open_scorer(replace(files, expected=({**files.expected[0], "precision": "fp8"}, files.expected[1])))
+
+
+class InProcess:
+    """An engine that runs its tasks here, in reverse order; `ran` lists them."""
+
+    ran: ClassVar[list[tuple[str, str, int]]] = []
+
+    def __init__(self, scheduler, make, on_gpu, say):
+        self._scheduler, self._make = scheduler, make
+
+    @staticmethod
+    def n_local(scheduler):
+        return 2
+
+    def __call__(self, tasks, report):
+        maker = self._make()
+        for task in reversed(list(tasks)):
+            maker.make(task, StageClock())
+            self.ran.append((self._scheduler, task.kind, task.index))
+            report(task.n_rows, {})
+
+
+def test_a_recipe_extracts_and_scores_over_a_scheduler_to_the_same_bytes(fresh, at_once, monkeypatch):
+    for module in (extract, score_shares):
+        monkeypatch.setattr(module, "find_engine", lambda scheduler: InProcess)
+    store = fresh.work.store(split="val")
+    rows = fresh.work.bytes(split="val")
+    shutil.rmtree(store)
+
+    ended = fresh.work.run("recipe run svm --dataset tiny --scheduler tcp://nowhere:1")
+
+    assert ended.code == 0, ended.err
+    assert fresh.work.bytes(split="val") == rows
+    kinds = Counter(kind for _, kind, _ in InProcess.ran)
+    assert kinds["part"] == len(list(store.glob("integrity/part-*.json"))) and kinds["share"] >= 2
+    assert {scheduler for scheduler, _, _ in InProcess.ran} == {"tcp://nowhere:1"}
+    alike = fresh.files().keys() & at_once.files().keys()
+    assert alike and all(fresh.files()[name] == at_once.files()[name] for name in alike)
+
+
+def test_a_recipe_refuses_a_scheduler_that_is_none_before_anything_runs(fresh):
+    for command in ("recipe run svm", "compare"):
+        ended = fresh.work.run(f"{command} --dataset tiny --scheduler local:x")
+        assert ended.code == 2 and ended.err.startswith("error: scheduler 'local:x': expected local:N")
 
 
 # --- the command

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
+from pipeline.metrics.bootstrap import bootstrap_mean_ap, interval, paired_difference
 
 N_CLASSES = 20
 # Shares of pictures that show a class, and how well it is told apart, in deviations; one class is in 40 %.
@@ -46,7 +46,7 @@ def main() -> None:
         better, other, labels = draw(args.pictures, rng)
         measured = [mean_average_precision(scores, labels, "voc12")[0] for scores in (better, other)]
         started = time.perf_counter()
-        resampled = [bootstrap_map(scores, labels, "voc12", args.resamples) for scores in (better, other)]
+        resampled = [bootstrap_mean_ap(scores, labels, "voc12", args.resamples) for scores in (better, other)]
         seconds += time.perf_counter() - started
         pair = paired_difference(*resampled, measured=measured[0] - measured[1])
         rows.append((*measured, resampled[1], pair["low"], pair["high"]))

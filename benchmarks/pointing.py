@@ -19,7 +19,7 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.head.file import load_head
 from pipeline.io.yaml import read_mapping
-from pipeline.scoring.maps import CoverageGrid, point_at
+from pipeline.scoring.heat_maps import CoverageGrid, point_at
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.parse_settings import parse_run_settings

@@ -45,7 +45,7 @@ SECTIONS = {
     },
     "Pictures": {
         "report": ("report", "Write one HTML file of a finished run."),
-        "map": ("map", "Draw where in photos each class is seen."),
+        "map": ("map", "Draw heat maps: where in photos each class is seen."),
         "ranking": ("ranking", "Draw the highest pictures of each class, right and wrong."),
         "taught": ("taught", "Draw the patches that a head is taught by, with their labels."),
         "serve": ("serve", "Try photos by hand, on a page in the browser."),

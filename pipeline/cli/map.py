@@ -23,7 +23,10 @@ from pipeline.cli.common import echo_json, json_option, names_in, say, settings_
 )
 @click.option("--highest", type=click.FloatRange(min=0, min_open=True), help="Upper end of the scale, for all sheets.")
 @click.option(
-    "--array", "arrays", is_flag=True, help="Also write the maps of all classes as .npz, at most 1000 px wide or high."
+    "--array",
+    "arrays",
+    is_flag=True,
+    help="Also write the heat maps of all classes as .npz, at most 1000 px a side.",
 )
 @json_option
 @settings_options
@@ -39,9 +42,9 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw where in pictures each class is seen: photos by their path, or pictures of a split by their id.
+    """Draw heat maps, where in pictures each class is seen: photos by their path, or pictures of a split by their id.
 
-    A photo may be in no dataset: its patches, the trunk, the head and the maps are one pass. For ids the kept
+    A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the kept
     activations are read, and the trunk does not run. Over each pixel stands the mean score of the patches over it.
 
     \b
@@ -51,12 +54,13 @@ def command(
     """
     from pipeline.stages.context import RunContext
     from pipeline.stages.fit_head import find_head
-    from pipeline.views.maps import MapOptions, draw_maps
+    from pipeline.views.heat_maps import HeatMapOptions, draw_heat_maps
 
     ws = workspace_from(options)
     run = RunContext(ws, dataset, say) if dataset else None
     fitted = find_head(ws, run, head)
-    made = draw_maps(ws, fitted, images, MapOptions(names_in(classes, "auto"), out, arrays, highest), run, split)
+    drawn_as = HeatMapOptions(names_in(classes, "auto"), out, arrays, highest)
+    made = draw_heat_maps(ws, fitted, images, drawn_as, run, split)
     if as_json:
         echo_json(made)
         return

@@ -16,7 +16,7 @@ from pipeline.cli.common import dataset_option, say, settings_options, workspace
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @settings_options
 def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
-    """Try photos by hand, on a page in the browser: scores and maps by class, for any fitted head and k.
+    """Try photos by hand, on a page in the browser: scores and heat maps by class, for any fitted head and k.
 
     The page is for this machine alone (127.0.0.1); photos stay in memory. Ctrl-C ends it.
 

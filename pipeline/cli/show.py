@@ -66,7 +66,8 @@ def print_result(result: dict[str, Any]) -> None:
         _print_accuracy(result)
     if pointing:
         click.echo(
-            f"maps: highest inside of a box of the class; the picture's middle would be: {_percent(pointing['middle'])}"
+            "heat maps: highest inside of a box of the class; the picture's middle would be: "
+            f"{_percent(pointing['middle'])}"
         )
     for note in result["notes"]:
         click.secho(f"NOTE: {note}", fg="yellow")

@@ -78,7 +78,7 @@ def resampled_average_precision(
         return np.where(total > 0, sums / total, np.nan)
 
 
-def bootstrap_map(
+def bootstrap_mean_ap(
     scores: np.ndarray | Sequence[np.ndarray],
     labels: np.ndarray,
     metric: Literal["voc07", "voc12"],
@@ -167,7 +167,7 @@ def paired_difference(
 
     Parameters
     ----------
-    a, b : resampled mAPs (n_resamples,) of `bootstrap_map`, from equal pictures, `n_resamples` and `seed`
+    a, b : resampled mAPs (n_resamples,) of `bootstrap_mean_ap`, from equal pictures, `n_resamples` and `seed`
     measured : the difference on the pictures themselves; None for the mean over the resamples
 
     Returns

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
-from pipeline.metrics.bootstrap import bootstrap_map, interval, paired_difference
+from pipeline.metrics.bootstrap import bootstrap_mean_ap, interval, paired_difference
 from pipeline.recipes import recipe
 from pipeline.recipes.catalogue import compared_recipes, heads_run
 from pipeline.recipes.outcome import Outcome
@@ -89,7 +89,7 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     @cache
     def resample(name: str, classes: frozenset[str]) -> np.ndarray:
         labels = np.where([c in classes for c in table.classes], table.scored_labels, np.int8(0))
-        return bootstrap_map(scores[name], labels, manifest.metric)
+        return bootstrap_mean_ap(scores[name], labels, manifest.metric)
 
     reference = run.settings.reference if run.settings.reference in outcomes else names[0]
     rows = []

@@ -73,7 +73,7 @@ def make(run: RunContext, name: str) -> Outcome:
     if not current_table(run, manifest.eval).labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a recipe cannot be measured on it")
     about = _run_join(run, name, recipe) if recipe.join else _run_head(run, name, recipe)
-    maps = [item["mAP"] for item in about["runs"] if item["mAP"] is not None]
+    means = [item["mAP"] for item in about["runs"] if item["mAP"] is not None]
     outcome = {
         "name": name,
         "title": recipe.title,
@@ -82,8 +82,8 @@ def make(run: RunContext, name: str) -> Outcome:
         "split": manifest.eval,
         "fit_split": manifest.fit,
         "metric": manifest.metric,
-        "mAP": number(float(np.mean(maps))) if maps else None,
-        "std": spread(maps),
+        "mAP": number(float(np.mean(means))) if means else None,
+        "std": spread(means),
         "seeds": list(run.settings.seeds),
         "AP": mean_each([item["AP"] for item in about["runs"]]),
         **about,
@@ -188,11 +188,11 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
     first = _with_first_seed(run, name)
     scores = _current_scores(first, name, held_out=True)
     labels, is_held_out = _held_out_labels(first)
-    maps = {
+    means = {
         a: number(mean_average_precision(scores.by(a)[is_held_out], labels, run.manifest.metric)[0])
         for a in scores.aggregations
     }
-    measured = {a: value for a, value in maps.items() if value is not None}
+    measured = {a: value for a, value in means.items() if value is not None}
     if not measured:
         raise PipelineError(
             f"{run.dataset}: no positive picture among the {len(labels)} held out, so no aggregation can be "
@@ -202,7 +202,7 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
     run.say(
         f"{name}: aggregation {best} chosen on {len(labels)} held-out fit pictures ({100 * measured[best]:.1f} mAP)"
     )
-    by_name = {str(a): value for a, value in maps.items()}
+    by_name = {str(a): value for a, value in means.items()}
     return best, {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
 
 

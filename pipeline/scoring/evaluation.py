@@ -1,4 +1,4 @@
-"""The measurement of one head on one split: average precision, accuracy, where maps point, and what says nothing."""
+"""The measurement of one head on one split: average precision, accuracy, where heat maps point, what says nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.maps import point_at
+from pipeline.scoring.heat_maps import point_at
 from pipeline.scoring.results import Result, check_scores, number, versions
 from pipeline.scoring.scores import SplitScores
 
@@ -68,7 +68,7 @@ class Evaluation:
 
         Parameters
         ----------
-        annotations : of each id of the table, to measure where maps point
+        annotations : of each id of the table, to measure where heat maps point
         """
         table = self.table
         mean, each = self._mean_average_precision(self.k)
@@ -194,7 +194,7 @@ class Evaluation:
         ]
 
     def _pointing(self, annotations: Mapping[str, Annotation] | None) -> dict[str, Any] | None:
-        """Measure how well maps localise; None without peaks or annotations."""
+        """Measure how well heat maps localise; None without peaks or annotations."""
         table, peak_xy = self.table, self.scores.peak_xy
         if peak_xy is None or annotations is None:
             return None

@@ -75,7 +75,7 @@ class Result:
     mAP, AP : None where not defined
     undefined : classes without an AP, left out of the mean
     k_sweep : mAP by aggregation
-    pointing : JSON object, how well maps localise; None where not measured
+    pointing : JSON object, how well heat maps localise; None where not measured
     official : whether the splits are the official ones
     notes : sentences on pictures and classes that are left out, and on scores that say nothing
     devkit_files : paths of files for the evaluation server, of a split without labels

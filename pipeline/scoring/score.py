@@ -25,7 +25,7 @@ from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.aggregation import Aggregation, AggregationLike, natural_aggregation, select_applicable
-from pipeline.scoring.maps import Peaks
+from pipeline.scoring.heat_maps import Peaks
 from pipeline.scoring.picture_scores import PictureScores
 from pipeline.scoring.scores import ScoreFacts, SplitScores
 
@@ -36,7 +36,7 @@ class PatchwiseScores:
     Parameters
     ----------
     pictures : the range
-    table : if given, the highest points of maps are computed too
+    table : if given, the highest points of heat maps are computed too
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class SplitScoring:
         self.store, self.table, self.heads, self._wanted = store, table, tuple(heads), wanted
         self._aggregations = _check_heads(store, table, heads, tuple(map(Aggregation.parse, aggregations)))
         self._first_row = table.first_row
-        # Where boxes and labels tell what a map should show.
+        # Where boxes and labels tell what a heat map should show.
         has_maps = table.source == "grid" and table.labelled and table.has_boxes and wanted is None
         self._mapped = table if has_maps else None
 

@@ -81,8 +81,8 @@ class SplitScores:
     aggregations : of the first axis: those that apply to the head's scores
     ids, classes : names of the other axes
     facts : what the scores were computed from
-    peak_xy : float32 ndarray of shape (n_pictures, n_classes, 2), highest points of the maps (`maps.Peaks`); None
-        for heads that score whole pictures, and for splits without boxes or labels
+    peak_xy : float32 ndarray of shape (n_pictures, n_classes, 2), highest points of the heat maps
+        (`heat_maps.Peaks`); None for heads that score whole pictures, and for splits without boxes or labels
     """
 
     scores: np.ndarray

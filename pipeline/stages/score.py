@@ -9,7 +9,7 @@ from pipeline.activations.engines import check_scheduler
 from pipeline.head.file import read_facts
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
-from pipeline.scoring.maps import lack_peaks
+from pipeline.scoring.heat_maps import lack_peaks
 from pipeline.scoring.score import SplitScoring
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores, save_scores

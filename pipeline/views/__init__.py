@@ -1,1 +1,1 @@
-"""Views for people: maps, rankings, figures, the report, the live page."""
+"""Views for people: heat maps, rankings, figures, the report, the live page."""

@@ -1,4 +1,4 @@
-"""A fitted head on photos that are in no dataset: patches, activations, scores and maps, with nothing stored."""
+"""A fitted head on photos that are in no dataset: patches, activations, scores and heat maps, with nothing stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.io.errors import DatasetError, HeadError
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
 from pipeline.scoring.aggregation import Aggregation, AggregationLike
-from pipeline.scoring.maps import score_maps
+from pipeline.scoring.heat_maps import heat_maps
 from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.runner import TrunkRunner
@@ -99,10 +99,10 @@ class Look:
     def maps(self, columns: np.ndarray) -> np.ndarray:
         """Mean score of the patches over each pixel of `pixels`: float32 ndarray (len(columns), height, width)."""
         map_wh = (self.pixels.shape[1], self.pixels.shape[0])
-        return score_maps(self.box_xyxy, self.patch_scores[:, columns], self.size_wh, map_wh=map_wh)
+        return heat_maps(self.box_xyxy, self.patch_scores[:, columns], self.size_wh, map_wh=map_wh)
 
 
-def check_makes_maps(head: Head) -> None:
+def check_makes_heat_maps(head: Head) -> None:
     """Refuse heads that say nothing of single patches of a grid.
 
     Raises
@@ -112,8 +112,9 @@ def check_makes_maps(head: Head) -> None:
     name = head.name
     if not head.scores_patches:
         raise HeadError(
-            f"head {name!r} scores whole pictures, not patches, and so has no maps; give one of kind strong or weak, "
-            f"such as --head weak, which needs no boxes: pipeline fit-head --dataset {head.facts.dataset} --head weak"
+            f"head {name!r} scores whole pictures, not patches, and so has no heat maps; give one of kind strong or "
+            "weak, such as --head weak, which needs no boxes: "
+            f"pipeline fit-head --dataset {head.facts.dataset} --head weak"
         )
     if head.facts.how["how.source"] != "grid":
         raise HeadError(f"head {name!r} was fitted on patches of source {head.facts.how['how.source']!r}, not grid")
@@ -156,7 +157,7 @@ class PhotoReader:
     """
 
     def __init__(self, ws: Workspace, head: Head, runner: TrunkRunner | None = None) -> None:
-        check_makes_maps(head)
+        check_makes_heat_maps(head)
         self.head = head
         how = head.facts.how
         settings = ws.settings.model_copy(update={"method": how["how.method"]})

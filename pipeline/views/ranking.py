@@ -24,7 +24,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.views.figures import style
 from pipeline.views.figures.ranking import Ranked, ranking_sheet
-from pipeline.views.maps import choose_classes
+from pipeline.views.heat_maps import choose_classes
 
 THUMBNAIL_PX = 320
 

@@ -1,4 +1,4 @@
-"""Maps, rankings, what is taught, the report: files drawn, said and refused."""
+"""Heat maps, rankings, what is taught, the report: files drawn, said and refused."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.metrics.average_precision import METRICS, average_precision, mean_average_precision
 from pipeline.metrics.bootstrap import (
-    bootstrap_map,
+    bootstrap_mean_ap,
     interval,
     paired_difference,
     resample_counts,
@@ -87,7 +87,7 @@ def test_same_as_mean_average_precision_of_copies(metric, ties):
     labels[:, 3] = -1
     labels[7, 3] = 1  # in about one resample of three this picture is not drawn, and the class left out
 
-    ours = bootstrap_map(scores, labels, metric, n_resamples=50, seed=3)
+    ours = bootstrap_mean_ap(scores, labels, metric, n_resamples=50, seed=3)
 
     slow = []
     for counts in resample_counts(40, 50, 3).T:
@@ -101,23 +101,23 @@ def test_several_seeds_are_their_mean_on_the_same_resamples():
     labels = drawn(60, 3, 2)[1]
     seeds = np.stack([drawn(60, 3, 2)[0] + np.random.default_rng(s).normal(0, 0.5, (60, 3)) for s in range(3)])
 
-    together = bootstrap_map(seeds, labels, "voc12", 30)
+    together = bootstrap_mean_ap(seeds, labels, "voc12", 30)
 
-    each = [bootstrap_map(one, labels, "voc12", 30) for one in seeds]
+    each = [bootstrap_mean_ap(one, labels, "voc12", 30) for one in seeds]
     np.testing.assert_allclose(together, np.mean(each, 0), rtol=1e-12)
 
 
 def test_chunks_change_nothing(monkeypatch):
     scores, labels = drawn(50, 2, 4)
-    whole = bootstrap_map(scores, labels, "voc07", 20)
+    whole = bootstrap_mean_ap(scores, labels, "voc07", 20)
 
     monkeypatch.setattr("pipeline.metrics.bootstrap.CHUNK", 170)
 
-    np.testing.assert_array_equal(bootstrap_map(scores, labels, "voc07", 20), whole)
+    np.testing.assert_array_equal(bootstrap_mean_ap(scores, labels, "voc07", 20), whole)
 
 
 def test_no_class_that_has_a_positive():
-    assert np.isnan(bootstrap_map(np.zeros((5, 2)), -np.ones((5, 2), int), "voc12", 7)).all()
+    assert np.isnan(bootstrap_mean_ap(np.zeros((5, 2)), -np.ones((5, 2), int), "voc12", 7)).all()
 
 
 def test_resamples_are_of_all_pictures_and_repeat():
@@ -132,7 +132,7 @@ def test_resamples_are_of_all_pictures_and_repeat():
 
 def test_other_shapes():
     with pytest.raises(ValueError, match=r"got \(1, 5, 2\), \(5, 3\)"):
-        bootstrap_map(np.zeros((5, 2)), np.zeros((5, 3), int), "voc12")
+        bootstrap_mean_ap(np.zeros((5, 2)), np.zeros((5, 3), int), "voc12")
 
 
 # ---- intervals -------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_the_interval_is_as_wide_as_other_pictures_would_have_it():
     for seed in range(40):
         scores, labels = drawn(200, 5, seed)
         measured.append(mean_average_precision(scores, labels, "voc12")[0])
-        deviations.append(bootstrap_map(scores, labels, "voc12", 200).std())
+        deviations.append(bootstrap_mean_ap(scores, labels, "voc12", 200).std())
 
     assert np.mean(deviations) == pytest.approx(np.std(measured, ddof=1), rel=0.25)
 
@@ -155,7 +155,7 @@ def test_intervals_cover_what_splits_drawn_anew_give_on_average():
 
     inside = 0
     for split, value in zip(splits, measured, strict=True):
-        low, high = interval(bootstrap_map(*split, "voc12", 200), measured=value)
+        low, high = interval(bootstrap_mean_ap(*split, "voc12", 200), measured=value)
         inside += low <= np.mean(measured) <= high
 
     assert 52 <= inside <= 60  # 57 of 60 expected
@@ -181,7 +181,7 @@ def test_resamples_without_a_value_are_left_out():
 
 
 def test_a_recipe_beside_itself():
-    values = bootstrap_map(*drawn(80, 3, 0), "voc12", 100)
+    values = bootstrap_mean_ap(*drawn(80, 3, 0), "voc12", 100)
 
     assert paired_difference(values, values) == {"difference": 0, "low": 0, "high": 0, "p_two_sided": 1}
 
@@ -189,14 +189,14 @@ def test_a_recipe_beside_itself():
 def test_pairing_finds_what_two_intervals_would_hide():
     scores, labels = drawn(300, 5, 7)
     better = scores + 0.15 * (labels == 1)
-    a, b = (bootstrap_map(s, labels, "voc12", 400) for s in (better, scores))
+    a, b = (bootstrap_mean_ap(s, labels, "voc12", 400) for s in (better, scores))
 
     found = paired_difference(a, b)
 
     assert found["low"] > 0 and found["p_two_sided"] < 0.05
     assert interval(b)[1] > interval(a)[0]  # the two intervals overlap
     # Pictures drawn apart lose it.
-    apart = paired_difference(a, bootstrap_map(scores, labels, "voc12", 400, seed=1))
+    apart = paired_difference(a, bootstrap_mean_ap(scores, labels, "voc12", 400, seed=1))
     assert apart["low"] < 0
 
 
@@ -207,7 +207,7 @@ def test_noise_is_not_read_as_progress():
         rng = np.random.default_rng(seed)
         scores, labels = drawn(150, 4, seed)
         a, b = (scores + rng.normal(0, 0.5, scores.shape) for _ in range(2))
-        found = paired_difference(*(bootstrap_map(s, labels, "voc12", 200) for s in (a, b)))
+        found = paired_difference(*(bootstrap_mean_ap(s, labels, "voc12", 200) for s in (a, b)))
         small += found["p_two_sided"] < 0.05
 
     assert small <= 8
@@ -224,7 +224,7 @@ def test_the_measured_difference_stands_in_the_middle():
 
 
 def test_swapping_two_recipes_turns_the_sign():
-    a, b = (bootstrap_map(*drawn(80, 3, seed), "voc12", 100) for seed in (0, 1))
+    a, b = (bootstrap_mean_ap(*drawn(80, 3, seed), "voc12", 100) for seed in (0, 1))
 
     there, back = paired_difference(a, b), paired_difference(b, a)
 

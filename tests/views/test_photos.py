@@ -14,7 +14,7 @@ from pipeline.activations.prefetch import rescale_image
 from pipeline.dataset.picture import decode_image, decode_picture
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
-from pipeline.scoring.maps import score_maps
+from pipeline.scoring.heat_maps import heat_maps
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.views import photos
@@ -37,8 +37,8 @@ def test_a_map_at_display_size_is_the_full_one_shrunk(monkeypatch, size_wh, shru
     assert map_wh == (shrunk_wh or size_wh)
     boxes, _ = grid_windows(*size_wh, GRID)
     scores = np.random.default_rng(1).random((len(boxes), 3))
-    small = score_maps(boxes, scores, size_wh, map_wh=map_wh)
-    full = score_maps(boxes, scores, size_wh)
+    small = heat_maps(boxes, scores, size_wh, map_wh=map_wh)
+    full = heat_maps(boxes, scores, size_wh)
     # Each value is that of the full map at the centre of the pixel, bit for bit.
     x, y = (np.floor((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(map_wh, size_wh, strict=True))
     at_centres = full[:, y[:, None], x]

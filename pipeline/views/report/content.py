@@ -15,10 +15,10 @@ from pipeline.metrics.average_precision import precision_recall
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages.context import RunContext
 from pipeline.views.figures import curves
-from pipeline.views.figures.maps import blend, common_scale
+from pipeline.views.figures.heat_maps import blend, common_scale
 from pipeline.views.figures.ranking import Ranked
 from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
-from pipeline.views.maps import SplitReader
+from pipeline.views.heat_maps import SplitReader
 from pipeline.views.photos import Look
 from pipeline.views.ranking import Ranking
 from pipeline.views.report.confusion import MOST_CONFUSED, ConfusionRow, confusion_rows, wrong_pairs
@@ -27,7 +27,7 @@ from pipeline.views.report.provenance import Stage, StoreLine
 from pipeline.views.report.read import FoundRun
 
 MOST_CLASSES = 40
-"""Of so many classes, the first of the manifest, there are curves, pictures and maps; of all there is AP."""
+"""Of so many classes, the first of the manifest, there are curves, pictures and heat maps; of all there is AP."""
 PICTURES_A_CLASS = 5
 
 
@@ -64,7 +64,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class MappedClass:
-    """The highest right picture of a class, beside its map."""
+    """The highest right picture of a class, beside its heat map."""
 
     name: str
     picture: Shown
@@ -150,11 +150,11 @@ def ranked_pictures(ranked: RankedClasses) -> dict[str, tuple[list[Shown], list[
     }
 
 
-def mapped_classes(maps: SplitReader, ranked: RankedClasses) -> list[MappedClass]:
-    """For each class its highest right picture and the map of the class over it."""
+def mapped_classes(reader: SplitReader, ranked: RankedClasses) -> list[MappedClass]:
+    """For each class its highest right picture and the heat map of the class over it."""
     best = {name: right[0] for name, (right, _) in ranked.items() if right}
     ids = list(dict.fromkeys(picture.id for picture in best.values()))
-    looks = dict(zip(ids, maps.looks(ids), strict=True))
+    looks = dict(zip(ids, reader.looks(ids), strict=True))
     return [_mapped(name, picture, looks[picture.id]) for name, picture in best.items()]
 
 
@@ -165,7 +165,7 @@ def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
     height, width = picture.pixels.shape[:2]
     small = np.asarray(Image.fromarray(over).resize((width, height), Image.Resampling.LANCZOS))
     highest = float(np.nanmax(values))
-    alt = f"map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
+    alt = f"heat map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
     return MappedClass(
         name,
         Shown(jpeg_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
@@ -174,7 +174,7 @@ def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
 
 
 def color_bar() -> str:
-    """The colours of maps from low to high, as a data URI."""
+    """The colours of heat maps from low to high, as a data URI."""
     return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
 
 
@@ -237,7 +237,7 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         charts=charts(figures),
         figures={**figures, **{f"precision_recall_{name}": figure for name, figure in of_classes.items()}},
         ranked=ranked_pictures(ranked),
-        mapped=mapped_classes(found.maps, ranked) if found.maps else [],
+        mapped=mapped_classes(found.heat_maps, ranked) if found.heat_maps else [],
         color_bar=color_bar(),
         comparison=found.comparison,
         stages=found.stages,

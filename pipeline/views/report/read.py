@@ -11,7 +11,7 @@ from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError
 from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
-from pipeline.views.maps import SplitReader, open_split_reader
+from pipeline.views.heat_maps import SplitReader, open_split_reader
 from pipeline.views.ranking import Ranking, read_ranking
 from pipeline.views.report.provenance import Stage, StoreLine, stages_of, stores_of
 
@@ -23,14 +23,14 @@ class FoundRun:
     Attributes
     ----------
     ranking : of the split that was measured; None where nothing was
-    maps : scores its pictures patch by patch; None where the head has no scores of patches of a grid
+    heat_maps : scores its pictures patch by patch; None where the head has no scores of patches of a grid
     comparison : of recipes or heads on the dataset; None where there is none
     stages, stores : what ran, and what the result was computed from
     """
 
     result: dict[str, Any]
     ranking: Ranking | None
-    maps: SplitReader | None
+    heat_maps: SplitReader | None
     comparison: dict[str, Any] | None
     stages: list[Stage]
     stores: list[StoreLine]
@@ -46,14 +46,14 @@ def read_run(run: RunContext, head: str) -> FoundRun:
     """
     result = evaluate.require(run, head)
     splits = {"fit": result["fit_split"], "measured": result["split"]}
-    ranking, maps = None, None
+    ranking, heat_maps = None, None
     if result["mAP"] is not None:
         ranking = read_ranking(run, result["split"], head)
         fitted = load_head(fit_head.path(run, head))
         if fitted.scores_patches and fitted.facts.how["how.source"] == "grid":
-            maps = open_split_reader(run, fitted, result["split"])
+            heat_maps = open_split_reader(run, fitted, result["split"])
     comparison = read_comparison(run.ws.compare_path(run.dataset)) or read_comparison(run.ws.heads_path(run.dataset))
-    return FoundRun(result, ranking, maps, comparison, stages_of(run, splits, result), stores_of(run, splits))
+    return FoundRun(result, ranking, heat_maps, comparison, stages_of(run, splits, result), stores_of(run, splits))
 
 
 def read_comparison(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The page's server: photos in, scores and maps out. It listens on this machine alone and keeps nothing on disk."""
+"""The page's server: photos in, scores and heat maps out. It listens on this machine alone and writes no file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.scoring.aggregation import MAXIMUM, Aggregation, natural_aggregation, select_applicable
 from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
-from pipeline.views.figures.maps import blend, common_scale
+from pipeline.views.figures.heat_maps import blend, common_scale
 from pipeline.views.figures.style import jpeg_uri
-from pipeline.views.maps import turns_of
-from pipeline.views.photos import Photo, PhotoReader, check_makes_maps
+from pipeline.views.heat_maps import turns_of
+from pipeline.views.photos import Photo, PhotoReader, check_makes_heat_maps
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PHOTOS_KEPT = 8
@@ -82,12 +82,12 @@ class Desk:
         return key
 
     def judge(self, key: str, head: str, k: str | None, wanted: str | None) -> dict[str, Any]:
-        """Return scores and maps of a photo that `take` took.
+        """Return scores and heat maps of a photo that `take` took.
 
         Parameters
         ----------
         k : as formatted; None for the first that the head has
-        wanted : a class whose map alone is asked for; None for those of the highest scores
+        wanted : a class whose heat map alone is asked for; None for those of the highest scores
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Desk:
 
 
 def make_app(desk: Desk, title: str) -> Flask:
-    """Make the page and its two requests: take a photo, and return scores and maps of one."""
+    """Make the page and its two requests: take a photo, and return scores and heat maps of one."""
     app = Flask(__name__, template_folder=".", static_folder="static")
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 
@@ -206,7 +206,7 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
         if path.is_file():
             head = load_head(path)
             try:
-                check_makes_maps(head)
+                check_makes_heat_maps(head)
             except PipelineError:
                 continue
             found[name] = head

@@ -52,7 +52,7 @@ def result_table(result: Mapping[str, Any]) -> ResultTable:
     pointing, confusion = result.get("pointing"), result.get("confusion")
     reasons = result.get("why_undefined", {})
     if pointing:
-        columns.append(Column("pointing", "map points at it %", "share"))
+        columns.append(Column("pointing", "heat map points at it %", "share"))
         _extend(rows, footer, pointing["share"], pointing["mean"])
     if confusion:
         columns.append(Column("recall", "taken for it %", "share"))

@@ -28,7 +28,7 @@ async function ask(request, words) {
 function mapItem(item) {
   const [li, figure, img, caption] = ["li", "figure", "img", "figcaption"].map((n) => document.createElement(n));
   img.src = item.map;
-  img.alt = `map of ${item.class}: yellow where its patches score highest`;
+  img.alt = `heat map of ${item.class}: yellow where its patches score highest`;
   caption.textContent = item.class;
   figure.append(img, caption);
   li.append(figure);

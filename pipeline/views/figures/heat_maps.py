@@ -1,4 +1,4 @@
-"""Maps of a picture, a class each, beside it. Source: Oquab et al. (CVPR 2014) figures 1 and 5."""
+"""Heat maps of a picture, one per class, beside it. Source: Oquab et al. (CVPR 2014) figures 1 and 5."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def faint_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def blend(pixels: np.ndarray, values: np.ndarray, scale: Normalize) -> np.ndarray:
-    """A map over its picture: float ndarray (height, width, 3), 0..1; where the map is NaN, the picture alone."""
+    """A heat map over its picture: float ndarray (height, width, 3), 0..1; where the map is NaN, the picture alone."""
     colors = MAP_COLORS(scale(np.nan_to_num(values)))[..., :3]
     under = faint_grey(pixels)
     return np.where(np.isnan(values)[..., None], under, MAP_SHARE * colors + (1 - MAP_SHARE) * under)
 
 
 def common_scale(maps: np.ndarray, highest: float | None = None) -> Normalize:
-    """One scale for all maps: from 0, or the lowest value below it, to `highest` or the highest value of any."""
+    """One scale for all heat maps: from 0, or the lowest value below it, to `highest` or the highest value of any."""
     low = min(0.0, float(np.nanmin(maps, initial=0.0)))
     high = highest if highest is not None else float(np.nanmax(maps, initial=0.0))
     return Normalize(low, high if high > low else low + 1, clip=True)
 
 
-def map_sheet(
+def heat_map_sheet(
     pixels: np.ndarray,
     title: str,
     names: Sequence[str],
@@ -46,7 +46,7 @@ def map_sheet(
     maps: np.ndarray,
     highest: float | None = None,
 ) -> Figure:
-    """The picture, and a map a class over it, all by one scale.
+    """The picture, and a heat map per class over it, all by one scale.
 
     Parameters
     ----------

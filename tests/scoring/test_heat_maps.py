@@ -1,4 +1,4 @@
-"""Maps and their highest points, against loops over pixels; and what of it is kept and measured."""
+"""Heat maps and their highest points, against loops over pixels; and what of it is kept and measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.evaluation import Evaluation
-from pipeline.scoring.maps import CoverageGrid, Peaks, point_at, score_maps
+from pipeline.scoring.heat_maps import CoverageGrid, Peaks, heat_maps, point_at
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores_file import load_scores, save_scores
 
@@ -36,7 +36,7 @@ def maps_by_loops(box_xyxy: np.ndarray, scores: np.ndarray, width: int, height: 
 def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
     boxes, _ = grid_windows(width, height, GridSettings(scales=(1.0, 1.6, 2.5), min_side_px=1))
     scores = np.random.default_rng(seed).random((len(boxes), 3))
-    maps = score_maps(boxes, scores, (width, height), smoothed=False)
+    maps = heat_maps(boxes, scores, (width, height), smoothed=False)
     assert (maps.dtype, maps.shape) == (np.float32, (3, height, width))
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, width, height), atol=1e-6)
 
@@ -44,7 +44,7 @@ def test_every_pixel_has_the_mean_of_the_patches_over_it(width, height, seed):
 def test_patches_that_leave_the_picture_and_points_without_patch():
     boxes = np.array([[-5, -5, 4, 4], [6, 2, 30, 8.4]])
     scores = np.array([[0.25], [0.5]])
-    maps = score_maps(boxes, scores, (10, 8), smoothed=False)
+    maps = heat_maps(boxes, scores, (10, 8), smoothed=False)
     np.testing.assert_allclose(maps, maps_by_loops(boxes, scores, 10, 8))
     assert np.isnan(maps[0, 7, 0]) and np.nanmax(maps) == 0.5
 
@@ -74,7 +74,7 @@ def test_one_high_patch_at_an_edge_is_no_peak():
 
 def test_equal_scores_give_an_even_map():
     boxes, _ = grid_windows(500, 375, GridSettings())
-    maps = score_maps(boxes, np.full((len(boxes), 1), 0.3), (500, 375))
+    maps = heat_maps(boxes, np.full((len(boxes), 1), 0.3), (500, 375))
     np.testing.assert_allclose(maps, 0.3, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_peaks_do_not_hang_on_how_patches_come(mapped, step):
     assert found.shape == (9, 3, 2) and (np.isnan(found).all(2) == ~shown).all()
     for index, column in zip(*np.nonzero(shown), strict=True):
         rows = mapped.picture == index
-        values = score_maps(mapped.box_xyxy[rows], scores[rows][:, [column]], (100, 80))[0]
+        values = heat_maps(mapped.box_xyxy[rows], scores[rows][:, [column]], (100, 80))[0]
         x, y = found[index, column]
         assert values[int(y), int(x)] == pytest.approx(np.nanmax(values), abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Where in a picture a class appears: the smoothed mean score of the patches that cover each point.
+"""Heat maps, where in a picture a class appears: the smoothed mean score of the patches that cover each point.
 
 Source of the mean: Oquab et al. (CVPR 2014) section 3.4 and figures 1 and 5. Few patches cover a point near an edge, so
 means are noisy there, and the plain map is often highest at an edge and not on the object. Each point's mean is
@@ -94,7 +94,7 @@ class CoverageGrid:
         return np.stack([x[column], y[row]], axis=1)
 
 
-def score_maps(
+def heat_maps(
     box_xyxy: np.ndarray,
     scores: np.ndarray,
     size_wh: Sequence[int],
@@ -119,9 +119,9 @@ def score_maps(
     Examples
     --------
     >>> boxes, scores = np.array([[0, 0, 2, 1], [1, 0, 3, 1]]), np.array([[0.25], [0.75]])
-    >>> score_maps(boxes, scores, (4, 1), smoothed=False).tolist()
+    >>> heat_maps(boxes, scores, (4, 1), smoothed=False).tolist()
     [[[0.25, 0.5, 0.75, nan]]]
-    >>> score_maps(boxes, scores, (4, 1)).tolist()
+    >>> heat_maps(boxes, scores, (4, 1)).tolist()
     [[[0.375, 0.5, 0.625, nan]]]
     """
     grid = CoverageGrid(box_xyxy, size_wh)

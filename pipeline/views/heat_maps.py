@@ -1,4 +1,4 @@
-"""Maps of pictures, from files to files: where in a picture each class is seen."""
+"""Heat maps of pictures, from files to files: where in a picture each class is seen."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
-from pipeline.views.figures.maps import map_sheet
-from pipeline.views.photos import Look, PhotoReader, check_makes_maps, shrink_for_display
+from pipeline.views.figures.heat_maps import heat_map_sheet
+from pipeline.views.photos import Look, PhotoReader, check_makes_heat_maps, shrink_for_display
 
 SHEET_PX = 640
 """Longer side of the pictures of a sheet: more than they have on it."""
@@ -90,7 +90,7 @@ class SplitReader:
 
 
 def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> SplitReader:
-    """Open a split for the maps of its pictures.
+    """Open a split for the heat maps of its pictures.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> 
     PipelineError
         The head scores no patches, or the split was not extracted.
     """
-    check_makes_maps(head)
+    check_makes_heat_maps(head)
     split = split or run.manifest.eval
     table, store = current_table(run, split), sealed_store(run, split)
     check_joined(store, table)
@@ -143,14 +143,14 @@ def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.nda
 
 
 @dataclass(frozen=True)
-class MapOptions:
-    """How maps are drawn.
+class HeatMapOptions:
+    """How heat maps are drawn.
 
     Attributes
     ----------
     classes : names; none for those with the highest scores
     out : folder of the sheets
-    arrays : also write the maps of all classes as ``.npz``, at the size in which the picture is shown, with the
+    arrays : also write the heat maps of all classes as ``.npz``, at the size in which the picture is shown, with the
         ``size_wh`` of the picture itself
     highest : upper end of the scale; None for the highest value of each sheet
     """
@@ -161,15 +161,15 @@ class MapOptions:
     highest: float | None = None
 
 
-def draw_maps(
+def draw_heat_maps(
     ws: Workspace,
     head: Head,
     images: Sequence[str],
-    options: MapOptions,
+    options: HeatMapOptions,
     run: RunContext | None = None,
     split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Draw one sheet of maps per picture: of files, or of pictures of a split by their id.
+    """Draw one sheet of heat maps per picture: of files, or of pictures of a split by their id.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def draw_maps(
     known_turns = turns_of(run, split or run.manifest.eval) if run and files else {}
     configured = ws.settings.main_aggregation
     made, taken = [], set()
-    for image in track(images, "maps", len(images), "pictures"):
+    for image in track(images, "heat maps", len(images), "pictures"):
         if image in looks:
             look = looks[image]
         else:
@@ -206,7 +206,7 @@ def draw_maps(
         scores = look.picture_scores(k)
         columns = choose_classes(look.classes, options.classes, scores)
         drawn = look.shrunk(SHEET_PX)
-        sheet = map_sheet(
+        sheet = heat_map_sheet(
             drawn.pixels,
             look.name,
             [look.classes[c] for c in columns],

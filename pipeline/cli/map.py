@@ -42,7 +42,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw heat maps, where in pictures each class is seen: photos by their path, or pictures of a split by their id.
+    """Draw heat maps, where in pictures each class is seen: photos by path, or pictures of a split by id.
 
     A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the kept
     activations are read, and the trunk does not run. Over each pixel stands the mean score of the patches over it.

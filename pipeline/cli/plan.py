@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from pipeline.io.numbers import estimate_bytes, estimate_time, format_count, for
 
 if TYPE_CHECKING:
     from pipeline.activations.preview import Preview
-    from pipeline.preflight.plan import Counts, Left, Plan
+    from pipeline.preflight.plan import Counts, Left, Plan, Workers
     from pipeline.stages.workspace import Workspace
 
 TYPICAL_WH = (500, 375)
@@ -62,10 +63,78 @@ def command(
       pipeline plan --images 1e9 --patches 1 --workers 100 --threads 16    # the source `whole`
       pipeline plan --images 1e9 --patches 50 --workers 1000 --threads 16
     """
+    from pipeline.preflight.costs import read_costs
+    from pipeline.preflight.plan import Counts, Workers, make_plan, trunk_rate, warn
+
+    asked = _read_numbers(dataset, split, images, patches, workers, gpus, rate, price)
+    ws = workspace_from(options)
+    s, table = ws.settings, read_costs(costs)
+    trunk = table.trunk(s.trunk, s.layer)
+    fleet = Workers(
+        asked.workers, s.threads or len(os.sched_getaffinity(0)), gpu=bool(gpus) or s.device.startswith("cuda")
+    )
+    arithmetic, of_trunk = ("as given", asked.rate) if asked.rate else trunk_rate(trunk, fleet, s.precision)
+    warnings: list[str] = []
+    notes: list[str] = []
+    previews: Mapping[str, Preview | None] = {}
+    if dataset:
+        from pipeline.preflight.found import count_dataset
+        from pipeline.stages.context import RunContext
+
+        run = RunContext(ws, dataset, notes.append)
+        counted, previews = count_dataset(run, split, fleet.gpu, warnings.append)
+    else:
+        per_picture = asked.per_picture or _typical_patches(ws)
+        counted = {f"split {i}": Counts(n, n * per_picture) for i, n in enumerate(asked.pictures, start=1)}
+    plan = make_plan(
+        list(counted.values()),
+        trunk,
+        of_trunk,
+        fleet,
+        table,
+        asked.price or table.price,
+        batch=s.batch,
+        left=[_left(counts, previews.get(name)) for name, counts in counted.items()],
+    )
+    warnings += warn(plan, str(ws.stores), ws.stores.free_bytes(), total_memory())
+    shown = _Shown(counted, previews, fleet, arithmetic, trunk.measured, notes, warnings)
+    if as_json:
+        _echo_json(shown, plan, s.trunk)
+        return
+    assumed = f"assumed price: ${table.price:g} a worker and hour" if asked.price is None and table.price else ""
+    _print_plan(shown, plan, f"{s.trunk} {trunk.layer}, {trunk.width:,} columns", assumed)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The numbers of the options; None where they are not given."""
+
+    pictures: list[int]
+    per_picture: int | None
+    workers: int
+    rate: float | None
+    price: float | None
+
+
+def _read_numbers(
+    dataset: str | None,
+    split: str | None,
+    images: Sequence[str],
+    patches: str | None,
+    workers: str | None,
+    gpus: str | None,
+    rate: str | None,
+    price: str | None,
+) -> _Asked:
+    """Read the numbers of the options.
+
+    Raises
+    ------
+    SettingsError
+        All mistakes at once, those of options that exclude each other too.
+    """
     from pipeline.io.errors import SettingsError
     from pipeline.io.messages import enumerate_problems
-    from pipeline.preflight.costs import read_costs
-    from pipeline.preflight.plan import Counts, Workers, make_plan, trunk_rate
 
     problems: list[str] = []
 
@@ -93,67 +162,7 @@ def command(
     problems += ["--workers and --gpus exclude each other"] if workers and gpus else []
     if problems:
         raise SettingsError(f"plan: {len(problems)} mistake(s)\n{enumerate_problems(problems)}")
-    ws = workspace_from(options)
-    s = ws.settings
-    table = read_costs(costs)
-    trunk = table.trunk(s.trunk, s.layer)
-    cores = s.threads or len(os.sched_getaffinity(0))
-    fleet = Workers(n_gpus or n_workers or 1, cores, gpu=bool(gpus) or s.device.startswith("cuda"))
-    arithmetic, of_trunk = ("as given", given_rate) if given_rate else trunk_rate(trunk, fleet, s.precision)
-    warnings: list[str] = []
-    notes: list[str] = []
-    previews: dict[str, Preview | None] = {}
-    if dataset:
-        counted, previews = _count_dataset(ws, dataset, split, fleet.gpu, warnings, notes)
-    else:
-        per_picture = per_picture or _typical_patches(ws)
-        counted = {f"split {i}": Counts(n, n * per_picture) for i, n in enumerate(pictures, start=1)}
-    plan = make_plan(
-        list(counted.values()),
-        trunk,
-        of_trunk,
-        fleet,
-        table,
-        given_price or table.price,
-        batch=s.batch,
-        left=[_left(counts, previews.get(name)) for name, counts in counted.items()],
-    )
-    warnings += _warn(ws, plan)
-    if as_json:
-        given = {
-            "splits": {name: asdict(counts) for name, counts in counted.items()},
-            "trunk": s.trunk,
-            "workers": asdict(fleet),
-            "arithmetic": arithmetic,
-            "measured": trunk.measured,
-        }
-        if any(previews.values()):
-            given["there"] = {name: asdict(found) if found else None for name, found in previews.items()}
-        echo_json({**given, **asdict(plan), "notes": notes, "warnings": warnings})
-        return
-    for name, counts in counted.items():
-        click.echo(f"{name}: {format_count(counts.pictures)} pictures, {format_count(counts.rows)} patches")
-        found = previews.get(name)
-        if found is not None:
-            click.echo(f"  there already: {_describe(found, counts)}")
-    for note in notes:
-        click.echo(f"note: {note}")
-    kind = "GPU" if fleet.gpu else "worker"
-    who = f"{fleet.n:,} {kind}{'s' * (fleet.n > 1)} of {cores} core{'s' * (cores > 1)}"
-    click.echo(f"{s.trunk} {trunk.layer}, {trunk.width:,} columns; {who}; arithmetic {arithmetic}")
-    _print(plan)
-    speed = plan.speed
-    click.echo(
-        f"parts: {plan.parts:,} of {plan.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
-        f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
-        f"bound by {speed.bound_by}: a worker makes {format_number(speed.together)} patches/s "
-        f"(the trunk alone {format_number(speed.trunk)}, {speed.feed_by} alone {format_number(speed.feed)})"
-    )
-    if given_price is None and table.price:
-        click.echo(f"assumed price: ${table.price:g} a worker and hour")
-    click.echo(f"costs: {trunk.measured}")
-    for warning in warnings:
-        click.secho(f"WARNING: {warning}", fg="red", bold=True)
+    return _Asked(pictures, per_picture, n_gpus or n_workers or 1, given_rate, given_price)
 
 
 def _typical_patches(ws: Workspace) -> int:
@@ -177,61 +186,67 @@ def _describe(found: Preview, counts: Counts) -> str:
     return f"{there:,} rows in recorded parts; {words}" if there else words
 
 
-def _count_dataset(
-    ws: Workspace, dataset: str, split: str | None, gpu: bool, warnings: list[str], notes: list[str]
-) -> tuple[dict[str, Counts], dict[str, Preview | None]]:
-    """Counts of the splits, of the kept patch tables, else from sizes in XML files and headers; and what is there."""
-    from pipeline.dataset.read import read_split
-    from pipeline.io.errors import DatasetError
-    from pipeline.io.messages import enumerate_problems
-    from pipeline.patches.table_file import read_table
-    from pipeline.preflight.found import foresee
-    from pipeline.preflight.plan import Counts, count_split
-    from pipeline.stages.context import RunContext
+@dataclass(frozen=True)
+class _Shown:
+    """What is said beside the plan itself."""
 
-    run = RunContext(ws, dataset, notes.append)
-    manifest = run.manifest
-    counted: dict[str, Counts] = {}
-    previews: dict[str, Preview | None] = {}
-    for name in [split] if split else dict.fromkeys((manifest.fit, manifest.eval)):
-        path = ws.table_path(dataset, name)
-        if path.is_file():
-            table = read_table(path)
-            title = f"{dataset} {name} (kept patch table)"
-            counted[title] = Counts(len(table.ids), table.n_rows)
-            previews[title] = foresee(run, name, gpu, notes.append)
-            continue
-        content = read_split(manifest, name, ws.settings.data_root, ws.settings.on_error)
-        counts, problems = count_split(content, ws.settings.sources)
-        where = f"{dataset} {name}: {len(problems)} of {len(content.ids)} pictures will be refused"
-        if not counts.rows:
-            raise DatasetError(f"{where}\n{enumerate_problems(problems)}")
-        warnings += [f"{where}\n{enumerate_problems(problems)}"] if problems else []
-        title = f"{dataset} {name} (counted from sizes)"
-        counted[title], previews[title] = counts, None
-    return counted, previews
+    counted: Mapping[str, Counts]
+    previews: Mapping[str, Preview | None]
+    fleet: Workers
+    arithmetic: str
+    measured: str
+    notes: list[str]
+    warnings: list[str]
 
 
-def _warn(ws: Workspace, plan: Plan) -> list[str]:
-    """What will not fit: the disk of the stores, and the memory of this machine."""
-    warnings = []
-    needed, free = plan.stages["extract"].bytes_at_most, ws.stores.free_bytes()
-    if free is not None and needed > free:
-        warnings.append(
-            f"{ws.stores}: up to {estimate_bytes(needed)} are needed and {estimate_bytes(free)} are free; extract "
-            "refuses to begin like that: choose another --cache or --stores"
-        )
-    memory = total_memory()
-    large = [name for name, stage in plan.stages.items() if stage.memory_bytes > memory]
-    if large:
-        warnings.append(
-            f"{', '.join(large)}: more memory than the {estimate_bytes(memory)} of this machine; pictures, "
-            "annotations and the rows of a fit are held whole, so cut the pictures into several datasets"
-        )
-    return warnings
+def _echo_json(shown: _Shown, plan: Plan, trunk: str) -> None:
+    given = {
+        "splits": {name: asdict(counts) for name, counts in shown.counted.items()},
+        "trunk": trunk,
+        "workers": asdict(shown.fleet),
+        "arithmetic": shown.arithmetic,
+        "measured": shown.measured,
+    }
+    if any(shown.previews.values()):
+        given["there"] = {name: asdict(found) if found else None for name, found in shown.previews.items()}
+    echo_json({**given, **asdict(plan), "notes": shown.notes, "warnings": shown.warnings})
 
 
-def _print(plan: Plan) -> None:
+def _print_plan(shown: _Shown, plan: Plan, of_trunk: str, assumed: str) -> None:
+    """Print a plan for people.
+
+    Parameters
+    ----------
+    of_trunk : trunk, layer and width, in words
+    assumed : the price that was assumed, in words; empty for none
+    """
+    for name, counts in shown.counted.items():
+        click.echo(f"{name}: {format_count(counts.pictures)} pictures, {format_count(counts.rows)} patches")
+        found = shown.previews.get(name)
+        if found is not None:
+            click.echo(f"  there already: {_describe(found, counts)}")
+    for note in shown.notes:
+        click.echo(f"note: {note}")
+    fleet = shown.fleet
+    kind = "GPU" if fleet.gpu else "worker"
+    who = f"{fleet.n:,} {kind}{'s' * (fleet.n > 1)} of {fleet.cores} core{'s' * (fleet.cores > 1)}"
+    click.echo(f"{of_trunk}; {who}; arithmetic {shown.arithmetic}")
+    _print_stages(plan)
+    speed = plan.speed
+    click.echo(
+        f"parts: {plan.parts:,} of {plan.part_rows:,} patches, {estimate_time(plan.part_seconds / 3600)} each\n"
+        f"workers: busy {100 * plan.busy:.0f} % of the time they are held; start-up and the last wave are the rest\n"
+        f"bound by {speed.bound_by}: a worker makes {format_number(speed.together)} patches/s "
+        f"(the trunk alone {format_number(speed.trunk)}, {speed.feed_by} alone {format_number(speed.feed)})"
+    )
+    if assumed:
+        click.echo(assumed)
+    click.echo(f"costs: {shown.measured}")
+    for warning in shown.warnings:
+        click.secho(f"WARNING: {warning}", fg="red", bold=True)
+
+
+def _print_stages(plan: Plan) -> None:
     from rich.table import Table
 
     table = Table()

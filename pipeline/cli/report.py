@@ -21,7 +21,7 @@ from pipeline.cli.common import dataset_option, say, settings_options, this_comm
 )
 @settings_options
 def command(dataset: str, head: str | None, output: Path | None, figures: Path | None, **options: Any) -> None:
-    """Write one HTML file of a finished run: tables, curves, heat maps, right and wrong pictures, and what ran on what.
+    """Write one HTML file of a finished run: tables, curves, heat maps, right and wrong pictures, what ran on what.
 
     It needs no network to be read. A comparison of recipes is in it if there is one (results/DATASET_compare.json).
 

@@ -1,4 +1,4 @@
-"""What of a dataset's activations is there already, for a plan."""
+"""What a plan knows of a dataset: its pictures and patches, and which of its activations are there already."""
 
 from __future__ import annotations
 
@@ -6,11 +6,56 @@ from collections.abc import Callable
 
 from pipeline.activations.folder import open_folder
 from pipeline.activations.preview import Preview, preview
-from pipeline.io.errors import PipelineError
+from pipeline.io.errors import DatasetError, PipelineError
+from pipeline.io.messages import enumerate_problems
+from pipeline.patches.table_file import read_table
+from pipeline.preflight.plan import Counts, count_split
 from pipeline.stages import extract, patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import extraction_of, without_pictures
 from pipeline.trunk.devices import resolve_device
+
+
+def count_dataset(
+    run: RunContext, split: str | None, gpu: bool, warn: Callable[[str], None]
+) -> tuple[dict[str, Counts], dict[str, Preview | None]]:
+    """Count the splits of a dataset: of the cached patch tables, else from sizes in XML files and headers.
+
+    Parameters
+    ----------
+    split : None for the fit and the evaluation split
+    gpu : whether the workers of the plan have GPUs
+    warn : takes what is wrong with the pictures of a split, of which others can be used
+
+    Returns
+    -------
+    counts of each split by its title, and what of it is there already; None where that is not known
+
+    Raises
+    ------
+    DatasetError
+        No picture of a split can be used.
+    """
+    counted: dict[str, Counts] = {}
+    previews: dict[str, Preview | None] = {}
+    for name in [split] if split else dict.fromkeys((run.manifest.fit, run.manifest.eval)):
+        file = patches.path(run, name)
+        if file.is_file():
+            table = read_table(file)
+            title = f"{run.dataset} {name} (kept patch table)"
+            counted[title] = Counts(len(table.ids), table.n_rows)
+            previews[title] = foresee(run, name, gpu, run.say)
+            continue
+        content = run.split(name)
+        counts, problems = count_split(content, run.settings.sources)
+        where = f"{run.dataset} {name}: {len(problems)} of {len(content.ids)} pictures will be refused"
+        if not counts.rows:
+            raise DatasetError(f"{where}\n{enumerate_problems(problems)}")
+        if problems:
+            warn(f"{where}\n{enumerate_problems(problems)}")
+        title = f"{run.dataset} {name} (counted from sizes)"
+        counted[title], previews[title] = counts, None
+    return counted, previews
 
 
 def foresee(run: RunContext, split: str, gpu: bool, note: Callable[[str], None]) -> Preview | None:

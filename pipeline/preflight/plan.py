@@ -15,6 +15,7 @@ from pipeline.activations.arrays import files_per_part, files_per_store, raw_byt
 from pipeline.dataset.picture import picture_size
 from pipeline.dataset.split import Split
 from pipeline.io.errors import BadPictureError, SettingsError
+from pipeline.io.numbers import estimate_bytes
 from pipeline.patches.settings import SourceSettings
 from pipeline.patches.sources import count_windows
 from pipeline.preflight.costs import MEASURE, Costs, Stage, TrunkCost
@@ -244,3 +245,28 @@ def _extract_seconds(
     # Where in the parts the new rows lie is not foreseen: all parts count alike.
     mean_s = left.seconds(speed, trunk) / parts
     return makespan(parts, mean_s, mean_s, workers, startup_s)
+
+
+def warn(plan: Plan, stores: str, free_bytes: int | None, memory_bytes: int) -> list[str]:
+    """Say what will not fit: into the disk of the stores, and into the memory of a machine.
+
+    Parameters
+    ----------
+    stores : where they lie
+    free_bytes : free there; None where that is not known
+    memory_bytes : of the machine
+    """
+    warnings = []
+    needed = plan.stages["extract"].bytes_at_most
+    if free_bytes is not None and needed > free_bytes:
+        warnings.append(
+            f"{stores}: up to {estimate_bytes(needed)} are needed and {estimate_bytes(free_bytes)} are free; extract "
+            "refuses to begin like that: choose another --cache or --stores"
+        )
+    large = [name for name, stage in plan.stages.items() if stage.memory_bytes > memory_bytes]
+    if large:
+        warnings.append(
+            f"{', '.join(large)}: more memory than the {estimate_bytes(memory_bytes)} of this machine; pictures, "
+            "annotations and the rows of a fit are held whole, so cut the pictures into several datasets"
+        )
+    return warnings

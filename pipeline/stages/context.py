@@ -17,13 +17,12 @@ from pipeline.stages.workspace import Workspace
 
 @dataclass
 class Opened:
-    """Inputs that were opened, by what names them; shared by all workspaces of one command."""
+    """Inputs that were opened, by what names them, and what was said; shared by all workspaces of one command."""
 
     manifest: Manifest | None = None
     splits: dict[tuple[str, str | None, str], Split] = field(default_factory=dict)
     tables: dict[Path, PatchTable] = field(default_factory=dict)
-    main_head_is_said: bool = False
-    compared_heads_are_said: bool = False
+    said: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,8 @@ class RunContext:
             There is no such manifest, or it is malformed.
         """
         head = self.settings.main_head(self.manifest.has_boxes)
-        if head != self.settings.head and not self.opened.main_head_is_said:
-            self.say(
-                f"{self.dataset}: no boxes, only labels of pictures, so the main head is {head}; --head for another"
-            )
-            self.opened.main_head_is_said = True
+        if head != self.settings.head:
+            self._say_once(f"the main head is {head}; --head for another")
         return head
 
     @property
@@ -104,13 +100,15 @@ class RunContext:
             There is no such manifest, or it is malformed.
         """
         heads = self.settings.compared_heads(self.manifest.has_boxes)
-        if heads != self.settings.compare and not self.opened.compared_heads_are_said:
-            self.say(
-                f"{self.dataset}: no boxes, only labels of pictures, so the compared heads are {', '.join(heads)}; "
-                "setting compare for others"
-            )
-            self.opened.compared_heads_are_said = True
+        if heads != self.settings.compare:
+            self._say_once(f"the compared heads are {', '.join(heads)}; setting compare for others")
         return heads
+
+    def _say_once(self, what: str) -> None:
+        """Say what follows from the want of boxes, once per command."""
+        if what not in self.opened.said:
+            self.say(f"{self.dataset}: no boxes, only labels of pictures, so {what}")
+            self.opened.said.add(what)
 
     def split(self, name: str) -> Split:
         """Return a split: its pictures, objects and labels.

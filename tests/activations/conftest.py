@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from support.noise import draw_noise
+from support.pictures import split_of
 from support.store_tests import make_columns, make_small_identity, read_columns, write_small_parts
 from support.threads import one_thread  # noqa: F401
 
 from pipeline.activations.extraction import extract
 from pipeline.activations.identity import Identity
 from pipeline.activations.writer import StoreWriter
-from pipeline.dataset.manifest import Manifest, SplitEntry
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings
@@ -34,17 +34,7 @@ def make_split(folder: Path) -> Split:
     paths = tuple(folder / "JPEGImages" / f"{i}.png" for i in ids)
     for seed, (path, size_wh) in enumerate(zip(paths, SIZES_WH, strict=True)):
         draw_noise(path, size_wh, seed)
-    manifest = Manifest(
-        name="tiny",
-        title="drawn",
-        folder="tiny",
-        classes=("ball",),
-        metric="voc12",
-        fit="train",
-        eval="train",
-        splits={"train": SplitEntry()},
-    )
-    return Split.of_files(manifest, paths, ids, "train")
+    return split_of(paths, ids)
 
 
 @pytest.fixture

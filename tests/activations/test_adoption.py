@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.noise import draw_noise
+from support.pictures import split_of
 from support.tables import all_rows
 from torch import Tensor
 
@@ -21,8 +22,6 @@ from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog, StageClock
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
 from pipeline.trunk.dense import DenseRunner
@@ -69,17 +68,7 @@ class Pictures:
 
     def table(self, ids: str, sources: SourceSettings = GRID, name: str = "tiny"):
         paths = tuple(self.folder / f"{i}.png" for i in ids)
-        manifest = Manifest(
-            name=name,
-            title="drawn",
-            folder="tiny",
-            classes=("ball",),
-            metric="voc12",
-            fit="train",
-            eval="train",
-            splits={"train": SplitEntry()},
-        )
-        return make_table(Split.of_files(manifest, paths, tuple(ids), "train"), sources)
+        return make_table(split_of(paths, ids, name), sources)
 
     def extraction(self, table, cache: Path, runner=None, **options) -> Extraction:
         paths = {name: self.folder / f"{name}.png" for name in table.ids}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.noise import draw_noise
+from support.pictures import split_of
 
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
@@ -15,8 +16,6 @@ from pipeline.activations.identity import differences
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
 from pipeline.activations.verify import recompute_rows
-from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings
 from pipeline.trunk.load import load_trunk
@@ -41,18 +40,8 @@ def pictures(tmp_path) -> Path:
 
 def table_of(pictures: Path, ids: str):
     paths = tuple(pictures / f"{name}.png" for name in ids)
-    manifest = Manifest(
-        name="tiny",
-        title="drawn",
-        folder="tiny",
-        classes=("ball",),
-        metric="voc12",
-        fit="train",
-        eval="train",
-        splits={"train": SplitEntry()},
-    )
     sources = SourceSettings(grid=GridSettings(scales=(1.0, 2.0), overlap=0.5))
-    return make_table(Split.of_files(manifest, paths, tuple(ids), "train"), sources)
+    return make_table(split_of(paths, ids), sources)
 
 
 def extract(pictures: Path, ids: str, runner: TrunkRunner, cache: Path, **options: object) -> Store:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.noise import draw_noise
+from support.pictures import split_of
 from support.threads import one_thread  # noqa: F401
 from torch import Tensor, nn
 
@@ -25,8 +26,6 @@ from pipeline.activations.folder import LocalFolder
 from pipeline.activations.preview import preview
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
-from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings
 from pipeline.patches.table import PatchTable
@@ -150,18 +149,8 @@ class Pictures:
             draw_noise(path, (64, 48 + 8 * seed), seed)
 
     def table(self, ids: str) -> PatchTable:
-        manifest = Manifest(
-            name="tiny",
-            title="drawn",
-            folder="tiny",
-            classes=("ball",),
-            metric="voc12",
-            fit="train",
-            eval="train",
-            splits={"train": SplitEntry()},
-        )
         paths = tuple(self.paths[i] for i in ids)
-        return make_table(Split.of_files(manifest, paths, tuple(ids), "train"), WINDOWS)
+        return make_table(split_of(paths, ids), WINDOWS)
 
 
 @dataclass(frozen=True)

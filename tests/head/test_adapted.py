@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from support.heads import fit_head
+from support.pictures import split_of
 
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
 from pipeline.activations.verify import TOLERANCES
-from pipeline.dataset.manifest import Manifest, SplitEntry
-from pipeline.dataset.split import Split
 from pipeline.head import adapted
 from pipeline.head.file import load_head, save_head
 from pipeline.head.head import Head
@@ -120,17 +119,7 @@ def test_without_training_it_is_the_trunks_own_fc7(tmp_path):
     for name in "ab":
         paths.append(tmp_path / f"{name}.png")
         Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((80, 64)).save(paths[-1])
-    manifest = Manifest(
-        name="two",
-        title="drawn",
-        folder="two",
-        classes=("ball",),
-        metric="voc12",
-        fit="train",
-        eval="train",
-        splits={"train": SplitEntry()},
-    )
-    split = Split.of_files(manifest, paths, ("a", "b"), "train")
+    split = split_of(paths, "ab", "two")
     table = make_table(split, SourceSettings(grid=GridSettings(scales=(1.0, 2.0))))
     runner = TrunkRunner(load_trunk("random"), torch.device("cpu"), "fp32")
     where = LocalFolder(tmp_path / "cache")

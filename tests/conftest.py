@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from support.demo import demo_extracted
+from support.warm import warm
 from support.worked import begun, stepped
 
-__all__ = ["begun", "demo_extracted", "stepped"]
+__all__ = ["begun", "demo_extracted", "stepped", "warm"]
 
 
 LONG_FILES = (

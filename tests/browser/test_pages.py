@@ -16,15 +16,22 @@ from pathlib import Path
 import pytest
 import yaml
 from support.cli import run_to_success
-from support.demo import copy_demo
+from support.demo import draw_small_demo
 from support.processes import end
 from support.threads import same_threads_after  # noqa: F401
 
 COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
 SHORT = {"max_epochs": [6, 2, 1]}
-CONFIG = {"threads": 2, "heads": {"fca": {"hidden": [64], **SHORT}, "fcb": SHORT}, "seeds": [0, 1]}
+CONFIG = {
+    "threads": 1,
+    "grid": {"scales": [1.0, 2.0], "overlap": 0.4},
+    "heads": {"fca": {"hidden": [64], **SHORT}, "fcb": SHORT},
+    "seeds": [0, 1],
+}
 """How good the heads are is no matter of these tests."""
 STEPS = (
+    "extract --dataset demo --split train",
+    "extract --dataset demo --split val",
     "fit-head --dataset demo --head fca --head fcb",
     "score --dataset demo --head fca",
     "evaluate --dataset demo --head fca",
@@ -38,8 +45,9 @@ SCREENS = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def folder(demo_extracted, tmp_path_factory) -> Path:
-    folder = copy_demo(demo_extracted, tmp_path_factory.mktemp("pages") / "demo")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    draw_small_demo(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     run_to_success(folder, *(f"{step} --config config.yaml" for step in STEPS))
     (folder / "results/demo_heads.json").rename(folder / "results/demo_compare.json")

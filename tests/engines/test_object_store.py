@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import traceback
 import urllib.request
 from pathlib import Path
@@ -398,14 +397,14 @@ def test_secret_in_a_url_is_refused_and_not_repeated(work, url):
 # --- the workflow
 
 
-def test_workflow_reaches_its_result(bucket, work, on_disk):
+def test_workflow_reaches_its_result(bucket, work, on_disk, warm):
     for name in ("Snakefile", "stages", "profiles", "envs"):
         (work.path / name).symlink_to(CHECKOUT / name)
-    command = ["snakemake", "--cores", "2", "results/tiny_map.json", "--configfile", "config.yaml"]
+    command = [warm / "snakemake", "--cores", "2", "results/tiny_map.json", "--configfile", "config.yaml"]
     finished = subprocess.run(
         [*command, "--config", "stores=s3://bucket/flow"],
         cwd=work.path,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{warm}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=250,

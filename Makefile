@@ -5,7 +5,7 @@
 # make lint   formatters and linters
 # make docs   the documentation, as a site in build/docs
 # make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
-# make torture   the tests of killed runs, with a thousand kills in place of some fifty
+# make torture   tests in their long form: a thousand kills in place of some fifty, ten thousand faults, forty networks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,9 @@ test-short:
 run-short:
 	$(TEST) $(SHORT)
 
+# What else has a long form.
+LONG := $(shell grep -rl --include 'test_*.py' TORTURE tests | grep -v ^tests/fault)
+
 docs: $(READY)
 	sphinx-build -W -q -b html docs build/docs
 	@echo build/docs/index.html
@@ -53,7 +56,7 @@ bench: demo
 	python benchmarks/bench.py $(BENCH)
 
 torture: $(READY)
-	PIPELINE_TORTURE=1 python -m pytest tests/fault --timeout=0 -s
+	PIPELINE_TORTURE=1 python -m pytest tests/fault $(LONG) --timeout=0 -s
 
 lint: $(READY)
 	ruff check pipeline tests benchmarks

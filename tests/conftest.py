@@ -11,15 +11,34 @@ __all__ = ["begun", "demo_extracted", "stepped", "warm"]
 
 
 LONG_FILES = (
-    "workflow/test_snakemake.py",
     "recipes/test_compare.py",
-    "fault/killed/test_kills.py",
-    "workflow/test_slurm.py",
     "engines/test_dask.py",
+    "workflow/test_slurm.py",
+    "fault/killed/test_kills.py",
+    "head/test_fit_memory.py",
+    "test_docs.py",
+    "workflow/test_snakemake.py",
     "engines/test_object_store.py",
+    "cli/test_signals.py",
+    "workflow/test_shares.py",
+    "workflow/test_forgotten.py",
     "browser/test_pages.py",
+    "test_wheel.py",
     "cli/test_trunk_make.py",
+    "preflight/test_plan.py",
+    "fault/test_damage.py",
+    "engines/test_scores.py",
+    "stages/test_pretrain.py",
+    "fault/killed/test_together.py",
+    "activations/test_request.py",
+    "cli/test_names_decide_nothing.py",
+    "head/test_fit_rows.py",
+    "exchange/test_export.py",
+    "trunk/pretrain/test_training.py",
+    "activations/test_layout.py",
+    "test_actions.py",
 )
+"""Files of ten seconds of a core and more, the longest first."""
 
 
 def pytest_collection_modifyitems(items):

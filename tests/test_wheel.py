@@ -16,8 +16,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 CONFIG = {
     "trunk": "random",
-    "threads": 2,
-    "grid": {"scales": [1.0, 1.6], "overlap": 0.5},
+    "threads": 1,
+    "grid": {"scales": [1.0], "overlap": 0.4},
     "heads": {"fca": {"hidden": [32], "max_epochs": [2, 1, 1]}},
 }
 

@@ -2,31 +2,39 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
+from support.cli import Ended, run_to_success
+from support.dataset import copy_work
 
 ROWS = "--dataset tiny --config config.yaml --rows labelled"
 
 
-@pytest.fixture
-def started(run_new, new_work):
+@pytest.fixture(scope="module")
+def made(begun, tmp_path_factory) -> tuple[Path, Ended]:
     """Both splits extracted, of the fit split labelled rows alone; and what that command said."""
-    config = yaml.safe_load((new_work / "config.yaml").read_text())
+    folder = copy_work(begun, tmp_path_factory.mktemp("rows") / "work")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     config["heads"] |= {"mil": {"kind": "weak", "hidden": [], "top": 2, "max_epochs": [1, 1]}}
     config["heads"] |= {"more": {"hidden": [], "background_share": 1.0}}
-    (new_work / "config.yaml").write_text(yaml.safe_dump(config))
-    ended = run_new(f"extract {ROWS} --split train")
-    assert (ended.code, run_new(f"extract {ROWS} --split val").code) == (0, 0), ended.err
-    return ended
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder, run_to_success(folder, f"extract {ROWS} --split train", f"extract {ROWS} --split val")[0]
 
 
-def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
+@pytest.fixture
+def new_work(made, tmp_path) -> Path:
+    """A copy of that folder, to change at will."""
+    return copy_work(made[0], tmp_path / "work")
+
+
+def test_the_first_result_needs_a_few_of_the_rows(made, run_new, new_work):
     some, every = map(
-        int, re.search(r"tiny train: (\d+) of (\d+) rows, those that head 'fca' learns from", started.err).groups()
+        int, re.search(r"tiny train: (\d+) of (\d+) rows, those that head 'fca' learns from", made[1].err).groups()
     )
     assert 0 < some < every / 2
-    assert f"{some} rows to extract" in started.err
+    assert f"{some} rows to extract" in made[1].err
     for line in (f"fit-head {ROWS}", f"score {ROWS}", f"evaluate {ROWS} --output results/few.json"):
         ended = run_new(line)
         assert ended.code == 0, ended.err
@@ -54,7 +62,7 @@ def test_the_first_result_needs_a_few_of_the_rows(started, run_new, new_work):
         (f"sweep {ROWS}", "holds .* rows of tiny train, the training rows of a strong head"),
     ],
 )
-def test_what_needs_the_others_says_how_to_make_them(started, run_new, line, message):
+def test_what_needs_the_others_says_how_to_make_them(run_new, line, message):
     ended = run_new(line)
 
     assert ended.code == 2
@@ -62,7 +70,7 @@ def test_what_needs_the_others_says_how_to_make_them(started, run_new, line, mes
     assert "--rows all" in ended.err
 
 
-def test_a_main_head_that_looks_at_all_rows_has_no_labelled_ones(started, run_new, new_work):
+def test_a_main_head_that_looks_at_all_rows_has_no_labelled_ones(run_new, new_work):
     ended = run_new(f"cache explain {ROWS} --split train")
     assert ended.code == 0 and "there, sealed" in ended.out
     with open(new_work / "config.yaml", "a") as config:
@@ -74,7 +82,7 @@ def test_a_main_head_that_looks_at_all_rows_has_no_labelled_ones(started, run_ne
     assert "rows: labelled is for strong heads, and head 'mil' uses all rows; use rows: all" in refused.err
 
 
-def test_a_store_of_few_rows_is_verified_and_mended(started, run_new, new_work):
+def test_a_store_of_few_rows_is_verified_and_mended(run_new, new_work):
     (store,) = new_work.glob("cache/tiny-train-*.zarr")
     kept = (store / "activations/c/0/0").read_bytes()
     assert run_new("cache verify --config config.yaml --recompute 5").code == 0

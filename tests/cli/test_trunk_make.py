@@ -10,6 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
+from support.cli import run_to_success
+from support.dataset import copy_work
 
 from pipeline.cli.main import main
 
@@ -23,10 +25,11 @@ CONFIG = {
 MAKE = "trunk make --dataset tiny --config config.yaml"
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
     """A work folder with dataset ``tiny``, three pictures to fit on and two to evaluate."""
-    folder = tmp_path / "data/tiny"
+    place = tmp_path_factory.mktemp("drawn")
+    folder = place / "data/tiny"
     for sub in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / sub).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -39,10 +42,31 @@ def place(tmp_path, monkeypatch) -> Path:
             xml = f"<annotation><object><name>{kind}</name><bndbox>{box}</bndbox></object></annotation>"
             (folder / "Annotations" / f"{i}.xml").write_text(xml)
         (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    monkeypatch.chdir(tmp_path)
-    main(["data", "new", "--root", "data/tiny", "--name", "tiny"])
-    return tmp_path
+    (place / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    run_to_success(place, "data new --root data/tiny --name tiny")
+    return place
+
+
+@pytest.fixture(scope="module")
+def made(drawn, tmp_path_factory) -> Path:
+    """The same, with the codebook."""
+    place = copy_work(drawn, tmp_path_factory.mktemp("made") / "work")
+    run_to_success(place, MAKE)
+    return place
+
+
+@pytest.fixture
+def place(drawn, tmp_path, monkeypatch) -> Path:
+    """A folder in which nothing was made yet, to change at will; the current one."""
+    monkeypatch.chdir(copy_work(drawn, tmp_path / "work"))
+    return Path.cwd()
+
+
+@pytest.fixture
+def made_place(made, tmp_path, monkeypatch) -> Path:
+    """The same after `MAKE`."""
+    monkeypatch.chdir(copy_work(made, tmp_path / "work"))
+    return Path.cwd()
 
 
 def card_of(place: Path) -> Path:
@@ -67,39 +91,37 @@ def test_from_pictures_to_a_sealed_store(place, capsys):
     assert card["trained"]["settings"]["words"] == 3
 
 
-def test_the_card_is_a_trunk_by_itself(place, capsys):
-    main(MAKE.split())
-    config = {**CONFIG, "trunk": str(card_of(place))}
-    (place / "by-card.yaml").write_text(yaml.safe_dump(config))
+def test_the_card_is_a_trunk_by_itself(made_place, capsys):
+    config = {**CONFIG, "trunk": str(card_of(made_place))}
+    (made_place / "by-card.yaml").write_text(yaml.safe_dump(config))
     for name in ("config", "by-card"):
         main(f"extract --dataset tiny --split val --config {name}.yaml".split())
-    assert len(list((place / "cache").glob("tiny-val-*.zarr"))) == 1
+    assert len(list((made_place / "cache").glob("tiny-val-*.zarr"))) == 1
 
 
-def test_codebook_sees_the_pictures_of_the_fit_split_alone(place):
-    main(MAKE.split())
-    weights = card_of(place).with_suffix(".safetensors")
+def test_codebook_sees_the_pictures_of_the_fit_split_alone(made_place):
+    weights = card_of(made_place).with_suffix(".safetensors")
     before = weights.read_bytes()
     for i in "de":
-        Image.new("RGB", (80, 64), "red").save(place / f"data/tiny/JPEGImages/{i}.png")
-    for path in (place / "data/tiny/Annotations").iterdir():
+        Image.new("RGB", (80, 64), "red").save(made_place / f"data/tiny/JPEGImages/{i}.png")
+    for path in (made_place / "data/tiny/Annotations").iterdir():
         path.write_text(path.read_text().replace("60", "40").replace("crate", "ball"))
     main(MAKE.split())
     assert weights.read_bytes() == before
-    Image.new("RGB", (80, 64), "red").save(place / "data/tiny/JPEGImages/a.png")
+    Image.new("RGB", (80, 64), "red").save(made_place / "data/tiny/JPEGImages/a.png")
     main(MAKE.split())
     assert weights.read_bytes() != before
     assert all(np.isfinite(values).all() for values in load_file(weights).values())
 
 
 @pytest.mark.parametrize("change", [{"trunk_seed": 1}, {"fisher": {**CONFIG["fisher"], "words": 2}}])
-def test_another_codebook_is_another_store(place, change):
+def test_another_codebook_is_another_store(made_place, change):
     for content in (CONFIG, {**CONFIG, **change}):
-        (place / "config.yaml").write_text(yaml.safe_dump(content))
+        (made_place / "config.yaml").write_text(yaml.safe_dump(content))
         main(MAKE.split())
         main(["extract", "--dataset", "tiny", "--split", "train", "--config", "config.yaml"])
-    assert len(list((place / "cache").glob("tiny-train-*.zarr"))) == 2
-    assert len(list((place / "cache/trunks").glob("*.yaml"))) == 2
+    assert len(list((made_place / "cache").glob("tiny-train-*.zarr"))) == 2
+    assert len(list((made_place / "cache/trunks").glob("*.yaml"))) == 2
 
 
 MISTAKES = {
@@ -124,8 +146,7 @@ def test_mistakes_are_named(place, capsys, name):
     assert message in capsys.readouterr().err
 
 
-def test_another_arithmetic_than_fp32_is_refused(place, capsys):
-    main(MAKE.split())
+def test_another_arithmetic_than_fp32_is_refused(made_place, capsys):
     with pytest.raises(SystemExit):
         main(["extract", "--dataset", "tiny", "--split", "val", "--config", "config.yaml", "--precision", "bf16"])
     assert "computes in fp32 alone" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import yaml
 from support.cli import Ended, run_command, run_to_success
 from support.dataset import CONFIG as TINY_CONFIG
 from support.dataset import make_dataset, make_movable
+from support.once import made_once
 from support.processes import start_command
 from support.small_parts import code_to_bind
 from support.small_parts import small_parts as bound_parts
@@ -154,16 +155,18 @@ def job_lines() -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def on_disk(base, job_lines, small_parts, tmp_path_factory) -> Work:
-    """The whole job in one process and on a disk: what all else is compared with."""
-    path = tmp_path_factory.mktemp("on_disk") / "work"
-    shutil.copytree(base.path, path)
-    done = Work(path)
-    for line in job_lines:
-        ended = done.run(line)
-        assert ended.code == 0, ended.err
-    return done
+@pytest.fixture(scope="session")
+def on_disk(base, job_lines, tmp_path_factory) -> Work:
+    """The whole job in one process and on a disk: what all else is compared with; not to be changed by a test."""
+
+    def make(folder: Path) -> None:
+        done = Work(shutil.copytree(base.path, folder / "work"))
+        with bound_parts(PART_ROWS):
+            for line in job_lines:
+                ended = done.run(line)
+                assert ended.code == 0, ended.err
+
+    return Work(made_once(tmp_path_factory, "on_disk", make) / "work")
 
 
 # --- dask

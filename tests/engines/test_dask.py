@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import distributed
 import psutil
 import pytest
+from support.torture import TORTURE
 
 from pipeline.activations import dask_engine
 from pipeline.activations.dask_engine import DaskEngine
@@ -38,7 +39,8 @@ def workers_of(process):
 # --- the same bytes
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+# Tests below compare the bytes of one and of two workers.
+@pytest.mark.parametrize("n", [1, 2, 4, 7] if TORTURE else [4])
 def test_workers_of_this_machine_make_the_same_bytes(work, on_disk, n):
     ended = work.run(f"{EXTRACT} local:{n}")
     assert ended.code == 0, ended.err

@@ -44,10 +44,11 @@ class Scores:
 
 
 @pytest.fixture(scope="module")
-def at_once(on_disk) -> Scores:
+def at_once(on_disk, tmp_path_factory) -> Scores:
     """Two heads scored in one pass of one process; not to be changed by a test."""
-    done = Scores(on_disk)
-    ended = on_disk.run("fit-head --dataset tiny --head svm")
+    work = type(on_disk)(shutil.copytree(on_disk.path, tmp_path_factory.mktemp("at_once") / "work"))
+    done = Scores(work)
+    ended = work.run("fit-head --dataset tiny --head svm")
     assert ended.code == 0, ended.err
     ended = done.run()
     assert ended.code == 0, ended.err

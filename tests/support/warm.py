@@ -1,8 +1,8 @@
 """Commands that start at once: forks of one process that has imported torch, the pipeline and Snakemake.
 
 An import of torch takes longer than most stages of a tiny dataset, and a workflow starts a process per job. A fork is
-a process of its own, with arguments, folder, environment and streams of its caller. Tests of how a command starts, of
-signals, and of code that has to run before all imports take the commands themselves.
+a process of its own, with arguments, folder, environment and streams of its caller. Tests of how a command starts and
+of signals take the commands themselves.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import pytest
 PROGRAMS = {"pipeline": "pipeline.cli.main", "snakemake": "snakemake.cli"}
 ROOMS = ("cli", "recipes", "stages", "views", "workflow")
 FIRST = "site/sitecustomize.py"
-"""Code below a caller's folder that runs first, though after the imports."""
+"""Code in a caller's folder that runs before the pipeline is imported, which then is imported anew."""
 # -IS: no packages of the environment, so that it starts at once.
 ASK = """#!{python} -IS
 import array, json, os, socket, sys
@@ -121,8 +121,10 @@ def answer(caller: socket.socket) -> Callable[[], object]:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for first in Path().glob(FIRST):
-        runpy.run_path(str(first))
+    if Path(FIRST).exists():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
+            del sys.modules[name]
+        runpy.run_path(FIRST)
     return importlib.import_module(PROGRAMS[Path(sys.argv[0]).name]).main
 
 

@@ -64,7 +64,7 @@ class Work:
         self.settings = list(SETTINGS)
 
     def environment(self, sitecustomize: str | None) -> dict[str, str]:
-        """These commands first in PATH; `sitecustomize` runs first in every process, of warm ones after the imports."""
+        """These commands first in PATH; `sitecustomize` runs in every process, before it imports the pipeline."""
         programs = self.programs or Path(sys.executable).parent
         env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "NO_COLOR": "1"}
         for name in [name for name in env if name.startswith(("PIPELINE_DATA", "SNAKEMAKE_", "SLURM_", "SBATCH_"))]:

@@ -63,14 +63,14 @@ def test_failing_stage_shows_its_message_and_is_not_forgotten(finished_work):
         ("results/heads/*.safetensors", "head", "fit_head fca"),
     ],
 )
-def test_output_that_a_failed_stage_lost_is_due_again(cold_work, lost, room, expected):
+def test_output_that_a_failed_stage_lost_is_due_again(finished_work, lost, room, expected):
     # What a job leaves that was started for a raised version and failed: neither output nor record.
-    output = next(cold_work.path.glob(lost))
+    output = next(finished_work.path.glob(lost))
     output.unlink()
-    record = base64.b64encode(str(output.relative_to(cold_work.path)).encode()).decode()
-    (cold_work.path / ".snakemake/metadata" / record).unlink()
+    record = base64.b64encode(str(output.relative_to(finished_work.path)).encode()).decode()
+    (finished_work.path / ".snakemake/metadata" / record).unlink()
     raised = f"import pipeline.{room}\npipeline.{room}.VERSION = 99\n"
-    due = cold_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
     assert expected in due.jobs
     assert "map" in due.jobs
 
@@ -102,7 +102,7 @@ def test_a_result_that_was_put_there_by_hand_is_replaced(finished_work):
 
 
 def test_a_copied_folder_with_a_changed_annotation_runs_what_follows_from_it(finished_work, tmp_path):
-    copied = type(finished_work)(tmp_path / "copied")
+    copied = type(finished_work)(tmp_path / "copied", finished_work.programs)
     shutil.copytree(finished_work.path, copied.path, symlinks=True, copy_function=shutil.copyfile)
     shutil.rmtree(copied.path / ".snakemake")
     write_annotation(copied.annotations / "q1.xml", ["ball"])

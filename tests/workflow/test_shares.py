@@ -114,7 +114,7 @@ def test_several_heads_share_one_store_and_need_no_pictures(finished_work):
 # --- killed in the middle
 
 
-def test_a_run_killed_in_the_middle_of_extraction_goes_on(cold_work):
+def test_a_run_killed_in_the_middle_of_extraction_goes_on(cold_work, warm):
     (receipt,) = (cold_work.path / "cache/receipts").glob("tiny-val-*.json")
     target, old_stores = str(receipt.relative_to(cold_work.path)), cold_work.stores("val")
     receipt.unlink()  # so that the extraction is due; the size of the parts makes it another store
@@ -129,6 +129,7 @@ def test_a_run_killed_in_the_middle_of_extraction_goes_on(cold_work):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (cold_work.path / "slow").unlink()
+    cold_work.programs = warm
     (store,) = set(cold_work.stores("val")) - set(old_stores)
     written = cold_work.touched(store)
     assert [name for name in written if "part-" in name] == ["integrity/part-00000.json"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 
 import pytest
+from support.torture import TORTURE
 from support.workflow import TARGET, Work, copy_work, make_work
 
 PROFILE = ("--profile", "profiles/slurm")
-TORTURE = os.environ.get("PIPELINE_TORTURE") == "1"
 LOCAL_RULES = {"evaluate", "map"}
 
 
@@ -49,6 +48,7 @@ def begun(first_run, tmp_path) -> Work:
         for path in work.path.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (work.path / TARGET).unlink()
+    shutil.rmtree(work.path / ".snakemake")  # it knows ``train`` as made without shares, and would make it again
     return work
 
 

@@ -138,9 +138,9 @@ def test_store_deleted_behind_its_receipt_is_made_again(finished_work):
         ),
     ],
 )
-def test_raised_version_of_a_room_reruns_from_there_on(cold_work, room, expected):
+def test_raised_version_of_a_room_reruns_from_there_on(finished_work, room, expected):
     raised = f"import pipeline.{room}\npipeline.{room}.VERSION = 99\n"
-    due = cold_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
+    due = finished_work.snakemake("results/tiny_map.json", "--dry-run", sitecustomize=raised)
     assert due.code == 0, due.output
     assert sorted(due.jobs) == sorted(expected.split(", "))
 

@@ -84,7 +84,7 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
         run.say(f"left out: {why}")
     outcomes = {name: recipe.current_outcome(run, name) for name in names}
     table = current_table(run, manifest.eval)
-    scores = {name: recipe.scores_of_outcome(run, outcome) for name, outcome in outcomes.items()}
+    scores = {name: recipe.scores_of_outcome(table, outcome) for name, outcome in outcomes.items()}
 
     @cache
     def resample(name: str, classes: frozenset[str]) -> np.ndarray:

@@ -21,6 +21,7 @@ from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.metrics.bootstrap import spread
 from pipeline.patches.sampling import hold_out_pictures
+from pipeline.patches.table import PatchTable
 from pipeline.recipes.catalogue import check_recipe, find_recipe, members_of
 from pipeline.recipes.join import describe_members, facts_of_member, join_seed, undefined_in_all
 from pipeline.recipes.outcome import Outcome, mean_accuracy, mean_each, read_outcome
@@ -70,9 +71,10 @@ def make(run: RunContext, name: str) -> Outcome:
     members_of(run.settings, name)  # refuses circles before anything runs
     recipe, manifest = find_recipe(run.settings, name), run.manifest
     check_recipe(run.settings, name, manifest)
-    if not current_table(run, manifest.eval).labelled:
+    table = current_table(run, manifest.eval)
+    if not table.labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a recipe cannot be measured on it")
-    about = _run_join(run, name, recipe) if recipe.join else _run_head(run, name, recipe)
+    about = _run_join(run, name, recipe, table) if recipe.join else _run_head(run, name, recipe)
     means = [item["mAP"] for item in about["runs"] if item["mAP"] is not None]
     outcome = {
         "name": name,
@@ -120,19 +122,22 @@ def digest_of_inputs(run: RunContext, name: str) -> str:
     return digest_of([seen, first.ws.weights_state(run.dataset), run.facts_of_roles()])
 
 
-def scores_of_outcome(run: RunContext, outcome: Outcome) -> list[np.ndarray]:
+def scores_of_outcome(table: PatchTable, outcome: Outcome) -> list[np.ndarray]:
     """Return scores (n_pictures, n_classes) of the evaluation split by a recipe, one array per seed.
+
+    Parameters
+    ----------
+    table : of the evaluation split
 
     Raises
     ------
     PipelineError
         Bad pictures were left out for this recipe and not for others, or the other way round.
     """
-    table = current_table(run, run.manifest.eval)
     scores = [load_scores(Path(item["scores"])) for item in outcome["runs"]]
     if any(item.ids != table.ids for item in scores):
         raise PipelineError(
-            f"recipe {outcome['name']!r} scored other pictures of {run.dataset} {run.manifest.eval} than are "
+            f"recipe {outcome['name']!r} scored other pictures of {table.dataset} {table.split} than are "
             "compared: bad ones were skipped for one of them; repair or remove them (pipeline data check), "
             "or use on_error=fail"
         )
@@ -234,10 +239,10 @@ def _ensure_activations(run: RunContext, splits: Sequence[str]) -> None:
 # ---- joins
 
 
-def _run_join(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, Any]:
+def _run_join(run: RunContext, name: str, recipe: RecipeSettings, table: PatchTable) -> dict[str, Any]:
     members = [current_outcome(run, member) for member in recipe.join]
-    scores = [scores_of_outcome(run, member) for member in members]
-    table, metric = current_table(run, run.manifest.eval), run.manifest.metric
+    scores = [scores_of_outcome(table, member) for member in members]
+    metric = run.manifest.metric
     started = time.perf_counter()
     facts: dict[str, Any] = {"join": list(recipe.join), "by": recipe.by}
     stack = None

@@ -1,5 +1,7 @@
 """Fixtures that several rooms share: made once, whichever room comes first."""
 
+import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ LONG_FILES = (
     "head/test_fit_memory.py",
     "test_docs.py",
     "workflow/test_snakemake.py",
+    "fault/test_matrix.py",
     "engines/test_object_store.py",
     "cli/test_signals.py",
     "workflow/test_shares.py",
@@ -25,6 +28,8 @@ LONG_FILES = (
     "browser/test_pages.py",
     "test_wheel.py",
     "cli/test_trunk_make.py",
+    "fault/input/test_bad_input.py",
+    "test_examples.py",
     "preflight/test_plan.py",
     "fault/test_damage.py",
     "engines/test_scores.py",
@@ -41,8 +46,18 @@ LONG_FILES = (
 """Files of ten seconds of a core and more, the longest first."""
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the long files, so that two processes with a file each end together."""
+def pytest_collection_modifyitems(config, items):
+    """Begin with the long files, so that two processes with a file each end together.
+
+    With ``PIPELINE_SHORT=1`` of each test the first and the last case alone.
+    """
+    if os.environ.get("PIPELINE_SHORT") == "1":
+        cases = defaultdict(list)
+        for item in items:
+            cases[item.nodeid.partition("[")[0]].append(item)
+        kept = {id(item) for of_one in cases.values() for item in (of_one[0], of_one[-1])}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+        items[:] = [item for item in items if id(item) in kept]
 
     def rank(item):
         name = item.path.as_posix()

@@ -33,7 +33,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """146 MiB of rows in parts of 16 MiB."""
+    """88 MiB of rows in parts of 16 MiB."""
     table = table_of_many("train", fit_in_budget.N_PICTURES, fit_in_budget.N_PATCHES)
     drawn = np.random.default_rng(0).integers(-2, 3, (1000, fit_in_budget.WIDTH)).astype(np.float16)
     rows = np.tile(drawn, (table.n_rows // 1000, 1))
@@ -59,7 +59,7 @@ def fit(name: str, store: Path, scratch: Path, *beyond: str) -> subprocess.Compl
     ("name", "less_mib", "way"),
     [
         ("strong", 240, "in memory"),
-        ("adapted", 380, "in memory"),
+        ("adapted", 370, "in memory"),
         ("weak", 240, "in memory"),
         ("weak of a pool", 210, "read part by part"),
     ],

@@ -22,7 +22,7 @@ from pipeline.patches.settings import LabelSettings
 from support.stores import seal_store
 from support.tables import table_of_many
 
-N_PICTURES, N_PATCHES, WIDTH, PART_ROWS = 150, 500, 1024, 8192
+N_PICTURES, N_PATCHES, WIDTH, PART_ROWS = 150, 300, 1024, 8192
 WEAK = WeakSettings(kind="weak", hidden=(), top=20, batch=8, max_epochs=(1, 0))
 SETTINGS = {
     "strong": HeadSettings(hidden=(256,), batch=256, max_epochs=(1, 0, 0), background_share=1.0),

@@ -53,3 +53,5 @@ def command(
         echo_json(joined)
     else:
         print_comparison(joined)
+        for note in compare.read_notes(RunContext(ws, dataset), joined, of_heads=heads):
+            click.secho(f"NOTE: {note}", fg="yellow")

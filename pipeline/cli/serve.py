@@ -26,15 +26,16 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     """
     from waitress.server import create_server
 
-    from pipeline.dataset.manifest import load_manifest
     from pipeline.io.errors import PipelineError
+    from pipeline.stages.context import RunContext
     from pipeline.views.serve.app import Desk, fitted_heads, known_turns, make_app
 
     ws = workspace_from(options)
-    title = load_manifest(dataset).title
+    run = RunContext(ws, dataset, say)
+    title = run.manifest.title
     s = ws.settings
     aggregations = list(dict.fromkeys((s.main_aggregation, *s.all_aggregations)))
-    desk = Desk(ws, fitted_heads(ws, dataset), aggregations, known_turns(ws, dataset))
+    desk = Desk(ws, fitted_heads(run), aggregations, known_turns(run))
     try:
         server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
     except OSError as error:

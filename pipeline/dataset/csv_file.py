@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.io.errors import DatasetError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import normalise
 
@@ -60,7 +61,10 @@ def read_table_file(path: Path) -> CsvTable:
         It cannot be read, has no column ``picture``, names a column twice, or has rows of another length.
     """
     try:
-        stream = io.StringIO(_decode_table(path.read_bytes()), newline="")
+        data = path.read_bytes()
+        if is_lfs_pointer(data):
+            raise DatasetError(f"{path}: {UNFETCHED}")
+        stream = io.StringIO(_decode_table(data), newline="")
         first, before = stream.readline(), 0
         # Excel's note on the delimiter, which is no part of the table.
         stated = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE)

@@ -103,8 +103,8 @@ class Manifest(Settings):
         max_length=10,
         description="between several labels in one field of layout table: '|', say, or 'list' for ['cat', 'dog']",
     )
-    pictures_folder: str = Field("JPEGImages", description="of layout voc: folder of the pictures, below the split's")
-    annotations_folder: str = Field("Annotations", description="of layout voc: folder of the XML files")
+    pictures_folder: str = Field("JPEGImages", description="of layouts with boxes: folder of the pictures")
+    annotations_folder: str = Field("Annotations", description="of layouts with boxes: folder of the XML files")
     exif: Literal["apply", "ignore"] | None = Field(
         None,
         description="whether pictures are turned by their EXIF orientation if their annotation does not tell; None: as "
@@ -215,8 +215,8 @@ class Manifest(Settings):
         if self.layout != "table" and (self.minus_one != "absent" or self.label_separator is not None):
             raise ValueError("minus_one and label_separator go with layout table alone")
         places = (self.pictures_folder, self.annotations_folder)
-        if self.layout != "voc" and places != ("JPEGImages", "Annotations"):
-            raise ValueError("pictures_folder and annotations_folder go with layout voc alone")
+        if not self.has_boxes and places != ("JPEGImages", "Annotations"):
+            raise ValueError("pictures_folder and annotations_folder go with layouts voc and voc-action alone")
         duplicates = sorted({c for c in self.classes if self.classes.count(c) > 1})
         if duplicates:
             raise ValueError(f"classes: named twice: {', '.join(duplicates)}")

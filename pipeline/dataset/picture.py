@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.dataset.picture_formats import FORMATS, lacking_format, name_format
-from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, to_rgb
+from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, load_first_frame, to_rgb
 from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts, holds_exif
 from pipeline.io.errors import BadPictureError
 
@@ -103,7 +103,10 @@ def decode_image(
         As `decode_picture`.
     """
     with _loaded(data, name, formats) as image:
-        return _turn(to_rgb(image), _read_orientation(image) if apply_exif else 1)
+        orientation = _read_orientation(image) if apply_exif else 1
+        pixels = to_rgb(image)
+    del image  # as it is stored: one copy less in memory while it is turned
+    return _turn(pixels, orientation)
 
 
 def decode_annotated(
@@ -296,7 +299,7 @@ def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
 def _loaded(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open a picture and decode its pixels; an exception in the block is raised as BadPictureError."""
     with _opened(io.BytesIO(drop_large_texts(data, name)), name, formats) as image:
-        image.load()
+        load_first_frame(image)
         yield image
 
 

@@ -1,15 +1,45 @@
-"""Pixels of any mode as 8-bit RGB."""
+"""Pixels of an opened file, and of any mode as 8-bit RGB."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.io.messages import brief
 
 STRIP_ROWS = 256
+
+
+class _FirstFrame:
+    """Pillow's decoder of a WebP file, dropped once it has returned a frame.
+
+    It holds two canvases of 4 bytes per pixel for the frames of an animation: 384 MiB of a picture of 48 megapixels.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+
+    def get_next(self) -> Any:
+        frame = self._decoder.get_next()
+        if frame is not None:
+            self._decoder = None
+        return frame
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+
+def load_first_frame(image: Image.Image) -> None:
+    """Decode the pixels of an opened file; of several frames, the first."""
+    if isinstance(image, WebPImageFile) and hasattr(image, "_decoder"):
+        image._decoder = _FirstFrame(image._decoder)
+        image.load()
+        image.fp = None  # the decoder's bytes, of which the image is a copy
+    image.load()
 
 
 def holds_numbers(image: Image.Image) -> bool:

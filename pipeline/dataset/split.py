@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.io.errors import DatasetError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, enumerate_problems
 
 PICTURE_SUFFIXES = (
@@ -40,6 +41,7 @@ class Annotation:
     sample_xyxy : float64 ndarray of shape (4,), box of the person, where the sample is a person of the picture; else
         None. The objects are then the actions of this person, each with the same box.
     n_clipped : number of objects whose box reached out of the picture and was clipped
+    n_repeated : number of objects that were listed again, with the same class and box; each counts once
     """
 
     size_wh: tuple[int, int] | None
@@ -48,6 +50,7 @@ class Annotation:
     difficult: np.ndarray
     sample_xyxy: np.ndarray | None = None
     n_clipped: int = 0
+    n_repeated: int = 0
 
 
 EMPTY_ANNOTATION = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -111,7 +114,10 @@ def read_list(path: Path) -> list[str]:
         No such file, or not a text file.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        data = path.read_bytes()
+        if is_lfs_pointer(data):
+            raise DatasetError(f"{path}: {UNFETCHED}")
+        return data.decode("utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: id list not found") from error
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ from pipeline.dataset.voc_folder import (
     read_split_ids,
     state_of_voc_files,
 )
-from pipeline.dataset.voc_xml import parse_annotation, parse_objects
+from pipeline.dataset.voc_xml import drop_repeated, parse_annotation, parse_objects
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief
@@ -61,6 +61,8 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
         digests.append((i, sha256_bytes(data)))
         try:
             annotations[-1] = parse_annotation(data, manifest.classes)
+            if annotations[-1].n_repeated:  # earlier versions counted each, so their tables are others
+                digests.append(("repeated", digest_of(annotations[-1].n_repeated)))
         except ValueError as error:
             unusable[i] = f"{xmls.folder.name}/{i}.xml: {error}"
     labels = None
@@ -171,6 +173,8 @@ def _read_files(xml: tuple[Path, str] | None, picture: Path | None, object_names
     if xml is not None:
         try:
             size_wh, objects = parse_objects(xml[0].read_bytes(), object_names)
+            if object_names is not None:  # persons of actions are known by their number in the file
+                objects = drop_repeated(objects)
             boxes = np.array([item.box_xyxy for item in objects], float).reshape(-1, 4)
         except (ValueError, OSError) as error:
             faults.append(f"{xml[1]}: {error}")

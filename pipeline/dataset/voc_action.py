@@ -35,6 +35,7 @@ from pipeline.dataset.voc_folder import (
     id_list_path,
     index_annotations,
     index_pictures,
+    places_of,
     state_of_voc_files,
 )
 from pipeline.dataset.voc_xml import XmlObject, parse_objects
@@ -207,12 +208,12 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
     DatasetError
         Everything wrong with the split, in one message.
     """
-    existing = index_pictures(folder / "JPEGImages")
+    places = places_of(manifest, split, folder)
+    existing, xmls = index_pictures(places.pictures), index_annotations(places.annotations)
     numbers_of = read_action_list(id_list_path(manifest, split, folder), existing)
     labelled = manifest.splits[split].labelled
     lists = read_class_lists(manifest, split, folder) if labelled else None
     path_of, problems = find_pictures(existing, tuple(numbers_of))
-    xmls = index_annotations(folder / "Annotations")
     unusable: dict[str, str] = {}
     problems += lists.problems if lists else []
     digests: list[tuple[str, str]] = [
@@ -225,15 +226,15 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
     pictures: list[_Picture] = []
     for i, numbers in numbers_of.items():
         data, size_wh, objects, problem = _read_annotation(xmls, i)
+        digests.append((i, sha256_bytes(data)))
         if problem:
             unusable[i] = problem
-            digests.append((i, sha256_bytes(data)))
             continue
-        digests.append((i, sha256_bytes(data)))
         persons = {n: item for n, item in enumerate(objects, start=1) if item.name == PERSON}
         numbers = numbers or _default_numbers(named.get(i, []), persons, lists)
         strangers = [n for n in numbers if n not in persons]
-        problems += [f"{i}: object {n} is listed, Annotations/{i}.xml has no person of this number" for n in strangers]
+        xml = f"{xmls.folder.name}/{i}.xml"
+        problems += [f"{i}: object {n} is listed, {xml} has no person of this number" for n in strangers]
         listed = {n: (persons[n], _labels_of(i, n, persons[n], manifest, lists)) for n in numbers if n in persons}
         if listed and i in path_of:
             others = [item for n, item in persons.items() if n not in listed]
@@ -243,8 +244,7 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
     refuse_split(manifest, split, folder, problems, lines_of(unusable) if on_error == "fail" else ())
     digests += [("list", sha256_bytes(content)) for content in (lists.contents if lists else ())]
     samples = _persons(pictures) if manifest.by_person else _whole_pictures(pictures)
-    nothing = np.zeros(len(manifest.classes), np.int8)
-    samples += [(i, path_of[i], EMPTY_ANNOTATION, nothing) for i in unusable]
+    samples += [(i, path_of[i], EMPTY_ANNOTATION, np.zeros(len(manifest.classes), np.int8)) for i in unusable]
     ids, files, annotations, rows = zip(*samples, strict=True)
     labels = np.stack(rows) if labelled else None
     return Split(manifest, split, folder, ids, files, annotations, labels, digest_of(digests), unusable)
@@ -252,9 +252,10 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest the states of all files that `read` reads."""
-    ids = read_action_list(id_list_path(manifest, split, folder), index_pictures(folder / "JPEGImages"))
-    states = state_of_voc_files(manifest, split, folder, tuple(ids))
-    return digest_of(sorted([*states, (digest_of([manifest.layout, manifest.samples, manifest.unscored]), 0, 0)]))
+    existing = index_pictures(places_of(manifest, split, folder).pictures)
+    ids = read_action_list(id_list_path(manifest, split, folder), existing)
+    how = digest_of([manifest.layout, manifest.samples, manifest.unscored])
+    return digest_of(sorted([*state_of_voc_files(manifest, split, folder, tuple(ids)), (how, 0, 0)]))
 
 
 def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCheck:
@@ -271,15 +272,14 @@ def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCh
 
 
 def _read_annotation(xmls: FileIndex, i: str) -> tuple[bytes, tuple[int, int] | None, list[XmlObject], str]:
-    """Read the annotation of a picture: bytes, size, objects, and the problem if it cannot be used, or ""."""
+    """Read a picture's annotation: bytes, size, objects, and the problem if it cannot be used, or ""."""
     data, problem = read_xml(xmls, i)
     if data is None:  # without boxes there is no person, labelled or not
-        return b"", None, [], problem or f"no annotation Annotations/{i}.xml"
+        return b"", None, [], problem or f"no annotation {xmls.folder.name}/{i}.xml"
     try:
-        size_wh, objects = parse_objects(data)
+        return data, *parse_objects(data), ""
     except ValueError as error:
-        return data, None, [], f"Annotations/{i}.xml: {error}"
-    return data, size_wh, objects, ""
+        return data, None, [], f"{xmls.folder.name}/{i}.xml: {error}"
 
 
 def _default_numbers(named: list[int], persons: dict[int, XmlObject], lists: ActionLists | None) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 from defusedxml.common import DefusedXmlException
 
 from pipeline.dataset.split import Annotation
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, shorten
 from pipeline.io.names import normalise
 
@@ -98,6 +99,8 @@ def parse_objects(
 
 def parse_root(data: bytes) -> Element:
     """Parse an XML file whose root is ``<annotation>``; raise ValueError for any other."""
+    if is_lfs_pointer(data):
+        raise ValueError(UNFETCHED)
     try:
         root = _parse_xml(data)
     except DefusedXmlException as error:
@@ -269,12 +272,39 @@ def clip_box(box_xyxy: np.ndarray, size_wh: tuple[int, int] | None) -> tuple[np.
 
 
 def parse_annotation(data: bytes, classes: tuple[str, ...]) -> Annotation:
-    """Read the objects of one XML file of the devkit, all of known classes; raises as `parse_objects`."""
-    size_wh, objects = parse_objects(data, classes)
+    """Read the objects of one XML file of the devkit, all of known classes.
+
+    An object that is listed again, with the same class and box, is one object: labelling tools write such entries.
+
+    Raises
+    ------
+    ValueError
+        As `parse_objects`; or an object is listed both as difficult and as not.
+    """
+    size_wh, listed = parse_objects(data, classes)
+    objects = drop_repeated(listed)
     return Annotation(
         size_wh,
         np.array([item.box_xyxy for item in objects], float).reshape(-1, 4),
         np.array([classes.index(item.name) for item in objects], np.int64),
         np.array([item.difficult for item in objects], bool),
         n_clipped=sum(item.is_clipped for item in objects),
+        n_repeated=len(listed) - len(objects),
     )
+
+
+def drop_repeated(objects: Sequence[XmlObject]) -> list[XmlObject]:
+    """Return the objects without those that repeat the class and the box of one before.
+
+    Raises
+    ------
+    ValueError
+        A repeated object is difficult, and the one before is not, or the other way round.
+    """
+    first: dict[tuple[str, bytes], XmlObject] = {}
+    for item in objects:
+        known = first.setdefault((item.name, item.box_xyxy.tobytes()), item)
+        if known.difficult != item.difficult:
+            corners = _written([float(value) for value in item.box_xyxy + np.array([1, 1, 0, 0])])
+            raise ValueError(f"{shorten(item.name)} in box {corners} is listed both as difficult and as not; keep one")
+    return list(first.values())

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief
 
 MAX_BYTES = 500_000
@@ -59,6 +60,8 @@ def read_mapping(path: Path, error: type[PipelineError] = SettingsError) -> dict
         raise error(f"{path}: cannot be read as YAML: {reason.strerror}") from reason
     if len(data) > MAX_BYTES:
         raise error(f"{path}: cannot be read as YAML: larger than {MAX_BYTES:,} bytes, which no settings are")
+    if is_lfs_pointer(data):
+        raise error(f"{path}: {UNFETCHED}")
     try:
         content = yaml.load(data.decode("utf-8-sig"), _BoundedLoader)
     except Exception as reason:  # constructors of numbers, dates and tags raise nearly anything on odd values

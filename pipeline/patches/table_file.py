@@ -171,6 +171,8 @@ def why_stale(table: PatchTable, split: Split, memory: DigestMemory) -> str | No
         return "the id list changed"
     if (split.manifest.classes, split.manifest.unscored) != (table.classes, table.unscored):
         return "the classes changed"
+    if (split.labels is not None) != table.labelled:
+        return "the manifest says otherwise whether the split has labels"
     if split.manifest.exif != table.exif:
         return "exif in the manifest changed"
     # Skipped pictures too: a fixed one belongs into the rows again.

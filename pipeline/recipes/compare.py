@@ -121,6 +121,17 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     return joined
 
 
+def read_notes(run: RunContext, joined: Mapping[str, Any], of_heads: bool = False) -> list[str]:
+    """Return the notes of all recipes of a comparison, from their outcomes; each once, with the recipes' names."""
+    context = context_of(run, of_heads)
+    recipes: dict[str, list[str]] = {}
+    for row in joined["recipes"]:
+        for note in recipe.current_outcome(context, row["name"])["notes"]:
+            recipes.setdefault(note, []).append(row["name"])
+    n_all = len(joined["recipes"])
+    return [note if len(names) == n_all else f"{', '.join(names)}: {note}" for note, names in recipes.items()]
+
+
 def _defined(outcome: Outcome) -> frozenset[str]:
     """Return the classes that a recipe has an AP of."""
     return frozenset(name for name, ap in outcome["AP"].items() if ap is not None)

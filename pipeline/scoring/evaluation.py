@@ -114,20 +114,7 @@ class Evaluation:
         return mean_average_precision(self.scores.by(aggregation), self._labels, self.manifest.metric)
 
     def _why_undefined(self) -> dict[str, str]:
-        """Return the scored classes without an AP, each with the reason."""
-        table, head = self.table, self.scores.facts.head
-        reasons = {}
-        for column, name in enumerate(table.classes):
-            of_class = table.picture_labels[:, column]
-            if name in table.unscored:
-                continue
-            if not (of_class == 1).any():
-                reasons[name] = "no positive picture"
-            elif not (of_class == -1).any():
-                reasons[name] = "no negative picture, AP would be 100 % whatever the scores"
-            elif name in head.never_learnt:
-                reasons[name] = f"never learnt, {head.split} has {head.never_learnt[name]} to fit on"
-        return reasons
+        return why_undefined(self.table, self.scores)
 
     def _notes_on_constants(self, by_class: Mapping[str, float]) -> list[str]:
         """Return a note on the classes with an AP for which every picture has the same score."""
@@ -246,6 +233,23 @@ class Evaluation:
             "versions": versions(),
             "command": self.command,
         }
+
+
+def why_undefined(table: PatchTable, scores: SplitScores) -> dict[str, str]:
+    """Return the scored classes of a labelled split without an AP by a head's scores, each with the reason."""
+    head = scores.facts.head
+    reasons = {}
+    for column, name in enumerate(table.classes):
+        of_class = table.picture_labels[:, column]
+        if name in table.unscored:
+            continue
+        if not (of_class == 1).any():
+            reasons[name] = "no positive picture"
+        elif not (of_class == -1).any():
+            reasons[name] = "no negative picture, AP would be 100 % whatever the scores"
+        elif name in head.never_learnt:
+            reasons[name] = f"never learnt, {head.split} has {head.never_learnt[name]} to fit on"
+    return reasons
 
 
 def _notes_on_undefined(reasons: Mapping[str, str]) -> list[str]:

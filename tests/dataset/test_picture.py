@@ -1,7 +1,10 @@
 """Decoding: every kind of file becomes 8-bit RGB, or is refused by name."""
 
 import io
+import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -363,3 +366,57 @@ def test_a_deviation_by_strips_is_that_of_the_whole():
     for contrast in (0, 1, 2, 3, 4, 9):
         pixels = (100 + random.integers(0, contrast + 1, (70, 50, 3))).astype(np.uint8)
         assert picture.is_nearly_constant(pixels) == (pixels.std() < 1)
+
+
+# ---- memory
+
+LARGE_WH = (3000, 2000)
+MEASURE = """
+import io, json, sys
+from pathlib import Path
+from PIL import Image
+from pipeline.dataset.picture import decode_image
+from pipeline.io.memory import peak_memory, release_memory, resident_memory
+
+def measure(file):
+    data = file.read_bytes()
+    release_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = resident_memory()
+    width, height = decode_image(data, apply_exif=True).size
+    return (peak_memory() - before) / (width * height)
+
+files = sorted(Path(sys.argv[1]).iterdir())
+for warm in (True, False):
+    grown = {file.name: measure(file) for file in files}
+print(json.dumps(grown))
+"""
+
+
+def test_no_format_takes_more_memory_than_three_copies_of_the_pixels(tmp_path):
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the system does not tell the peak of a part of a process")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.linear_gradient("L").resize(LARGE_WH)
+    rgb = Image.merge("RGB", (grey, grey.transpose(Image.Transpose.ROTATE_180), grey))
+    transparent = Image.merge("RGBA", (*rgb.split(), grey))
+    quick = {"compress_level": 1}
+    for name, image, options in (
+        ("plain.jpg", rgb, {}),
+        ("turned.jpg", rgb, {"exif": exif, "progressive": True}),
+        ("cmyk.jpg", rgb.convert("CMYK"), {"exif": exif, "progressive": True}),
+        ("plain.png", rgb, quick),
+        ("transparent.png", transparent, quick),
+        ("palette.png", transparent.quantize(16, method=Image.Quantize.FASTOCTREE), quick),
+        ("grey16.png", Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), quick),
+        ("floats.tif", Image.fromarray(np.asarray(grey) / np.float32(255)), {}),
+        ("transparent.webp", transparent, {"method": 0, "exif": exif}),
+    ):
+        image.save(tmp_path / name, **options)
+
+    ended = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+
+    # A pixel of RGB takes 4 bytes in Pillow. At 48 megapixels, 14 bytes are 640 MiB.
+    bytes_per_pixel = json.loads(ended.stdout)
+    assert len(bytes_per_pixel) == 9 and max(bytes_per_pixel.values()) < 14, bytes_per_pixel

@@ -11,6 +11,7 @@ from pipeline.dataset.read import check, is_official, read_split, state_of_split
 from pipeline.dataset.split import read_ids
 from pipeline.dataset.voc import labels_from_objects
 from pipeline.dataset.voc_xml import parse_annotation
+from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError, MissingDataError
 
 CLASSES = ("cat", "dog")
@@ -76,6 +77,24 @@ def test_parts_are_no_objects():
 
     assert annotation.class_index.tolist() == [0, 1]
     assert annotation.box_xyxy.tolist() == [[10, 20, 50, 60], [0, 0, 9, 9]]
+
+
+def test_an_object_that_is_listed_again_counts_once():
+    other_box, other_class = thing(corners=(11, 21, 50, 61)), thing("dog")
+
+    annotation = parse_annotation(xml(thing(), other_box, thing(), other_class, thing()), CLASSES)
+
+    assert annotation.class_index.tolist() == [0, 0, 1] and annotation.n_repeated == 2
+    assert annotation.box_xyxy.tolist() == [[10, 20, 50, 60], [10, 20, 50, 61], [10, 20, 50, 60]]
+    assert parse_annotation(xml(thing(), other_box, other_class), CLASSES).n_repeated == 0
+
+
+def test_an_object_is_difficult_or_not():
+    data = xml(thing(), thing(extra="<difficult>1</difficult>"))
+
+    message = r"cat in box \[11, 21, 50, 60\] is listed both as difficult and as not; keep one"
+    with pytest.raises(ValueError, match=message):
+        parse_annotation(data, CLASSES)
 
 
 def test_a_picture_without_objects_has_empty_arrays_of_the_right_shape():
@@ -173,7 +192,8 @@ def test_all_problems_of_a_file_are_told_at_once():
 
 
 def test_labels_of_a_picture_come_from_its_objects():
-    both = parse_annotation(xml(thing("cat"), thing("cat", extra="<difficult>1</difficult>")), CLASSES)
+    hidden = thing("cat", corners=(60, 21, 70, 60), extra="<difficult>1</difficult>")
+    both = parse_annotation(xml(thing("cat"), hidden), CLASSES)
     difficult = parse_annotation(xml(thing("dog", extra="<difficult>1</difficult>")), CLASSES)
 
     assert labels_from_objects([both, difficult], 2).tolist() == [[1, -1], [-1, 0]]
@@ -302,6 +322,25 @@ def test_a_dataset_with_xml_files_only(voc, tmp_path):
     assert split.folder == voc
     assert split.labels.tolist() == [[-1, -1], [1, -1], [-1, 0]]
     assert split.labels.dtype == np.int8
+
+
+def test_tables_that_counted_a_repeated_object_twice_are_stale(voc, tmp_path):
+    data = {"ids": digest_of(("c", "a", "b"))}
+    (voc / "Annotations/a.xml").write_bytes(xml(thing(), thing()))
+    data |= {i: sha256_bytes((voc / f"Annotations/{i}.xml").read_bytes()) for i in ("c", "a", "b")}
+
+    split = read_split(manifest(), "train", tmp_path)
+
+    assert len(split.annotations_by_id["a"].class_index) == 1
+    assert split.annotation_digest != digest_of(list(data.items()))  # which earlier versions wrote
+
+
+def test_the_check_finds_an_object_that_is_difficult_and_not(voc, tmp_path):
+    (voc / "Annotations/a.xml").write_bytes(xml(thing(), thing(extra="<difficult>1</difficult>")))
+
+    (problem,) = check(manifest(), tmp_path).splits[0].faults
+
+    assert problem.startswith("a: Annotations/a.xml: cat in box") and "listed both as difficult and as not" in problem
 
 
 def test_list_files_win_over_objects(voc, tmp_path):

@@ -96,6 +96,25 @@ def test_each_listed_person_is_a_sample(acts):
     assert [path.stem for path in split.paths] == ["a", "a", "b", "b", "c"]
 
 
+def test_folders_may_have_other_names(acts):
+    expected = acts.read()
+    state = state_of_split(acts.manifest(), "train", acts.root)
+    for name, other in (("JPEGImages", "images"), ("Annotations", "labels")):
+        (acts.folder / name).rename(acts.folder / other)
+    places = {"pictures_folder": "images", "annotations_folder": "labels"}
+
+    split = acts.read(**places)
+
+    assert by_id(split) == by_id(expected) and split.annotation_digest == expected.annotation_digest
+    assert [path.parent.name for path in split.paths] == ["images"] * 5
+    assert state_of_split(acts.manifest(**places), "train", acts.root) != state
+    acts.write("test", "a\n")
+    assert check(acts.manifest(**places), acts.root).ok
+    (acts.folder / "labels/a.xml").unlink()
+    with pytest.raises(DatasetError, match="no annotation labels/a.xml"):
+        acts.read(**places)
+
+
 def test_an_annotation_is_what_the_person_does_with_its_own_box(acts):
     split = acts.read()
     found = {

@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.io.atomic
+from pipeline.dataset.csv_file import read_table_file
+from pipeline.dataset.split import read_list
+from pipeline.dataset.voc_xml import parse_root
 from pipeline.io.atomic import create_atomic, read_json, remove_stale_partials, write_atomic, write_json
 from pipeline.io.checksummed import USER_BLOCK, check_hdf5, checksum_hdf5, checksummed_json, read_checksummed_json
 from pipeline.io.digests import DigestMemory, canonical_json, digest_of, sha256_bytes, sha256_file
-from pipeline.io.errors import SettingsError
+from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.yaml import read_mapping
 
 # ---- whole or not at all ---------------------------------------------------------------------------
@@ -462,3 +465,26 @@ def test_merged_keys_may_be_replaced(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}\n1: one\n'1': text\n")
 
     assert read_mapping(tmp_path / "a.yaml") == {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}, 1: "one", "1": "text"}
+
+
+# ---- Git LFS ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_mapping,
+        read_table_file,
+        read_list,
+        lambda path: parse_root(path.read_bytes()),
+    ],
+    ids=["settings, manifest or card", "table of labels", "id list", "annotation"],
+)
+def test_a_git_lfs_pointer_is_named_whatever_it_stands_for(tmp_path, read):
+    path = tmp_path / "file"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+    with pytest.raises(
+        (PipelineError, ValueError), match="a Git LFS pointer without its file; get it with: git lfs pull"
+    ):
+        read(path)

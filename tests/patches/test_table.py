@@ -551,6 +551,15 @@ def test_a_class_list_makes_a_table_stale(voc, tmp_path):
     assert why_stale(table, voc.read(), DigestMemory(tmp_path / "m.sqlite")) == "annotations or lists changed"
 
 
+def test_a_split_that_has_labels_no_more_makes_a_table_stale(voc, tmp_path):
+    table = make_table(voc.read(), SOURCES)
+    bare = replace(voc.read(), labels=None)
+
+    reason = why_stale(table, bare, DigestMemory(tmp_path / "m.sqlite"))
+
+    assert reason == "the manifest says otherwise whether the split has labels"
+
+
 def test_other_classes_make_a_table_stale(voc, tmp_path):
     table = make_table(voc.read(), SOURCES)
     other = voc.read(classes=("dog", "cat"))

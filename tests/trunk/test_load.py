@@ -120,6 +120,14 @@ def test_a_git_lfs_pointer_is_named(tmp_path, name):
             call()
 
 
+def test_a_card_that_is_a_git_lfs_pointer_is_named(tmp_path):
+    file = tmp_path / "w.yaml"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+    with pytest.raises(TrunkError, match=r"w.yaml: a Git LFS pointer without its file; .* git lfs pull"):
+        load_trunk(str(file))
+
+
 @pytest.mark.parametrize("suffix", PICKLED_SUFFIXES)
 def test_what_is_advised_for_a_pickled_file_reads_it(tmp_path, suffix):
     torch.save({"conv1.weight": torch.ones(2)}, tmp_path / f"w{suffix}")

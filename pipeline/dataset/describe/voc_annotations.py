@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from pipeline.dataset.manifest import CLASS_NAME
 from pipeline.dataset.picture import orientation_of_file
 from pipeline.dataset.split import Annotation
@@ -121,17 +119,11 @@ def _say_notes(found: Annotations, say: Say) -> None:
             f"NOTE: {len(strange)} annotations state the name of another picture that is there; each is taken for the "
             f"picture of its own file's name:\n{enumerate_problems(strange)}"
         )
-    if twice := [i for i, item in found.read.items() if _has_twins(item)]:
+    if repeated := {i: item.n_repeated for i, item in found.read.items() if item.n_repeated}:
         say(
-            f"NOTE: {len(twice)} annotations list an object several times, with the same class and box; a patch that "
-            f"it fills counts as filled by several objects, and is not learned from:\n{enumerate_problems(twice)}"
+            f"NOTE: {len(repeated)} annotations list an object several times, with the same class and box; each counts "
+            f"as one object, {sum(repeated.values())} repetition(s) are dropped:\n{enumerate_problems(list(repeated))}"
         )
-
-
-def _has_twins(annotation: Annotation) -> bool:
-    """Whether an object is listed several times."""
-    rows = np.column_stack([annotation.class_index, annotation.box_xyxy])
-    return len(np.unique(rows, axis=0)) < len(rows)
 
 
 def decide_exif(pictures: Iterable[tuple[Path, Annotation]], say: Say) -> dict[str, str]:

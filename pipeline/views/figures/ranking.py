@@ -34,11 +34,15 @@ class Ranked:
     box_xyxy: np.ndarray
 
 
-def ranking_sheet(name: str, ap: float | None, right: Sequence[Ranked], wrong: Sequence[Ranked]) -> Figure:
-    """The highest right pictures above the highest wrong ones, with rank, score and what they show."""
+def ranking_sheet(name: str, measured: str, right: Sequence[Ranked], wrong: Sequence[Ranked]) -> Figure:
+    """Draw the highest right pictures above the highest wrong ones, with rank, score and what they show.
+
+    Parameters
+    ----------
+    name, measured : of the class, and what its AP is
+    """
     n_columns = max(len(right), len(wrong), 1)
     figure = new_figure(PICTURE_IN * n_columns + 0.4, 2 * (PICTURE_IN + 0.35) + 0.7)
-    measured = "no AP: no picture shows it" if ap is None else f"AP {100 * ap:.1f} %"
     figure.suptitle(f"{name}   {measured}", x=0.01, ha="left", fontsize=13, color=INK)
     axes = figure.subplots(2, n_columns, squeeze=False)
     for row, pictures, color, word in ((axes[0], right, RIGHT, "right"), (axes[1], wrong, WRONG, "wrong")):

@@ -9,8 +9,10 @@ from typing import Any
 from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError
+from pipeline.recipes import compare
 from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
+from pipeline.stages.workspace import Workspace
 from pipeline.views.heat_maps import SplitReader, open_split_reader
 from pipeline.views.ranking import Ranking, read_ranking
 from pipeline.views.report.provenance import Stage, StoreLine, stages_of, stores_of
@@ -52,8 +54,34 @@ def read_run(run: RunContext, head: str) -> FoundRun:
         fitted = load_head(fit_head.path(run, head))
         if fitted.scores_patches and fitted.facts.how["how.source"] == "grid":
             heat_maps = open_split_reader(run, fitted, result["split"])
-    comparison = read_comparison(run.ws.compare_path(run.dataset)) or read_comparison(run.ws.heads_path(run.dataset))
+    comparison = current_comparison(run) or current_comparison(run, of_heads=True)
     return FoundRun(result, ranking, heat_maps, comparison, stages_of(run, splits, result), stores_of(run, splits))
+
+
+def current_comparison(run: RunContext, of_heads: bool = False) -> dict[str, Any] | None:
+    """Return the comparison of recipes, or of heads, if there is one of these settings and of the files as they are.
+
+    One that is of others is left out and named.
+    """
+    file = compare.path(run, of_heads)
+    found = read_comparison(file)
+    if found is None:
+        return None
+    try:
+        # Of the recipes that it was asked for, which need not be those of the settings; where some are left out, it
+        # was asked for all.
+        names = () if found["left_out"] else tuple(item["name"] for item in found["recipes"])
+        asked = {} if of_heads else {"comparison": names}
+        reason = compare.why_due(run.on(Workspace(run.settings.model_copy(update=asked))), of_heads)
+    except PipelineError as error:
+        reason = str(error)
+    except (KeyError, TypeError) as error:
+        reason = f"not a comparison: {type(error).__name__} {error}"
+    if reason is None:
+        return found
+    of = "--heads" if of_heads else "with the same recipes"
+    run.say(f"{file}: left out of the report: {reason}; make it again: pipeline compare --dataset {run.dataset}, {of}")
+    return None
 
 
 def read_comparison(path: Path) -> dict[str, Any] | None:

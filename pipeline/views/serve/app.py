@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request
 
-from pipeline.dataset.manifest import load_manifest
-from pipeline.head.file import load_head
 from pipeline.head.head import Head
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import HeadError, PipelineError, SettingsError
+from pipeline.io.memory import release_memory
 from pipeline.scoring.aggregation import MAXIMUM, Aggregation, natural_aggregation, select_applicable
+from pipeline.stages import fit_head
 from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.heat_maps import blend, common_scale
@@ -60,26 +62,39 @@ class Desk:
             runner = self.readers[name].runner
         self.aggregations = tuple(aggregations)
         self._photos: OrderedDict[str, Photo] = OrderedDict()
-        # One photo at a time: each uses all cores.
-        self._lock = threading.Lock()
+        # One photo at a time, since each uses all cores, and in one thread: libraries keep buffers for every thread.
+        self._worker = ThreadPoolExecutor(1)
 
-    def take(self, data: bytes, name: str) -> str:
+    def take(self, stream: IO[bytes], name: str) -> str:
         """Run the trunk on a photo, and return the key under which its activations are held.
+
+        Parameters
+        ----------
+        stream : the photo's file
+        name : of the file
 
         Raises
         ------
         BadPictureError
         """
-        reader = next(iter(self.readers.values()))
-        with self._lock, tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / (Path(name).stem or "photo")
-            path.write_bytes(data)
-            photo = reader.read(path, self.known_turns)
+        photo = self._worker.submit(self._read, stream, name).result()
         key = secrets.token_urlsafe(12)
         self._photos[key] = photo
         while len(self._photos) > PHOTOS_KEPT:
             self._photos.popitem(last=False)
         return key
+
+    def _read(self, stream: IO[bytes], name: str) -> Photo:
+        reader = next(iter(self.readers.values()))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / (Path(name).stem or "photo")
+            with open(path, "wb") as file:
+                shutil.copyfileobj(stream, file)
+            release_memory()  # else the allocator keeps much of what was freed, here and in other threads
+            try:
+                return reader.read(path, self.known_turns)
+            finally:
+                release_memory()
 
     def judge(self, key: str, head: str, k: str | None, wanted: str | None) -> dict[str, Any]:
         """Return scores and heat maps of a photo that `take` took.
@@ -160,7 +175,7 @@ def make_app(desk: Desk, title: str) -> Flask:
         if given is None:
             return jsonify(error="no photo in the request"), 400
         try:
-            key = desk.take(given.read(), given.filename or "photo")
+            key = desk.take(given.stream, given.filename or "photo")
         except PipelineError as error:
             return jsonify(error=str(error)), 422
         return answer(key)
@@ -183,14 +198,15 @@ def make_app(desk: Desk, title: str) -> Flask:
     return app
 
 
-def known_turns(ws: Workspace, dataset: str) -> dict[str, bool]:
+def known_turns(run: RunContext) -> dict[str, bool]:
     """Return whether each picture of a dataset is turned by EXIF, by digest, so that it is read as in its split."""
-    run = RunContext(ws, dataset)
     return {digest: turn for split in run.manifest.splits for digest, turn in turns_of(run, split).items()}
 
 
-def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
+def fitted_heads(run: RunContext) -> dict[str, Head]:
     """Fitted heads of a dataset that have scores of patches, the configured one first.
+
+    Heads that are not current, or damaged, are left out and named.
 
     Raises
     ------
@@ -198,21 +214,23 @@ def fitted_heads(ws: Workspace, dataset: str) -> dict[str, Head]:
         There is none.
     """
     found = {}
-    has_boxes = load_manifest(dataset).has_boxes
+    ws, has_boxes = run.ws, run.manifest.has_boxes
     main = ws.settings.main_head(has_boxes)
     names = dict.fromkeys([main, *ws.settings.compared_heads(has_boxes), *ws.settings.heads, *ws.settings.known_heads])
     for name in names:
-        path = ws.head_path(dataset, name)
-        if path.is_file():
-            head = load_head(path)
-            try:
-                check_makes_heat_maps(head)
-            except PipelineError:
-                continue
+        if not fit_head.path(run, name).is_file():
+            continue
+        try:
+            head = fit_head.require(run, name)
+        except HeadError as error:
+            run.say(f"left out: {error}")
+            continue
+        with suppress(HeadError):
+            check_makes_heat_maps(head)
             found[name] = head
     if not found:
         raise SettingsError(
-            f"{dataset}: no fitted head with scores of patches under these settings; "
-            f"fit one with: pipeline fit-head --dataset {dataset} --head {main if has_boxes else 'weak'}"
+            f"{run.dataset}: no fitted head with scores of patches under these settings that is current; "
+            f"fit one with: pipeline fit-head --dataset {run.dataset} --head {main if has_boxes else 'weak'}"
         )
     return found

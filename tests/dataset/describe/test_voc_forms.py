@@ -279,7 +279,7 @@ def test_contradictions_are_said(tmp_path):
 
     notes = "\n".join(said)
     assert "1 annotations state the name of another picture" in notes and "a: <filename> 'd'" in notes
-    assert "1 annotations list an object several times" in notes
+    assert "1 annotations list an object several times" in notes and "1 repetition(s) are dropped" in notes
     assert "of 1 pictures of train the class lists" in notes and "b: none in the lists, dog in the annotation" in notes
 
 

@@ -21,6 +21,10 @@ LIKE_PICTURE = (
     "file_name", "filename", "image", "path", "file", "img", "image_path", "filepath", "image_name", "name",
     "file_path", "image_id", "imageid", "image_file", "img_path", "id",
 )  # fmt: skip
+LIKE_SPLIT = (
+    "subset", "set", "partition", "phase", "fold", "kfold", "usage", "data_split", "dataset_split", "split_name",
+    "splits", "is_train", "is_training", "is_val", "is_valid", "is_validation", "is_test", "is_eval", "in_train",
+)  # fmt: skip
 LIKE_LABEL = ("class", "labels", "category", "target", "class_name", "label_name", "tags", "tag", "classes")
 
 
@@ -42,6 +46,11 @@ class CsvTable:
     def class_columns(self) -> tuple[str, ...]:
         """Names of the columns that are neither picture nor split."""
         return tuple(name for name in self.header if name not in (PICTURE, SPLIT))
+
+    @property
+    def like_split(self) -> str | None:
+        """Name of a column that seems to tell the split, where there is no column ``split``."""
+        return None if SPLIT in self.header else _first_like(self.header, LIKE_SPLIT)
 
     def column(self, name: str) -> list[str]:
         """Return the values of one column, stripped."""

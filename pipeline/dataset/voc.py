@@ -220,8 +220,9 @@ def labels_from_lists(
                 continue
             if len(fields) != 2 or fields[1] not in LABELS:
                 problems.append(f"{path.name} line {number}: expected 'id -1|0|1', got {brief(line.strip())}")
-            elif fields[0] in row_of:
-                labels[row_of[fields[0]], column] = int(fields[1])
-        for row in np.flatnonzero(labels[:, column] == NO_LABEL).tolist():
-            problems.append(f"{path.name}: no line for {ids[row]}")
+            elif (row := row_of.get(fields[0])) is not None:
+                if labels[row, column] not in (NO_LABEL, int(fields[1])):
+                    problems.append(f"{path.name} line {number}: {brief(line.strip())} contradicts a line above")
+                labels[row, column] = int(fields[1])
+        problems += [f"{path.name}: no line for {ids[row]}" for row in np.flatnonzero(labels[:, column] == NO_LABEL)]
     return labels, contents, problems

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 MAX_PART_BYTES = 200
 """Of a file's name, which may have 255 on most file systems."""
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?")
+"""Names that are numbers, in lower case."""
 
 
 def make_file_part(name: str, keep: str, *, ascii_only: bool = False, merge: bool = False) -> str:
@@ -79,13 +81,18 @@ def is_readable(text: str) -> bool:
 
 
 def find_alike(names: Iterable[str]) -> list[list[str]]:
-    """Group names that differ in case, spaces, invisible characters or Unicode's form alone; groups of two or more.
+    """Group names that differ in case, spaces, invisible characters or Unicode's form alone, and those of one number.
 
-    >>> find_alike(["dog", "cat", "Dog"])
-    [['dog', 'Dog']]
+    Returns
+    -------
+    Groups of two or more names.
+
+    >>> find_alike(["dog", "cat", "Dog", "1", "01", "1.0"])
+    [['dog', 'Dog'], ['1', '01', '1.0']]
     """
     groups: dict[str, list[str]] = {}
     for name in names:
         visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
-        groups.setdefault(" ".join(visible.casefold().split()), []).append(name)
+        plain = " ".join(visible.casefold().split())
+        groups.setdefault(str(float(plain)) if NUMBER.fullmatch(plain) else plain, []).append(name)
     return [group for group in groups.values() if len(group) > 1]

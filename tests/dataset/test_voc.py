@@ -369,6 +369,15 @@ def test_list_files_that_are_wrong(voc, tmp_path, lists, message):
         read_split(manifest(), "train", tmp_path)
 
 
+def test_a_list_may_repeat_a_picture_and_not_contradict_itself(voc, tmp_path):
+    write_lists(voc, cat_train="c -1\na 1\nb -1\na 1\n", dog_train="c -1\na 1\nb -1\n")
+    assert read_split(manifest(), "train", tmp_path).labels.tolist() == [[-1, -1], [1, 1], [-1, -1]]
+
+    write_lists(voc, cat_train="c -1\na 1\nb -1\na -1\n")
+    with pytest.raises(DatasetError, match="cat_train.txt line 4: 'a -1' contradicts a line above"):
+        read_split(manifest(), "train", tmp_path)
+
+
 def test_everything_wrong_with_a_split_is_told_at_once(voc, tmp_path):
     write_lists(voc, train="a\nb\nc\nd\n")
     (voc / "JPEGImages" / "a.jpg").unlink()

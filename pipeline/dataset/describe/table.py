@@ -108,6 +108,11 @@ def describe_table(
         raise MissingDataError(f"{root}: no such folder; --root names the one to which the table's paths are relative")
     refuse_foreign_table(table)
     content = read_table_file(table)
+    if (like := content.like_split) is not None:
+        raise DatasetError(
+            f"{table}: no column {SPLIT!r}, but {like!r}, which seems to tell the split of each picture; name it "
+            f"{SPLIT!r}, with the values train and val, or train and test; or take it out, and a split is made"
+        )
     classes, rule = _rule_of(content, options, say)
     rows = gather_pictures(content, root, classes, rule)
     ids = tuple(map(id_of, rows.paths))
@@ -320,6 +325,9 @@ def _stated_splits(
     for row, split in enumerate(names):
         if split:
             rows_of.setdefault(split, []).append(row)
+    folded = Counter(split.casefold() for split in rows_of)
+    if alike := sorted(split for split in rows_of if folded[split.casefold()] > 1):
+        problems.append(f"column {SPLIT}: {', '.join(alike)} differ by capitals alone: name each split in one way")
     without = [path for path, split in zip(rows.paths, names, strict=True) if not split]
     for split, members in sorted(rows_of.items()):
         labelled = np.asarray(is_known[members].any(1))

@@ -302,3 +302,38 @@ def test_classes_of_one_picture_are_said(root):
     _, said = describe(root, "picture,label", *(f"{k}.jpg,{name}" for k, name in enumerate(names)))
 
     assert any("2 of 4 classes have one picture each" in line and "'c', 'd'" in line for line in said)
+
+
+@pytest.mark.parametrize("column", ["subset", "Fold", "is_test", "usage"])
+def test_a_column_that_seems_to_tell_the_split_is_asked_about(root, column):
+    rows = [f"{k}.jpg,{('cat', 'dog')[k % 2]},{k // 6}" for k in range(8)]
+
+    with pytest.raises(DatasetError, match=f"no column 'split', but '{column}', which seems to tell the split"):
+        describe(root, f"picture,label,{column}", *rows)
+
+    columns = [f"{k}.jpg,{k % 2},{1 - k % 2},{k // 6}" for k in range(8)]  # else a class of this name
+    with pytest.raises(DatasetError, match="name it 'split', with the values train and val"):
+        describe(root, f"picture,cat,dog,{column}", *columns)
+
+    stated = [f"{k}.jpg,{('cat', 'dog')[k % 2]},{('train', 'val')[k // 6]},{k}" for k in range(8)]
+    manifest, _ = describe(root, f"picture,label,split,{column}", *stated)
+    assert {split: entry.pictures for split, entry in manifest.splits.items()} == {"train": 6, "val": 2}
+
+
+def test_splits_that_differ_by_capitals_are_not_several(root):
+    splits = ["Train", "train", "train", "train", "train", "train", "val", "val"]
+    rows = [f"{k}.jpg,{('cat', 'dog')[k % 2]},{split}" for k, split in enumerate(splits)]
+
+    with pytest.raises(DatasetError, match="column split: Train, train differ by capitals alone"):
+        describe(root, "picture,label,split", *rows)
+
+
+def test_classes_of_one_number_are_said(root):
+    rows = [f"{k}.jpg,{('1', '1.0', '02', '3')[k % 4]}" for k in range(8)]
+
+    manifest, said = describe(root, "picture,label", *rows)
+
+    assert len(manifest.classes) == 4
+    assert [line for line in said if "look alike" in line] == [
+        "NOTE: classes that look alike are told apart: '1', '1.0'; if one is meant, rename"
+    ]

@@ -224,5 +224,6 @@ def labels_from_lists(
                 if labels[row, column] not in (NO_LABEL, int(fields[1])):
                     problems.append(f"{path.name} line {number}: {brief(line.strip())} contradicts a line above")
                 labels[row, column] = int(fields[1])
-        problems += [f"{path.name}: no line for {ids[row]}" for row in np.flatnonzero(labels[:, column] == NO_LABEL)]
+        without = np.flatnonzero(labels[:, column] == NO_LABEL).tolist()
+        problems += [f"{path.name}: no line for {ids[row]}" for row in without]
     return labels, contents, problems

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.manifest import Manifest
     from pipeline.dataset.report import CheckReport
 
+LAYOUTS = ("coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio")
 ROOT = click.option("--data-root", help="Folder that holds datasets; default: data, or $PIPELINE_DATA.")
 
 
@@ -135,9 +136,8 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Folder with pictures and XML files of VOC (JPEGImages and Annotations, or next to each other), or with class "
-    "folders (CLASS/NAME.jpg, perhaps in train/, val/); with --table, the folder of its pictures, by default the "
-    "table's.",
+    help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), or with class folders "
+    "(CLASS/NAME.jpg, perhaps in train/, val/); with --table, the folder of its pictures, by default the table's.",
 )
 @click.option(
     "--table",
@@ -169,6 +169,12 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     help="What the folders directly below --root are; default: told from their names, refused if in doubt.",
 )
 @click.option(
+    "--annotations",
+    multiple=True,
+    help="File or folder of annotations, with --layout, where it is not found; once per split, whose name it has.",
+)
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Format of the annotations; default: recognised.")
+@click.option(
     "--label-separator",
     help="Of --table: between several labels in one field, such as '|'; list for ['a', 'b']; none for one label.",
 )
@@ -179,6 +185,8 @@ def new_dataset(
     table: Path | None,
     name: str,
     folders: Any,
+    annotations: tuple[str, ...],
+    layout: str | None,
     label_separator: str | None,
     zero: str | None,
     minus_one: str | None,
@@ -199,26 +207,30 @@ def new_dataset(
 
     manifests = Path("data_manifests")
     if table is not None:
-        if folders is not None:
-            raise click.UsageError("--folders goes with --root alone.")
+        if folders is not None or layout is not None or annotations:
+            raise click.UsageError("--folders, --annotations and --layout go with --root alone.")
         options = TableOptions(label_separator=label_separator, zero=zero, minus_one=minus_one, **rest)
-        path, has_boxes = describe_table(table, root, name, manifests, options), False
+        path = describe_table(table, root, name, manifests, options)
+    elif annotations and layout is None or layout is not None and folders is not None:
+        raise click.UsageError("--annotations goes with --layout, and --layout does not go with --folders.")
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
     elif label_separator is not None or zero is not None or minus_one is not None:
         raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:
-        shape = recognise_folder(root, name, folders, on_error)
-        path, has_boxes = shape.write(root, name, manifests, **rest), shape.has_boxes
+        shape = recognise_folder(root, name, folders, on_error, layout, annotations)
+        path = shape.write(root, name, manifests, **rest)
     click.echo(f"{path}")
-    say(f"next: {_next_command(path, has_boxes)}")
+    say(f"next: {_next_command(path)}")
 
 
-def _next_command(path: Path, has_boxes: bool) -> str:
+def _next_command(path: Path) -> str:
     """The command after ``data new`` that works in the working folder, with or without the workflow."""
-    from pipeline.io.yaml import read_mapping
+    from pipeline.dataset.manifest import load_manifest
 
     name = path.stem
+    manifest = load_manifest(name, path.parent)
+    has_boxes = manifest.has_boxes
     without = "there are no boxes, so recipes that need them (strong) are left out"
     if Path("Snakefile").is_file():
         if has_boxes:
@@ -226,7 +238,6 @@ def _next_command(path: Path, has_boxes: bool) -> str:
         return f"snakemake --cores 2 results/{name}_compare.json; {without}"
     if not has_boxes:
         return f"pipeline compare --dataset {name} --recipe svm; {without}"
-    content = read_mapping(path)
-    steps = [f"extract --dataset {name} --split {content[role]}" for role in ("fit", "eval")]
+    steps = [f"extract --dataset {name} --split {split}" for split in (manifest.fit, manifest.eval)]
     steps += [f"{command} --dataset {name}" for command in ("fit-head", "score", "evaluate")]
     return " && ".join(f"pipeline {step}" for step in steps)

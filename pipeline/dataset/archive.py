@@ -19,7 +19,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.dataset.manifest import Archive
+from pipeline.dataset.manifest_entries import Archive
 from pipeline.io.atomic import fsync_path, read_json, write_json
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import enumerate_problems

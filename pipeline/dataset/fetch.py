@@ -10,7 +10,8 @@ from pathlib import Path
 import filelock
 
 from pipeline.dataset.archive import download, merge_folder, unpack
-from pipeline.dataset.manifest import Drawn, Manifest, dataset_folder
+from pipeline.dataset.manifest import Manifest, dataset_folder
+from pipeline.dataset.manifest_entries import Drawn
 from pipeline.dataset.read import check, survey
 from pipeline.dataset.report import CheckReport, Depth
 from pipeline.io.atomic import read_json

@@ -10,10 +10,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipeline.dataset.manifest_entries import Archive, Drawn, SplitEntry, inside
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.model import MAX_SEED, Settings, explain_validation
+from pipeline.io.model import Settings, explain_validation
 from pipeline.io.names import expand_home, normalise
 from pipeline.io.yaml import read_mapping
 
@@ -21,56 +22,10 @@ from pipeline.io.yaml import read_mapping
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
 CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<!\s)")
-MAX_PICTURES = 1_000_000_000
 ACTION_COMPETITIONS = ("comp9", "comp10")
+ANNOTATED = ("coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio")
+"""Layouts of `pipeline.dataset.annotated`."""
 INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
-
-
-def _inside(path: str) -> str:
-    """Check that a path is relative and stays below the folder that it is joined to."""
-    if ".." in PurePosixPath(path).parts:
-        raise ValueError("must not contain '..'")
-    if PurePosixPath(path).is_absolute():
-        raise ValueError(f"must not be absolute, got {brief(path)}")
-    return path
-
-
-class SplitEntry(Settings):
-    """One split; without `ids` its list is ``ImageSets/Main/<split>.txt`` (or ``Action/``) in the dataset's folder."""
-
-    ids: str | None = Field(None, description="id list, relative to the manifest")
-    pictures: int | None = Field(None, ge=1, le=MAX_PICTURES, description="official count of pictures (or persons)")
-    folder: str | None = Field(
-        None, description="of this split's class folders, or of its pictures and XML files, in the dataset's folder"
-    )
-    labelled: bool = True
-
-    @field_validator("ids", "folder")
-    @classmethod
-    def _stays_inside(cls, path: str | None) -> str | None:
-        return path if path is None else _inside(path)
-
-
-class Archive(Settings):
-    """One file to download, and the MD5 that its publisher (or torchvision's table) states."""
-
-    url: str
-    md5: str = Field(pattern="^[0-9a-f]{32}$")
-    filename: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
-    strip: str = Field("", description="leading folder inside the archive that is dropped")
-
-    @field_validator("strip")
-    @classmethod
-    def _strip_stays_inside(cls, strip: str) -> str:
-        return _inside(strip)
-
-
-class Drawn(Settings):
-    """A dataset that this package draws: counts of scenes per split, and the seed."""
-
-    train: int = Field(ge=2, le=MAX_PICTURES)
-    val: int = Field(ge=2, le=MAX_PICTURES)
-    seed: int = Field(ge=0, le=MAX_SEED)
 
 
 class Manifest(Settings):
@@ -82,10 +37,12 @@ class Manifest(Settings):
 
     name: str
     title: str
-    layout: Literal["voc", "voc-action", "folders", "table"] = Field(
+    layout: Literal[
+        "voc", "voc-action", "folders", "table", "coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio"
+    ] = Field(
         "voc",
-        description="VOC's; that of its action task; or without boxes: <class>/<picture>, or a CSV file of pictures "
-        "and labels",
+        description="VOC's; that of its action task; without boxes: <class>/<picture>, or a CSV file of pictures "
+        "and labels; or that of another format of annotations",
     )
     samples: Literal["persons", "pictures"] = Field(
         "pictures", description="what is scored in the layout voc-action: each listed person, or each picture"
@@ -103,7 +60,11 @@ class Manifest(Settings):
         max_length=10,
         description="between several labels in one field of layout table: '|', say, or 'list' for ['cat', 'dog']",
     )
-    pictures_folder: str = Field("JPEGImages", description="of layouts with boxes: folder of the pictures")
+    class_names: str | None = Field(
+        None, description="file with the names of classes, of formats that have one, in the folder or absolute"
+    )
+    boxes: bool = Field(True, description="of formats that may have boxes or labels of pictures alone: which")
+    pictures_folder: str = Field("JPEGImages", description="of layouts with boxes: folder of the pictures, below the split's")
     annotations_folder: str = Field("Annotations", description="of layouts with boxes: folder of the XML files")
     exif: Literal["apply", "ignore"] | None = Field(
         None,
@@ -137,7 +98,7 @@ class Manifest(Settings):
     @property
     def has_boxes(self) -> bool:
         """Whether objects have boxes; without boxes, pictures have labels and patches have none."""
-        return self.layout not in ("folders", "table")
+        return self.layout not in ("folders", "table") and self.boxes
 
     @field_validator("name")
     @classmethod
@@ -163,7 +124,7 @@ class Manifest(Settings):
     @field_validator("pictures_folder", "annotations_folder")
     @classmethod
     def _places_stay_inside(cls, folder: str) -> str:
-        return _inside(folder)
+        return inside(folder)
 
     @field_validator("classes")
     @classmethod
@@ -208,10 +169,7 @@ class Manifest(Settings):
             raise ValueError("table: names the CSV file of layout table, and goes with no other")
         if self.table is not None and ".." in PurePosixPath(self.table).parts:
             raise ValueError("table: must not contain '..'")
-        if any(entry.folder for entry in self.splits.values()) and self.layout not in ("folders", "voc"):
-            raise ValueError("splits: a folder of its own goes with layout folders or voc")
-        if self.layout == "voc" and any(entry.folder and not entry.ids for entry in self.splits.values()):
-            raise ValueError("splits: in layout voc, a split with a folder of its own needs a list, 'ids'")
+        self._splits_fit_the_layout()
         if self.layout != "table" and (self.minus_one != "absent" or self.label_separator is not None):
             raise ValueError("minus_one and label_separator go with layout table alone")
         places = (self.pictures_folder, self.annotations_folder)
@@ -221,6 +179,18 @@ class Manifest(Settings):
         if duplicates:
             raise ValueError(f"classes: named twice: {', '.join(duplicates)}")
         return self
+
+    def _splits_fit_the_layout(self) -> None:
+        entries = self.splits.values()
+        is_annotated = self.layout in ANNOTATED
+        if any(entry.folder for entry in entries) and not (is_annotated or self.layout in ("folders", "voc")):
+            raise ValueError("splits: a folder of its own goes with layout folders, voc or a format of annotations")
+        if self.layout == "voc" and any(entry.folder and not entry.ids for entry in entries):
+            raise ValueError("splits: in layout voc, a split with a folder of its own needs a list, 'ids'")
+        if is_annotated and not all(entry.ids for entry in entries):
+            raise ValueError(f"splits: in layout {self.layout}, each split needs a list, 'ids'")
+        if not is_annotated and (self.class_names or not self.boxes or any(entry.annotations for entry in entries)):
+            raise ValueError(f"annotations, class_names and boxes go with the layouts {', '.join(ANNOTATED)}")
 
 
 def manifest_folders(extra: Path | None = None) -> list[Path]:
@@ -302,6 +272,8 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder is this dataset's, by the files of its layout."""
     inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder] or [folder]
     if manifest.layout == "folders":
+        return all(path.is_dir() for path in inside)
+    if manifest.layout in ANNOTATED:
         return all(path.is_dir() for path in inside)
     if manifest.layout == "table":
         return folder.is_dir() and (folder / (manifest.table or "")).is_file()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.dataset import labelled, voc, voc_action
+from pipeline.dataset import annotated, labelled, voc, voc_action
 from pipeline.dataset.manifest import Manifest, dataset_folder
 from pipeline.dataset.report import CheckReport, Depth, SplitCheck
 from pipeline.dataset.split import Split
@@ -35,7 +35,13 @@ class LayoutReader(Protocol):
         ...
 
 
-LAYOUTS: dict[str, LayoutReader] = {"voc": voc, "voc-action": voc_action, "folders": labelled, "table": labelled}
+LAYOUTS: dict[str, LayoutReader] = {
+    "voc": voc,
+    "voc-action": voc_action,
+    "folders": labelled,
+    "table": labelled,
+    **dict.fromkeys(annotated.FORMATS, annotated),
+}
 
 
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None, on_error: str = "fail") -> Split:

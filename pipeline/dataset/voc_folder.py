@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.dataset.file_state import FileState, state_of_entry, state_of_file
-from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.manifest import ANNOTATED, Manifest
+from pipeline.dataset.manifest_entries import SplitEntry
 from pipeline.dataset.split import PICTURE_SUFFIXES, read_ids
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
@@ -28,6 +29,8 @@ class VocPlaces:
 def places_of(manifest: Manifest, split: str, folder: Path) -> VocPlaces:
     """Name the folders of a split: the devkit's, or others that the manifest names."""
     base = folder / (_entry_of(manifest, split).folder or "")
+    if manifest.layout in ANNOTATED:
+        return VocPlaces(base, base)
     return VocPlaces(base / manifest.pictures_folder, base / manifest.annotations_folder)
 
 
@@ -179,13 +182,20 @@ def state_of_voc_files(manifest: Manifest, split: str, folder: Path, ids: Sequen
     states.append((digest_of([manifest.classes, manifest.splits[split].labelled, *exif]), 0, 0))
     places = places_of(manifest, split, folder)
     for index in (index_pictures(places.pictures), index_annotations(places.annotations)):
-        by_folder: dict[str, set[str]] = {}
-        for i in ids:
-            for path in index.names_of(i):
-                parent, _, name = path.rpartition("/")
-                by_folder.setdefault(parent, set()).add(name)
-        for parent, wanted in by_folder.items():
-            prefix = f"{index.folder.name}/{parent}/" if parent else f"{index.folder.name}/"
-            with os.scandir(index.folder / parent) as listing:
-                states += [state_of_entry(entry, prefix + entry.name) for entry in listing if entry.name in wanted]
+        states += states_of_ids(index, ids)
     return states + [state_of_file(path) for path in class_list_paths(manifest, split, folder) if path.is_file()]
+
+
+def states_of_ids(index: FileIndex, ids: Sequence[str]) -> list[FileState]:
+    """Read the states of the files of some ids. Costs one listing per folder."""
+    by_folder: dict[str, set[str]] = {}
+    for i in ids:
+        for path in index.names_of(i):
+            parent, _, name = path.rpartition("/")
+            by_folder.setdefault(parent, set()).add(name)
+    states: list[FileState] = []
+    for parent, wanted in by_folder.items():
+        prefix = f"{index.folder.name}/{parent}/" if parent else f"{index.folder.name}/"
+        with os.scandir(index.folder / parent) as listing:
+            states += [state_of_entry(entry, prefix + entry.name) for entry in listing if entry.name in wanted]
+    return states

@@ -182,7 +182,8 @@ import torch
 import pipeline.activations.part_size as part_size
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import LocalFolder
-from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest_entries import SplitEntry
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings

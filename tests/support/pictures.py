@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest_entries import SplitEntry
 from pipeline.dataset.split import Split
 
 

@@ -8,23 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.dataset.describe.names import SHARD, is_container
+from pipeline.dataset.describe.names import SHARD
 from pipeline.dataset.describe.peek import (
     PEEKED,
     beside_pictures,
     csv_header,
     csv_kind,
     head_of,
-    is_yolo_text,
     json_kind,
     xml_root,
 )
 from pipeline.dataset.describe.tree import Folder
 
 DEPTH = 3
-COCO_NAME = re.compile(
-    r"(_annotations\.coco|(instances|captions|person_keypoints|panoptic|stuff)_.*)\.json", re.IGNORECASE
-)
 PACKED = {
     ".tfrecord": "TFRecord files",
     ".record": "TFRecord files",
@@ -111,52 +107,11 @@ def _img2dataset(tree: Folder) -> Evidence | None:
     return None
 
 
-def _coco(tree: Folder) -> Evidence | None:
-    for folder in _places(tree):
-        jsons = [name for name in folder.others if name.lower().endswith(".json")]
-        if named := next((name for name in jsons if COCO_NAME.fullmatch(name)), None):
-            return Evidence("COCO (one JSON file for all pictures)", folder.below(named))
-        for name in jsons[:PEEKED]:
-            if json_kind(head_of(folder.path / name)) == "coco":
-                return Evidence("COCO (one JSON file for all pictures)", folder.below(name))
-    return None
-
-
-def _labelme(tree: Folder) -> Evidence | None:
-    for folder in _places(tree):
-        for name in [name for name in folder.others if name.lower().endswith(".json")][:PEEKED]:
-            if json_kind(head_of(folder.path / name)) == "labelme":
-                return Evidence("LabelMe (a JSON file of shapes per picture)", folder.below(name))
-    return None
-
-
-def _yolo(tree: Folder) -> Evidence | None:
-    name = "YOLO (a text file of boxes per picture)"
-    for folder in _places(tree):
-        for file in folder.others:
-            if file.lower().endswith((".yaml", ".yml")):
-                text = head_of(folder.path / file)
-                if re.search(r"^names\s*:", text, re.MULTILINE) and re.search(
-                    r"^(train|val|nc|path)\s*:", text, re.MULTILINE
-                ):
-                    return Evidence(name, folder.below(file))
-            if file.lower() in ("obj.data", "obj.names", "_darknet.labels"):
-                return Evidence(name, folder.below(file))
-        texts = beside_pictures(folder, folder, ".txt")
-        if not folder.pictures and any(map(is_container, folder.inside.split("/"))):
-            texts += [folder.path / file for file in folder.others if file.endswith(".txt")]
-        for path in texts[:PEEKED]:
-            if is_yolo_text(head_of(path)):
-                return Evidence(name, _named(folder, path))
-    return None
-
-
 def _tables_of_boxes(tree: Folder) -> Evidence | None:
-    names = {"open images": "Open Images (CSV files of labels or boxes)", "boxes": "a CSV file of boxes"}
     for folder in _places(tree):
         for file in [file for file in folder.others if file.lower().endswith((".csv", ".tsv"))][:20]:
-            if (kind := csv_kind(csv_header(head_of(folder.path / file)))) in names:
-                return Evidence(names[kind], folder.below(file))
+            if csv_kind(csv_header(head_of(folder.path / file))) == "boxes":
+                return Evidence("a CSV file of boxes", folder.below(file))
     return None
 
 
@@ -165,7 +120,11 @@ def _imagefolder(tree: Folder) -> Evidence | None:
         for file in folder.others:
             stem, suffix = os.path.splitext(file.lower())
             if stem == "metadata" and suffix in (".csv", ".jsonl", ".parquet"):
-                return Evidence("Hugging Face imagefolder (pictures and metadata)", folder.below(file), boxes=False)
+                return Evidence(
+                    "Hugging Face imagefolder (metadata without label, labels or objects, or in Parquet)",
+                    folder.below(file),
+                    boxes=False,
+                )
     return None
 
 
@@ -205,9 +164,6 @@ def _packed(tree: Folder) -> Evidence | None:
 RULES: tuple[Callable[[Folder], Evidence | None], ...] = (
     _shards_of_tar,
     _img2dataset,
-    _coco,
-    _labelme,
-    _yolo,
     _tables_of_boxes,
     _imagefolder,
     _xml,

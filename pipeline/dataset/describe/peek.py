@@ -27,7 +27,7 @@ def head_of(path: Path) -> str:
 
 
 def json_kind(text: str) -> str | None:
-    """Name the format of a JSON file by its keys: ``coco``, ``labelme``, ``caption``, ``json``; None for other text.
+    """Name the format of a JSON file by its keys; ``json`` for any other, None for other text.
 
     >>> json_kind('{"images": [], "annotations": []}'), json_kind('{"shapes": [], "imagePath": "a.jpg"}')
     ('coco', 'labelme')
@@ -35,9 +35,13 @@ def json_kind(text: str) -> str | None:
     if not text.lstrip().startswith(("{", "[")):
         return None
     keys = set(re.findall(r'"(\w+)"\s*:', text))
+    if text.lstrip().startswith("[") and {"annotations", "data"} <= keys:
+        return "label-studio"
     if "shapes" in keys and keys & {"imagePath", "imageData", "shape_type"}:
         return "labelme"
     if "images" in keys and keys & {"annotations", "categories", "licenses", "file_name"}:
+        return "coco"
+    if {"image_id", "category_id"} <= keys and keys & {"annotations", "images", "categories"}:
         return "coco"
     return "caption" if keys & {"url", "caption", "key"} else "json"
 

@@ -6,32 +6,18 @@ A new shape is a module with a writer, and one entry in `SHAPES`. Formats that a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
+from pipeline.dataset.describe.annotated import find_format, new_annotated_manifest
 from pipeline.dataset.describe.folders import Folders, new_folders_manifest
 from pipeline.dataset.describe.foreign import advice, find_foreign
 from pipeline.dataset.describe.peek import PEEKED, csv_header, head_of
 from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
 from pipeline.dataset.describe.voc import find_parts, new_manifest
 from pipeline.io.errors import DatasetError, MissingDataError
-
-
-class ManifestWriter(Protocol):
-    """Writes the manifest of the pictures in a folder and returns its path."""
-
-    def __call__(
-        self,
-        root: Path,
-        name: str,
-        manifests: Path,
-        seed: int = 0,
-        metric: str = "voc12",
-        overwrite: bool = False,
-    ) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -41,12 +27,12 @@ class FolderShape:
     Attributes
     ----------
     fits : whether a folder has this shape
-    write : writes the manifest
+    write : writes the manifest of a folder, as `pipeline.dataset.describe.voc.new_manifest`
     has_boxes : whether the pictures have boxes
     """
 
     fits: Callable[[Folder], bool]
-    write: ManifestWriter
+    write: Callable[..., Path]
     has_boxes: bool
 
 
@@ -57,14 +43,22 @@ def has_class_folders(tree: Folder) -> bool:
 
 SHAPES = (
     FolderShape(lambda tree: bool(find_parts(tree)), new_manifest, has_boxes=True),
+    FolderShape(lambda tree: find_format(tree) is not None, new_annotated_manifest, has_boxes=True),
     FolderShape(has_class_folders, new_folders_manifest, has_boxes=False),
     # Fits every folder: its writer names the missing files of a folder without any shape.
     FolderShape(lambda tree: True, new_manifest, has_boxes=True),
 )
-VOC, CLASS_FOLDERS, _ = SHAPES
+VOC, ANNOTATED, CLASS_FOLDERS, _ = SHAPES
 
 
-def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_error: str = "fail") -> FolderShape:
+def recognise_folder(
+    root: Path,
+    name: str,
+    folders: Folders | None = None,
+    on_error: str = "fail",
+    layout: str | None = None,
+    annotations: Sequence[str] = (),
+) -> FolderShape:
     """Find the shape of a folder; of several that fit, the first in the table.
 
     Parameters
@@ -72,6 +66,7 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_e
     name : of the new dataset, for commands in messages
     folders : what the folders directly below are, if the user said so; the formats of other tools do not matter then
     on_error : ``skip`` leaves out pictures whose annotations cannot be used, where the shape has annotations
+    layout, annotations : format and files of the annotations, if the user named them
 
     Raises
     ------
@@ -89,11 +84,14 @@ def recognise_folder(root: Path, name: str, folders: Folders | None = None, on_e
         raise MissingDataError(f"{root}: no folder of pictures: {error.strerror}") from error
     if folders is not None:
         return replace(CLASS_FOLDERS, write=partial(new_folders_manifest, folders=folders))
+    if layout is not None:
+        write = partial(new_annotated_manifest, layout=layout, annotations=annotations, on_error=on_error)
+        return replace(ANNOTATED, write=write)
     shape = next(shape for shape in SHAPES if shape.fits(tree))
-    if shape is not VOC:
+    if shape not in (VOC, ANNOTATED):
         _refuse_foreign(tree, name)
     if shape.has_boxes and on_error != "fail":
-        return replace(shape, write=partial(new_manifest, on_error=on_error))
+        return replace(shape, write=partial(shape.write, on_error=on_error))
     return shape
 
 

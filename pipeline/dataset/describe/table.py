@@ -35,7 +35,7 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
-from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
+from pipeline.dataset.manifest import ANNOTATED, CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import Say
@@ -165,20 +165,28 @@ def refuse_foreign_table(table: Path) -> None:
     kinds = {
         "coco": "a COCO file (JSON)",
         "labelme": "a LabelMe file (JSON)",
+        "label-studio": "an export of Label Studio (JSON)",
         "json": "a JSON file",
         "caption": "a JSON file",
     }
-    kind = kinds.get(json_kind(text) or "")
+    layout = json_kind(text) or ""
+    kind = kinds.get(layout)
     if kind and table.suffix.lower() in (".jsonl", ".ndjson"):
-        kind = "JSON lines, as in a Hugging Face imagefolder's metadata.jsonl"
+        kind, layout = "JSON lines, as in a Hugging Face imagefolder's metadata.jsonl", "imagefolder"
     if text.startswith("\x1f\ufffd"):
         kind = "a compressed file"
     if text.startswith(("PAR1", "PK\x03\x04")):
         kind = "a Parquet file" if text.startswith("PAR1") else "a spreadsheet or ZIP archive"
     if kind is None and csv_kind(csv_header(text)) == "open images":
-        kind = "a table of Open Images (ImageID, LabelName)"
+        kind, layout = "a table of Open Images (ImageID, LabelName)", "open-images"
     elif kind is None and csv_kind(csv_header(text)) == "boxes":
         kind = "a table of boxes"
+    if kind is not None and layout in ANNOTATED:
+        given = table.parent if layout == "labelme" else table
+        raise DatasetError(
+            f"{table}: {kind}, which is no table of pictures and labels; give the folder of the pictures: pipeline "
+            f"data new --root DIR --annotations {given} --layout {layout}"
+        )
     if kind is not None:
         raise DatasetError(
             f"{table}: {kind}, which is not read; expected CSV with the columns picture,label and perhaps split, "

@@ -54,14 +54,25 @@ def read_annotations(xmls: FileIndex, ids: Iterable[str], on_error: str, say: Sa
     found = Annotations()
     for i in ids:
         _read_annotation(xmls, i, found)
+    settle(found, xmls.folder.parent, on_error, say)
+    return found
+
+
+def settle(found: Annotations, where: Path, on_error: str, say: Say) -> None:
+    """Refuse annotations that cannot be used, or name those that are left out and what is not taken as written.
+
+    Raises
+    ------
+    DatasetError
+        All problems at once.
+    """
     problems, advice = list(found.problems), ""
     if on_error == "fail" and found.unusable:
         problems += found.unusable.values()
         advice = "\nfix them, or leave these pictures out with --on-error skip"
     if problems:
-        raise DatasetError(f"{xmls.folder.parent}: {len(problems)} problem(s)\n{enumerate_problems(problems)}{advice}")
+        raise DatasetError(f"{where}: {len(problems)} problem(s)\n{enumerate_problems(problems)}{advice}")
     _say_notes(found, say)
-    return found
 
 
 def _read_annotation(xmls: FileIndex, i: str, found: Annotations) -> None:

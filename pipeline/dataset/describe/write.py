@@ -91,12 +91,14 @@ class IdList:
     ----------
     own : whether the list is written next to the manifest, because the dataset has none or one with unusable ids
     folder : folder with the split's own class folders, or its pictures and XML files, if it has one
+    annotations : file or folder of the split's annotations, of formats that have one
     """
 
     ids: tuple[str, ...]
     labelled: bool
     own: bool
     folder: str | None = None
+    annotations: str | None = None
 
     def as_manifest(self, name: str, split: str) -> dict[str, object]:
         """Make the split's entry in the manifest `name`."""
@@ -105,6 +107,8 @@ class IdList:
             entry["ids"] = f"{name}/{split}.txt"
         if self.folder is not None:
             entry["folder"] = self.folder
+        if self.annotations is not None:
+            entry["annotations"] = self.annotations
         return entry if self.labelled else {**entry, "labelled": False}
 
 

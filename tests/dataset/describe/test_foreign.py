@@ -12,23 +12,12 @@ from pipeline.io.errors import DatasetError
 
 COCO = json.dumps({"images": [{"file_name": "1.jpg"}], "annotations": [], "categories": []})
 LABELME = json.dumps({"version": "5", "shapes": [], "imagePath": "0.jpg"})
-YOLO = "0 0.5 0.5 0.25 0.25\n"
 BOXES = "filename,width,height,class,xmin,ymin,xmax,ymax\n0.jpg,16,12,cat,1,1,9,9\n"
 OPEN_IMAGES = "ImageID,Source,LabelName,Confidence\n0,xclick,/m/01yrx,1\n"
 PICTURES = ("train/0.jpg", "train/1.jpg", "val/2.jpg", "val/3.jpg")
 SHAPES = {
-    "coco": ("COCO", ("train2017/0.jpg", "val2017/1.jpg"), {"annotations/instances_train2017.json": COCO}),
-    "roboflow coco": ("COCO", PICTURES, {"train/_annotations.coco.json": COCO}),
-    "coco by another name": ("COCO", ("images/0.jpg",), {"labels.json": COCO}),
-    "labelme": ("LabelMe", ("0.jpg", "1.jpg"), {"0.json": LABELME, "1.json": LABELME}),
-    "labelme in folders": ("LabelMe", PICTURES, {"train/0.json": LABELME}),
-    "yolo": ("YOLO", ("images/train/0.jpg", "images/val/1.jpg"), {"labels/train/0.txt": YOLO}),
-    "yolo by data.yaml": ("YOLO", PICTURES, {"data.yaml": "train: train\nval: val\nnames: [cat]\n"}),
-    "roboflow yolo": ("YOLO", ("train/images/0.jpg", "valid/images/1.jpg"), {"train/labels/0.txt": YOLO}),
-    "labelimg yolo": ("YOLO", ("0.jpg", "1.jpg"), {"0.txt": YOLO, "classes.txt": "cat\n"}),
-    "open images": ("Open Images", ("images/0.jpg",), {"train-annotations-bbox.csv": OPEN_IMAGES}),
     "boxes": ("CSV file of boxes", ("images/0.jpg",), {"labels.csv": BOXES}),
-    "imagefolder": ("imagefolder", PICTURES, {"train/metadata.csv": "file_name,label\n0.jpg,cat\n"}),
+    "imagefolder": ("imagefolder", PICTURES, {"train/metadata.csv": "file_name,text\n0.jpg,a cat\n"}),
     "imagefolder jsonl": ("imagefolder", ("0.jpg",), {"metadata.jsonl": '{"file_name": "0.jpg"}\n'}),
     "img2dataset": ("img2dataset", ("00000/0.jpg", "00001/1.jpg"), {"00000/0.json": '{"caption": "a cat"}'}),
     "webdataset": ("webdataset", (), {"00000.tar": "", "00001.tar": ""}),
@@ -70,11 +59,7 @@ def test_a_devkit_one_folder_deeper_is_named(tmp_path):
 
 
 TABLES = {
-    "coco.json": (COCO, "a COCO file"),
-    "l.json": (LABELME, "a LabelMe file"),
     "other.json": ('{"a": 1}', "a JSON file"),
-    "metadata.jsonl": ('{"file_name": "0.jpg", "label": 0}\n', "JSON lines"),
-    "bbox.csv": (OPEN_IMAGES, "a table of Open Images"),
     "boxes.csv": (BOXES, "a table of boxes"),
     "t.parquet": ("PAR1", "a Parquet file"),
     "t.xlsx": ("PK\x03\x04", "a spreadsheet"),
@@ -87,3 +72,19 @@ def test_tables_that_are_none_are_refused_in_one_line(tmp_path, name):
     with pytest.raises(DatasetError, match=f"{word}.*, which is not read; expected CSV with the columns") as caught:
         new_table_manifest(write(tmp_path, name, text), None, "x", Path(tmp_path / "m"))
     assert "\n" not in str(caught.value)
+
+
+ANNOTATIONS = {
+    "coco.json": (COCO, "a COCO file", "coco"),
+    "l.json": (LABELME, "a LabelMe file", "labelme"),
+    "tasks.json": ('[{"id": 1, "annotations": [], "data": {}}]', "an export of Label Studio", "label-studio"),
+    "metadata.jsonl": ('{"file_name": "0.jpg", "label": 0}\n', "JSON lines", "imagefolder"),
+    "bbox.csv": (OPEN_IMAGES, "a table of Open Images", "open-images"),
+}
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_annotations_given_as_a_table_are_told_how_to_be_given(tmp_path, name):
+    text, word, layout = ANNOTATIONS[name]
+    with pytest.raises(DatasetError, match=f"{word}.*give the folder.* --annotations .* --layout {layout}"):
+        new_table_manifest(write(tmp_path, name, text), None, "x", Path(tmp_path / "m"))

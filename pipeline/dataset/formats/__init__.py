@@ -1,0 +1,1 @@
+"""Formats of annotations other than VOC's: one module per format, which reads its files as records of pictures."""

@@ -63,6 +63,24 @@ def find_format(tree: Folder, layout: str | None = None, annotations: Sequence[s
     return next((found for find in finders if (found := find(tree, named)) is not None), None)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of annotations.
+
+    Attributes
+    ----------
+    on_error : ``skip`` leaves out and names the pictures whose annotations cannot be used
+    layout, annotations : as of `find_format`
+    """
+
+    on_error: str = "fail"
+    layout: str | None = None
+    annotations: Sequence[str] = ()
+
+
+ASKED = Asked()
+
+
 @dataclass
 class _Part:
     """Pictures of one split, or of all, that can be used.
@@ -109,9 +127,7 @@ def new_annotated_manifest(
     metric: str = "voc12",
     overwrite: bool = False,
     say: Say = say_to_stderr,
-    on_error: str = "fail",
-    layout: str | None = None,
-    annotations: Sequence[str] = (),
+    asked: Asked = ASKED,
 ) -> Path:
     """Write ``<manifests>/<name>.yaml`` for the pictures in `root`; nothing is written into `root`.
 
@@ -120,8 +136,8 @@ def new_annotated_manifest(
 
     Parameters
     ----------
-    seed, metric, say, on_error : as of `pipeline.dataset.describe.voc.new_manifest`
-    layout, annotations : as of `find_format`
+    seed, metric, say : as of `pipeline.dataset.describe.voc.new_manifest`
+    asked : what the user said of the annotations
 
     Raises
     ------
@@ -133,13 +149,11 @@ def new_annotated_manifest(
     path = check_new(name, manifests, metric, overwrite)
     root = Path(root).resolve()
     tree = read_tree(root)
-    found = find_format(tree, layout, annotations)
+    found = find_format(tree, asked.layout, asked.annotations)
     if found is None:
-        raise DatasetError(
-            f"{root}: no annotations" + (f" in the form of {FORMATS[layout].TITLE}" if layout else "") + "; name the "
-            "file: --annotations FILE --layout NAME"
-        )
-    whole = _Whole(tree, found, say, on_error)
+        form = f" in the form of {FORMATS[asked.layout].TITLE}" if asked.layout else ""
+        raise DatasetError(f"{root}: no annotations{form}; name the file: --annotations FILE --layout NAME")
+    whole = _Whole(tree, found, say, asked.on_error)
     for note in found.notes:
         say(note)
     for source in found.sources:

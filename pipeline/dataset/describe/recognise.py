@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.dataset.describe.annotated import find_format, new_annotated_manifest
+from pipeline.dataset.describe.annotated import Asked, find_format, new_annotated_manifest
 from pipeline.dataset.describe.folders import Folders, new_folders_manifest
 from pipeline.dataset.describe.foreign import advice, find_foreign
 from pipeline.dataset.describe.peek import PEEKED, csv_header, head_of
@@ -84,11 +84,13 @@ def recognise_folder(
         raise MissingDataError(f"{root}: no folder of pictures: {error.strerror}") from error
     if folders is not None:
         return replace(CLASS_FOLDERS, write=partial(new_folders_manifest, folders=folders))
+    annotated = replace(ANNOTATED, write=partial(new_annotated_manifest, asked=Asked(on_error, layout, annotations)))
     if layout is not None:
-        write = partial(new_annotated_manifest, layout=layout, annotations=annotations, on_error=on_error)
-        return replace(ANNOTATED, write=write)
+        return annotated
     shape = next(shape for shape in SHAPES if shape.fits(tree))
-    if shape not in (VOC, ANNOTATED):
+    if shape is ANNOTATED:
+        return annotated
+    if shape is not VOC:
         _refuse_foreign(tree, name)
     if shape.has_boxes and on_error != "fail":
         return replace(shape, write=partial(shape.write, on_error=on_error))

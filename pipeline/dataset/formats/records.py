@@ -130,6 +130,9 @@ def annotation_of(record: PictureRecord, classes: Sequence[str]) -> Annotation:
 def _usable_box(item: ObjectRecord, size_wh: tuple[int, int] | None) -> tuple[np.ndarray, bool]:
     if item.problem or item.box is None:
         raise ValueError(item.problem or "no box")
+    x0, y0, x1, y1 = item.box
+    if size_wh is not None and 0 <= x0 < x1 <= size_wh[0] and 0 <= y0 < y1 <= size_wh[1]:
+        return np.array(item.box, float), False  # nearly all, and there are hundreds of thousands
     box = np.array(item.box, float)
     if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(f"box without area, got {_written(item.box)}")

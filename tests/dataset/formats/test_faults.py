@@ -1,0 +1,303 @@
+"""Annotations that are wrong are named: what, in which file and record, and what was expected; nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.cli import run_command
+from support.layouts import CLASSES, LAYOUTS, coco_of, draw_scenes, of_split
+from support.own_pictures import draw, write
+
+from pipeline.dataset.formats.coco import box_of_segmentation
+from pipeline.dataset.formats.records import to_pixels
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.read import check, read_split, state_of_split
+from pipeline.io.errors import DatasetError
+from pipeline.io.json_stream import stream_elements
+
+
+def new(folder, *options: str):
+    return run_command(folder, "data", "new", "--root", "own", "--name", "own", "--overwrite", *options)
+
+
+def coco(folder, change, pictures: int = 4) -> None:
+    """Write four pictures and a COCO file after a change of its content."""
+    draw(folder / "own", *(f"images/{k}.jpg" for k in range(pictures)))
+    content = {
+        "images": [{"id": 10 * k, "file_name": f"{k}.jpg", "width": 16, "height": 12} for k in range(4)],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [
+            {"id": k, "image_id": 10 * k, "category_id": 7 if k % 2 else 90, "bbox": [1, 2, 5.5, 6]} for k in range(4)
+        ],
+    }
+    change(content)
+    write(folder, "own/labels.json", json.dumps(content))
+
+
+def edit(key: str, number: int, **values):
+    return lambda content: content[key][number].update(values)
+
+
+FAULTS = {
+    "far outside": (
+        edit("annotations", 1, bbox=[1, 2, 90, 6]),
+        r"annotations\[1\] \(cat\): box .* far out of .*16 x 12",
+    ),
+    "no area": (edit("annotations", 1, bbox=[1, 2, 0, 6]), r"images\[1\]: annotations\[1\] \(cat\): bbox without area"),
+    "not finite": (edit("annotations", 1, bbox=[1, 2, float("nan"), 6]), r"annotations\[1\].*without area"),
+    "no box": (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\].*neither bbox nor segmentation"),
+    "words": (edit("annotations", 1, bbox=["a", 2, 3, 4]), r"bbox: expected \[x, y, width, height\], got"),
+    "unknown category": (edit("annotations", 1, category_id=8), r"annotations\[1\].*category_id 8 is in no category"),
+    "category twice": (edit("categories", 1, id=7), r"categories\[1\]: id 7 is 'dog' here and 'cat' before"),
+    "image id twice": (edit("images", 1, id=0), r"images\[0\]: images\[1\] has the same id, 0"),
+    "picture twice": (
+        edit("images", 1, file_name="0.jpg"),
+        r"two records of one picture: .*\[0\] and .*images\[1\]",
+    ),
+    "captions": (
+        lambda c: c["annotations"][0].pop("category_id"),
+        r"expected image_id and category_id \(of COCO",
+    ),
+    "no name": (edit("images", 2, file_name=None), r"images\[2\]: expected id and file_name"),
+    "class with a slash": (edit("categories", 0, name="a/b"), r"class 'a/b': part of file names, so no '/'"),
+    "size in words": (edit("images", 0, width="wide"), r"images\[0\]: width and height: expected whole numbers"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_of_coco_are_named_by_file_and_record(tmp_path, name):
+    change, message = FAULTS[name]
+    coco(tmp_path, change)
+    ended = new(tmp_path)
+    assert ended.code == 2
+    assert re.search(r"labels.json[\s\S]*" + message, ended.err), ended.err
+
+
+def test_a_picture_with_a_bad_record_is_left_out_on_request(tmp_path):
+    coco(tmp_path, edit("annotations", 1, bbox=[1, 2, 90, 6]))
+    ended = new(tmp_path, "--on-error", "skip")
+    assert ended.code == 0 and "left out, 1 of 4 pictures whose annotations cannot be used" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer without its file: git lfs pull"),
+        ('{"images": [{"id": 1, "file_', "not valid JSON at character 13: images.0.: .*ends here|Unterminated"),
+        ('{"images": {}}', "expected an array .* under 'images'"),
+        ('{"images": [1], "annotations": []}', r"images\[0\]: expected an object"),
+        ('{"images": [' + "[" * 100_000, "nested too deeply"),
+        ("\udcff", "not JSON in UTF-8"),
+    ],
+)
+def test_files_that_are_no_coco_file(tmp_path, text, message):
+    draw(tmp_path / "own", "images/0.jpg")
+    (tmp_path / "own/a.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    ended = new(tmp_path, "--layout", "coco", "--annotations", str(tmp_path / "own/a.json"))
+    assert ended.code == 2
+    with pytest.raises(DatasetError, match=message):
+        raise DatasetError(ended.err)
+
+
+def test_missing_and_extra_pictures_and_orphans_are_counted_and_named(tmp_path):
+    def change(content):
+        content["images"].append({"id": 99, "file_name": "gone.jpg"})
+        content["annotations"].append({"id": 99, "image_id": 1234, "category_id": 7, "bbox": [1, 1, 2, 2]})
+
+    coco(tmp_path, change, pictures=5)
+    ended = new(tmp_path)
+    assert ended.code == 0, ended.err
+    assert "COCO (one JSON file): labels.json: 4 pictures, 4 objects of 2 classes" in ended.err
+    assert (
+        "left out, 1 records whose picture is not below images/:\n  - labels.json: images[4]: 'gone.jpg'" in ended.err
+    )
+    assert "left out, 1 pictures in images/ without a record:\n  - 4" in ended.err
+    assert "left out, 1 annotations whose image_id is that of no image" in ended.err
+
+
+def test_a_size_that_is_not_the_pictures_is_found_by_a_deep_check(tmp_path):
+    coco(tmp_path, edit("images", 1, width=640, height=480))
+    assert "the picture is 16 x 12, its annotation says 640 x 480" in new(tmp_path).err
+    report = check(load_manifest("own", tmp_path / "data_manifests"), deep=True)
+    assert any("its annotation says 640 x 480" in problem for problem in report.problems)
+
+
+def test_a_changed_record_changes_the_digest_and_nothing_but_its_own_labels(tmp_path):
+    scenes = draw_scenes()
+    LAYOUTS["coco"].write(tmp_path / "own", scenes)
+    assert new(tmp_path).code == 0
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    file = tmp_path / "own/annotations/instances_train2017.json"
+    before, state, text = read_split(manifest, "train"), state_of_split(manifest, "train"), file.read_text()
+
+    file.write_text(json.dumps(json.loads(text), indent=1))  # other bytes, the same content
+    assert state_of_split(manifest, "train") != state
+    assert read_split(manifest, "train").annotation_digest == before.annotation_digest
+
+    content = json.loads(text)
+    changed = next(item for item in content["annotations"] if "bbox" in item)
+    changed["bbox"][2] -= 1
+    file.write_text(json.dumps(content))
+    after = read_split(manifest, "train")
+    assert after.annotation_digest != before.annotation_digest
+    pairs = zip(before.annotations, after.annotations, strict=True)
+    assert sum(a.box_xyxy.tolist() != b.box_xyxy.tolist() for a, b in pairs) == 1
+
+    content["categories"] = [{"id": item["id"], "name": item["name"].upper()} for item in content["categories"]]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"annotations\[\d\] \(BALL\): unknown class, expected one of ball"):
+        read_split(manifest, "train")
+
+
+def yolo(folder, text: str = "0 0.5 0.5 0.25 0.5\n", yaml: str = "names: [cat, dog]\ntrain: images\n") -> None:
+    draw(folder / "own", *(f"images/{k}.jpg" for k in range(4)))
+    for k in range(4):
+        write(folder, f"own/labels/{k}.txt", text if k == 1 else f"{k % 2} 0.5 0.5 0.25 0.5\n")
+    write(folder, "own/data.yaml", yaml)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "2 0.5 0.5 0.2 0.2",
+            r"labels/1.txt: line 1 \(no name\): class '2': expected the number of a class",
+        ),
+        (
+            "\n0 0.5 0.5 0.2",
+            r"line 2 \(cat\): expected a class and 4 numbers, or corners x y of a polygon, got 4",
+        ),
+        ("0 0.5 0.5 0.2 0.2 0.9", "a box with a confidence is a prediction"),
+        ("0 12 8 4 5", r"expected shares of the sides in 0..1, got 12 \(pixels\?\)"),
+        ("0 0.5 0.5 nan 0.2", "expected numbers, got 'nan'"),
+        ("0 0.5 0.5 0 0.2", "box without area"),
+        ("0 0.9 0.5 0.9 0.2", "reaches far out of the picture of 16 x 12"),
+        ("version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+    ],
+)
+def test_faults_of_yolo_are_named_by_file_and_line(tmp_path, text, message):
+    yolo(tmp_path, text)
+    with pytest.raises(DatasetError, match=message):
+        raise DatasetError(new(tmp_path).err)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("train: images\n", "hold numbers of classes, and no file tells their names"),
+        ("names: [cat, dog]\ntrain: nowhere/pictures\n", "train: 'nowhere/pictures' is not there: expected a folder"),
+        ("names: [cat, '']\ntrain: images\n", "class 1 has no name"),
+        ("names: cat\ntrain: images\n", "names: expected a list, or a mapping of numbers to names"),
+    ],
+)
+def test_faults_of_data_yaml(tmp_path, yaml, message):
+    yolo(tmp_path, yaml=yaml)
+    with pytest.raises(DatasetError, match=message):
+        raise DatasetError(new(tmp_path).err)
+
+
+def test_open_images_ask_for_the_names_of_their_classes(tmp_path):
+    LAYOUTS["open images"].write(tmp_path / "own", draw_scenes())
+    (tmp_path / "own/class-descriptions-boxable.csv").unlink()
+    assert "put Open Images' class-descriptions CSV file" in new(tmp_path).err
+
+
+def test_two_files_of_one_split_are_to_be_told_apart(tmp_path):
+    scenes = draw_scenes()
+    LAYOUTS["coco with paths"].write(tmp_path / "own", scenes)
+    write(tmp_path, "own/train_new.json", coco_of(of_split(scenes, "train")))
+    ended = new(tmp_path)
+    assert ended.code == 2 and "train_new.json: train" in ended.err and "--annotations FILE --layout coco" in ended.err
+    files = [f"--annotations={tmp_path / 'own' / name}" for name in ("train_new.json", "val.json")]
+    ended = new(tmp_path, "--layout", "coco", *files)
+    assert ended.code == 0 and "train_new.json is the split train" in ended.err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_an_imagefolder_of_labels_has_no_boxes(tmp_path, suffix):
+    rows = [(f"{split}{k}.jpg", CLASSES[k % 3]) for split in ("train", "test") for k in range(4)]
+    for split in ("train", "test"):
+        mine = [row for row in rows if row[0].startswith(split)]
+        draw(tmp_path / "own" / split, *(path for path, _ in mine))
+        lines = [json.dumps({"file_name": path, "labels": [label]}) for path, label in mine]
+        lines = lines if suffix == "jsonl" else ["file_name,label", *map(",".join, mine)]
+        write(tmp_path, f"own/{split}/metadata.{suffix}", "\n".join(lines))
+    ended = new(tmp_path)
+    assert ended.code == 0 and "recipe" in ended.err, ended.err
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    split = read_split(manifest, "test")
+    assert not manifest.has_boxes
+    assert split.labels.tolist() == [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, -1, -1]]
+
+
+def test_labels_of_open_images_are_present_absent_or_unknown(tmp_path):
+    for name, split in (("train", "train"), ("val", "validation")):
+        draw(tmp_path / "own" / split, *(f"{name}{k}.jpg" for k in range(2)))
+        rows = [f"{name}0,verification,/m/1,1", f"{name}0,verification,/m/2,0", f"{name}1,machine,/m/1,0.7"]
+        rows.append(f"{name}1,verification,/m/2,1")
+        write(tmp_path, f"own/{split}-labels.csv", "\n".join(["ImageID,Source,LabelName,Confidence", *rows]))
+    write(tmp_path, "own/oidv7-class-descriptions.csv", "LabelName,DisplayName\n/m/1,Cat\n/m/2,Dog\n")
+    assert new(tmp_path).code == 0
+    assert read_split(load_manifest("own", tmp_path / "data_manifests"), "val").labels.tolist() == [[1, -1], [0, 1]]
+
+
+@given(
+    side=st.integers(2, 20_000),
+    corners=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    decimals=st.sampled_from([6, 8, 16]),
+)
+def test_boxes_on_whole_pixels_come_back_from_rounded_shares(side, corners, decimals):
+    x0, x1 = sorted(round(share * side) for share in corners)
+    centre, wide = (round(value, decimals) for value in ((x0 + x1) / 2 / side, (x1 - x0) / side))
+    box = to_pixels((centre - wide / 2, 0.0, centre + wide / 2, 1.0), (side, side), decimals)
+    assert box == (x0, 0, x1, side)
+
+
+def pack_runs(runs: list[int]) -> str:
+    """Write run lengths as rleToString of cocoapi's maskApi.c does."""
+    text = ""
+    for k, run in enumerate(runs):
+        value, goes_on = run - (runs[k - 2] if k > 2 else 0), True
+        while goes_on:
+            bits = value & 31
+            value >>= 5
+            goes_on = value != -1 if bits & 16 else value != 0
+            text += chr(48 + bits + 32 * goes_on)
+    return text
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.booleans(), min_size=40, max_size=40), min_size=2, max_size=5), st.booleans())
+def test_the_box_of_a_mask_is_that_of_its_pixels(columns, packed):
+    flat = [bit for column in columns for bit in column]
+    runs, last = [0], False
+    for bit in flat:
+        if bit != last:
+            runs.append(0)
+            last = bit
+        runs[-1] += 1
+    mask = {"size": [40, len(columns)], "counts": pack_runs(runs) if packed else runs}
+    if not any(flat):
+        with pytest.raises(ValueError, match="an empty mask"):
+            box_of_segmentation(mask)
+        return
+    x = [k for k, column in enumerate(columns) if any(column)]
+    y = [row for row in range(40) if any(column[row] for column in columns)]
+    assert box_of_segmentation(mask) == (x[0], y[0], x[-1] + 1, y[-1] + 1)
+
+
+@settings(max_examples=30)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=20), st.integers(1, 40))
+def test_a_stream_has_the_elements_of_the_whole(tmp_path_factory, value, chunk):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    content = {"other": value, "images": [value, {"a": value}, 12], "n": 7}
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=chunk % 3 or None), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.io.json_stream.CHUNK", chunk)
+        got = [element for _, _, element in stream_elements(path, ("images",))]
+    assert got == content["images"]

@@ -198,7 +198,7 @@ def to_pixels(shares: Sequence[float], size_wh: tuple[int, int], decimals: int) 
     """Multiply corners, as shares of the sides, by the sides.
 
     Files hold rounded shares. A corner that lies within this rounding (and at most `SNAP_PX`) of a whole pixel is that
-    pixel: boxes on whole pixels come back exactly from four decimals up to 600 px, from six up to 60,000 px. All
+    pixel: boxes on whole pixels come back exactly from four decimals up to 500 px, from six up to 50,000 px. All
     other corners stay as they are.
 
     Parameters

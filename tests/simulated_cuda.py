@@ -11,7 +11,7 @@ The CPU computes the values, so rows can be compared bit for bit with those of a
 Tensors of CPU and device do not mix, as on a real device. Counted are waits other than for an event, copies from
 pageable memory, and operations.
 
-Not simulated: speed, several streams, CUDA graphs, memory that runs out.
+Gradients are computed there too. Not simulated: speed, several streams, CUDA graphs, memory that runs out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.trunk import resample
+from pipeline.trunk.runner import cpu_has_bf16
 
 Timing = Literal["late", "early"]
 CUDA = torch.device("cuda", 0)
@@ -52,18 +53,84 @@ ASKS_FOR_VALUES = {
 """Operations whose answer or whose shape depends on values: the CPU waits for the device."""
 
 
-@functools.cache
-def allow_cuda_tensors() -> None:
-    """Let a torch without CUDA index tensors that say they are on CUDA.
+class CopiedFunctions:
+    """A C++ object that has the virtual functions of another one, some of them replaced.
 
-    It looks up a guard for each kind of device, and has none for CUDA. The guard of ``meta`` does nothing, and takes
-    its place in the table of this process.
+    Parameters
+    ----------
+    of : address of an object that holds nothing but the pointer to its functions
+    n : number of functions that are copied
+    replaced : by index, the index of the function that takes its place
+
+    Attributes
+    ----------
+    pointer : to the functions
+    address : of the object
     """
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
-    guards = (ctypes.c_void_p * 22).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+
+    def __init__(self, of: int, n: int, replaced: Mapping[int, int], also: Mapping[int, int] | None = None) -> None:
+        words = 2  # about the type, before the functions
+        start = word_at(of) - 8 * words
+        self._table = (ctypes.c_void_p * (words + n)).from_buffer_copy(ctypes.string_at(start, 8 * (words + n)))
+        for index, other in replaced.items():
+            self._table[words + index] = word_at(word_at(of) + 8 * other)
+        for index, function in (also or {}).items():
+            self._table[words + index] = function
+        self.pointer = ctypes.addressof(self._table) + 8 * words
+        self._object = ctypes.c_void_p(self.pointer)
+        self.address = ctypes.addressof(self._object)
+
+
+def word_at(address: int) -> int:
+    return int(ctypes.c_void_p.from_address(address).value or 0)
+
+
+@functools.cache
+def allow_cuda_tensors() -> tuple[Any, ...]:
+    """Let a torch without CUDA index tensors that say they are on CUDA, and compute their gradients.
+
+    It looks up a guard for each kind of device, and has none for CUDA. The guard of ``meta`` does nothing; a copy of it
+    that says it is CUDA's takes that place in the table of this process. torch starts the threads that compute
+    gradients on devices with the first gradient of a process, one per device of these guards: this comes before.
+
+    Returns
+    -------
+    address of the object that torch asks whether it was built with CUDA, functions with which it says yes, and
+    whatever has to live as long as the process
+    """
+    folder = Path(torch.__file__).parent / "lib"
+    core, library = (ctypes.CDLL(str(folder / name)) for name in ("libc10.so", "libtorch_cpu.so"))
+    guards = (ctypes.c_void_p * 22).in_dll(core, "_ZN3c104impl26device_guard_impl_registryE")
     cuda, meta = 1, 14  # c10/core/DeviceType.h
+    # c10/core/impl/DeviceGuardImplInterface.h
+    type_of, exchange_device, get_device, set_device, get_stream, new_stream, exchange_stream = 0, 1, 2, 3, 5, 8, 9
+    record, block, count = 12, 13, 15
+    gives_one = word_at(word_at(guards[meta]) + 8 * count)
+    # There is 1 device of kind meta; 1 is also CUDA's number, and the bits of its device 0 and of a stream there.
+    ones = dict.fromkeys((type_of, exchange_device, get_device, get_stream, new_stream, exchange_stream), count)
+    of_cuda = CopiedFunctions(guards[meta], 26, {**ones, record: set_device, block: set_device})
     if not guards[cuda]:
-        guards[cuda] = guards[meta]
+        guards[cuda] = of_cuda.address
+    get_hooks = library._ZN2at6detail12getCUDAHooksEv
+    get_hooks.restype = ctypes.c_void_p
+    is_built, has_primary_context = 2, 4  # ATen/detail/AcceleratorHooksInterface.h
+    says_yes = CopiedFunctions(get_hooks(), 56, {}, {is_built: gives_one, has_primary_context: gives_one})
+    return get_hooks(), says_yes, of_cuda
+
+
+@contextlib.contextmanager
+def built_with_cuda() -> Iterator[None]:
+    """Let torch say that it was built with CUDA: for gradients on a device it asks which accelerator there is."""
+    hooks, says_yes, *_ = allow_cuda_tensors()
+    pointer = ctypes.c_void_p.from_address(hooks)
+    own, pointer.value = pointer.value, says_yes.pointer
+    try:
+        yield
+    finally:
+        pointer.value = own
+
+
+allow_cuda_tensors()
 
 
 class Cell:
@@ -413,6 +480,7 @@ def simulated_cuda(timing: Timing = "late") -> Iterator[SimulatedCuda]:
         "get_device_properties": lambda index=0: PROPERTIES,
         "get_device_capability": lambda index=0: (PROPERTIES.major, PROPERTIES.minor),
         "get_device_name": lambda index=0: PROPERTIES.name,
+        "is_bf16_supported": lambda including_emulation=True: cpu_has_bf16(),
         "mem_get_info": lambda index=0: (2**36, 2**37),
         "synchronize": lambda index=None: device.wait("torch.cuda.synchronize"),
         "manual_seed_all": lambda seed: None,
@@ -420,6 +488,7 @@ def simulated_cuda(timing: Timing = "late") -> Iterator[SimulatedCuda]:
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **replaced))
+        stack.enter_context(built_with_cuda())
         submit = _submit_with_mode(ThreadPoolExecutor.submit, device)
         stack.enter_context(mock.patch.object(ThreadPoolExecutor, "submit", submit))
         lifted = torch._C._only_lift_cpu_tensors()

@@ -103,6 +103,7 @@ def settings_options(function: Command) -> Command:
         click.option("--layer", help="pool5, fc6 or fc7; of other trunks a node: pipeline trunk show NAME lists them."),
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),
+        click.option("--head-device", help="Of heads: auto, cpu, cuda or cuda:N."),
         click.option("--precision", help="auto, fp32, bf16 or fp16."),
         click.option("--backend", help="Library that runs the trunk: auto, torch or openvino (on a CPU)."),
         click.option(

@@ -159,10 +159,10 @@ def fit(task: FitTask, settings: AdaptedSettings) -> Fitted:
     network = make_network(task.store.width, task.n_classes, settings, widths)
     for name, layer in layers.items():
         network.get_submodule(name).load_state_dict(layer.state_dict())
-    joint = JointFit(task.seed, patches.loss)
+    joint = JointFit(task.seed, patches.loss, task.device)
     joint.add(network, settings, task.name)
     (curve,) = joint.run(joint.read_rows(task.reader, patches.row_index, patches.peak), patches.targets)
-    facts = {"patches": patches.facts, "precision": network.precision, "network": {"fc_widths": list(widths)}}
+    facts = {"patches": patches.facts, **joint.facts, "network": {"fc_widths": list(widths)}}
     return Fitted(network, curve, facts)
 
 

@@ -101,10 +101,19 @@ class PictureBags:
         first = np.concatenate([[0], np.cumsum(np.where(self.wanted, np.diff(self._first_row), 0))]).tolist()
         self._held_rows = [slice(start, stop) for start, stop in itertools.pairwise(first)]
 
-    def in_order(self) -> Iterator[Bag]:
-        """Yield all pictures in the order of the store."""
-        pictures = np.flatnonzero(self.wanted).tolist()
-        if self._held is None and self._fits:
+    @property
+    def pictures(self) -> np.ndarray:
+        """The pictures that have rows: int64 ndarray, rising."""
+        return np.flatnonzero(self.wanted)
+
+    def rows_of(self, picture: int) -> int:
+        """Return the number of rows of a picture."""
+        return int(self._first_row[picture + 1] - self._first_row[picture])
+
+    def in_order(self, once: bool = False) -> Iterator[Bag]:
+        """Yield all pictures in the order of the store; `once`, without keeping them for the next time."""
+        pictures = self.pictures.tolist()
+        if self._held is None and self._fits and not once:
             self._read_all(MemoryBudget(), IN_MEMORY)
         if self._held is None:
             yield from self._read(self.store.parts)
@@ -124,12 +133,12 @@ class PictureBags:
             bags = self._read(self._mixed_parts(generator))
             yield from _draw_batches(bags, lambda bag: bag[1].nbytes, self.cache_bytes, size, generator)
             return
-        order = list(self._order(size, generator))
+        order = list(self.order(size, generator))
         in_turn = self._held.ranges([self._held_rows[picture] for picture in pictures] for pictures in order)
         for pictures, rows in zip(order, in_turn, strict=True):
             yield list(zip(pictures, rows, strict=True))
 
-    def _order(self, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    def order(self, size: int, generator: torch.Generator) -> Iterator[list[int]]:
         """Yield the pictures of each batch in the order of `in_batches`, without their rows."""
         if self._fits:
             pictures = np.flatnonzero(self.wanted)

@@ -26,7 +26,8 @@ class HeadFacts:
     pictures : numbers of pictures ``used``, ``held_out`` and ``skipped``
     skipped : id and reason of each bad picture
     epochs : the loss curve, one ``{rate, loss}`` per epoch
-    of_kind : JSON object, what heads of one kind record in addition, such as ``patches``, ``precision`` and ``svm``
+    of_kind : JSON object, what heads of one kind record in addition, such as ``patches``, ``precision``, ``svm`` and
+        ``device``
     """
 
     name: str
@@ -51,6 +52,11 @@ class HeadFacts:
     def patches(self) -> dict[str, Any] | None:
         """Counts of the patches of the fit; None for kinds that are not fitted on patches."""
         return self.of_kind.get("patches")
+
+    @property
+    def device(self) -> str:
+        """Kind of the device on which it was fitted, ``cpu`` or ``cuda``; files name the latter alone."""
+        return self.of_kind.get("device", "cpu")
 
     @property
     def never_learnt(self) -> dict[str, str]:

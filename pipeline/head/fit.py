@@ -8,6 +8,7 @@ from functools import partial
 from pipeline.activations.identity import how_part
 from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice
 from pipeline.head.facts import HeadFacts
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
@@ -35,11 +36,12 @@ def fit_heads(
     held_out_share: float = 0.0,
     load_trunk: Callable[[], Trunk] = _no_trunk,
     reader: RowReader | None = None,
+    device: HeadDevice | None = None,
 ) -> Iterator[tuple[str, Head]]:
     """Fit heads on the rows of a store, which is read once for all heads that need the same rows.
 
-    Heads whose settings allow it are fitted side by side. Every head is, bit for bit, what it is alone. Pictures are
-    not needed, and most kinds do not need the trunk.
+    Heads whose settings allow it are fitted side by side. On a CPU every head is, bit for bit, what it is alone.
+    Pictures are not needed, and most kinds do not need the trunk.
 
     Parameters
     ----------
@@ -48,6 +50,7 @@ def fit_heads(
     held_out_share : share of the fit pictures that is left out, to choose settings on them
     load_trunk : makes the trunk, for kinds that begin with its weights
     reader : of the store, if it holds a part of the table's rows, or is read for other heads too
+    device : on which to fit; None for the CPU
 
     Yields
     ------
@@ -70,6 +73,7 @@ def fit_heads(
         is_held_out=is_held_out,
         load_trunk=load_trunk,
         reader=reader,
+        device=device or HeadDevice(),
     )
     for names in _group_jointly(settings):
         tasks = [make_task(name=name) for name in names]

@@ -5,11 +5,13 @@ Each function returns an upper bound of what is added to what the process holds 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.store import Store
-from pipeline.head.networks import SCORED_ROWS, HeadNetwork
+from pipeline.head.networks import SCORED_ROWS, STANDARDISED_ROWS, HeadNetwork
 
 SLACK = 32 * 2**20
 """For what the allocator keeps, and everything that no count covers."""
@@ -50,6 +52,18 @@ def reading_bytes(store: Store) -> int:
 def training_bytes(network: HeadNetwork) -> int:
     """Bytes of gradients and of the optimizer."""
     return TRAINING_BYTES * sum(parameter.numel() for parameter in network.parameters())
+
+
+def device_bytes(networks: Sequence[HeadNetwork], n_rows: int) -> int:
+    """Bytes of a GPU's memory for networks that learn side by side from `n_rows` per step; weights twice: stacked."""
+    steps = sum(step_bytes(network, n_rows) for network in networks)
+    weights = sum(8 * sum(parameter.numel() for parameter in network.parameters()) for network in networks)
+    return weights + sum(map(training_bytes, networks)) + max(steps, networks[0].standardising_bytes(STANDARDISED_ROWS))
+
+
+def fit_operations(networks: Iterable[HeadNetwork], n_rows: int, epochs: int) -> int:
+    """Multiplications of a fit: forwards once, backwards twice, per row and weight, at the most."""
+    return sum(3 * epochs * n_rows * sum(p.numel() for p in network.parameters()) for network in networks)
 
 
 def step_bytes(network: HeadNetwork, n_rows: int) -> int:

@@ -48,6 +48,10 @@ class FitRows(Protocol):
         """Gather the rows of each index Tensor (n,); yields the index and the rows (n, width)."""
         ...
 
+    def read_into(self, rows: Tensor, chosen: Tensor) -> None:
+        """Gather the rows of an index Tensor (n,) into memory of the CPU (n, width)."""
+        ...
+
     def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
         """Read several ranges of rows at a time: ndarrays (length of the range, width)."""
         ...
@@ -68,6 +72,9 @@ class RowsInMemory:
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in order:
             yield chosen, self._rows[chosen]
+
+    def read_into(self, rows: Tensor, chosen: Tensor) -> None:
+        torch.index_select(self._rows, 0, chosen, out=rows)
 
     def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
         rows = self._rows.numpy()
@@ -122,12 +129,15 @@ class RowsOnDisk:
             view, offset = view[n:], offset + n
 
     def _take(self, chosen: Tensor) -> Tensor:
-        rows = np.empty((len(chosen), self._width), ROW_DTYPE)
+        rows = torch.from_numpy(np.empty((len(chosen), self._width), ROW_DTYPE))
+        self.read_into(rows, chosen)
+        return rows
+
+    def read_into(self, rows: Tensor, chosen: Tensor) -> None:
         descriptor, row_bytes = self._file.fileno(), self._row_bytes
-        for row, position in zip(rows, chosen.tolist(), strict=True):
+        for row, position in zip(rows.numpy(), chosen.tolist(), strict=True):
             if os.preadv(descriptor, [row.data], position * row_bytes) != row_bytes:
                 self._read(row, position)
-        return torch.from_numpy(rows)
 
     def chunks(self, n_rows: int) -> Iterable[Tensor]:
         for start in range(0, self._n_rows, n_rows):
@@ -135,11 +145,11 @@ class RowsOnDisk:
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """See `FitRows`; the next batch is read while the caller works on one."""
-        return _read_ahead(order, self._take)
+        return read_ahead(order, self._take)
 
     def ranges(self, order: Iterable[Sequence[slice]]) -> Iterator[list[np.ndarray]]:
         """See `FitRows`; the next ranges are read while the caller works on some."""
-        return (rows for _, rows in _read_ahead(order, lambda several: list(map(self._read_range, several))))
+        return (rows for _, rows in read_ahead(order, lambda several: list(map(self._read_range, several))))
 
     def _read_range(self, rows: slice) -> np.ndarray:
         values = np.empty((rows.stop - rows.start, self._width), ROW_DTYPE)
@@ -147,7 +157,7 @@ class RowsOnDisk:
         return values
 
 
-def _read_ahead(order: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+def read_ahead(order: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, R]]:
     """Yield each item and what was read for it; the next one is read while the caller works on one."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None

@@ -88,6 +88,40 @@ def make_optimizer(network: HeadNetwork, settings: SgdSettings) -> Sgd:
     )
 
 
+class LossSum:
+    """Sums the losses of an epoch on their device, which is asked for them once per epoch.
+
+    Parameters
+    ----------
+    n : number of losses per step
+    """
+
+    def __init__(self, device: torch.device, n: int = 1) -> None:
+        self._total = torch.zeros(n, dtype=torch.float64, device=device)
+        self._last: Tensor | None = None
+
+    def add(self, losses: Tensor, n_rows: int) -> None:
+        """Add the mean losses of a step on `n_rows` rows, a Tensor () or (n,)."""
+        losses = losses.detach().double()
+        # A float32 times a number of rows is exact, and so is the sum that of Python's floats.
+        self._total += losses * n_rows
+        if self._total.device.type == "cpu":
+            self._last = losses
+
+    def take(self) -> list[float]:
+        """Return the sums since the last call; the CPU waits for the device."""
+        totals = self._total.cpu().tolist()
+        self._total.zero_()
+        return totals
+
+    def note(self, schedule: LearningRateSchedule) -> str:
+        """Return the progress note: the loss of the last step on a CPU, of the last epoch on a GPU."""
+        text = f"rate {schedule.rate:g}"
+        if self._last is not None:
+            return f"{text}, loss {self._last.item():.3f}"
+        return f"{text}, loss {schedule.epochs[-1]['loss']:.3f}" if schedule.epochs else text
+
+
 class LearningRateSchedule:
     """The learning rate of each epoch, by the losses of the epochs before.
 

@@ -7,7 +7,7 @@ classes and background.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,8 @@ class HeadNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.score_kind = score_kind
-        # One layer alone gains nothing.
-        halved = settings.precision == "bf16" or (settings.precision == "auto" and cpu_has_bf16())
-        self.precision = "bf16" if settings.hidden and halved else "fp32"
+        self._asked = settings.precision if settings.hidden else "fp32"  # one layer alone gains nothing
+        self.precision = self._resolve_precision(torch.device("cpu"))
         n_outputs = n_classes + (score_kind == "softmax")
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("inv_std", torch.ones(width))
@@ -63,6 +62,17 @@ class HeadNetwork(nn.Module):
                 n_inputs = n_hidden
             layers += [Dropout(settings.dropout if layers else first), nn.Linear(n_inputs, n_outputs)]
         self.layers = nn.Sequential(*layers)
+
+    def _resolve_precision(self, device: torch.device) -> Literal["bf16", "fp32"]:
+        if self._asked == "auto":
+            has_bf16 = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else cpu_has_bf16()
+            return "bf16" if has_bf16 else "fp32"
+        return self._asked
+
+    def move(self, device: torch.device) -> Self:
+        """Move the network to a device, and compute in the precision that ``auto`` is there."""
+        self.precision = self._resolve_precision(device)
+        return self.to(device)
 
     @property
     def widths(self) -> list[int]:
@@ -111,7 +121,7 @@ class HeadNetwork(nn.Module):
         chunks : float16 Tensors of shape (any, width), together the fit rows
         """
         n = 0
-        mean = torch.zeros(len(self.mean), dtype=torch.float64)
+        mean = torch.zeros(len(self.mean), dtype=torch.float64, device=self.mean.device)
         squares = torch.zeros_like(mean)  # of deviations from the mean
         for chunk in filter(len, chunks):
             values = chunk.double()
@@ -128,7 +138,7 @@ class HeadNetwork(nn.Module):
 
     def arithmetic(self) -> torch.autocast:
         """Return a context in which products of matrices are computed in the head's precision."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def patch_scores(self, rows: Tensor) -> Tensor:
         """Compute scores (n, n_classes) of rows (n, width): in 0..1, except for ``log-odds``."""

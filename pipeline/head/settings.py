@@ -25,6 +25,19 @@ PatchScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds"]
 """`ScoreKind` of heads that score patches."""
 
 
+HeadDeviceName: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        # Left out where it is not set, so that what was named before there was a choice keeps its name.
+        exclude_if=lambda device: device == "auto",
+        description="where heads are fitted and score patches. auto: on a GPU where there is one, `device` is not cpu, "
+        "the work takes 10^12 multiplications or more, and the GPU's memory holds it; cuda: one that no other run uses",
+    ),
+]
+"""Setting of the device for heads."""
+
+
 class SgdSettings(Settings):
     """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
 

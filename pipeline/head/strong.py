@@ -46,12 +46,12 @@ def fit(tasks: Sequence[FitTask], settings: Sequence[HeadSettings]) -> list[Fitt
     task = tasks[0]
     patches = choose_training_patches(task, settings[0])
     networks = [make_network(task.store.width, task.n_classes, of_head) for of_head in settings]
-    joint = JointFit(task.seed, patches.loss)
+    joint = JointFit(task.seed, patches.loss, task.device)
     for network, of_head, named in zip(networks, settings, tasks, strict=True):
         joint.add(network, of_head, named.name)
     curves = joint.run(joint.read_rows(task.reader, patches.row_index, patches.peak), patches.targets)
     return [
-        Fitted(network, curve, {"patches": patches.facts, "precision": network.precision})
+        Fitted(network, curve, {"patches": patches.facts, **joint.facts})
         for network, curve in zip(networks, curves, strict=True)
     ]
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from pipeline.activations.pooling import PooledPictures, PooledRows, join_pooled
+from pipeline.activations.pooling import PooledRows, join_pooled
+from pipeline.head import svm_on_device
+from pipeline.head.device import Place, explain_full_memory, fact_of_device
 from pipeline.head.fit_memory import SLACK, reading_bytes
-from pipeline.head.settings import ScoreKind, SvmSettings
-from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
+from pipeline.head.settings import SvmSettings
+from pipeline.head.svm_network import Svm, make_network
+from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress
@@ -30,69 +34,15 @@ TOLERANCE = 1e-3
 MAX_ITERATIONS = 10_000
 
 
-class Svm(nn.Module):
-    """One linear function per class of a picture's pooled vector, ``weight @ ((vector - mean) * inv_std) + bias``.
-
-    It is a `PooledScorer`: it has no patch scores.
-
-    Parameters
-    ----------
-    width : columns of a row
-    n_classes : int
-    settings : SvmSettings
-
-    Attributes
-    ----------
-    mean, inv_std : float32 Tensors of shape (n_columns,)
-        Of the fit pictures; the inverse deviation is divided by the root of the number of columns.
-    """
-
-    score_kind: ScoreKind = "pooled"
-
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    inv_std: Tensor
-
-    def __init__(self, width: int, n_classes: int, settings: SvmSettings) -> None:
-        super().__init__()
-        self.width, self.settings = width, settings
-        n_columns = width * len(settings.pooling)
-        self.register_buffer("weight", torch.zeros(n_classes, n_columns))
-        self.register_buffer("bias", torch.zeros(n_classes))
-        self.register_buffer("mean", torch.zeros(n_columns))
-        self.register_buffer("inv_std", torch.ones(n_columns))
-
-    def accumulator(self, pictures: range) -> PooledPictures:
-        """Return an accumulator of pooled vectors of a range of pictures."""
-        return PooledPictures(pictures, self.width, self.settings.pooling)
-
-    def picture_scores(self, columns: Columns) -> np.ndarray:
-        """Compute decision values, float64 ndarray (n_pictures, n_classes), from the column of `PooledPictures`.
-
-        Of all pictures at once: the last bits of a product of matrices depend on how many rows it has.
-        """
-        pooled = np.ascontiguousarray(np.moveaxis(columns[PooledPictures.COLUMN], 1, 0))
-        return self.decide(join_pooled(pooled, self.settings.normalise))
-
-    def decide(self, vectors: np.ndarray) -> np.ndarray:
-        """Compute decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""
-        names = ("weight", "bias", "mean", "inv_std")
-        weight, bias, mean, inv_std = (getattr(self, name).double().numpy() for name in names)
-        return (vectors - mean) * inv_std @ weight.T + bias
-
-
-def make_network(width: int, n_classes: int, settings: SvmSettings) -> Svm:
-    """Make the SVMs of a head, without weights."""
-    return Svm(width, n_classes, settings)
-
-
 def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     """Pool the rows of the fit pictures, choose C by cross-validation among them, and fit one SVM per class.
 
     All classes have one C, the one with the highest mean AP over `FOLDS` folds of the fit pictures. A picture's fold
     is fixed by a hash of the digest of its file. The two sides of a class are not reweighted: the measure is a
     ranking, and equal weights of the sides gave a lower AP.
+
+    On a CPU classes are fitted by liblinear, side by side in threads where that changes no bit; on a GPU all classes,
+    folds and costs at once by `svm_newton`.
 
     Raises
     ------
@@ -105,8 +55,15 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     used = np.flatnonzero(~task.is_held_out)
     _import_svm()  # before memory is counted
     columns = task.store.width * len(settings.pooling)
+    n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
+    n_svms, n_forms = n_fits * task.n_classes, FOLDS + 1
     text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
-    task.reader.budget.choose(text, {"pooled": _bytes_of_fit(task, settings, used)})
+    operations = svm_on_device.operations(len(used), columns, n_svms)
+    place = task.device.choose(text, operations, svm_on_device.working_bytes(len(used), columns, n_svms, n_forms))
+    threads = 1 if place.on_gpu else _threads(task, used, columns)
+    ways = {_pooled(n): _bytes_of_fit(task, settings, used, 0 if place.on_gpu else n) for n in _halvings(threads)}
+    way = task.reader.budget.choose(text, ways)
+    threads = next(n for n in _halvings(threads) if _pooled(n) == way)
     vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
     release_memory()
     labels = table.picture_labels[used]
@@ -115,12 +72,11 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         raise HeadError(
             f"{table.dataset} {table.split}: no class has both a positive and a negative picture among {len(used):,}"
         )
-    n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
-    with Progress(f"fit {task.name}", n_fits * task.n_classes, "SVMs") as progress:
-        tried = _cross_validate(vectors, labels, [table.picture_sha256[i] for i in used], task, settings, progress)
+    with Progress(f"fit {task.name}", n_svms, "SVMs") as progress, explain_full_memory(place, text):
+        fits = _Fits(vectors, labels, settings, task, place, threads, progress)
+        tried = _cross_validate(fits, [table.picture_sha256[i] for i in used])
         cost = max(settings.costs, key=lambda c: (tried.get(c, 0.0), -c))
-        network = make_network(task.store.width, task.n_classes, settings)
-        unsettled = _fit_classes(network, vectors, labels, cost, task.seed, progress)
+        ((network, unsettled),) = fits.run([(None, cost)])
     facts = {
         "cost": cost,
         "cross_validated_mAP": {f"{c:g}": round(value, 6) for c, value in tried.items()},
@@ -129,7 +85,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         "never_both": [c for c, usable in zip(table.classes, both, strict=True) if not usable],
         "unsettled": [table.classes[column] for column in unsettled],
     }
-    return Fitted(network.eval(), [], {"svm": facts})
+    return Fitted(network.eval(), [], {"svm": facts, **fact_of_device(place.device)})
 
 
 KIND: HeadKind[SvmSettings] = HeadKind.of_single(make_network, fit)
@@ -149,14 +105,37 @@ def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
     return pooled.result()
 
 
-def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int:
-    """Return the most bytes that a fit takes: while it pools rows, or while liblinear has its copy of the vectors."""
+def _pooled(threads: int) -> str:
+    """Say where the vectors are, for messages."""
+    return "pooled" if threads == 1 else f"pooled, {threads} classes at a time"
+
+
+def _halvings(n: int) -> list[int]:
+    """Return a number, its half and so on, down to 1."""
+    return [n, *_halvings(n // 2)] if n > 1 else [1]
+
+
+def _threads(task: FitTask, used: np.ndarray, columns: int) -> int:
+    """Return the number of classes that are fitted side by side: with fewer pictures than columns one.
+
+    There liblinear solves the dual problem, in a random order from one generator that the whole process has in common:
+    side by side, each class would change the order of the others.
+    """
+    counted = (task.table.picture_labels[used] != 0).sum(0)
+    inside = np.bincount(fold_of([task.table.picture_sha256[i] for i in used]), minlength=FOLDS)
+    fewest = int(counted.min(initial=len(used))) - (int(inside.max()) if len(task.table.classes) else 0)
+    return min(torch.get_num_threads(), task.n_classes) if fewest >= columns else 1
+
+
+def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray, threads: int) -> int:
+    """Return the most bytes that a fit takes: while it pools rows, or while liblinear has its copies of the vectors."""
     table, width, n_poolings = task.table, task.store.width, len(settings.pooling)
     n_rows = int(np.diff(table.first_row).max(initial=0))
     # Per picture and column float64 sums, float16 maxima, the float64 mean, both in float32, and both stacked.
     pooling = len(table.ids) * width * (18 + 4 * n_poolings) + 16 * n_rows * width
-    # The float64 vectors, those without difficult pictures, and 16 bytes per value in liblinear's form.
-    copies = 8 + 8 * int((table.picture_labels[used] == 0).any()) + 16
+    # The float64 vectors and, of each class at work, those without difficult pictures, and 16 bytes per value in
+    # liblinear's form.
+    copies = 8 + threads * (8 * int((table.picture_labels[used] == 0).any()) + 16)
     return max(pooling, len(used) * width * n_poolings * copies) + reading_bytes(task.store) + SLACK
 
 
@@ -170,28 +149,75 @@ def fold_of(file_sha256: Sequence[str]) -> np.ndarray:
     return np.array([int.from_bytes(digest[:8], "big") % FOLDS for digest in digests], np.int64)
 
 
-def _cross_validate(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    files: Sequence[str],
-    task: FitTask,
-    settings: SvmSettings,
-    progress: Progress,
-) -> dict[float, float]:
+@dataclass(frozen=True)
+class _Fits:
+    """Fits on some of the vectors, for some costs.
+
+    Attributes
+    ----------
+    vectors : float64 ndarray (n, n_columns)
+    labels : int8 ndarray (n, n_classes), 1, 0, -1
+    threads : classes that are fitted side by side on a CPU
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    settings: SvmSettings
+    task: FitTask
+    place: Place
+    threads: int
+    progress: Progress
+
+    def run(self, wanted: Sequence[tuple[np.ndarray | None, float]]) -> Iterator[tuple[Svm, list[int]]]:
+        """Fit SVMs of all classes for each of some pairs.
+
+        Parameters
+        ----------
+        wanted : bool ndarray (n,) and C: the vectors to fit on; None for all of them, which are then changed in place
+
+        Yields
+        ------
+        network, and the columns of classes that did not converge
+        """
+        networks = (make_network(self.task.store.width, self.labels.shape[1], self.settings) for _ in wanted)
+        if self.place.on_gpu:
+            yield from self._run_on_device(list(networks), wanted)
+            return
+        for network, (inside, cost) in zip(networks, wanted, strict=True):
+            chosen, labels = (
+                (self.vectors, self.labels) if inside is None else (self.vectors[inside], self.labels[inside])
+            )
+            yield network, _fit_classes(network, chosen, labels, cost, self.task.seed, self.progress, self.threads)
+
+    def _run_on_device(
+        self, networks: list[Svm], wanted: Sequence[tuple[np.ndarray | None, float]]
+    ) -> Iterator[tuple[Svm, list[int]]]:
+        everything = np.ones(len(self.vectors), bool)
+        insides = [everything if inside is None else inside for inside, _ in wanted]
+        for network, inside in zip(networks, insides, strict=True):
+            if self.settings.standardise and inside.any():
+                _set_standardisation(network, self.vectors[inside])
+        costs = [cost for _, cost in wanted]
+        unsettled = svm_on_device.fit(networks, self.vectors, self.labels, insides, costs, self.place.device)
+        self.progress.advance(len(wanted) * self.labels.shape[1])
+        yield from zip(networks, unsettled, strict=True)
+
+
+def _cross_validate(fits: _Fits, files: Sequence[str]) -> dict[float, float]:
     """Compute the mean AP of each C over scored classes and folds; empty where there is nothing to choose."""
-    if len(settings.costs) == 1:
+    costs, table = fits.settings.costs, fits.task.table
+    if len(costs) == 1:
         return {}
     fold = fold_of(files)
-    scored = [column for column, name in enumerate(task.table.classes) if name not in task.table.unscored]
-    by_fold: dict[float, list[float]] = {c: [] for c in settings.costs}
-    for k in range(FOLDS):
-        inside, outside = fold != k, fold == k
-        for cost in settings.costs:
-            network = make_network(task.store.width, labels.shape[1], settings)
-            _fit_classes(network, vectors[inside], labels[inside], cost, task.seed, progress)
-            scores = network.decide(vectors[outside])[:, scored]
-            mean, _ = mean_average_precision(scores, labels[outside][:, scored], "voc12")
-            by_fold[cost].append(mean)
+    scored = [column for column, name in enumerate(table.classes) if name not in table.unscored]
+    by_fold: dict[float, list[float]] = {c: [] for c in costs}
+    folds = [(k, cost) for k in range(FOLDS) for cost in costs]
+    fitted = fits.run([(fold != k, cost) for k, cost in folds])
+    for (k, cost), (network, _) in zip(folds, fitted, strict=True):
+        outside = fold == k
+        scores = network.decide(fits.vectors[outside])[:, scored]
+        mean, _ = mean_average_precision(scores, fits.labels[outside][:, scored], "voc12")
+        by_fold[cost].append(mean)
     # A fold without a positive picture has no AP, for any C.
     return {c: float(np.nanmean(values)) for c, values in by_fold.items() if not np.isnan(values).all()}
 
@@ -204,7 +230,13 @@ def _import_svm() -> Any:
 
 
 def _fit_classes(
-    network: Svm, vectors: np.ndarray, labels: np.ndarray, cost: float, seed: int, progress: Progress
+    network: Svm,
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    cost: float,
+    seed: int,
+    progress: Progress,
+    threads: int = 1,
 ) -> list[int]:
     """Set a network's weights; return the columns of classes that did not converge within `MAX_ITERATIONS`.
 
@@ -214,28 +246,38 @@ def _fit_classes(
     from sklearn.exceptions import ConvergenceWarning
 
     if network.settings.standardise and len(vectors):
-        mean, inv_std = _standardisation(vectors)
-        network.mean.copy_(torch.from_numpy(mean))
-        network.inv_std.copy_(torch.from_numpy(inv_std))
+        _set_standardisation(network, vectors)
     vectors -= network.mean.double().numpy()
     vectors *= network.inv_std.double().numpy()
-    unsettled = []
-    for column in range(labels.shape[1]):
-        progress.advance(1, note=f"C {cost:g}")
+
+    def fit_class(column: int) -> Any:
         counted = labels[:, column] != 0
         positive = labels[counted, column] == 1
         if positive.all() or not positive.any():
-            network.bias[column] = 1.0 if positive.any() else -1.0
-            continue
+            return 1.0 if positive.any() else -1.0
         svm = _import_svm()(C=cost, dual="auto", tol=TOLERANCE, random_state=seed, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # recorded once per head, with the class, in its facts
-            svm.fit(vectors if counted.all() else vectors[counted], positive)
-        if svm.n_iter_ >= MAX_ITERATIONS:
-            unsettled.append(column)
-        network.weight[column] = torch.from_numpy(svm.coef_[0])
-        network.bias[column] = float(svm.intercept_[0])
+        return svm.fit(vectors if counted.all() else vectors[counted], positive)
+
+    unsettled = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # recorded once per head, with the class, in its facts
+        columns = range(labels.shape[1])
+        for column, fitted in enumerate(map(fit_class, columns) if threads == 1 else pool.map(fit_class, columns)):
+            progress.advance(1, note=f"C {cost:g}")
+            if isinstance(fitted, float):
+                network.bias[column] = fitted
+                continue
+            if fitted.n_iter_ >= MAX_ITERATIONS:
+                unsettled.append(column)
+            network.weight[column] = torch.from_numpy(fitted.coef_[0])
+            network.bias[column] = float(fitted.intercept_[0])
     return unsettled
+
+
+def _set_standardisation(network: Svm, vectors: np.ndarray) -> None:
+    mean, inv_std = _standardisation(vectors)
+    network.mean.copy_(torch.from_numpy(mean))
+    network.inv_std.copy_(torch.from_numpy(inv_std))
 
 
 def _standardisation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import ScoreKind
 from pipeline.io.errors import HeadError
@@ -92,6 +93,7 @@ class FitTask:
     is_held_out : bool ndarray (n_pictures,), pictures that must not influence the fit
     load_trunk : makes the trunk, for kinds that begin with its weights; costs nothing until called
     reader : reads rows of the store
+    device : on which to fit
     """
 
     store: Store
@@ -102,6 +104,7 @@ class FitTask:
     is_held_out: np.ndarray
     load_trunk: Callable[[], Trunk]
     reader: RowReader
+    device: HeadDevice = HeadDevice()
 
     @property
     def n_classes(self) -> int:

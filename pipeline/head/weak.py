@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.head import weak_on_device
 from pipeline.head.bags import Bag, PictureBags
-from pipeline.head.fit_memory import scoring_bytes, step_bytes, training_bytes
+from pipeline.head.device import BLOCK_BYTES, BLOCKS, CPU, explain_full_memory, fact_of_device
+from pipeline.head.fit_memory import fit_operations, rows_bytes, scoring_bytes, step_bytes, training_bytes
 from pipeline.head.fitting import LearningRateSchedule, LossCurve, Sgd, logistic_loss, make_optimizer
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
@@ -137,10 +139,21 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     generator = torch.Generator().manual_seed(task.seed)
     network.initialise(generator)
     start_at_shares(network, labels)
-    bags.hold(task.reader.budget, f"fit {task.name}", _working_bytes(network, bags, settings), settings.batch)
-    if settings.standardise:
-        network.standardise_over(torch.from_numpy(rows) for _, rows in bags.in_order())
-    epochs = _run_epochs(network, bags, task, settings, generator)
+    working, what = _working_bytes(network, bags, settings), f"fit {task.name}"
+    operations = 2 * fit_operations([network], bags.n_rows, sum(settings.max_epochs))
+    rows = rows_bytes(bags.n_rows, task.store.width)
+    place = task.device.choose(what, operations, weak_on_device.working_bytes(network, bags, settings), rows)
+    if not place.holds_rows:
+        bags.hold(task.reader.budget, what, BLOCKS * BLOCK_BYTES if place.on_gpu else working, settings.batch)
+    if place.on_gpu:
+        with explain_full_memory(place, what):
+            epochs = weak_on_device.fit(network, bags, task, settings, generator, place)
+    else:
+        if settings.standardise:
+            network.standardise_over(torch.from_numpy(rows) for _, rows in bags.in_order())
+        epochs = _run_epochs(network, bags, task, settings, generator)
+    fitted_in = {"precision": network.precision, **fact_of_device(place.device)}
+    network.move(CPU)
     counts = (labels == 1).sum(0)
     facts: dict[str, Any] = {
         "looked_at": bags.n_rows,
@@ -148,7 +161,7 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     }
     if not (labels == -1).any(0).all():
         facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(~(labels == -1).any(0))]
-    return Fitted(network, epochs, {"patches": facts, "precision": network.precision})
+    return Fitted(network, epochs, {"patches": facts, **fitted_in})
 
 
 def _working_bytes(network: HeadNetwork, bags: PictureBags, settings: WeakSettings) -> int:

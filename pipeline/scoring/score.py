@@ -19,7 +19,9 @@ import numpy as np
 from pipeline.activations.match import check_joined
 from pipeline.activations.partition import Part, share_bounds
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice, Place, explain_full_memory
 from pipeline.head.head import Head
+from pipeline.head.score_on_device import DeviceScorer, PendingScores, device_bytes, scoring_operations
 from pipeline.head.task import Accumulator, Columns, PooledScorer
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
@@ -37,19 +39,39 @@ class PatchwiseScores:
     ----------
     pictures : the range
     table : if given, the highest points of heat maps are computed too
+    scorer : of a GPU; then the scores of a part are taken when the next one is given
     """
 
     def __init__(
-        self, head: Head, pictures: range, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
+        self,
+        head: Head,
+        pictures: range,
+        aggregations: Sequence[AggregationLike],
+        table: PatchTable | None = None,
+        scorer: DeviceScorer | None = None,
     ) -> None:
-        self._head, self._pictures = head, pictures
+        self._head, self._pictures, self._scorer = head, pictures, scorer
+        self._pending: tuple[PendingScores, np.ndarray] | None = None
         self._scores = PictureScores(len(pictures), len(head.classes), aggregations)
         self._peaks = None if table is None else Peaks(table, pictures)
 
     def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
         """See `Accumulator`."""
         # All rows, also those of other pictures: a product of fewer rows may have other last bits.
-        scores = self._head.patch_scores(rows)
+        if self._scorer is None:
+            self._take(self._head.patch_scores(rows), picture)
+            return
+        launched = self._scorer.launch(self._head, rows), picture
+        self._take_pending()
+        self._pending = launched
+
+    def _take_pending(self) -> None:
+        if self._pending is not None:
+            pending, picture = self._pending
+            self._pending = None
+            self._take(pending.result(), picture)
+
+    def _take(self, scores: np.ndarray, picture: np.ndarray) -> None:
         inside = slice(*np.searchsorted(picture, [self._pictures.start, self._pictures.stop]))
         scores, picture = scores[inside], picture[inside]
         self._scores.add(scores, picture - self._pictures.start)
@@ -58,12 +80,17 @@ class PatchwiseScores:
 
     def columns(self) -> Columns:
         """Return ``scores``, float64 (n_pictures, n_aggregations, n_classes), and ``peak_xy`` as in `SplitScores`."""
+        self._take_pending()
         columns = {"scores": np.moveaxis(self._scores.result(), 1, 0)}
         return columns if self._peaks is None else {**columns, "peak_xy": self._peaks.result()}
 
 
 def make_accumulator(
-    head: Head, pictures: range, aggregations: Sequence[AggregationLike], table: PatchTable | None = None
+    head: Head,
+    pictures: range,
+    aggregations: Sequence[AggregationLike],
+    table: PatchTable | None = None,
+    scorer: DeviceScorer | None = None,
 ) -> Accumulator:
     """Make the accumulator of a head.
 
@@ -71,11 +98,11 @@ def make_accumulator(
     ----------
     pictures : the range
     aggregations : all apply to the head's scores
-    table : as for `PatchwiseScores`
+    table, scorer : as for `PatchwiseScores`
     """
     if isinstance(head.network, PooledScorer):
         return head.network.accumulator(pictures)
-    return PatchwiseScores(head, pictures, aggregations, table)
+    return PatchwiseScores(head, pictures, aggregations, table, scorer)
 
 
 def _aggregations_of(head: Head, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
@@ -113,6 +140,7 @@ class SplitScoring:
     ----------
     aggregations : each head has those that apply to its scores (`select_applicable`), and its natural one
     wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
+    device : on which patches are scored; None for the CPU
 
     Raises
     ------
@@ -127,6 +155,7 @@ class SplitScoring:
         heads: Sequence[Head],
         aggregations: Sequence[AggregationLike],
         wanted: np.ndarray | None = None,
+        device: HeadDevice | None = None,
     ) -> None:
         check_joined(store, table)
         self.store, self.table, self.heads, self._wanted = store, table, tuple(heads), wanted
@@ -135,6 +164,16 @@ class SplitScoring:
         # Where boxes and labels tell what a heat map should show.
         has_maps = table.source == "grid" and table.labelled and table.has_boxes and wanted is None
         self._mapped = table if has_maps else None
+        self.place = self._choose_place(device or HeadDevice())
+
+    def _choose_place(self, device: HeadDevice) -> Place:
+        """Choose where patches are scored, by the work of the whole split, so that all shares are scored alike."""
+        operations = scoring_operations(self.heads, self.store.n_rows)
+        if not operations:
+            return Place()
+        most = max((part.n_rows for part in self.store.parts), default=0)
+        what = f"score {self.table.dataset} {self.table.split}"
+        return device.choose(what, operations, device_bytes(self.heads, most, self.store.width))
 
     @property
     def pictures(self) -> range:
@@ -171,6 +210,7 @@ class SplitScoring:
             pictures_digest=table.pictures_digest(),
             head=head.facts,
             n_scored=None if wanted is None else int(wanted.sum()),
+            device=self.place.device.type if head.scores_patches else "cpu",
         )
 
     def made_from(self, index: int) -> dict[str, Any]:
@@ -203,10 +243,18 @@ class SplitScoring:
         -------
         columns of each head: the same bits, whatever the range and the other heads
         """
+        scorer = DeviceScorer(self.heads, self.place) if self.place.on_gpu else None
         accumulators = [
-            make_accumulator(self.heads[index], pictures, self._aggregations[index], self._mapped)
+            make_accumulator(self.heads[index], pictures, self._aggregations[index], self._mapped, scorer)
             for index in (range(len(self.heads)) if which is None else which)
         ]
+        with explain_full_memory(self.place, f"score {self.table.dataset} {self.table.split}"):
+            self._score_parts(pictures, accumulators, advance)
+            return [accumulator.columns() for accumulator in accumulators]
+
+    def _score_parts(
+        self, pictures: range, accumulators: Sequence[Accumulator], advance: Callable[[int], None]
+    ) -> None:
         first, stop = self._rows_of(pictures)
         parts = [part for part in self.store.parts if part.start < stop and first < part.stop] if first < stop else []
         for part, values in self.store.iter_parts(parts):
@@ -216,7 +264,6 @@ class SplitScoring:
                     accumulator.add(rows, picture)
             del values, rows
             advance(min(part.stop, stop) - max(part.start, first))
-        return [accumulator.columns() for accumulator in accumulators]
 
     def _choose(self, part: Part, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the wanted pictures in a part, and their pictures."""
@@ -259,6 +306,7 @@ def score_split(
     heads: Sequence[Head],
     aggregations: Sequence[AggregationLike],
     wanted: np.ndarray | None = None,
+    device: HeadDevice | None = None,
 ) -> list[SplitScores]:
     """Score the pictures of a split with all heads; the store is read once.
 
@@ -268,6 +316,6 @@ def score_split(
     -------
     one per head, in their order; ``facts.n_scored`` is set where only some pictures were wanted
     """
-    scoring = SplitScoring(store, table, heads, aggregations, wanted)
+    scoring = SplitScoring(store, table, heads, aggregations, wanted, device)
     with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         return scoring.join([scoring.score(scoring.pictures, advance=progress.advance)])

@@ -24,6 +24,7 @@ class ScoreFacts:
     rows_digest, pictures_digest : of the patch table
     head : facts of the head
     n_scored : pictures with scores, where only some were wanted; None for all
+    device : kind of the device that scored patches
     joined : JSON object, of scores that were joined from several recipes: ``recipe`` and how it joins them
     """
 
@@ -34,6 +35,7 @@ class ScoreFacts:
     pictures_digest: str
     head: HeadFacts
     n_scored: int | None = None
+    device: str = "cpu"
     joined: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class ScoreFacts:
             "rows": self.rows_digest,
             "pictures": self.pictures_digest,
             **({} if self.n_scored is None else {"scored": self.n_scored}),
+            **({} if self.device == "cpu" else {"device": self.device}),
             "head": self.head.to_dict(),
             **self.joined,
         }
@@ -58,7 +61,7 @@ class ScoreFacts:
         KeyError
             A missing fact.
         """
-        known = ("dataset", "split", "fingerprint", "rows", "pictures", "head", "scored")
+        known = ("dataset", "split", "fingerprint", "rows", "pictures", "head", "scored", "device")
         return cls(
             facts["dataset"],
             facts["split"],
@@ -67,6 +70,7 @@ class ScoreFacts:
             facts["pictures"],
             HeadFacts.from_dict(facts["head"]),
             facts.get("scored"),
+            facts.get("device", "cpu"),
             {name: value for name, value in facts.items() if name not in known},
         )
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice
 from pipeline.head.file import load_head, read_facts, save_head
 from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
@@ -53,6 +54,9 @@ def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str |
     split = run.ws.split_of_rows(run.manifest, head, without_held_out)
     if facts.split != split:
         return f"it was fitted on split {facts.split!r}, and the manifest says {split!r}"
+    wanted = run.settings.head_device.partition(":")[0]
+    if facts.settings["kind"] != "own" and wanted not in ("auto", facts.device):
+        return f"it was fitted on {facts.device}, and head_device says {wanted}"
     if facts.classes != run.manifest.classes:
         return "it was fitted on other classes than the manifest has"
     try:
@@ -109,7 +113,15 @@ def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) 
         table, store, rows = _open_rows(run, split)
         started = time.perf_counter()
         fitted = fit_heads(
-            store, table, of_split, s.labels, s.seed, held_out_share=share, load_trunk=trunk, reader=rows
+            store,
+            table,
+            of_split,
+            s.labels,
+            s.seed,
+            held_out_share=share,
+            load_trunk=trunk,
+            reader=rows,
+            device=head_device(run),
         )
         for name, head in fitted:
             digest = save_head(head, paths[name])
@@ -149,6 +161,13 @@ def memory_budget(run: RunContext) -> MemoryBudget:
     return MemoryBudget(None if memory is None else int(memory * 2**30), run.ws.cache, run.say)
 
 
+def head_device(run: RunContext) -> HeadDevice:
+    """Return the device of heads, from the settings: none of them runs on a GPU where ``device`` is ``cpu``."""
+    s = run.settings
+    setting = "cpu" if (s.head_device, s.device) == ("auto", "cpu") else s.head_device
+    return HeadDevice(setting, run.say)
+
+
 def _describe(head: Head) -> str:
     """Say what a head was fitted on, and how it went."""
     facts = head.facts
@@ -158,6 +177,7 @@ def _describe(head: Head) -> str:
     text = f"fitted on {used:,} of {total:,} pictures"
     counts = [f"{n:,} {what}" for what, n in (facts.patches or {}).items() if what in ("positive", "background")]
     text += f", {' and '.join(counts)} patches" if counts else ""
+    text += "" if facts.device == "cpu" else f", on {facts.device}"
     return text + (f", loss {facts.epochs[-1]['loss']:.4f}" if facts.epochs else "") + ";"
 
 

@@ -143,7 +143,7 @@ def _open(run: RunContext, heads: Sequence[str], split: str | None, held_out: bo
     set_threads(run.settings.threads)
     loaded = [fit_head.require(run, head, held_out) for head in heads]
     wanted = hold_out_pictures(table.picture_sha256, run.settings.held_out) if held_out else None
-    return SplitScoring(store, table, loaded, run.settings.all_aggregations, wanted)
+    return SplitScoring(store, table, loaded, run.settings.all_aggregations, wanted, fit_head.head_device(run))
 
 
 def current_scores(run: RunContext, head: str, split: str | None = None, held_out: bool = False) -> SplitScores:

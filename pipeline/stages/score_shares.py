@@ -20,6 +20,7 @@ from pipeline.activations.engines import Engine, find_engine
 from pipeline.activations.identity import explain_differences
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice
 from pipeline.head.file import load_head
 from pipeline.head.task import Columns
 from pipeline.io.errors import StoreError
@@ -111,6 +112,7 @@ class ScoringFiles:
     aggregations : of the settings
     held_out : share of the pictures that alone are scored; None for all pictures
     threads : of torch, 0 for one per core
+    device : kind of the device that scores patches, ``cpu`` or ``cuda``
     expected : `SplitScoring.made_from` of each head
     versions : of the rooms
     """
@@ -121,6 +123,7 @@ class ScoringFiles:
     aggregations: tuple[Aggregation, ...]
     held_out: float | None
     threads: int
+    device: str
     expected: tuple[dict[str, Any], ...]
     versions: dict[str, int]
 
@@ -136,7 +139,7 @@ def open_scorer(files: ScoringFiles) -> ShareScorer:
     set_threads(files.threads)
     table, heads = read_table(files.table), [load_head(path) for path in files.heads]
     wanted = None if files.held_out is None else hold_out_pictures(table.picture_sha256, files.held_out)
-    scoring = SplitScoring(Store(files.store), table, heads, files.aggregations, wanted)
+    scoring = SplitScoring(Store(files.store), table, heads, files.aggregations, wanted, HeadDevice(files.device))
     for index, expected in enumerate(files.expected):
         own = {**scoring.made_from(index), **_name_versions(VERSIONS)}
         asked = {**expected, **_name_versions(files.versions)}
@@ -255,6 +258,7 @@ class SharedScoring:
             aggregations=tuple(s.all_aggregations),
             held_out=s.held_out if self._held_out else None,
             threads=worker_threads(s.threads, n_local),
+            device=self._scoring.place.device.type,
             expected=tuple(self._scoring.made_from(head) for head in range(len(self._heads))),
             versions=VERSIONS,
         )

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.activations.settings import Codec, StoredDtype
-from pipeline.head.settings import COMPARED_HEADS, DEFAULT_HEADS, HEADS, AnyHead
+from pipeline.head.settings import COMPARED_HEADS, DEFAULT_HEADS, HEADS, AnyHead, HeadDeviceName
 from pipeline.io.errors import SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, shorten
@@ -111,6 +111,7 @@ class RunSettings(Settings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto: CUDA where there is one; cuda: a CUDA device that no other run uses",
     )
+    head_device: HeadDeviceName = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     method: Literal["patches", "dense"] = Field(
         "patches",
@@ -196,9 +197,7 @@ class RunSettings(Settings):
     no_pretrain: FromScratchSettings = Field(
         FromScratchSettings(), description="how the trunk `no-pretrain` is trained on a dataset's patches"
     )
-    fisher: FisherSettings = Field(
-        FisherSettings(), description="how the trunk `fisher` of hand-made features is made from a dataset"
-    )
+    fisher: FisherSettings = Field(FisherSettings(), description="how the trunk `fisher` is made from a dataset")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")

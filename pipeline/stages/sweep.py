@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.activations.store import Store
+from pipeline.head.device import HeadDevice
 from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
@@ -54,6 +55,7 @@ class Grid:
     ----------
     held_out_share : of the fit pictures, on which the choice is made
     budget : of the memory of each fit
+    device : on which heads are fitted and score
     """
 
     heads: Mapping[str, AnyHead]
@@ -63,6 +65,7 @@ class Grid:
     seed: int
     metric: Literal["voc07", "voc12"]
     budget: MemoryBudget = MemoryBudget()
+    device: HeadDevice = HeadDevice()
 
 
 def path(run: RunContext) -> Path:
@@ -129,7 +132,14 @@ def make(run: RunContext) -> dict[str, Any]:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
     heads = {name: s.head_settings(name) for name in compared}
     grid = Grid(
-        heads, _rules(run), s.all_aggregations, s.held_out, s.seed, manifest.metric, fit_head.memory_budget(run)
+        heads,
+        _rules(run),
+        s.all_aggregations,
+        s.held_out,
+        s.seed,
+        manifest.metric,
+        fit_head.memory_budget(run),
+        fit_head.head_device(run),
     )
     swept = sweep_grid(fit, shown, grid)
     chosen = swept["chosen"]
@@ -193,7 +203,18 @@ def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np
 
     def fit_all(share: float) -> list[Head]:
         of_rules = [
-            dict(fit_heads(fit.store, fit.table, grid.heads, rule, grid.seed, held_out_share=share, reader=reader))
+            dict(
+                fit_heads(
+                    fit.store,
+                    fit.table,
+                    grid.heads,
+                    rule,
+                    grid.seed,
+                    held_out_share=share,
+                    reader=reader,
+                    device=grid.device,
+                )
+            )
             for rule in grid.rules
         ]
         return [by_name[name] for by_name in of_rules for name in grid.heads]
@@ -202,8 +223,8 @@ def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np
         return number(mean_average_precision(scores.by(k)[pictures], labels[pictures], grid.metric)[0])
 
     on_part, on_all = fit_all(grid.held_out_share), fit_all(0.0)
-    held_out_scores = score_split(fit.store, fit.table, on_part, grid.aggregations, is_held_out)
-    shown_scores = score_split(shown.store, shown.table, on_all, grid.aggregations)
+    held_out_scores = score_split(fit.store, fit.table, on_part, grid.aggregations, is_held_out, grid.device)
+    shown_scores = score_split(shown.store, shown.table, on_all, grid.aggregations, device=grid.device)
     return [
         {
             "head": name,

@@ -136,6 +136,8 @@ class Workspace:
             "labels": s.labels.model_dump(mode="json"),
             "seed": s.seed,
         }
+        if s.head_device != "auto":
+            key["head_device"] = s.head_device.partition(":")[0]
         return {**key, "held_out": s.held_out} if held_out else key
 
     def _scores_key(self, head: str, held_out: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from support.heads import fit_network
 from torch import nn
 
-from pipeline.head.dropout import Dropout
+from pipeline.head.dropout import CountedDropout, Dropout, count_words
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import HEADS, HeadSettings
 
@@ -224,3 +224,32 @@ def test_initial_weights_follow_the_generator_alone():
 
     assert torch.equal(weights(1, world=5), weights(1, world=6))
     assert not torch.equal(weights(1, world=5), weights(2, world=5))
+
+
+def test_counted_words_are_splitmix64():
+    """Against Python's integers, word by word."""
+    mask = 2**64 - 1
+
+    def next_word(state):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        word = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & mask
+        word = ((word ^ word >> 27) * 0x94D049BB133111EB) & mask
+        return state, word ^ word >> 31
+
+    for seed, call in ((0, 0), (7, 3), (2**31, 10**6)):
+        _, state = next_word(seed)
+        _, state = next_word(state ^ call)
+        expected = []
+        for _ in range(50):
+            state, word = next_word(state)
+            expected.append(word - 2**64 if word >= 2**63 else word)
+        assert count_words(50, seed, call, torch.device("cpu")).tolist() == expected
+
+
+def test_counted_dropout_drops_its_share():
+    x = torch.ones(200, 100)
+    drop = CountedDropout(3)
+    first, second = drop(x, 64), drop(x, 64)
+    assert not torch.equal(first, second) and torch.equal(first, CountedDropout(3)(x, 64))
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.015)
+    assert first.unique().tolist() == [0, pytest.approx(4 / 3)]

@@ -12,6 +12,8 @@ from support.heads import fit_head
 
 from pipeline.activations.pooling import join_pooled
 from pipeline.head.file import load_head, save_head
+from pipeline.head.fit_rows import MemoryBudget
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import SvmSettings
 from pipeline.head.svm import FOLDS, Svm, fold_of
 from pipeline.io.errors import HeadError
@@ -235,3 +237,21 @@ def test_joined_vectors_of_one_pooling():
     x = np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)
 
     np.testing.assert_allclose(np.linalg.norm(join_pooled(x, True), axis=1), 1, rtol=1e-6)
+
+
+def test_classes_in_threads_are_the_classes_in_turn(many, monkeypatch):
+    """More pictures than columns: liblinear draws nothing, and threads change no bit."""
+    table, store, _ = many["train"]
+    settings = SvmSettings(kind="svm", pooling=("mean",), costs=(0.3, 3.0))
+    alone = fit_head(store, table, "svm", settings, LABELS, 0)
+    said = []
+    monkeypatch.setattr("pipeline.head.svm.torch.get_num_threads", lambda: 3)
+    reader = RowReader(store, budget=MemoryBudget(None, say=said.append))
+    in_threads = fit_head(store, table, "svm", settings, LABELS, 0, reader=reader)
+    assert "3 classes at a time" in said[-1]
+    for name, tensor in alone.network.state_dict().items():
+        assert torch.equal(tensor, in_threads.network.state_dict()[name]), name
+    # With fewer pictures than columns its order of pictures is drawn from what all threads have in common.
+    few = SvmSettings(kind="svm", costs=(1.0,))
+    fit_head(store, table, "svm", few, LABELS, 0, held_out_share=0.9, reader=reader)
+    assert "at a time" not in said[-1]

@@ -74,6 +74,7 @@ CHANGES = {
     "scatter": (3, None),
     "adopt": (False, None),
     "memory": (2.0, None),
+    "head_device": ("cuda", HEAD),
     "adopt_from": (("elsewhere",), None),
 }
 

@@ -1,0 +1,68 @@
+"""The linear functions of an SVM head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.activations.pooling import PooledPictures, join_pooled
+from pipeline.head.settings import ScoreKind, SvmSettings
+from pipeline.head.task import Columns
+
+
+class Svm(nn.Module):
+    """One linear function per class of a picture's pooled vector, ``weight @ ((vector - mean) * inv_std) + bias``.
+
+    It is a `PooledScorer`: it has no patch scores.
+
+    Parameters
+    ----------
+    width : columns of a row
+    n_classes : int
+    settings : SvmSettings
+
+    Attributes
+    ----------
+    mean, inv_std : float32 Tensors of shape (n_columns,)
+        Of the fit pictures; the inverse deviation is divided by the root of the number of columns.
+    """
+
+    score_kind: ScoreKind = "pooled"
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    inv_std: Tensor
+
+    def __init__(self, width: int, n_classes: int, settings: SvmSettings) -> None:
+        super().__init__()
+        self.width, self.settings = width, settings
+        n_columns = width * len(settings.pooling)
+        self.register_buffer("weight", torch.zeros(n_classes, n_columns))
+        self.register_buffer("bias", torch.zeros(n_classes))
+        self.register_buffer("mean", torch.zeros(n_columns))
+        self.register_buffer("inv_std", torch.ones(n_columns))
+
+    def accumulator(self, pictures: range) -> PooledPictures:
+        """Return an accumulator of pooled vectors of a range of pictures."""
+        return PooledPictures(pictures, self.width, self.settings.pooling)
+
+    def picture_scores(self, columns: Columns) -> np.ndarray:
+        """Compute decision values, float64 ndarray (n_pictures, n_classes), from the column of `PooledPictures`.
+
+        Of all pictures at once: the last bits of a product of matrices depend on how many rows it has.
+        """
+        pooled = np.ascontiguousarray(np.moveaxis(columns[PooledPictures.COLUMN], 1, 0))
+        return self.decide(join_pooled(pooled, self.settings.normalise))
+
+    def decide(self, vectors: np.ndarray) -> np.ndarray:
+        """Compute decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""
+        names = ("weight", "bias", "mean", "inv_std")
+        weight, bias, mean, inv_std = (getattr(self, name).double().numpy() for name in names)
+        return (vectors - mean) * inv_std @ weight.T + bias
+
+
+def make_network(width: int, n_classes: int, settings: SvmSettings) -> Svm:
+    """Make the SVMs of a head, without weights."""
+    return Svm(width, n_classes, settings)

@@ -84,5 +84,5 @@ def make_runner(
     precision = resolve_precision(s.precision, device, trunk.precision)
     backend = resolve_backend(s.backend, trunk, device, precision, compiled=s.compiled, dense=ws.dense)
     if ws.dense:
-        return DenseRunner(trunk, device, precision, s.compiled, elsewhere=elsewhere)
+        return DenseRunner(trunk, device, precision, s.compiled, backend, elsewhere=elsewhere)
     return TrunkRunner(trunk, device, precision, s.compiled, backend, elsewhere=elsewhere)

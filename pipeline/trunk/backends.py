@@ -9,7 +9,7 @@ import torch
 
 from pipeline.io.errors import SettingsError
 from pipeline.trunk.onnx.network import OnnxNetwork
-from pipeline.trunk.trunk import Trunk
+from pipeline.trunk.trunk import LayeredNetwork, Trunk
 from pipeline.trunk.weight_files import INSTALL_OPENVINO
 
 Backend = Literal["torch", "openvino"]
@@ -61,6 +61,6 @@ def _why_not(trunk: Trunk, device: torch.device, *, compiled: bool, dense: bool)
         return f"trunk {trunk.card.name!r} computes in {trunk.precision} by itself; use backend: torch"
     if compiled:
         return "a trunk is compiled by torch or by OpenVINO; leave compiled off"
-    if dense:
-        return "method dense: pictures are of any size, and OpenVINO takes one; use method: patches, or backend: torch"
+    if dense and isinstance(trunk.network, LayeredNetwork):
+        return "method dense: the AlexNet family is run by torch; use method: patches, or backend: torch"
     return ""

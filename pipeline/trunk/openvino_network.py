@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -48,11 +50,7 @@ class OpenVinoNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, px: int, precision: str) -> None:
         super().__init__()
-        import openvino
-
-        self._core = openvino.Core()
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise SettingsError("backend openvino: this processor has no bfloat16; use precision: fp32")
+        self._core = start_core(precision)
         self._px, self._precision = px, precision
         self._requests: OrderedDict[int, Any] = OrderedDict()
         if isinstance(network, OnnxNetwork):
@@ -60,13 +58,9 @@ class OpenVinoNetwork(nn.Module):
             return
         shape = (TRACED_ROWS, 3, px, px)
         traced, patches = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-        try:
+        with _explain_conversion():
             self._model = convert(network, traced)
             found = infer(self._compile(TRACED_ROWS, "fp32"), patches)
-        except Exception as error:  # its errors, and those of the trace, have no class in common
-            lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-            why = next((line for line in lines if "No conversion rule" in line), lines[0] if lines else repr(error))
-            raise TrunkError(f"backend openvino: the network cannot be converted: {why}; use backend: torch") from error
         with torch.inference_mode():
             check_conversion(found, network(patches).half())
 
@@ -87,22 +81,9 @@ class OpenVinoNetwork(nn.Module):
 
     def _compile(self, n: int, precision: str) -> Any:
         """Compile the network for batches of `n`; return what runs them."""
-        import openvino
-
-        model = self._model.clone()
-        model.reshape([n, 3, self._px, self._px])
-        steps = openvino.preprocess.PrePostProcessor(model)
-        steps.input().tensor().set_element_type(_element(precision)).set_layout(openvino.Layout("NHWC"))
-        steps.input().model().set_layout(openvino.Layout("NCHW"))
-        steps.output().tensor().set_element_type(openvino.Type.f16)
-        options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Several processes of one machine would be pinned to the same cores.
-            "ENABLE_CPU_PINNING": False,
-        }
-        return self._core.compile_model(steps.build(), "CPU", options).create_infer_request()
+        steps = _steps(self._model, [n, 3, self._px, self._px], precision)
+        steps.output().tensor().set_element_type(_type("f16"))
+        return _compile(self._core, steps, precision)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the rows of a batch (n, 3, px, px) of fp32 or bf16, as the arithmetic is: float16 (n, width)."""
@@ -115,14 +96,124 @@ class OpenVinoNetwork(nn.Module):
         return infer(self._requests[n], x)
 
 
-def _element(precision: str) -> Any:
+class OpenVinoMaps:
+    """The part of a network that runs over whole pictures, run by OpenVINO for pictures of any size.
+
+    It is compiled once, for unknown sizes: what is prepared for a size is kept by OpenVINO, at most some thousand
+    operations, and not for whole networks.
+
+    Parameters
+    ----------
+    maps : in fp32 on the CPU; turns a Tensor (1, 3, height, width) into a tuple of maps
+    px : side of a patch in pixels
+    stride : pixels by which sides may be larger, or a multiple of them
+    precision : ``fp32`` or ``bf16``
+
+    Raises
+    ------
+    SettingsError, TrunkError
+        As `OpenVinoNetwork`.
+    """
+
+    def __init__(self, maps: nn.Module, px: int, stride: int, precision: str) -> None:
+        core = start_core(precision)
+        shapes = [(1, 3, px, px), (1, 3, px + stride, px + 3 * stride)]
+        traced, picture = (torch.randn(s, generator=torch.Generator().manual_seed(0)) for s in shapes)
+        with _explain_conversion():
+            self._model = convert(maps, traced)
+            self._compiled = self._compile(core, "fp32")
+            found = self(picture)
+        with torch.inference_mode():
+            for here, there in zip(found, maps(picture), strict=True):
+                if here.shape != there.shape:
+                    check_conversion(here, there)
+                check_conversion(here.flatten(1).half(), there.flatten(1).half())
+        if precision != "fp32":
+            self._compiled = self._compile(core, precision)
+
+    def _compile(self, core: Any, precision: str) -> Any:
+        import openvino
+
+        steps = _steps(self._model, [1, 3, -1, -1], precision)
+        for index in range(len(self._model.outputs)):
+            steps.output(index).tensor().set_element_type(openvino.Type.f32).set_layout(openvino.Layout("NHWC"))
+            steps.output(index).model().set_layout(openvino.Layout("NCHW"))
+        return _compile(core, steps, precision)
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Compute the maps of one picture (1, 3, height, width) of fp32 or bf16: fp32 (1, channels, rows, columns)."""
+        request = self._compiled
+        _start(request, x)
+        return [torch.from_numpy(out.data.copy()).permute(0, 3, 1, 2) for out in request.output_tensors]
+
+
+def _type(name: str) -> Any:
     import openvino
 
-    return openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
+    return getattr(openvino.Type, name)
+
+
+def _element(precision: str) -> Any:
+    return _type("bf16" if precision == "bf16" else "f32")
+
+
+def start_core(precision: str) -> Any:
+    """Start OpenVINO.
+
+    Raises
+    ------
+    SettingsError
+        This processor has no bfloat16.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise SettingsError("backend openvino: this processor has no bfloat16; use precision: fp32")
+    return core
+
+
+@contextmanager
+def _explain_conversion() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # its errors, and those of the trace, have no class in common
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if "No conversion rule" in line), lines[0] if lines else repr(error))
+        raise TrunkError(f"backend openvino: the network cannot be converted: {why}; use backend: torch") from error
+
+
+def _steps(model: Any, shape: list[int], precision: str) -> Any:
+    """Begin to prepare a model for inputs of a shape (-1: any) that are channels-last in memory."""
+    import openvino
+
+    model = model.clone()
+    model.reshape(shape)
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(_element(precision)).set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    return steps
+
+
+def _compile(core: Any, steps: Any, precision: str) -> Any:
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        # Several processes of one machine would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(steps.build(), "CPU", options).create_infer_request()
 
 
 def infer(request: Any, x: Tensor) -> Tensor:
     """Run one batch (n, 3, px, px); no copy is made of it where it is channels-last. Return float16 (n, width)."""
+    _start(request, x)
+    # The request writes its next batch into the same memory.
+    return torch.from_numpy(request.get_output_tensor().data.copy())
+
+
+def _start(request: Any, x: Tensor) -> None:
     import openvino
 
     pixels = x.permute(0, 2, 3, 1).contiguous()
@@ -131,8 +222,6 @@ def infer(request: Any, x: Tensor) -> Tensor:
     values = (pixels.view(torch.int16) if is_bf16 else pixels).numpy()
     shape = openvino.Shape(list(pixels.shape))
     request.infer([openvino.Tensor(values, shape, _element("bf16" if is_bf16 else "fp32"))])
-    # The request writes its next batch into the same memory.
-    return torch.from_numpy(request.get_output_tensor().data.copy())
 
 
 def check_conversion(found: Tensor, expected: Tensor) -> None:

@@ -122,17 +122,19 @@ class TrunkRunner:
         compute_exactly(device)
         preprocessing = trunk.card.preprocessing
         with explain_memory(device, "the trunk's weights", "use a device that nothing else uses, or --device cpu"):
-            self._network: nn.Module
-            if backend == "openvino":
-                self._network = OpenVinoNetwork(trunk.network.float(), trunk.card.input_px, precision)
-            else:
-                # torch's types of `to` leave its memory_format out.
-                network = trunk.network.to(  # type: ignore[call-overload]
-                    device=device, dtype=self.dtype, memory_format=torch.channels_last
-                )
-                self._network = CompiledNetwork(network, device) if compiled else network
+            self._network = self._place_network()
             self._mean = (255 * torch.tensor(preprocessing.mean)).to(device)
             self._inv_std = (1 / (255 * torch.tensor(preprocessing.std))).to(device)
+
+    def _place_network(self) -> nn.Module:
+        """Move the network to the device, in the runner's arithmetic, or hand it to its library."""
+        if self.backend == "openvino":
+            return OpenVinoNetwork(self.trunk.network.float(), self.trunk.card.input_px, self.precision)
+        # torch's types of `to` leave its memory_format out.
+        network = self.trunk.network.to(  # type: ignore[call-overload]
+            device=self.device, dtype=self.dtype, memory_format=torch.channels_last
+        )
+        return CompiledNetwork(network, self.device) if self.compiled else network
 
     @property
     def batch_rows(self) -> int:

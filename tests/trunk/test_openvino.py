@@ -197,7 +197,7 @@ def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, architect
     assert resolve_backend("openvino", trunk, CPU, precision) == "openvino"
     assert resolve_backend("auto", trunk, torch.device("cuda"), "bf16") == "torch"
     assert resolve_backend("auto", trunk, CPU, "bf16", compiled=True) == "torch"
-    assert resolve_backend("auto", trunk, CPU, "bf16", dense=True) == "torch"
+    assert resolve_backend("auto", trunk, CPU, precision, dense=True) == expected
     monkeypatch.setattr(backends, "has_openvino", lambda: False)
     assert resolve_backend("auto", trunk, CPU, precision) == "torch"
 
@@ -207,7 +207,7 @@ def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, architect
     [
         ({"device": torch.device("cuda")}, "it runs on a CPU, and the device is cuda"),
         ({"compiled": True}, "leave compiled off"),
-        ({"dense": True}, "method dense: pictures are of any size"),
+        ({"dense": True, "trunk": load_trunk("random")}, "method dense: the AlexNet family is run by torch"),
         ({"trunk": trunk_named("fisher", "fp32")}, "computes in fp32 by itself"),
     ],
 )

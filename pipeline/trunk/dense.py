@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.backends import Backend
 from pipeline.trunk.dense_maps import AlexNetMaps, GraphMaps, Maps
+from pipeline.trunk.dense_tokens import TokenMaps
 from pipeline.trunk.device_memory import explain_memory
 from pipeline.trunk.nodes import NodesNetwork
 from pipeline.trunk.pending_batch import PendingBatch
@@ -45,16 +46,12 @@ class DenseRunner(TrunkRunner):
     ) -> None:
         if compiled:
             raise SettingsError("method dense: pictures are of any size, and a compiled trunk takes one; leave one off")
-        self.maps = _find_maps(trunk)
+        self.maps: Maps = _find_maps(trunk)
         super().__init__(trunk, device, precision, backend=backend, elsewhere=elsewhere)
         self.window_fields = {"method": "dense", **self.maps.fields}
 
     def _place_network(self) -> nn.Module:
         if self.backend == "openvino":
-            if not isinstance(self.maps, GraphMaps):
-                raise SettingsError(
-                    f"backend openvino: trunk {self.trunk.card.name!r}, method dense: use backend: torch"
-                )
             self.maps.use_openvino(self.precision, self.dtype)
             return self.trunk.network
         network = super()._place_network()
@@ -162,7 +159,7 @@ def _find_maps(trunk: Trunk) -> Maps:
     why = "it has no maps"
     if isinstance(trunk.network, NodesNetwork):
         try:
-            return GraphMaps(trunk)
+            return GraphMaps(trunk) if trunk.resize is None else TokenMaps(trunk)
         except TrunkError as error:
             why = str(error)
     raise TrunkError(f"trunk {trunk.card.name!r}: method dense: {why}; use method patches")

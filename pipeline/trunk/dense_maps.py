@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.io.errors import SettingsError
 from pipeline.trunk.architectures import AlexNet
 from pipeline.trunk.map_graph import Cut, split
 from pipeline.trunk.openvino_network import OpenVinoMaps
@@ -32,6 +33,15 @@ class Maps(Protocol):
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move what is not in the trunk's own network to the device, in its arithmetic."""
+
+    def use_openvino(self, precision: str, dtype: torch.dtype) -> None:
+        """Run the maps by OpenVINO, and the part per window by torch.
+
+        Raises
+        ------
+        SettingsError, TrunkError
+            As `OpenVinoMaps`; the AlexNet family is run by torch alone.
+        """
 
     def read(self, pixels: Tensor, x: Tensor, y: Tensor, normalise: Normalise) -> Tensor:
         """Read one vector per window off the maps of one picture: Tensor (n, columns).
@@ -66,6 +76,13 @@ def means_at(cells: Tensor, side: int, x: Tensor, y: Tensor) -> Tensor:
     rows = functional.avg_pool2d(cells.float(), (side, 1), 1)
     means = functional.avg_pool2d(rows, (1, side), 1)
     return means[0].permute(1, 2, 0)[y, x]
+
+
+def pool_windows(kind: str, cells: Tensor, side: int, x: Tensor, y: Tensor) -> Tensor:
+    """``mean`` or ``max`` of windows of one map at their first cells: Tensor (n, channels)."""
+    if kind == "mean":
+        return means_at(cells, side, x, y)
+    return functional.max_pool2d(cells, side, 1)[0].permute(1, 2, 0)[y, x]
 
 
 def extended_size(size: int, px: int, stride: int) -> int:
@@ -104,6 +121,9 @@ class AlexNetMaps:
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Do nothing: all is in the trunk's own network."""
 
+    def use_openvino(self, precision: str, dtype: torch.dtype) -> None:
+        raise SettingsError("backend openvino: method dense of the AlexNet family is run by torch; use backend: torch")
+
     def read(self, pixels: Tensor, x: Tensor, y: Tensor, normalise: Normalise) -> Tensor:
         cells = self.network.convolve(normalise(pixels[None]))
         side = self.network.config.pool5_px
@@ -140,13 +160,6 @@ class GraphMaps:
             part.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def use_openvino(self, precision: str, dtype: torch.dtype) -> None:
-        """Run the maps by OpenVINO, and the part per window by torch.
-
-        Raises
-        ------
-        SettingsError, TrunkError
-            As `OpenVinoMaps`.
-        """
         self._run = OpenVinoMaps(self.graph.maps.float(), self.px, self.stride, precision)
         self.graph.window.to(dtype=dtype)
 
@@ -161,10 +174,8 @@ class GraphMaps:
         cells = cells if geometry.channels == 1 else cells.permute(0, 3, 1, 2)
         height, width = cells.shape[2:]
         left, top = (cells_of(edge, geometry.stride, places - side) for edge, places in ((x, width), (y, height)))
-        if cut.kind == "mean":
-            return means_at(cells, side, left, top)
-        if cut.kind == "max":
-            return functional.max_pool2d(cells, side, 1)[0].permute(1, 2, 0)[top, left]
+        if cut.kind != "cells":
+            return pool_windows(cut.kind, cells, side, left, top)
         windows = windows_at(cells, side, left, top)
         return (windows if geometry.channels == 1 else windows.permute(0, 2, 3, 1)).flatten(1)
 

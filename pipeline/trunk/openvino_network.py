@@ -106,7 +106,7 @@ class OpenVinoMaps:
     ----------
     maps : in fp32 on the CPU; turns a Tensor (1, 3, height, width) into a tuple of maps
     px : side of a patch in pixels
-    stride : pixels by which sides may be larger, or a multiple of them
+    stride : pixels by which sides may be larger, or a multiple of them; None for inputs of `px` alone
     precision : ``fp32`` or ``bf16``
 
     Raises
@@ -115,10 +115,13 @@ class OpenVinoMaps:
         As `OpenVinoNetwork`.
     """
 
-    def __init__(self, maps: nn.Module, px: int, stride: int, precision: str) -> None:
+    def __init__(self, maps: nn.Module, px: int, stride: int | None, precision: str) -> None:
         core = start_core(precision)
-        shapes = [(1, 3, px, px), (1, 3, px + stride, px + 3 * stride)]
-        traced, picture = (torch.randn(s, generator=torch.Generator().manual_seed(0)) for s in shapes)
+        self._sides = (px, px) if stride is None else (-1, -1)
+        sizes = [(px, px), (px + (stride or 0), px + 3 * (stride or 0))]
+        traced, picture = (
+            torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)) for seed, size in enumerate(sizes)
+        )
         with _explain_conversion():
             self._model = convert(maps, traced)
             self._compiled = self._compile(core, "fp32")
@@ -134,7 +137,7 @@ class OpenVinoMaps:
     def _compile(self, core: Any, precision: str) -> Any:
         import openvino
 
-        steps = _steps(self._model, [1, 3, -1, -1], precision)
+        steps = _steps(self._model, [1, 3, *self._sides], precision)
         for index in range(len(self._model.outputs)):
             steps.output(index).tensor().set_element_type(openvino.Type.f32).set_layout(openvino.Layout("NHWC"))
             steps.output(index).model().set_layout(openvino.Layout("NCHW"))

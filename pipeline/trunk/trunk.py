@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Trunk:
         trained with, where the weights hold it and the trunk is of the AlexNet family
     precision : the one arithmetic that it can be run in, such as ``fp32``; None for any
     notes : what was stripped from, or left unused of, a weights file; for people
+    resize : makes the network for another input size in pixels, with positions resampled; None where it needs none,
+        or its source knows none
     """
 
     card: TrunkCard
@@ -70,6 +72,7 @@ class Trunk:
     classifier: dict[str, Tensor] | None = None
     precision: str | None = None
     notes: tuple[str, ...] = ()
+    resize: Callable[[int], nn.Module] | None = None
 
     @property
     def slug(self) -> str:

@@ -285,5 +285,5 @@ def test_openvino_gives_the_rows_of_torch_at_any_size(form):
 
 
 def test_the_alexnet_family_is_run_by_torch():
-    with pytest.raises(SettingsError, match="backend openvino: trunk 'random0', method dense: use backend: torch"):
+    with pytest.raises(SettingsError, match="method dense of the AlexNet family is run by torch"):
         DenseRunner(load_trunk("random"), CPU, "fp32", backend="openvino")

@@ -246,15 +246,23 @@ def load_timm(request: TrunkRequest) -> Trunk:
     bad = [k for k, v in identity.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise TrunkError(f"{name}: values that are not finite\n{enumerate_problems(bad)}")
-    if sized is not bare:
+
+    def model_at(size: int) -> TimmModel:
         # The digest is of the weights as they came: what resampling makes of them follows from the input size.
-        model = resize_model(name, timm, model_name, model, px)
-    card = make_card(model_name, model, layer, width, (px, preprocessing))
+        is_own = size == own or not has_fixed_size(bare)
+        return model if is_own else resize_model(name, timm, model_name, model, size)
+
+    def hook(of_size: TimmModel) -> NodesNetwork:
+        hooked = HookedModel(of_size, list(dict.fromkeys(node.name for node in outline.nodes)))
+        return NodesNetwork(hooked, outline.nodes, outline.prefix).eval()
+
+    taken = model_at(px)
+    card = make_card(model_name, taken, layer, width, (px, preprocessing))
     if weights is not None:
         card = card.model_copy(update={"trained": {"source": f"file {weights.name}"}})
-    hooked = HookedModel(model, list(dict.fromkeys(node.name for node in outline.nodes)))
-    network = NodesNetwork(hooked, outline.nodes, outline.prefix).eval()
-    return Trunk(card, layer, width, digest_weights(identity), network, notes=notes)
+    digest = digest_weights(identity)
+    resize = (lambda size: hook(model_at(size))) if has_fixed_size(bare) else None
+    return Trunk(card, layer, width, digest, hook(taken), notes=notes, resize=resize)
 
 
 def fit_file(request: TrunkRequest, state: dict[str, Tensor], where: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

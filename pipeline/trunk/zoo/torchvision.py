@@ -261,7 +261,15 @@ def load_torchvision(request: TrunkRequest) -> Trunk:
         preprocessing=preprocessing,
         trained={"source": f"file {weights.name}" if weights else f"torchvision's {entry}"},
     )
-    return Trunk(card, layer_name, width, digest_weights(fitted.identity), sized, notes=fitted.notes)
+
+    def network_at(size: int) -> NodesNetwork:
+        of_size = make_at(name, model_name, entry, size)
+        other, _, _ = at_size(name, of_size, size, own, lambda: attach(name, of_size, nodes, size))
+        assign_state(other.extractor, resample_positions(fitted.used, model, size) if size != own else fitted.used)
+        return other
+
+    resize = network_at if hasattr(model, "patch_size") else None
+    return Trunk(card, layer_name, width, digest_weights(fitted.identity), sized, notes=fitted.notes, resize=resize)
 
 
 def fit_file(request: TrunkRequest, state: dict[str, Tensor], where: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -63,4 +63,6 @@ def _why_not(trunk: Trunk, device: torch.device, *, compiled: bool, dense: bool)
         return "a trunk is compiled by torch or by OpenVINO; leave compiled off"
     if dense and isinstance(trunk.network, LayeredNetwork):
         return "method dense: the AlexNet family is run by torch; use method: patches, or backend: torch"
+    if dense and isinstance(trunk.network, OnnxNetwork):
+        return f"method dense: trunk {trunk.card.name!r} is an ONNX file, which cannot be divided; use method: patches"
     return ""

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from support.cli import run_command
 from support.processes import end, start_command
-from support.small_parts import code_to_bind
+from support.small_parts import code_to_bind, small_parts
 from support.waiting import wait_for
 
 from pipeline.cli import signals
@@ -80,10 +81,10 @@ def test_a_stopped_extraction_keeps_its_parts_and_resumes(held_extract, new_work
     recorded = records(new_work)
     # What was being written is either complete or not there.
     assert 3 <= len(recorded) < 7
-    again = start_command(new_work, EXTRACT, before=code_to_bind(16))
-    exit_code, err = end(again)
-    assert exit_code == 0, err
-    assert f", {len(recorded)} of 7 parts " in err
+    with small_parts(16):
+        again = run_command(new_work, *EXTRACT.split())
+    assert again.code == 0, again.err
+    assert f", {len(recorded)} of 7 parts " in again.err
     assert recorded.items() <= records(new_work).items()
     assert not list((new_work / "cache").glob(".partial/*.partial"))
 

@@ -211,6 +211,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     from pipeline.io.atomic import read_json
     from pipeline.io.errors import PipelineError
     from pipeline.views.tables.results import KINDS, kind_of
+    from pipeline.views.tables.stale import why_stale
 
     try:
         content = read_json(path)
@@ -218,6 +219,9 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
     if kind_of(content) is None:
         raise PipelineError(f"{path}: not a result; expected one of {', '.join(KINDS)} in it")
+    with _named(str(path)):
+        if (reason := why_stale(content)) is not None:
+            click.secho(f"NOTE: {path}: stale: {reason}", fg="yellow", err=True)
     return content
 
 

@@ -15,7 +15,7 @@ from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import Settings, explain_validation
-from pipeline.io.names import expand_home, normalise
+from pipeline.io.names import expand_home, explain_encoding, normalise
 from pipeline.io.yaml import read_mapping
 
 # Parts of file names must not be paths, nor longer than a file system allows.
@@ -253,6 +253,8 @@ def _parse_manifest(path: Path) -> Manifest:
         raise SettingsError(f"{path}:\n{enumerate_problems(explain_validation(error))}") from error
     if manifest.name != path.stem:
         raise SettingsError(f"{path}: name: got {brief(manifest.name)}, expected {path.stem!r} as the file's name")
+    if (problem := explain_encoding((manifest.folder, *manifest.classes))) is not None:
+        raise SettingsError(f"{path}: {problem}")
     return manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 
@@ -78,6 +79,20 @@ def normalise(text: str) -> str:
 def is_readable(text: str) -> bool:
     """Whether a name is Unicode text; bytes of a file name that are not UTF-8 are surrogates."""
     return not re.search("[\ud800-\udfff]", text)
+
+
+def explain_encoding(names: Iterable[str]) -> str | None:
+    """Return what is wrong where Python reads the names of files otherwise than as UTF-8, and one of `names` needs it.
+
+    None where all is well: the encoding is UTF-8, as under nearly all locales, or the names are ASCII.
+    """
+    encoding = sys.getfilesystemencoding().lower()
+    if encoding in ("utf-8", "utf8") or all(map(str.isascii, names)):
+        return None
+    return (
+        f"names beyond ASCII, and Python reads names of files as {encoding} here, which are UTF-8; start it again with "
+        "PYTHONUTF8=1 in the environment"
+    )
 
 
 def find_alike(names: Iterable[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +21,7 @@ from pipeline.dataset.describe.voc import new_manifest
 from pipeline.dataset.listing import id_of
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import check, read_split, state_of_split
-from pipeline.io.errors import DatasetError
+from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.names import expand_home, find_alike, make_distinct_part
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings
@@ -241,3 +242,17 @@ def test_names_are_read_as_utf8_whatever_the_locale(tmp_path, locale):
 
     assert ended.returncode == 0, ended.stderr
     assert load_manifest("own", tmp_path / "data_manifests").classes == ("Ölberg", "é")
+
+
+def test_names_that_python_would_read_otherwise_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    content = {"name": "own", "title": "own", "folder": "Bilder", "classes": ["a", "\u00d6lberg"], "metric": "voc12",
+               "fit": "train", "eval": "train", "splits": {"train": {}}}  # fmt: skip
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    assert load_manifest("own", tmp_path).classes == ("a", "\u00d6lberg")
+
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+
+    with pytest.raises(SettingsError, match="reads names of files as iso8859-1 here.*PYTHONUTF8=1"):
+        load_manifest("own", tmp_path)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**content, "classes": ["a", "b"]}))
+    assert load_manifest("own", tmp_path).classes == ("a", "b")

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.cli import run_command
@@ -213,6 +214,29 @@ def test_a_file_that_is_no_result_is_named(work):
 
 
 # ---- the charts of a report
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("metric", "voc07", "measured by voc12, and the manifest says metric: voc07"),
+        ("fit", "val", "fitted on 'train', and the manifest says fit: val"),
+        ("classes", ["crate", "ball"], "the manifest has other classes: crate, ball"),
+        ("unscored", ["ball"], "the manifest has other classes: crate"),
+    ],
+)
+def test_results_that_the_manifest_contradicts_are_said_to_be_stale(work, key, value, words):
+    manifest = work / "data_manifests/tiny.yaml"
+    files = [f"results/tiny_{name}.json" for name in ("map", "compare", "heads")]
+    assert "stale" not in run_command(work, "show", *files).err + run_command(work, "results", "ls").err
+
+    manifest.write_text(yaml.safe_dump({**yaml.safe_load(manifest.read_text()), key: value}))
+
+    shown, listed = run_command(work, "show", *files), run_command(work, "results", "ls")
+    assert shown.code == listed.code == 0
+    assert [line for line in shown.err.splitlines() if line] == [f"NOTE: {file}: stale: {words}" for file in files]
+    assert len(re.findall(f"NOTE: results/runs/.*/map.json: stale: {words}", listed.err)) >= 2
+    assert "stale" not in run_command(work, "results", "ls", "--dataset", "other").err
 
 
 def test_charts_are_files_of_equal_bytes(work):

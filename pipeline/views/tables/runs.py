@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.io.atomic import read_json
 from pipeline.scoring.aggregation import Aggregation
+from pipeline.views.tables.stale import why_stale
 from pipeline.views.tables.table import Column, ResultTable
 
 PATTERNS = {"run": "runs/*/map.json", "recipe": "recipes/*.json"}
@@ -45,13 +46,16 @@ def runs_table(results: Path, dataset: str | None = None) -> ResultTable:
 
     Returns
     -------
-    Table; files that are no results are named in its notes.
+    Table; its notes name files that are no results, and results that the manifest contradicts.
     """
     rows, notes = [], []
     for of, pattern in PATTERNS.items():
         for path in sorted(results.glob(pattern)):
             try:
-                rows.append(_row(of, path, read_json(path)))
+                content = read_json(path)
+                rows.append(_row(of, path, content))
+                if (reason := why_stale(content)) is not None and dataset in (None, rows[-1]["dataset"]):
+                    notes.append(f"{path}: stale: {reason}")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 notes.append(f"{path}: left out, not a result: {type(error).__name__} {error}")
     rows = [row for row in rows if dataset in (None, row["dataset"])]

@@ -131,7 +131,8 @@ def _record_of(source: Source, path: str, where: str, task: dict[str, Any]) -> P
     if source.boxes:
         return PictureRecord(path, where, sizes.pop() if len(sizes) == 1 else None, objects, problems=tuple(problems))
     # A task without any choice is unknown, as in a table.
-    return PictureRecord(path, where, labels=labels, unstated=-1 if labels else 0)
+    why = () if labels else tuple(problems)
+    return PictureRecord(path, where, labels=labels, unstated=-1 if labels else 0, problems=why)
 
 
 def _objects_of(

@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.cli import run_command
 from support.layouts import CLASSES, LAYOUTS, coco_of, draw_scenes, of_split
 from support.own_pictures import draw, write
@@ -301,3 +302,113 @@ def test_a_stream_has_the_elements_of_the_whole(tmp_path_factory, value, chunk):
         patch.setattr("pipeline.io.json_stream.CHUNK", chunk)
         got = [element for _, _, element in stream_elements(path, ("images",))]
     assert got == content["images"]
+
+
+def test_boxes_of_shares_lie_on_the_picture_as_it_is_shown(tmp_path):
+    yolo(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 12), "olive").save(tmp_path / "own/images/1.jpg", exif=exif)
+    assert new(tmp_path).code == 0
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    shown = {**read_split(manifest, "train").annotations_by_id, **read_split(manifest, "val").annotations_by_id}
+    assert (shown["1"].size_wh, shown["1"].box_xyxy.tolist()) == ((12, 16), [[4.5, 4, 7.5, 12]])
+    assert check(manifest, deep=True).ok
+    stored = manifest.model_copy(update={"exif": "ignore"})
+    ignored = {**read_split(stored, "train").annotations_by_id, **read_split(stored, "val").annotations_by_id}
+    assert (ignored["1"].size_wh, ignored["1"].box_xyxy.tolist()) == ((16, 12), [[6, 3, 10, 9]])
+
+
+def test_names_in_another_of_unicodes_forms_are_the_same(tmp_path):
+    coco(tmp_path, edit("images", 1, file_name="cafe\u0301 (2).jpg"))
+    (tmp_path / "own/images/1.jpg").rename(tmp_path / "own/images/caf\u00e9 (2).jpg")
+    ended = new(tmp_path)
+    assert ended.code == 0 and "left out" not in ended.err
+
+
+def test_an_export_with_one_split_is_divided_and_one_without_labels_stays(tmp_path):
+    scenes = draw_scenes()
+    LAYOUTS["yolo of roboflow"].write(tmp_path / "own", of_split(scenes, "train"))
+    draw(tmp_path / "own", "test/images/t0.jpg")
+    write(tmp_path, "own/README.roboflow.txt", "my project - v1\n")
+    text = (tmp_path / "own/data.yaml").read_text().replace("val: ../valid/images", "val: ../train/images")
+    write(tmp_path, "own/data.yaml", text.replace("val: ../train/images", "test: ../test/images"))
+    ended = new(tmp_path)
+    assert ended.code == 0, ended.err
+    assert "train is the only split, and is divided" in ended.err
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    assert {name: (entry.pictures, entry.labelled) for name, entry in manifest.splits.items()} == {
+        "train": (5, True),
+        "val": (3, True),
+        "test": (1, False),
+    }
+
+
+def labelme(folder, **changes) -> None:
+    draw(folder / "own", "0.jpg", "1.jpg", "2.jpg")
+    for k in range(3):
+        shape = {"label": ("cat", "dog")[k % 2], "points": [[1, 2], [9, 8]], "shape_type": "rectangle"}
+        content = {"imagePath": f"{k}.jpg", "imageWidth": 16, "imageHeight": 12, "shapes": [shape]}
+        write(folder, f"own/{k}.json", json.dumps({**content, **changes} if k == 1 else content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shapes": [{"label": "cat", "points": [[1, 2]], "shape_type": "point"}]}, r"1.json: shapes\[0\] .*no box"),
+        ({"shapes": [{"label": "cat", "points": [1, 2]}]}, r"points: expected \[\[x, y\], ...\], got \[1, 2\]"),
+        ({"shapes": [{"label": "", "points": [[1, 2], [9, 8]]}]}, r"shapes\[0\] \(no name\): label: expected a name"),
+        ({"shapes": None}, "expected an object with a list 'shapes'"),
+        ({"imageWidth": 7.5}, "1.json: width and height: expected whole numbers"),
+    ],
+)
+def test_faults_of_labelme_are_named_by_file_and_shape(tmp_path, changes, message):
+    labelme(tmp_path, **changes)
+    with pytest.raises(DatasetError, match=message):
+        raise DatasetError(new(tmp_path).err)
+
+
+def test_a_circle_has_the_box_around_it(tmp_path):
+    labelme(tmp_path, shapes=[{"label": "cat", "points": [[8, 6], [8, 9]], "shape_type": "circle"}])
+    assert new(tmp_path).code == 0
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    found = {**read_split(manifest, "train").annotations_by_id, **read_split(manifest, "val").annotations_by_id}
+    assert found["1"].box_xyxy.tolist() == [[5, 3, 11, 9]]
+
+
+def tasks(folder, change=lambda tasks: None, kind: str = "choices") -> None:
+    draw(folder / "own", *(f"media/{k}.jpg" for k in range(4)))
+    content = []
+    for k in range(4):
+        value = {"choices": ["cat" if k % 2 else "dog"]}
+        content.append(
+            {
+                "annotations": [{"result": [{"type": kind, "value": value}]}],
+                "data": {"image": f"/data/local-files/?d=media/{k}.jpg"},
+            }
+        )
+    change(content)
+    write(folder, "own/export.json", json.dumps(content))
+
+
+def test_choices_of_label_studio_are_labels_of_pictures(tmp_path):
+    tasks(tmp_path)
+    assert new(tmp_path).code == 0
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    assert (manifest.has_boxes, manifest.classes) == (False, ("cat", "dog"))
+    assert sorted(read_split(manifest, "train").labels.tolist()) == [[-1, 1], [1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[1]["annotations"].append(t[0]["annotations"][0]), r"export.json: \[1\]: several annotations"),
+        (lambda t: t[1].update(annotations=[]), r"export.json: \[1\]: not annotated yet"),
+        (lambda t: t[1]["annotations"][0]["result"][0].update(type="brushlabels"), "'brushlabels' has no box"),
+        (lambda t: t[1].pop("data"), r"\[1\]: expected a task with data.image and annotations \(export 'JSON'"),
+    ],
+)
+def test_faults_of_label_studio_are_named_by_task(tmp_path, change, message):
+    tasks(tmp_path, change)
+    with pytest.raises(DatasetError, match=message):
+        raise DatasetError(new(tmp_path).err)

@@ -97,6 +97,11 @@ def command(
         left=[_left(counts, previews.get(name)) for name, counts in counted.items()],
     )
     warnings += warn(plan, str(ws.stores), ws.stores.free_bytes(), total_memory())
+    if ws.dense:
+        from pipeline.preflight.dense import describe_dense
+
+        text, pays = describe_dense(TYPICAL_WH, s.grid)
+        (notes if pays else warnings).append(text)
     shown = _Shown(counted, previews, fleet, arithmetic, trunk.measured, notes, warnings)
     if as_json:
         _echo_json(shown, plan, s.trunk)

@@ -11,14 +11,13 @@ from torch.nn import functional
 
 from pipeline.io.errors import SettingsError
 from pipeline.trunk.architectures import AlexNet
+from pipeline.trunk.dense_sizes import LEADING_BITS, extended_size
 from pipeline.trunk.map_graph import Cut, split
 from pipeline.trunk.openvino_network import OpenVinoMaps
 from pipeline.trunk.trunk import Trunk
 
 Normalise = Callable[[Tensor], Tensor]
 """Turns uint8 (n, height, width, 3) into normalised inputs (n, 3, height, width)."""
-LEADING_BITS = 5
-"""Of the number of cells by which an extended picture is larger than a patch: the others are zeros."""
 
 
 class Maps(Protocol):
@@ -83,21 +82,6 @@ def pool_windows(kind: str, cells: Tensor, side: int, x: Tensor, y: Tensor) -> T
     if kind == "mean":
         return means_at(cells, side, x, y)
     return functional.max_pool2d(cells, side, 1)[0].permute(1, 2, 0)[y, x]
-
-
-def extended_size(size: int, px: int, stride: int) -> int:
-    """Return to how many pixels a side is extended: patches of `px` and whole cells of `stride`, in few sizes.
-
-    Sizes that differ from `px` by whole strides give every map whole cells more, and paddings that depend on the size
-    of the input are those of a patch. Of the number of cells only `LEADING_BITS` are kept, rounded up: the libraries
-    prepare for each size of an input anew, and at most a sixteenth is added.
-
-    >>> [extended_size(n, 224, 32) for n in (224, 225, 256, 700, 896, 1195, 1249, 2240)]
-    [224, 256, 256, 704, 896, 1216, 1312, 2272]
-    """
-    cells = -(-(size - px) // stride)
-    step = 2 ** max(0, cells.bit_length() - LEADING_BITS)
-    return px + stride * step * -(-cells // step)
 
 
 def mirror(pixels: Tensor, height: int, width: int) -> Tensor:

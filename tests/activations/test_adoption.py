@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.noise import draw_noise
 from support.pictures import split_of
 from support.tables import all_rows
@@ -22,12 +23,14 @@ from pipeline.activations.folder import LocalFolder, open_folder
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog, StageClock
 from pipeline.activations.store import Store
+from pipeline.activations.verify import recompute_rows
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import CropSettings, GridSettings, SourceSettings
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.pending_batch import PendingBatch
 from pipeline.trunk.runner import TrunkRunner
+from pipeline.trunk.zoo.timm import import_timm
 
 GRID = SourceSettings(grid=GridSettings(scales=(1.0, 2.0), overlap=0.5))
 BATCH = 16
@@ -237,16 +240,40 @@ def test_several_layers_from_one_pass(pictures, tmp_path):
     assert adopted == [before.n_rows, 0]
 
 
-def test_dense_rows(pictures, tmp_path):
-    table = pictures.table("abcdef")
-    options = {"make_runner": lambda: DenseRunner(load_trunk("random"), torch.device("cpu"), "fp32")}
-    before = pictures.table("bcdef")
-    for earlier in (before,):
-        pictures.extraction(earlier, tmp_path / "cache", options["make_runner"]()).run_layers()
-    (store,) = pictures.extraction(table, tmp_path / "cache", options["make_runner"]()).run_layers()
-    (fresh,) = pictures.extraction(table, tmp_path / "fresh", options["make_runner"]()).run_layers()
+@pytest.fixture(scope="module")
+def library_weights(tmp_path_factory):
+    """Random weights of small networks of timm: the folder of their files."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("test_resnet", "test_vit"):
+        torch.manual_seed(0)
+        save_file(import_timm().create_model(name).eval().state_dict(), folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("random", "torch"),
+        ("timm/test_resnet", "openvino"),
+        ("timm/test_vit@norm:tokens", "torch"),
+    ],
+)
+def test_dense_rows(pictures, tmp_path, library_weights, name, backend):
+    table, before = pictures.table("abcdef"), pictures.table("bcdef")
+    model = name.removeprefix("timm/").partition("@")[0]
+    weights = library_weights / f"{model}.safetensors" if name.startswith("timm/") else None
+
+    def runner() -> DenseRunner:
+        return DenseRunner(load_trunk(name, weights=weights), torch.device("cpu"), "fp32", backend=backend)
+
+    pictures.extraction(before, tmp_path / "cache", runner()).run_layers()
+    (store,) = pictures.extraction(table, tmp_path / "cache", runner()).run_layers()
+    (fresh,) = pictures.extraction(table, tmp_path / "fresh", runner()).run_layers()
+
     assert bytes_of(store) == bytes_of(fresh)
     assert RunLog.of_store(tmp_path / "cache", store.folder.name).adopted() != {}
+    paths = {name: pictures.folder / f"{name}.png" for name in table.ids}
+    assert recompute_rows(fresh, table, paths, runner(), 5).difference.max() < 2e-3
 
 
 # --- what is not whole, and what is not wanted

@@ -22,7 +22,10 @@ from pipeline.activations.arrays import geometry_bytes_per_row, metadata_names
 from pipeline.activations.part_size import rows_per_part
 from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.patches.grid import grid_windows
+from pipeline.patches.settings import GridSettings
 from pipeline.preflight.costs import Costs, read_costs
+from pipeline.preflight.dense import fewer_pixels
 from pipeline.preflight.plan import STORE_FILES, Counts, Left, Workers, make_plan, makespan, trunk_rate, worker_speed
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
@@ -405,6 +408,35 @@ def test_json_has_the_numbers_and_the_loud_lines():
     assert "373 TiB are needed" in plan["warnings"][0]
     assert "more memory than the" in plan["warnings"][1]
     assert "WARNING: cache: up to " in run(*options.replace("--json", "").split())
+
+
+@pytest.mark.parametrize(
+    ("grid", "times", "pays"),
+    [
+        ("{scales: [1.0, 1.3, 1.6, 2.0, 2.4, 2.8]}", "4.7", True),
+        ("{scales: [1.0]}", "1.4", False),
+        ("{scales: [1.0, 1.3, 1.6, 2.0, 2.4, 2.8], overlap: 0}", "1.3", False),
+    ],
+)
+def test_it_is_said_whether_dense_pays(tmp_path, grid, times, pays):
+    config = tmp_path / "dense.yaml"
+    config.write_text(f"method: dense\ngrid: {grid}\n")
+    text = run("--images", "10", "--config", str(config))
+    assert f"convolutions read {times} times fewer pixels" in text
+    assert ("WARNING: method dense" in text) == ("It does not pay" in text) == (not pays)
+    assert "method dense" not in run("--images", "10")
+
+
+def test_fewer_pixels_by_a_loop():
+    grid, windows, pixels = GridSettings(scales=(1.0, 1.6)), 0, 0
+    for factor, sides in ((1.0, (299, 224)), (1.6, (478, 358))):
+        for side in sides:
+            assert abs(side - 224 * factor * (4 / 3 if side == sides[0] else 1)) <= 0.5
+        # To whole cells beyond a patch.
+        extended = [next(n for n in range(224, 999, 32) if n >= side) for side in sides]
+        pixels += extended[0] * extended[1]
+        windows += int((grid_windows(500, 375, GridSettings(scales=(factor,)))[1] == 0).sum())
+    assert fewer_pixels((500, 375), grid) == windows * 224**2 / pixels
 
 
 def test_patches_a_picture_follow_the_grid():

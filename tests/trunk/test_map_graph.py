@@ -12,7 +12,8 @@ from torch import nn
 from pipeline.io.errors import SettingsError, TrunkError
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.dense import DenseRunner
-from pipeline.trunk.dense_maps import extended_size, mirror
+from pipeline.trunk.dense_maps import mirror
+from pipeline.trunk.dense_sizes import extended_size
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.map_graph import split
 from pipeline.trunk.nodes import Node, NodesNetwork, Prefix

@@ -13,7 +13,8 @@ weights are random, which costs what trained ones cost. In turn:
    patches per second, and the share of 2. by the trunk's count of operations;
 4. JPEG files to a sealed store: patch by patch (also compiled, also with the codec `fast`) and dense, each after a
    short run that is not timed: patches per second, seconds per stage and lane, and the lane that bounds it;
-5. a head from a store, and the split scored with it.
+5. heads from a store of the drawn scenes that is in the system's cache: strong, four strong as one stack, weak, SVM;
+   the split scored with three of them; and a strong head of one epoch in fp32 twice, against the CPU's.
 
 A lane is what works at the same time as the others: the decoding threads together, the main thread, the device, the
 threads that write. Seconds of stages are summed over the threads of a lane, and divided by their number. The exit code
@@ -50,8 +51,10 @@ from pipeline.dataset.demo.scenes import draw_demo
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Split
+from pipeline.head.device import HeadDevice
 from pipeline.head.fit import fit_heads
-from pipeline.head.settings import HeadSettings
+from pipeline.head.head import Head
+from pipeline.head.settings import HEADS, AnyHead, HeadSettings, SvmSettings
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import LabelSettings, SourceSettings
 from pipeline.scoring.score import score_split
@@ -65,6 +68,8 @@ from pipeline.trunk.windows import to_device
 ROUNDS = 5
 TOLERANCE = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 6e-2}
 """Largest relative error of the rows of a batch, in the Euclidean norm, against fp32 on the CPU."""
+HEAD_TOLERANCE = 1e-3
+"""Largest relative difference of the weights of a strong head after an epoch in fp32, against the CPU's."""
 REPLAYS = 3
 LANES = {
     "decoding": ("decode", "rescale"),
@@ -251,19 +256,41 @@ def extract_form(
     return figures, store
 
 
-def time_head(scenes: Path, runner: TrunkRunner, scratch: Path) -> dict[str, float]:
-    """Fit a head on the drawn scenes, and score them."""
-    split = read_split(load_manifest("demo"), "train", str(scenes))
+def time_heads(store: Store, split: Split, device: torch.device) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Fit heads on a sealed store of the drawn scenes, score it, and compare a strong head with the CPU's.
+
+    The store is read once before, so that its files are in the system's cache.
+    """
     table = make_table(split, SourceSettings())
-    (store,) = Extraction(table, split.paths_by_id, runner, open_folder(scratch / "for-the-head")).run_layers()
+    for _ in store.iter_parts():
+        pass
+    on = HeadDevice("cuda" if device.type == "cuda" else "cpu", print)
+
+    def fit(what: str, settings: dict[str, AnyHead], on: HeadDevice = on) -> list[Head]:
+        started = time.perf_counter()
+        heads = [head for _, head in fit_heads(store, table, settings, LabelSettings(), 0, device=on)]
+        figures[f"{what}: fit_s"] = round(time.perf_counter() - started, 2)
+        return heads
+
+    figures: dict[str, Any] = {"patches": table.n_rows, "device": on.setting}
+    short = HeadSettings(max_epochs=(1, 0, 0), precision="fp32")
+    fit("strong, one epoch, warm-up", {"short": short})
+    (strong,) = fit("strong (FCa of 2,048)", {"strong": HeadSettings()})
+    fit(
+        "four strong, one stack", {f"s{i}": HeadSettings(dropout=share) for i, share in enumerate((0.3, 0.4, 0.5, 0.6))}
+    )
+    (weak,) = fit("weak (FCa of 1,024)", {"weak": HEADS["weak-fca"]})
+    (svm,) = fit("svm", {"svm": SvmSettings(kind="svm")})
     started = time.perf_counter()
-    ((_, head),) = fit_heads(store, table, {"bench": HeadSettings()}, LabelSettings(), 0)
-    fit_s = time.perf_counter() - started
-    score_split(store, table, [head], (1.0, 5.0, "max"))
-    return {
-        "patches": table.n_rows,
-        "fit_s": round(fit_s, 2),
-        "score_s": round(time.perf_counter() - started - fit_s, 2),
+    score_split(store, table, [strong, weak, svm], (1.0, 5.0, "max"), device=on)
+    figures["three heads: score_s"] = round(time.perf_counter() - started, 2)
+    (here,), (again,), (of_cpu,) = (fit("checked", {"short": short}, each) for each in (on, on, HeadDevice()))
+    weights = [torch.cat([p.flatten() for p in head.network.state_dict().values()]) for head in (here, again, of_cpu)]
+    error = float((weights[0] - weights[2]).norm() / weights[2].norm())
+    figures["strong, one epoch: relative difference from the CPU's"] = float(f"{error:.2e}")
+    return figures, {
+        "head: equal twice": bool(torch.equal(weights[0], weights[1])),
+        "head: within tolerance of the CPU's": error < HEAD_TOLERANCE,
     }
 
 
@@ -308,7 +335,14 @@ def main() -> None:
                 )
                 digests[form] = [store.read_rows(np.arange(min(2000, store.n_rows))).tobytes()]
         checks["stores of two runs are equal"] = digests["patches"] == digests["patches, codec fast"]
-        head = time_head(scratch, TrunkRunner(load(options.trunk, None, scratch), device, precision), scratch)
+        runner = TrunkRunner(load(options.trunk, None, scratch), device, precision)
+        scenes = read_split(load_manifest("demo"), "train", str(scratch))
+        of_scenes = make_table(scenes, SourceSettings())
+        (store,) = Extraction(
+            of_scenes, scenes.paths_by_id, runner, open_folder(scratch / "for-the-heads")
+        ).run_layers()
+        heads, of_heads = time_heads(store, scenes, device)
+        checks |= of_heads
     failed = [what for what, value in checks.items() if value is False]
     figures = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.processor()}",
@@ -320,7 +354,7 @@ def main() -> None:
         "matrix_tflops": round(most / 1e12, 2),
         "trunk": lines,
         "extraction": extractions,
-        "head": head,
+        "heads": heads,
         "seconds_in_all": round(time.perf_counter() - began),
     }
     print(json.dumps(figures, indent=2))

@@ -91,7 +91,7 @@ class JointFit:
         held = rows_bytes(n_rows, networks[0].widths[0])
         self.place = self._device.choose(self._title, operations, device_bytes(networks, batch), held)
         if self.place.on_gpu:
-            return reader.activations_at(row_index, self._title, BLOCKS * BLOCK_BYTES)
+            return reader.activations_at(row_index, self._title, BLOCKS * BLOCK_BYTES, peak)
         step = max(step_bytes(network, batch) for network in networks)
         working = sum(map(training_bytes, networks)) + max(step, networks[0].standardising_bytes(n_rows))
         return reader.activations_at(row_index, self._title, working, peak)

@@ -65,7 +65,7 @@ class Manifest(Settings):
     )
     boxes: bool = Field(True, description="of formats that may have boxes or labels of pictures alone: which")
     pictures_folder: str = Field(
-        "JPEGImages", description="of layouts with boxes: folder of the pictures, in the split's"
+        "JPEGImages", description="of layouts with boxes: folder of the pictures, below the split's"
     )
     annotations_folder: str = Field("Annotations", description="of layouts with boxes: folder of the XML files")
     exif: Literal["apply", "ignore"] | None = Field(

@@ -6,9 +6,10 @@ a store was made from is in its receipt, with all settings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.activations import SEAL
 from pipeline.activations.folder import Folder
@@ -48,7 +49,7 @@ class CachedReceipt:
             Settings of another version.
         """
         places = {key: getattr(like.settings, key) for key in ("cache", "results", "stores")}
-        settings = parse_run_settings({**self.receipt.settings, **places}, str(self.path))
+        settings = parse_run_settings({**without_code(self.receipt.settings), **places}, str(self.path))
         return RunContext(Workspace(settings), self.receipt.dataset, say)
 
     def table_path(self, like: Workspace) -> Path | None:
@@ -57,6 +58,22 @@ class CachedReceipt:
             return patches.path(self.context(like), self.receipt.split)
         except PipelineError:
             return None
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which heads of a user's own code are plain ones: no row depends on them.
+
+    So a store is read and repaired where their classes changed, or are not there.
+    """
+
+    def plain(head: Any) -> Any:
+        return {} if isinstance(head, dict) and head.get("kind") == "code" else head
+
+    heads = {name: plain(head) for name, head in settings.get("heads", {}).items()}
+    recipes = {
+        name: {**recipe, "head": plain(recipe.get("head"))} for name, recipe in settings.get("recipes", {}).items()
+    }
+    return {**settings, "heads": heads, "recipes": recipes}
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pipeline.activations.store import Store
 from pipeline.activations.verify import Recomputed, VerifyReport, recompute_rows, verify_store
 from pipeline.cache.inventory import find_stores, read_receipts
 from pipeline.cache.sources import FROM_RECEIPT, Origin, extraction_for
-from pipeline.head.file import load_head
+from pipeline.head.file import check_head
 from pipeline.io.errors import MissingDataError, PipelineError, StoreError
 from pipeline.io.progress import Progress, Say
 from pipeline.patches.table_file import verify_table
@@ -85,7 +85,7 @@ def verify_small_files(ws: Workspace) -> list[BadFile]:
     bad = [BadFile(path, "extract", problem) for path, problem in damaged.items()]
     readers: list[tuple[Path, str, Any, Callable[[Path], Any]]] = [
         (ws.cache / "patches", "*.h5", "patches", verify_table),
-        (ws.results / "heads", "*.safetensors", "fit-head", load_head),
+        (ws.results / "heads", "*.safetensors", "fit-head", check_head),
         (ws.results / "scores", "*.h5", "score", load_scores),
     ]
     for folder, pattern, stage, read in readers:

@@ -64,9 +64,9 @@ class HeadFacts:
 
         A fit learns a class from examples of it and of something else: pictures, or patches for heads on patches.
         """
-        svm, counts = self.of_kind.get("svm"), self.patches or {}
-        if svm is not None:
-            shown, what, without_negative = svm["positive_pictures"], "picture", svm["never_both"]
+        pooled, counts = self.of_kind.get("svm") or self.of_kind.get("pooled"), self.patches or {}
+        if pooled is not None:
+            shown, what, without_negative = pooled["positive_pictures"], "picture", pooled["never_both"]
         elif "pictures_per_class" in counts:
             shown, what, without_negative = counts["pictures_per_class"], "picture", counts.get("never_negative", ())
         else:

@@ -10,17 +10,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from pipeline.head.facts import FORMAT, HeadFacts
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
-from pipeline.head.settings import AnyHead
+from pipeline.head.settings import HEAD_KINDS, AnyHead
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import HeadError
+from pipeline.io.model import explain_validation
 
 NO_DIGEST = b"0" * 64
 """Placeholder in a head's file for the digest of its bytes, while the digest is computed."""
@@ -112,17 +113,38 @@ def load_head(path: Path) -> Head:
         raise HeadError(f"{path}: cannot be read as a head: {error}; fit it again: pipeline fit-head") from error
 
 
+def check_head(path: Path) -> None:
+    """Check that a head can be read; of one that is a user's class the bytes alone, as its sources may have changed.
+
+    Raises
+    ------
+    HeadError
+    """
+    if read_facts(path).settings.get("kind") != "code":
+        load_head(path)
+        return
+    _check_bytes(path.read_bytes(), path)
+
+
 def _parse_head(data: bytes, path: Path) -> Head:
+    facts = _check_bytes(data, path)
+    try:
+        settings = TypeAdapter(AnyHead).validate_python(facts.settings)
+    except ValidationError as error:
+        raise HeadError(f"{path}: {'; '.join(explain_validation(error, HEAD_KINDS))}") from error
+    shape = facts.width, len(facts.classes), settings
+    network = KINDS[settings.kind].make_network(*shape, **facts.of_kind.get("network", {}))
+    names = {stored_name: name for name, stored_name in STORED_NAMES.items()}
+    network.load_state_dict({names.get(name, name): tensor for name, tensor in load(data).items()})
+    return Head(network.eval(), facts)
+
+
+def _check_bytes(data: bytes, path: Path) -> HeadFacts:
+    """Check the bytes of a head against the digest in them; return its facts."""
     stored = _parse_header(data)
     digest = stored["sha256"]
     if len(digest) != 64 or sha256_bytes(data.replace(digest.encode(), NO_DIGEST, 1)) != digest:
         raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
     if stored["format"] != FORMAT:
         raise HeadError(f"{path}: format {stored['format']!r}, expected {FORMAT!r}; fit it again")
-    facts = _to_facts(stored)
-    settings = TypeAdapter(AnyHead).validate_python(facts.settings)
-    shape = facts.width, len(facts.classes), settings
-    network = KINDS[settings.kind].make_network(*shape, **facts.of_kind.get("network", {}))
-    names = {stored_name: name for name, stored_name in STORED_NAMES.items()}
-    network.load_state_dict({names.get(name, name): tensor for name, tensor in load(data).items()})
-    return Head(network.eval(), facts)
+    return _to_facts(stored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.head import adapted, native, strong, svm, weak
+from pipeline.head import adapted, code, native, strong, svm, weak
 from pipeline.head.task import HeadKind
 
 KINDS: dict[str, HeadKind[Any]] = {
@@ -13,5 +13,6 @@ KINDS: dict[str, HeadKind[Any]] = {
     "svm": svm.KIND,
     "adapted": adapted.KIND,
     "own": native.KIND,
+    "code": code.KIND,
 }
 """The implementation of each kind, by the ``kind`` of its settings."""

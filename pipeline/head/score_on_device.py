@@ -42,13 +42,13 @@ class DeviceScorer:
 
     Parameters
     ----------
-    heads : those that score patches; others may be among them
+    heads : those that `can_move`; others may be among them
     place : a GPU
     """
 
     def __init__(self, heads: Sequence[Head], place: Place) -> None:
         self._device = place.device
-        self._networks = {id(head): _copy_to(head, place.device) for head in heads if head.scores_patches}
+        self._networks = {id(head): _copy_to(head, place.device) for head in heads if can_move(head)}
         self._last: tuple[np.ndarray, Tensor] | None = None
 
     @torch.inference_mode()
@@ -66,6 +66,11 @@ class DeviceScorer:
         return PendingScores(scores, done)
 
 
+def can_move(head: Head) -> bool:
+    """Return whether a GPU can compute a head's patch scores: it is a network with weights, of this package."""
+    return head.scores_patches and isinstance(head.network, nn.Module) and any(True for _ in head.network.parameters())
+
+
 def _copy_to(head: Head, device: torch.device) -> PatchScorer:
     """Copy the network of a head to a device; the head keeps its own."""
     network = copy.deepcopy(head.network)
@@ -77,11 +82,11 @@ def _copy_to(head: Head, device: torch.device) -> PatchScorer:
 
 def scoring_operations(heads: Sequence[Head], n_rows: int) -> int:
     """Multiplications of the patch scores of `n_rows` rows by all heads that have such."""
-    return n_rows * sum(count_parameters(head.network) for head in heads if head.scores_patches)
+    return n_rows * sum(count_parameters(head.network) for head in heads if can_move(head))
 
 
 def device_bytes(heads: Sequence[Head], most_rows: int, width: int) -> int:
     """Bytes of a GPU's memory that scoring takes, of parts of at most `most_rows` rows: two of them, and one chunk."""
-    networks = [head.network for head in heads if head.scores_patches]
+    networks = [head.network for head in heads if can_move(head)]
     chunks = [scoring_bytes(network, most_rows) for network in networks if isinstance(network, HeadNetwork)]
     return 2 * rows_bytes(most_rows, width) + sum(chunks) + 4 * sum(map(count_parameters, networks))

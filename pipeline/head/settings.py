@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -14,6 +15,7 @@ from pydantic import (
 
 from pipeline.io.messages import brief
 from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH, Settings
+from pipeline.io.own_code import find_code
 
 ScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds", "pooled"]
 """What the scores of a head are.
@@ -36,6 +38,8 @@ HeadDeviceName: TypeAlias = Annotated[
     ),
 ]
 """Setting of the device for heads."""
+HEAD_GROUP = "pipeline.heads"
+"""Entry points of heads that other packages bring."""
 
 
 class SgdSettings(Settings):
@@ -180,6 +184,78 @@ class OwnSettings(Settings):
     kind: Literal["own"]
 
 
+class VectorSettings(Settings):
+    """What heads have in common that take either one pooled vector per picture, or patches."""
+
+    takes: Literal["pictures", "patches"] = Field(
+        "pictures",
+        description="what is fitted and scored: pictures, one pooled vector each, by their labels; or patches, by the "
+        "labels that follow from boxes",
+    )
+    pooling: tuple[Literal["mean", "max"], ...] = Field(
+        ("mean", "max"), min_length=1, description="pictures: how a picture's rows become one vector; several join"
+    )
+    normalise: bool = Field(True, description="pictures: each pooled vector to length 1, before several are joined")
+    background_share: float = Field(
+        0.1, gt=0, le=1, description="patches: share of the background patches that is used"
+    )
+
+    @field_validator("pooling")
+    @classmethod
+    def _each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each once, got {brief(list(values))}")
+        return values
+
+    @property
+    def scores_patches(self) -> bool:
+        return self.takes == "patches"
+
+    @property
+    def needs_boxes(self) -> bool:
+        return self.takes == "patches"
+
+
+class CodeSettings(VectorSettings):
+    """A head of one's own: a class in Python (docs/how-to/own-head.md)."""
+
+    kind: Literal["code"]
+    code: str = Field(max_length=200, description="module:Class, or the name of an entry point of pipeline.heads")
+    parameters: dict[str, Any] = Field({}, description="arguments of the class, by name, as JSON values")
+    targets: Literal["single", "several"] = Field("single", description="patches: as of a strong head")
+    score_kind: PatchScoreKind = Field(
+        "logistic",
+        description="patches: softmax and logistic scores lie in 0..1, as powers need; log-odds are of any size",
+    )
+    sha256: str = Field(
+        "",
+        max_length=64,
+        description="of the sources of the class: filled in where it is left out, and refused where it differs",
+    )
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_are_json(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(parameters, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"must be numbers, texts, lists and mappings: {error}") from error
+        return parameters
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_are_digested(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("code"), str):
+            return values
+        found, given = find_code(values["code"], HEAD_GROUP), values.get("sha256")
+        if given and given != found.sha256:
+            raise ValueError(
+                f"{found.reference} ({found.files[0]}) has other sources than those of sha256 {str(given)[:12]}...: "
+                f"now {found.sha256[:12]}...; fit the head again, or give back the sources"
+            )
+        return {**values, "sha256": found.sha256}
+
+
 def _kind_of(value: object) -> str:
     kind = value.get("kind", "strong") if isinstance(value, dict) else getattr(value, "kind", "strong")
     return kind if isinstance(kind, str) else "strong"
@@ -190,11 +266,14 @@ AnyHead = Annotated[
     | Annotated[WeakSettings, Tag("weak")]
     | Annotated[SvmSettings, Tag("svm")]
     | Annotated[AdaptedSettings, Tag("adapted")]
-    | Annotated[OwnSettings, Tag("own")],
+    | Annotated[OwnSettings, Tag("own")]
+    | Annotated[CodeSettings, Tag("code")],
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
-HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own")
+HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own", "code")
+CPU_KINDS = ("own", "code", "knn", "ncm")
+"""Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 
 
 HEADS: dict[str, AnyHead] = {

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.activations.pooling import PooledRows, join_pooled
+from pipeline.activations.pooling import join_pooled
 from pipeline.head import svm_on_device
 from pipeline.head.device import Place, explain_full_memory, fact_of_device
-from pipeline.head.fit_memory import SLACK, reading_bytes
+from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store
 from pipeline.head.settings import SvmSettings
 from pipeline.head.svm_network import Svm, make_network
 from pipeline.head.task import FitTask, Fitted, HeadKind
-from pipeline.io.errors import HeadError
 from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress
 from pipeline.metrics.average_precision import mean_average_precision
@@ -49,10 +48,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     HeadError
         Pictures without labels, or no class with a positive and a negative picture.
     """
-    table = task.table
-    if not table.labelled:
-        raise HeadError(f"{table.dataset} {table.split}: the pictures have no labels, so nothing to fit on")
-    used = np.flatnonzero(~task.is_held_out)
+    table, used = task.table, fit_pictures(task)
     _import_svm()  # before memory is counted
     columns = task.store.width * len(settings.pooling)
     n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
@@ -67,11 +63,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
     release_memory()
     labels = table.picture_labels[used]
-    both = (labels == 1).any(0) & (labels == -1).any(0)
-    if not both.any():
-        raise HeadError(
-            f"{table.dataset} {table.split}: no class has both a positive and a negative picture among {len(used):,}"
-        )
+    both = labelled_both_ways(table, labels)
     with Progress(f"fit {task.name}", n_svms, "SVMs") as progress, explain_full_memory(place, text):
         fits = _Fits(vectors, labels, settings, task, place, threads, progress)
         tried = _cross_validate(fits, [table.picture_sha256[i] for i in used])
@@ -81,28 +73,13 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         "cost": cost,
         "cross_validated_mAP": {f"{c:g}": round(value, 6) for c, value in tried.items()},
         "folds": FOLDS if tried else 0,
-        "positive_pictures": {c: int(n) for c, n in zip(table.classes, (labels == 1).sum(0), strict=True)},
-        "never_both": [c for c, usable in zip(table.classes, both, strict=True) if not usable],
+        **count_pictures(table.classes, labels, both),
         "unsettled": [table.classes[column] for column in unsettled],
     }
     return Fitted(network.eval(), [], {"svm": facts, **fact_of_device(place.device)})
 
 
 KIND: HeadKind[SvmSettings] = HeadKind.of_single(make_network, fit)
-
-
-def pool_store(task: FitTask, settings: SvmSettings) -> np.ndarray:
-    """Pool the rows (n_poolings, n_pictures, width) of all pictures, in one pass; NaN for held-out pictures."""
-    task.reader.require_all_rows()
-    table, store = task.table, task.store
-    pooled = PooledRows(len(table.ids), store.width, settings.pooling)
-    with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:
-        for part, rows in store.iter_parts():
-            picture = table.picture_of(slice(part.start, part.stop))
-            kept = ~task.is_held_out[picture]
-            pooled.add(rows if kept.all() else rows[kept], picture[kept])
-            progress.advance(part.n_rows)
-    return pooled.result()
 
 
 def _pooled(threads: int) -> str:
@@ -129,14 +106,10 @@ def _threads(task: FitTask, used: np.ndarray, columns: int) -> int:
 
 def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray, threads: int) -> int:
     """Return the most bytes that a fit takes: while it pools rows, or while liblinear has its copies of the vectors."""
-    table, width, n_poolings = task.table, task.store.width, len(settings.pooling)
-    n_rows = int(np.diff(table.first_row).max(initial=0))
-    # Per picture and column float64 sums, float16 maxima, the float64 mean, both in float32, and both stacked.
-    pooling = len(table.ids) * width * (18 + 4 * n_poolings) + 16 * n_rows * width
     # The float64 vectors and, of each class at work, those without difficult pictures, and 16 bytes per value in
     # liblinear's form.
-    copies = 8 + threads * (8 * int((table.picture_labels[used] == 0).any()) + 16)
-    return max(pooling, len(used) * width * n_poolings * copies) + reading_bytes(task.store) + SLACK
+    copies = 8 + threads * (8 * int((task.table.picture_labels[used] == 0).any()) + 16)
+    return bytes_of_fit(task, settings, len(used), copies)
 
 
 def fold_of(file_sha256: Sequence[str]) -> np.ndarray:

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.activations.pooling import PooledPictures, join_pooled
-from pipeline.head.settings import ScoreKind, SvmSettings
-from pipeline.head.task import Columns
+from pipeline.head.pooled import PooledNetwork
+from pipeline.head.settings import SvmSettings
 
 
-class Svm(nn.Module):
+class Svm(PooledNetwork, nn.Module):
     """One linear function per class of a picture's pooled vector, ``weight @ ((vector - mean) * inv_std) + bias``.
 
     It is a `PooledScorer`: it has no patch scores.
@@ -28,8 +27,6 @@ class Svm(nn.Module):
         Of the fit pictures; the inverse deviation is divided by the root of the number of columns.
     """
 
-    score_kind: ScoreKind = "pooled"
-
     weight: Tensor
     bias: Tensor
     mean: Tensor
@@ -43,18 +40,6 @@ class Svm(nn.Module):
         self.register_buffer("bias", torch.zeros(n_classes))
         self.register_buffer("mean", torch.zeros(n_columns))
         self.register_buffer("inv_std", torch.ones(n_columns))
-
-    def accumulator(self, pictures: range) -> PooledPictures:
-        """Return an accumulator of pooled vectors of a range of pictures."""
-        return PooledPictures(pictures, self.width, self.settings.pooling)
-
-    def picture_scores(self, columns: Columns) -> np.ndarray:
-        """Compute decision values, float64 ndarray (n_pictures, n_classes), from the column of `PooledPictures`.
-
-        Of all pictures at once: the last bits of a product of matrices depend on how many rows it has.
-        """
-        pooled = np.ascontiguousarray(np.moveaxis(columns[PooledPictures.COLUMN], 1, 0))
-        return self.decide(join_pooled(pooled, self.settings.normalise))
 
     def decide(self, vectors: np.ndarray) -> np.ndarray:
         """Compute decision values, float64 ndarray of shape (n, n_classes), of joined vectors (n, n_columns)."""

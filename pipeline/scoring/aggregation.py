@@ -171,6 +171,8 @@ def select_applicable(score_kind: ScoreKind, aggregations: Iterable[Aggregation]
 def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
     """Return the aggregation by which a head was fitted: pooled vectors, or its best patches; None for other kinds.
 
+    Heads whose patch scores are of any size have the maximum, since powers do not apply to them.
+
     Parameters
     ----------
     head : JSON object, settings of a head of any kind
@@ -180,10 +182,12 @@ def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
     >>> str(natural_aggregation({"kind": "weak", "top": 20})), str(natural_aggregation({"kind": "svm"}))
     ('top:20', 'pooled')
     """
-    if head["kind"] == "svm":
+    if head["kind"] == "svm" or head.get("takes") == "pictures":
         return POOLED
     if head["kind"] == "weak":
         return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))
+    if head.get("score_kind") == "log-odds":
+        return MAXIMUM
     return None
 
 

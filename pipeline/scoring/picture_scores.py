@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.head.task import HIGHEST_PROBABILITY
 from pipeline.scoring.aggregation import Aggregation, AggregationLike
-
-HIGHEST_PROBABILITY = 1 + 1e-6
-"""A softmax may exceed 1 by a rounding of float32."""
 
 
 class WholePictures:

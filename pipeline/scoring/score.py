@@ -21,7 +21,7 @@ from pipeline.activations.partition import Part, share_bounds
 from pipeline.activations.store import Store
 from pipeline.head.device import HeadDevice, Place, explain_full_memory
 from pipeline.head.head import Head
-from pipeline.head.score_on_device import DeviceScorer, PendingScores, device_bytes, scoring_operations
+from pipeline.head.score_on_device import DeviceScorer, PendingScores, can_move, device_bytes, scoring_operations
 from pipeline.head.task import Accumulator, Columns, PooledScorer
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
@@ -102,7 +102,7 @@ def make_accumulator(
     """
     if isinstance(head.network, PooledScorer):
         return head.network.accumulator(pictures)
-    return PatchwiseScores(head, pictures, aggregations, table, scorer)
+    return PatchwiseScores(head, pictures, aggregations, table, scorer if can_move(head) else None)
 
 
 def _aggregations_of(head: Head, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
@@ -210,7 +210,7 @@ class SplitScoring:
             pictures_digest=table.pictures_digest(),
             head=head.facts,
             n_scored=None if wanted is None else int(wanted.sum()),
-            device=self.place.device.type if head.scores_patches else "cpu",
+            device=self.place.device.type if can_move(head) else "cpu",
         )
 
     def made_from(self, index: int) -> dict[str, Any]:

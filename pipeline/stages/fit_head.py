@@ -14,7 +14,7 @@ from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
 from pipeline.head.rows import RowReader
-from pipeline.head.settings import AnyHead
+from pipeline.head.settings import CPU_KINDS, AnyHead
 from pipeline.io.errors import HeadError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
@@ -55,7 +55,7 @@ def why_due(run: RunContext, head: str, without_held_out: bool = False) -> str |
     if facts.split != split:
         return f"it was fitted on split {facts.split!r}, and the manifest says {split!r}"
     wanted = run.settings.head_device.partition(":")[0]
-    if facts.settings["kind"] != "own" and wanted not in ("auto", facts.device):
+    if facts.settings["kind"] not in CPU_KINDS and wanted not in ("auto", facts.device):
         return f"it was fitted on {facts.device}, and head_device says {wanted}"
     if facts.classes != run.manifest.classes:
         return "it was fitted on other classes than the manifest has"

@@ -12,6 +12,8 @@ from pipeline.head.task import PatchScorer, PooledScorer
 
 FURTHER = {"adapted": {"fc_widths": [6, 5]}}
 """Arguments of networks that are made from more than their settings."""
+NEEDED = {"code": {"code": "support.own_class:Zeros"}}
+"""Settings without a default."""
 
 
 def test_every_kind_has_settings_and_an_implementation():
@@ -20,7 +22,7 @@ def test_every_kind_has_settings_and_an_implementation():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_scores_patches_or_whole_pictures(kind):
-    settings = TypeAdapter(AnyHead).validate_python({"kind": kind})
+    settings = TypeAdapter(AnyHead).validate_python({"kind": kind, **NEEDED.get(kind, {})})
     network = KINDS[kind].make_network(8, 3, settings, **FURTHER.get(kind, {})).eval()
 
     assert isinstance(network, PatchScorer) != isinstance(network, PooledScorer)

@@ -141,3 +141,66 @@ def test_scores_and_maps(values):
 def test_what_is_not_there_is_said_with_the_next_step(values, call, error, words):
     with pytest.raises(error, match=words):
         call(values)
+
+
+# ---- what is printed, and the metrics
+
+
+def test_every_public_object_prints_on_one_screen(values, train):
+    reader = pipeline.open_photo_reader("demo", **values)
+    photo = values["data_root"] + "/demo/JPEGImages/val_0001.jpg"
+    scores = pipeline.load_scores("demo", **values)
+    many = np.where(np.eye(1000) > 0, 1, -1)
+    things = {
+        "open_workspace": pipeline.open_workspace(**values),
+        "Features": train,
+        "PatchDataset": pipeline.PatchDataset(train),
+        "HeadClassifier": pipeline.HeadClassifier(),
+        "load_scores": scores,
+        "open_photo_reader": reader,
+        "look": reader.look(photo),
+        "measure_confusion": pipeline.measure_confusion(many, many),
+    }
+    for name, thing in things.items():
+        lines = repr(thing).splitlines()
+        assert len(lines) <= 24 and sum(map(len, lines)) <= 1000, name
+        assert " object at 0x" not in repr(thing), name
+    assert repr(things["measure_confusion"]) == (
+        "<Confusion of 1,000 pictures of 1,000 classes: accuracy 100.0 %, balanced 100.0 %, 0 undecided>"
+    )
+    assert "trunk='random'" in repr(things["open_workspace"])
+
+
+def test_the_metrics_are_those_of_results_and_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_curve
+
+    rng = np.random.default_rng(1)
+    shown = rng.integers(0, 4, 60)
+    truth = np.where(np.arange(4) == shown[:, None], 1, -1)
+    scores = rng.normal(size=(60, 4)) + truth
+    answers = scores.argmax(1)
+    assert pipeline.accuracy(scores, truth) == pytest.approx(accuracy_score(shown, answers))
+    assert pipeline.balanced_accuracy(scores, truth) == pytest.approx(balanced_accuracy_score(shown, answers))
+    precision, recall = pipeline.precision_recall(scores[:, 0], truth[:, 0])
+    p, r, _ = precision_recall_curve(truth[:, 0] == 1, scores[:, 0])
+    assert np.allclose(precision[: len(p) - 1][::-1][-len(p) + 1 :], p[:-1][-len(precision) :])
+    assert np.allclose(recall[::-1], r[:-1][-len(recall) :])
+    mean, each = pipeline.mean_average_precision(scores, truth)
+    assert mean == pytest.approx(
+        np.mean([pipeline.average_precision(s, y) for s, y in zip(scores.T, truth.T, strict=True)])
+    )
+    low, high = pipeline.bootstrap_interval(scores, truth, n_resamples=200)
+    assert low < mean < high and len(each) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["mean_average_precision", "accuracy", "balanced_accuracy", "measure_confusion", "bootstrap_interval"]
+)
+def test_metrics_refuse_other_shapes_by_name(name):
+    with pytest.raises(ValueError, match=r"\(3, 2\),? (and )?\(2, 2\)"):
+        getattr(pipeline, name)(np.zeros((3, 2)), np.array([[1, -1], [-1, 1]]))
+
+
+def test_metrics_take_lists():
+    assert pipeline.accuracy([[1, 0], [0, 1]], [[1, -1], [-1, 1]]) == 1.0
+    assert pipeline.mean_average_precision([[1, 0], [0, 1]], [[1, -1], [-1, 1]])[0] == 1.0

@@ -64,7 +64,7 @@ EXCEPTIONS = {
     "it lists the nodes of a network, and ends with code 2": r"pipeline trunk import net.onnx .*torchvision$",
     "settings of another line": r".*(--config (persons|fisher|own)|costs.yaml|collage)",
     "another dataset than the demo": r".*(demo_action|export --dataset mine)",
-    "rows of another program": r"pipeline (import-features|.*imported/)",
+    "rows or scores of another program": r"pipeline (import-features|.*imported/|evaluate .*--scores)",
     "a comparison, which takes minutes": r"pipeline show .*(compare|heads)\.json",
     "arithmetic that the store was not made in": r".*--precision fp32",
     "a script of a shell": r".*(\$\(|> )",

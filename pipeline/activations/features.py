@@ -310,6 +310,10 @@ class PatchDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        n_classes, width = len(self.classes), self._values.shape[1]
+        return f"<PatchDataset of {len(self):,} patches of {n_classes:,} classes, {width:,} columns>"
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self._values[index].float(), int(self._labels[index])
 

@@ -26,22 +26,57 @@ from pipeline.cli.common import (
 @head_option
 @settings_options
 @json_option
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path),
+    help="Evaluate scores that were made elsewhere: .csv, .parquet or .npz with picture ids and a column per class.",
+)
+@click.option("--made-by", default="", help="With --scores: what made them, such as a model and its version.")
+@click.option("--incomplete", is_flag=True, help="With --scores: pictures may lack scores; they rank last.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Also copy the result to this file.")
 def command(
-    dataset: str, split: str | None, heads: tuple[str, ...], output: Path | None, as_json: bool, **options: Any
+    dataset: str,
+    split: str | None,
+    heads: tuple[str, ...],
+    scores: Path | None,
+    made_by: str,
+    incomplete: bool,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Average precision a class and mAP from scores, or files for the evaluation server.
 
     \b
     Example:
       pipeline evaluate --dataset demo --k 5 --output results/demo_map.json
+      pipeline evaluate --dataset demo --scores theirs.csv --made-by "their model, 1.2"
     """
-    from pipeline.cli.show import print_result
+    from pipeline.cli.show import print_given, print_result
     from pipeline.io.atomic import write_json
+    from pipeline.io.errors import SettingsError
     from pipeline.stages import evaluate
     from pipeline.stages.context import RunContext
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
+    if scores is not None:
+        from pipeline.exchange.evaluate_scores import evaluate_scores
+
+        if heads:
+            raise SettingsError("--scores are of no head of ours; give --scores or --head")
+        if output is not None and output.name.startswith(f"{dataset}_"):
+            raise SettingsError(f"--output {output}: such names are of results that are made here; choose another")
+        file, result = evaluate_scores(run, scores, split, incomplete=incomplete, made_by=made_by)
+        if output is not None:
+            write_json(output, result)
+        if as_json:
+            echo_json(result)
+            return
+        print_given(result)
+        click.echo(f"result: {file}")
+        return
+    if made_by or incomplete:
+        raise SettingsError("--made-by and --incomplete are for --scores FILE")
     results = []
     for head in heads or (run.head,):
         result = evaluate.make(run, head, split)

@@ -107,6 +107,22 @@ def worst_pairs(confusion: dict[str, Any], most: int) -> list[tuple[str, str, in
     return sorted(pairs, key=lambda pair: -pair[2])[:most]
 
 
+def print_given(result: dict[str, Any]) -> None:
+    """AP a class, mAP and its interval of scores that were made elsewhere."""
+    from pipeline.views.tables.results import given_table
+
+    table, measured, used = given_table(result), result["measured"], result["pictures"]
+    click.echo(table.title)
+    print_rows(table)
+    if "accuracy" in measured:
+        _print_accuracy(measured)
+    for note in result["notes"]:
+        click.secho(f"NOTE: {note}", fg="yellow")
+    low, high = (_percent(measured["interval"][end]) for end in ("low", "high"))
+    click.echo(f"mAP {_percent(measured['mAP'])}, 95 % interval over pictures {low} to {high}")
+    click.echo(f"measured on {used['used']:,} pictures")
+
+
 def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
     from pipeline.views.tables.results import comparison_table
@@ -200,7 +216,12 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         with _named(", ".join(map(str, files))):
             click.echo(FORMATS[form](make_tables(contents, per_class)), nl=False)
         return
-    printers = {"comparison": print_comparison, "sweep": print_sweep, "result": print_result}
+    printers = {
+        "comparison": print_comparison,
+        "sweep": print_sweep,
+        "result": print_result,
+        "given": print_given,
+    }
     for path in files:
         content = _read_result(path)
         with _named(str(path)):

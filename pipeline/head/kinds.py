@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.head import adapted, code, native, strong, svm, weak
+from pipeline.head import adapted, code, knn, native, ncm, strong, svm, weak
 from pipeline.head.task import HeadKind
 
 KINDS: dict[str, HeadKind[Any]] = {
@@ -14,5 +14,7 @@ KINDS: dict[str, HeadKind[Any]] = {
     "adapted": adapted.KIND,
     "own": native.KIND,
     "code": code.KIND,
+    "knn": knn.KIND,
+    "ncm": ncm.KIND,
 }
 """The implementation of each kind, by the ``kind`` of its settings."""

@@ -256,6 +256,22 @@ class CodeSettings(VectorSettings):
         return {**values, "sha256": found.sha256}
 
 
+class KnnSettings(VectorSettings):
+    """k nearest neighbours by cosine similarity (Wu et al. 2018, and the protocol of DINO): nothing is fitted."""
+
+    kind: Literal["knn"]
+    k: int = Field(20, ge=1, le=100_000, description="neighbours that vote")
+    temperature: float = Field(0.07, gt=0, le=100, description="a vote weighs exp(cosine / temperature)")
+
+
+class NcmSettings(VectorSettings):
+    """Nearest class mean (Mensink et al. 2013), after centring and scaling to length 1 (Wang et al. 2019)."""
+
+    kind: Literal["ncm"]
+    centre: bool = Field(True, description="take the mean of the fit rows off first")
+    unit_length: bool = Field(True, description="scale rows to length 1 after that")
+
+
 def _kind_of(value: object) -> str:
     kind = value.get("kind", "strong") if isinstance(value, dict) else getattr(value, "kind", "strong")
     return kind if isinstance(kind, str) else "strong"
@@ -267,11 +283,13 @@ AnyHead = Annotated[
     | Annotated[SvmSettings, Tag("svm")]
     | Annotated[AdaptedSettings, Tag("adapted")]
     | Annotated[OwnSettings, Tag("own")]
-    | Annotated[CodeSettings, Tag("code")],
+    | Annotated[CodeSettings, Tag("code")]
+    | Annotated[KnnSettings, Tag("knn")]
+    | Annotated[NcmSettings, Tag("ncm")],
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
-HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own", "code")
+HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own", "code", "knn", "ncm")
 CPU_KINDS = ("own", "code", "knn", "ncm")
 """Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 
@@ -287,6 +305,10 @@ HEADS: dict[str, AnyHead] = {
     "weak": WeakSettings(kind="weak", hidden=(), top=20, max_epochs=(6, 2)),
     "weak-fca": WeakSettings(kind="weak", hidden=(1024,), top=20, max_epochs=(6, 2)),
     "svm": SvmSettings(kind="svm", pooling=("mean", "max")),
+    "knn": KnnSettings(kind="knn"),
+    "knn-patches": KnnSettings(kind="knn", takes="patches"),
+    "ncm": NcmSettings(kind="ncm"),
+    "ncm-patches": NcmSettings(kind="ncm", takes="patches"),
 }
 """Built-in heads: FCa + FCb, FCb alone, two hidden layers; and those of the built-in recipes that are a head alone."""
 DEFAULT_HEADS = {True: "fca", False: "svm"}

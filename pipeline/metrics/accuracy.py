@@ -23,7 +23,7 @@ def shows_one_class(labels: np.ndarray) -> bool:
     return bool(len(labels) and labels.shape[1] > 1 and sure)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Confusion:
     """What pictures of each class are taken for.
 
@@ -35,6 +35,13 @@ class Confusion:
 
     counts: np.ndarray
     undecided: np.ndarray
+
+    def __repr__(self) -> str:
+        n_classes, n_pictures = len(self.counts), int(self.counts.sum() + self.undecided.sum())
+        return (
+            f"<Confusion of {n_pictures:,} pictures of {n_classes:,} classes: accuracy {100 * self.accuracy:.1f} %, "
+            f"balanced {100 * self.balanced_accuracy:.1f} %, {int(self.undecided.sum()):,} undecided>"
+        )
 
     @property
     def accuracy(self) -> float:
@@ -63,7 +70,7 @@ def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarra
     Raises
     ------
     ValueError
-        A picture does not show exactly one class.
+        Other shapes; a picture does not show exactly one class.
 
     Examples
     --------
@@ -71,6 +78,9 @@ def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarra
     >>> of_two.counts.tolist(), of_two.undecided.tolist(), round(of_two.accuracy, 3)
     ([[1, 1], [0, 0]], [1, 0], 0.333)
     """
+    scores, labels = np.asarray(scores, float), np.asarray(labels)
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores and labels must have one shape (n, n_classes), got {scores.shape}, {labels.shape}")
     if not shows_one_class(labels):
         raise ValueError("every picture must have one positive class and no difficult one, of two classes at least")
     values = np.where(np.isnan(scores), -np.inf, scores)
@@ -83,3 +93,31 @@ def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarra
     counts = np.zeros((labels.shape[1],) * 2, np.int64)
     np.add.at(counts, (shown[is_decided], taken_for[is_decided]), 1)
     return Confusion(counts, np.bincount(shown[~is_decided], minlength=labels.shape[1]))
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the share of the pictures whose highest score is that of their class, 0..1.
+
+    Parameters, errors as of `measure_confusion`. A picture without an answer counts as wrong.
+
+    Examples
+    --------
+    >>> accuracy([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]], [[1, -1], [1, -1], [1, -1], [-1, 1]])
+    0.75
+    """
+    return measure_confusion(scores, labels).accuracy
+
+
+def balanced_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the mean over classes of the share of their pictures that are taken for them, 0..1.
+
+    It is scikit-learn's ``balanced_accuracy_score`` of the class of the highest score (Brodersen et al., ICPR 2010). A
+    class that no picture shows is left out of the mean; a picture without an answer counts as wrong. Parameters, errors
+    as of `measure_confusion`.
+
+    Examples
+    --------
+    >>> round(balanced_accuracy([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]], [[1, -1]] * 3 + [[-1, 1]]), 4)
+    0.8333
+    """
+    return measure_confusion(scores, labels).balanced_accuracy

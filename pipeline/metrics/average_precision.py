@@ -48,6 +48,11 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     -------
     precision, recall : float64 ndarrays of shape (number of distinct scores of samples labelled 1 or -1,)
 
+    Raises
+    ------
+    ValueError
+        Other shapes, or labels that are not -1, 0 or 1.
+
     Examples
     --------
     >>> precision, recall = precision_recall([0.9, 0.5, 0.5], [1, 1, -1])
@@ -88,6 +93,11 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
     -------
     float
         NaN where no sample is positive; 1 whatever the scores where none is negative (`leave_out_certain`).
+
+    Raises
+    ------
+    ValueError
+        Other shapes, labels that are not -1, 0 or 1, an unknown metric.
 
     Examples
     --------
@@ -133,7 +143,7 @@ def leave_out_certain(labels: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision(
-    scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"]
+    scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"] = "voc12"
 ) -> tuple[float, np.ndarray]:
     """Compute the AP of each class, and the mean over the classes that have one.
 
@@ -146,8 +156,22 @@ def mean_average_precision(
     -------
     mean : float, NaN if no class has a positive sample
     each : float64 ndarray of shape (n_classes,), NaN where undefined
+
+    Raises
+    ------
+    ValueError
+        Other shapes, labels that are not -1, 0 or 1, an unknown metric.
+
+    Examples
+    --------
+    >>> mean, each = mean_average_precision([[0.9, 0.1], [0.8, 0.7], [0.7, 0.9]], [[1, -1], [-1, 1], [1, -1]])
+    >>> round(mean, 4), each.round(4).tolist()
+    (0.6667, [0.8333, 0.5])
     """
-    pairs = zip(np.asarray(scores).T, np.asarray(labels).T, strict=True)
+    scores, labels = np.asarray(scores, float), np.asarray(labels)
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores and labels must have one shape (n, n_classes), got {scores.shape}, {labels.shape}")
+    pairs = zip(scores.T, labels.T, strict=True)
     each = np.array([average_precision(s, y, metric) for s, y in pairs])
     defined = each[~np.isnan(each)]
     return (float(defined.mean()) if len(defined) else float("nan")), each

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.metrics.average_precision import rank_samples
+from pipeline.metrics.average_precision import mean_average_precision, rank_samples
 
 # Resamples are processed in chunks: an array of one count per picture and resample has about this size.
 CHUNK = 4_000_000
@@ -158,6 +158,49 @@ def interval(values: np.ndarray, level: float = 0.95, measured: float | None = N
     low, high = np.quantile(values, [tail, 1 - tail])
     shift = 0.0 if measured is None else measured - values.mean()
     return _rounded(low + shift), _rounded(high + shift)
+
+
+def bootstrap_interval(
+    scores: np.ndarray | Sequence[np.ndarray],
+    labels: np.ndarray,
+    metric: Literal["voc07", "voc12"] = "voc12",
+    *,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Compute the bootstrap interval of a mAP over the pictures of a split (percentiles; Efron, 1979).
+
+    It is the interval of comparisons and of ``pipeline evaluate --scores``: the resamples' mean is shifted to the mAP
+    of the pictures themselves. Classes without a negative picture are to be left out before (`leave_out_certain`).
+
+    Parameters
+    ----------
+    scores : float ndarray of shape (n_pictures, n_classes), NaN ranks last; or (n_seeds, n_pictures, n_classes), whose
+        mean over seeds is measured
+    labels : int ndarray of shape (n_pictures, n_classes), 1, -1, or 0 (left out)
+    level : share of the resamples inside, 0..1
+    seed : decides which pictures are drawn
+
+    Returns
+    -------
+    low, high : 0..1 up to the shift; NaN where no class has a positive picture
+
+    Raises
+    ------
+    ValueError
+        Other shapes, labels that are not -1, 0 or 1, an unknown metric.
+
+    Examples
+    --------
+    >>> scores = np.linspace(0, 1, 40)[:, None]
+    >>> bootstrap_interval(scores, np.where(scores > 0.5, 1, -1))
+    (1.0, 1.0)
+    """
+    scores, labels = np.asarray(scores, float), np.asarray(labels)
+    each_seed = scores if scores.ndim == 3 else scores[None]
+    measured = float(np.mean([mean_average_precision(of_seed, labels, metric)[0] for of_seed in each_seed]))
+    return interval(bootstrap_mean_ap(scores, labels, metric, n_resamples, seed), level, measured)
 
 
 def paired_difference(

@@ -186,7 +186,7 @@ def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
         return POOLED
     if head["kind"] == "weak":
         return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))
-    if head.get("score_kind") == "log-odds":
+    if head["kind"] == "ncm" or head.get("score_kind") == "log-odds":
         return MAXIMUM
     return None
 

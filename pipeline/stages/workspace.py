@@ -20,12 +20,13 @@ from pipeline.dataset.read import state_of_split
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.io.atomic import read_json
 from pipeline.io.digests import digest_of
+from pipeline.io.messages import shorten
 from pipeline.patches import VERSION as PATCHES_VERSION
 from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.scoring.aggregation import Aggregation, reported_aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported
+from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported, sources_of
 from pipeline.trunk.weight_files import check_weights, digest_weights_state, has_weights
 
 VERSIONS = {
@@ -45,7 +46,7 @@ def versions_to(room: str) -> list[int]:
     return [VERSIONS[name] for name in rooms[: rooms.index(room) + 1]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Workspace:
     """Files of runs with one set of settings.
 
@@ -55,6 +56,15 @@ class Workspace:
     """
 
     settings: RunSettings
+
+    def __repr__(self) -> str:
+        s = self.settings
+        changed = [
+            f"{name}={shorten(repr(getattr(s, name)), 40)}"
+            for name in sorted(s.model_fields_set - {"cache", "results"})
+        ]
+        text = shorten(", ".join(changed), 600) or "all settings as they are without a file"
+        return f"<Workspace {self.cache.as_posix()}, {self.results.as_posix()}: {text}>"
 
     def with_layer(self, layer: str) -> Workspace:
         """The same settings with another layer of the trunk."""
@@ -125,6 +135,9 @@ class Workspace:
         key = {**self._table_key(), **how, "versions": versions_to("activations")}
         if self.makes_trunk:
             return {**key, "made": self.trunk_digest}
+        sources = sources_of(s.trunk)
+        if sources is not None:
+            return {**key, "code": sources, "trunk_seed": s.trunk_seed}
         return {**key, "trunk_seed": s.trunk_seed} if s.trunk in SEEDED_TRUNKS else key
 
     def _head_key(self, head: str, held_out: bool = False) -> dict[str, Any]:

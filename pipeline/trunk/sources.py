@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipeline.io.errors import MissingDataError
 from pipeline.io.likeness import join_or, nearest
 from pipeline.io.messages import brief
+from pipeline.io.own_code import find_code
 
 LAYERS = ("pool5", "fc6", "fc7")
 """Layers of the AlexNet family."""
@@ -63,6 +64,7 @@ class TrunkSource:
     pattern : regular expression of what follows the prefix
     made : whether the trunk is made from a dataset's fit split
     imported : whether the rows were made elsewhere: there is no network
+    coded : whether the network is a class of a user's own, which has one layer
     seeded : whether the weights depend on ``trunk_seed``; such trunks were trained on nothing but the dataset, if at
         all
     package : package of the registry that holds the weights
@@ -79,6 +81,7 @@ class TrunkSource:
     seeded: bool = False
     package: str = ""
     imported: bool = False
+    coded: bool = False
     sized: bool = False
     pattern: str = r"\w+(\.\w+)?(@.+)?"
 
@@ -90,8 +93,8 @@ class TrunkSource:
 
     @property
     def names_layer(self) -> bool:
-        """Whether a name says at which layer the network ends, or that there is no network."""
-        return self.name.endswith(LAYER_FORM) or self.imported
+        """Whether a name says at which layer the network ends, or that there is no choice."""
+        return self.name.endswith(LAYER_FORM) or self.imported or self.coded
 
     @property
     def stem(self) -> str:
@@ -127,6 +130,15 @@ def _import_function(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
+TRUNK_GROUP = "pipeline.trunks"
+"""Entry points of trunks that other packages bring."""
+CODE = TrunkSource(
+    "code/MODULE:CLASS",
+    "pipeline.trunk.code:load_code",
+    weights="optional",
+    coded=True,
+    pattern=r"[A-Za-z0-9_][\w.-]*(:\w+)?",
+)
 CARD = TrunkSource("PATH.yaml", "pipeline.trunk.alexnet_family:load_card_file")
 _FAMILY, _TORCHVISION, _TIMM, _PACKAGED = (
     f"pipeline.trunk.{name}" for name in ("alexnet_family", "zoo.torchvision", "zoo.timm", "zoo.packaged")
@@ -167,6 +179,7 @@ SOURCES = (
     TrunkSource(
         "imported/NAME", "pipeline.trunk.imported:refuse", imported=True, pattern="[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
     ),
+    CODE,
 )
 
 FAMILY_TRUNKS = tuple(source.name for source in SOURCES if source.layers == LAYERS)
@@ -191,6 +204,19 @@ def is_imported(name: str) -> bool:
     """Whether a trunk stands for rows that were made elsewhere."""
     source = find_source(name)
     return source is not None and source.imported
+
+
+def sources_of(name: str) -> str | None:
+    """Return the digest of the sources of a trunk that is a class of a user's own; None for other trunks.
+
+    Raises
+    ------
+    SettingsError
+        There is no such class.
+    """
+    if find_source(name) != CODE:
+        return None
+    return find_code(name.removeprefix(CODE.prefix), TRUNK_GROUP).sha256
 
 
 def names_layer(name: str) -> bool:

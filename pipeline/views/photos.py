@@ -20,6 +20,7 @@ from pipeline.head.head import Head
 from pipeline.head.settings import ScoreKind
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import DatasetError, HeadError
+from pipeline.io.messages import shorten
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
 from pipeline.scoring.aggregation import Aggregation, AggregationLike
@@ -51,7 +52,7 @@ def shrink_for_display(image: Image.Image, most_px: int | None = None) -> np.nda
     return np.asarray(image)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Look:
     """A picture and what a head says of each of its patches.
 
@@ -73,6 +74,13 @@ class Look:
     classes: tuple[str, ...]
     patch_scores: np.ndarray
     score_kind: ScoreKind
+
+    def __repr__(self) -> str:
+        width, height = self.size_wh
+        return (
+            f"<Look at {shorten(self.name)}, {width:,} x {height:,} px: {len(self.box_xyxy):,} patches, "
+            f"{self.score_kind} scores of {len(self.classes):,} classes>"
+        )
 
     @property
     def scale(self) -> ScoreKind:
@@ -120,7 +128,7 @@ def check_makes_heat_maps(head: Head) -> None:
         raise HeadError(f"head {name!r} was fitted on patches of source {head.facts.how['how.source']!r}, not grid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Photo:
     """A photo and the activations of its patches.
 
@@ -138,6 +146,10 @@ class Photo:
     size_wh: tuple[int, int]
     box_xyxy: np.ndarray
     rows: np.ndarray
+
+    def __repr__(self) -> str:
+        width, height = self.size_wh
+        return f"<Photo {shorten(self.name)}, {width:,} x {height:,} px: {len(self.rows):,} patches>"
 
 
 class PhotoReader:
@@ -173,6 +185,10 @@ class PhotoReader:
                 f"would make them\n{explain_differences(got, expected)}\n"
                 "give the settings with which its rows were extracted (--config, --trunk, --layer, --weights)"
             )
+
+    def __repr__(self) -> str:
+        trunk, head = self.runner.trunk, self.head
+        return f"<PhotoReader: head {head.name} of {head.facts.dataset} on {shorten(trunk.card.name)} {trunk.layer}>"
 
     def read(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Photo:
         """Send a photo's patches through the trunk; it is turned as its EXIF says.

@@ -10,7 +10,7 @@ from pipeline.head.kinds import KINDS
 from pipeline.head.settings import HEAD_KINDS, AnyHead, ScoreKind
 from pipeline.head.task import PatchScorer, PooledScorer
 
-FURTHER = {"adapted": {"fc_widths": [6, 5]}}
+FURTHER = {"adapted": {"fc_widths": [6, 5]}, "knn": {"n_rows": 30}}
 """Arguments of networks that are made from more than their settings."""
 NEEDED = {"code": {"code": "support.own_class:Zeros"}}
 """Settings without a default."""

@@ -192,14 +192,14 @@ def test_configured_heads_go_before_built_in_ones():
     assert settings.head_settings("fca").hidden == (7,)
     assert settings.head_settings("mine").hidden == ()
     assert settings.head_settings("fcb") == HEADS["fcb"]
-    with pytest.raises(SettingsError, match="unknown head 'nime'; did you mean mine.*; add it under 'heads:'"):
+    with pytest.raises(SettingsError, match="unknown head 'nime'; did you mean ncm or mine.*; add it under 'heads:'"):
         settings.head_settings("nime")
 
 
 def test_the_built_in_heads():
     widths = {name: HEADS[name].hidden for name in ("fca", "fcb", "fca2")}
     assert widths == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
-    assert {name for name, head in HEADS.items() if not head.needs_boxes} == {"svm", "weak", "weak-fca"}
+    assert {name for name, head in HEADS.items() if not head.needs_boxes} == {"svm", "weak", "weak-fca", "knn", "ncm"}
 
 
 KEPT = (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8")

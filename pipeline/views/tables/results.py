@@ -9,12 +9,12 @@ from pipeline.io.errors import PipelineError
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.views.tables.table import Column, ResultTable
 
-KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result"}
+KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result", "measured": "given"}
 """Kinds of result files by the key that tells them."""
 
 
 def kind_of(content: Any) -> str | None:
-    """Return the kind of a result: ``comparison``, ``sweep`` or ``result``; None for something else."""
+    """Return the kind of a result, a value of `KINDS` (``given``: of scores made elsewhere); None for no result."""
     return next((kind for key, kind in KINDS.items() if isinstance(content, dict) and key in content), None)
 
 
@@ -32,11 +32,18 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
         Results of different splits, metrics or classes cannot stand in one table; a sweep has no classes.
     """
     if not per_class:
-        makers = {"comparison": comparison_table, "sweep": sweep_table, "result": result_table}
+        makers = {
+            "comparison": comparison_table,
+            "sweep": sweep_table,
+            "result": result_table,
+            "given": given_table,
+        }
         return [makers[str(kind_of(content))](content) for content in contents]
     results = [content for content in contents if kind_of(content) == "result"]
     tables = [classes_table(results)] if results else []
     for content in contents:
+        if kind_of(content) == "given":
+            raise PipelineError("--per-class: scores made elsewhere stand in a table of their own; leave it out")
         if kind_of(content) == "sweep":
             raise PipelineError("--per-class: a sweep has no AP by class; give results and comparisons")
         if kind_of(content) == "comparison":
@@ -46,6 +53,22 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
 
 def result_table(result: Mapping[str, Any]) -> ResultTable:
     """Make the table of one result: a row per class, and the mean."""
+    k = Aggregation.from_json(result["k"])
+    title = (
+        f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
+    )
+    return _table_of_classes(result, title)
+
+
+def given_table(result: Mapping[str, Any]) -> ResultTable:
+    """Make the table of a result of scores that were made elsewhere."""
+    scores = result["scores"]
+    by = f" by {scores['made_by']}" if scores["made_by"] else ""
+    title = f"{result['dataset']} {result['split']}: {result['kind']}{by}, {scores['file']}"
+    return _table_of_classes({**result, **result["measured"]}, title)
+
+
+def _table_of_classes(result: Mapping[str, Any], title: str) -> ResultTable:
     columns = [Column("class", "class"), Column("AP", f"AP ({result['metric']}) %", "share")]
     rows: list[list[Any]] = [[name, ap] for name, ap in result["AP"].items()]
     footer = ["mAP", result["mAP"]]
@@ -60,10 +83,6 @@ def result_table(result: Mapping[str, Any]) -> ResultTable:
     if reasons:
         columns.append(Column("why_no_AP", "why no AP"))
         _extend(rows, footer, {name: reasons.get(name, "") for name in result["AP"]}, "")
-    k = Aggregation.from_json(result["k"])
-    title = (
-        f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
-    )
     return ResultTable(title, tuple(columns), rows, footer, tuple(result["notes"]))
 
 

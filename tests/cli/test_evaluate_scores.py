@@ -1,0 +1,138 @@
+"""Scores that were made elsewhere, evaluated on a split: as ours where they are ours, refused where none fit."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline.exchange.given_scores import GivenScores, join_scores, read_given_scores
+from pipeline.io.errors import DatasetError
+from pipeline.scoring.given import measure_given
+from pipeline.views.tables.results import kind_of
+
+
+@pytest.fixture
+def ours(work, monkeypatch):
+    """Our own scores of the split: ids, classes, values."""
+    monkeypatch.chdir(work)
+    scores = pipeline.load_scores("tiny", config="config.yaml")
+    return scores.ids, scores.classes, scores.by(5.0)
+
+
+def write(path, ids, classes, values):
+    if path.suffix == ".npz":
+        np.savez(path, picture=np.array(ids), classes=np.array(classes), scores=values)
+    elif path.suffix == ".parquet":
+        pandas = pytest.importorskip("pandas")
+        pandas.DataFrame({"picture": ids, **dict(zip(classes, values.T, strict=True))}).to_parquet(path)
+    else:
+        with open(path, "w", newline="") as stream:
+            csv.writer(stream).writerows(
+                [["picture", *classes], *([i, *map(repr, map(float, v))] for i, v in zip(ids, values, strict=True))]
+            )
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz"])
+def test_our_own_scores_have_our_own_average_precision(work, run, ours, ending):
+    ids, classes, values = ours
+    order = np.random.default_rng(0).permutation(len(ids))
+    others = [*np.array(ids)[order], "elsewhere"]
+    file = write(work / f"theirs{ending}", others, classes[::-1], np.vstack([values[order], values[:1]])[:, ::-1])
+
+    ended = run(f"evaluate --dataset tiny --config config.yaml --scores {file} --output given.json --made-by them")
+
+    assert ended.code == 0, ended.err
+    expected = json.loads(run("evaluate --dataset tiny --config config.yaml --json").out)
+    result = json.loads((work / "given.json").read_text())
+    assert result["measured"]["AP"] == expected["AP"] and result["measured"]["mAP"] == expected["mAP"]
+    assert result["kind"] == "scores made elsewhere" and kind_of(result) == "given"
+    assert not {"mAP", "AP", "head", "trunk", "layer", "k", "recipe", "fingerprints"} & set(result)
+    assert result["pictures"] == {"used": 4, "without_score": 0, "left_out": 1}
+    (kept,) = (work / "results/given").glob("tiny-val-theirs-*.json")
+    shown = run(f"show {kept}")
+    assert shown.code == 0 and "scores made elsewhere by them" in shown.out and "95 % interval" in shown.out
+    assert run(f"show {kept} --format csv").code == 0
+    assert "theirs" not in run("results ls --format csv").out
+
+
+def given(ids, classes, values):
+    return GivenScores("theirs.csv", "0" * 64, tuple(ids), tuple(classes), np.asarray(values, float))
+
+
+GOOD = (["a", "b"], ["cat", "dog"], [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes", "values", "problem"),
+    [
+        (["a", "a"], ["cat", "dog"], GOOD[2], "'a': 2 rows"),
+        (["a", "c"], ["cat", "dog"], GOOD[2], "1 of the 2 pictures of made val lack scores\n  - b: no row"),
+        (["a", "b"], ["cat", "dog"], [[1, 2], [np.nan, 4]], "b: a score is missing or NaN"),
+        (["a", "b"], ["cat", "dgo"], GOOD[2], "class 'dog': no column; did you mean dgo"),
+        (["a", "b"], ["cat", "dog", "cow"], [[1, 2, 3], [3, 4, 5]], "column 'cow': no class of the dataset"),
+        (["a.jpg", "b.jpg"], ["cat", "dog"], GOOD[2], "no picture of made val; ids in the file are like 'a.jpg'"),
+    ],
+)
+def test_what_does_not_fit_the_split_is_refused(ids, classes, values, problem):
+    with pytest.raises(DatasetError) as caught:
+        join_scores(given(ids, classes, values), "made val", ["a", "b"], ["cat", "dog"])
+    assert problem in str(caught.value)
+
+
+def test_pictures_that_lack_scores_rank_last_if_that_is_said():
+    joined = join_scores(
+        given(["b"], ["dog", "cat"], [[1, 2]]), "made val", ["a", "b"], ["cat", "dog"], incomplete=True
+    )
+
+    assert joined.without == ("a",) and np.array_equal(joined.values, [[np.nan] * 2, [2, 1]], equal_nan=True)
+    measured = measure_given(joined.values, np.array([[1, -1], [-1, 1]]), ["cat", "dog"], [], "voc12")
+    assert measured["AP"] == {"cat": 0.5, "dog": 1.0} and measured["accuracy"] == 0.0  # dog has the lower score in b
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("x.csv", b"picture,cat\na,high\n", "line 2, column 'cat': 'high' is no number"),
+        ("x.csv", b"picture,cat\na,inf\n", "a, cat: inf"),
+        ("x.csv", b"picture,cat\n,1\n", "row 1: no id of a picture"),
+        ("x.csv", b"image,cat\na,1\n", "no column 'picture'"),
+        ("x.csv", b"picture,cat,cat\na,1,1\n", "columns named twice"),
+        ("x.npz", b"no archive", "cannot be read as arrays"),
+        ("x.parquet", b"no table", "cannot be read as Parquet"),
+        ("x.txt", b"", "got ending '.txt'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, data, problem):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match="x") as caught:
+        read_given_scores(tmp_path / name)
+    assert problem in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"picture": np.array(["a"]), "scores": np.ones((1, 1))}, "no array classes"),
+        ({"picture": np.array([1]), "classes": np.array(["c"]), "scores": np.ones((1, 1))}, "expected texts"),
+        ({"picture": np.array(["a"]), "classes": np.array(["c"]), "scores": np.ones((2, 1))}, "expected shapes"),
+        ({"picture": np.array(["a"], object), "classes": np.array(["c"]), "scores": np.ones((1, 1))}, "cannot be read"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(tmp_path, arrays, problem):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DatasetError, match=problem):
+        read_given_scores(tmp_path / "x.npz")
+
+
+def test_results_keep_their_names_and_options_their_place(work, run, ours):
+    file = write(work / "theirs.csv", *ours)
+    for line, problem in (
+        (f"--scores {file} --output results/tiny_map.json", "choose another"),
+        (f"--scores {file} --head fca", "give --scores or --head"),
+        ("--incomplete", "are for --scores"),
+    ):
+        ended = run(f"evaluate --dataset tiny --config config.yaml {line}")
+        assert ended.code == 2 and problem in ended.err

@@ -123,6 +123,21 @@ def print_given(result: dict[str, Any]) -> None:
     click.echo(f"measured on {used['used']:,} pictures")
 
 
+def print_curve(joined: dict[str, Any]) -> None:
+    """One row for each recipe and size."""
+    from pipeline.views.tables.results import curve_table
+
+    table = curve_table(joined)
+    click.echo(table.title)
+    print_rows(table)
+    for note in table.notes:
+        click.echo(note)
+    for curve in joined["curves"]:
+        for point in curve["points"]:
+            if "why" in point:
+                click.secho(f"NOTE: {curve['name']}, {point['size']}: not fitted: {point['why']}", fg="yellow")
+
+
 def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
     from pipeline.views.tables.results import comparison_table
@@ -221,6 +236,7 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         "sweep": print_sweep,
         "result": print_result,
         "given": print_given,
+        "curve": print_curve,
     }
     for path in files:
         content = _read_result(path)

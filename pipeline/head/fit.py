@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 
+import numpy as np
+
 from pipeline.activations.identity import how_part
 from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
@@ -34,6 +36,7 @@ def fit_heads(
     seed: int,
     *,
     held_out_share: float = 0.0,
+    is_held_out: np.ndarray | None = None,
     load_trunk: Callable[[], Trunk] = _no_trunk,
     reader: RowReader | None = None,
     device: HeadDevice | None = None,
@@ -48,6 +51,7 @@ def fit_heads(
     settings : of each head by its name
     label_rule : decides the labels of patches
     held_out_share : share of the fit pictures that is left out, to choose settings on them
+    is_held_out : bool ndarray (n_pictures,), other pictures to leave out than those of the share; None for these
     load_trunk : makes the trunk, for kinds that begin with its weights
     reader : of the store, if it holds a part of the table's rows, or is read for other heads too
     device : on which to fit; None for the CPU
@@ -63,7 +67,8 @@ def fit_heads(
     """
     reader = reader or RowReader(store)
     check_joined(store, table, reader.stored_rows)
-    is_held_out = hold_out_pictures(table.picture_sha256, held_out_share)
+    if is_held_out is None:
+        is_held_out = hold_out_pictures(table.picture_sha256, held_out_share)
     make_task = partial(
         FitTask,
         store=store,

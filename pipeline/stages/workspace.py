@@ -254,6 +254,9 @@ class Workspace:
     def report_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_report.html"
 
+    def curve_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_curve.json"
+
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
 

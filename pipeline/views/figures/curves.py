@@ -85,3 +85,25 @@ def comparison_chart(recipes: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylim(-0.7, len(ranked) - 0.3)
     axes.set_xlabel("mAP %; bar: 95 % interval over pictures, strokes: seeds", fontsize=9, color=INK)
     return figure
+
+
+def learning_chart(joined: Mapping[str, Any]) -> Figure:
+    """mAP of each recipe over the number of fit pictures, with its interval over pictures as a band."""
+    figure = new_figure(8.4, 3.4)
+    axes = figure.subplots()
+    _plain(axes)
+    for number, curve in enumerate(joined["curves"]):
+        points = [point for point in curve["points"] if point["mAP"] is not None]
+        if not points:
+            continue
+        sizes = [float(np.mean(point["pictures"])) for point in points]
+        color, style = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
+        low, high = ([100 * point["interval"][end] for point in points] for end in ("low", "high"))
+        axes.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
+        means = [100 * point["mAP"] for point in points]
+        axes.plot(sizes, means, style, color=color, marker="o", markersize=4, linewidth=1.5, label=curve["name"])
+    axes.set_xscale("log")
+    axes.set_xlabel("fit pictures; band: 95 % interval over pictures", fontsize=9, color=INK)
+    axes.set_ylabel("mAP %", fontsize=9, color=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return figure

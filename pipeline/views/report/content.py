@@ -98,7 +98,9 @@ def precision_recall_figures(ranking: Ranking, classes: Sequence[str]) -> dict[s
     return found
 
 
-def figures_of(result: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Figure]:
+def figures_of(
+    result: Mapping[str, Any], comparison: Mapping[str, Any] | None, learning: Mapping[str, Any] | None
+) -> dict[str, Figure]:
     """The other figures of a result by name: those that this result has."""
     found = {}
     if result["loss"]:
@@ -107,6 +109,8 @@ def figures_of(result: Mapping[str, Any], comparison: Mapping[str, Any] | None) 
         found["k_sweep"] = curves.sweep_chart(result["k_sweep"], str(Aggregation.from_json(result["k"])))
     if comparison is not None:
         found["comparison"] = curves.comparison_chart(comparison["recipes"])
+    if learning is not None:
+        found["learning"] = curves.learning_chart(learning)
     return found
 
 
@@ -114,6 +118,7 @@ IDS_AND_WORDS = {
     "loss": ("loss", "mean loss by epoch"),
     "k_sweep": ("sweep", "mAP by aggregation"),
     "comparison": ("recipes", "mAP of each recipe with its interval"),
+    "learning": ("learning", "mAP of each recipe by the number of fit pictures"),
 }
 """What ids of each chart begin with on the page, and what it shows."""
 
@@ -193,6 +198,7 @@ class Content:
     mapped: list[MappedClass]
     color_bar: str
     comparison: dict[str, Any] | None
+    curve: dict[str, Any] | None
     stages: list[Stage]
     stores: list[StoreLine]
     protocol: list[str]
@@ -223,7 +229,7 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         for name in track(shown, "pictures of the report", len(shown), "classes"):
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
     confused = confusion_rows(result)
-    figures = figures_of(result, found.comparison)
+    figures = figures_of(result, found.comparison, found.curve)
     of_classes = precision_recall_figures(ranking, shown) if ranking else {}
     return Content(
         title=run.manifest.title,
@@ -240,6 +246,7 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         mapped=mapped_classes(found.heat_maps, ranked) if found.heat_maps else [],
         color_bar=color_bar(),
         comparison=found.comparison,
+        curve=found.curve,
         stages=found.stages,
         stores=found.stores,
         protocol=protocol(result, run.settings.sources),

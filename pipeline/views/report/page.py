@@ -66,6 +66,9 @@ def digest_of_inputs(run: RunContext, head: str) -> str:
     """Return the digest of the files and settings from which a report would be written now."""
     files = (evaluate.path(run, head), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
     digests = [sha256_file(file) if file.is_file() else None for file in files]
+    curve = run.ws.curve_path(run.dataset)
+    if curve.is_file():  # only then, so that reports without one stay current
+        digests.append(sha256_file(curve))
     return digest_of([__version__, run.settings.model_dump(mode="json"), head, digests])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError
-from pipeline.recipes import compare
+from pipeline.recipes import compare, curve
 from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
@@ -27,6 +27,7 @@ class FoundRun:
     ranking : of the split that was measured; None where nothing was
     heat_maps : scores its pictures patch by patch; None where the head has no scores of patches of a grid
     comparison : of recipes or heads on the dataset; None where there is none
+    curve : learning curves of the dataset; None where there are none that are current
     stages, stores : what ran, and what the result was computed from
     """
 
@@ -34,6 +35,7 @@ class FoundRun:
     ranking: Ranking | None
     heat_maps: SplitReader | None
     comparison: dict[str, Any] | None
+    curve: dict[str, Any] | None
     stages: list[Stage]
     stores: list[StoreLine]
 
@@ -55,7 +57,29 @@ def read_run(run: RunContext, head: str) -> FoundRun:
         if fitted.scores_patches and fitted.facts.how["how.source"] == "grid":
             heat_maps = open_split_reader(run, fitted, result["split"])
     comparison = current_comparison(run) or current_comparison(run, of_heads=True)
-    return FoundRun(result, ranking, heat_maps, comparison, stages_of(run, splits, result), stores_of(run, splits))
+    return FoundRun(
+        result=result,
+        ranking=ranking,
+        heat_maps=heat_maps,
+        comparison=comparison,
+        curve=read_curve(run),
+        stages=stages_of(run, splits, result),
+        stores=stores_of(run, splits),
+    )
+
+
+def read_curve(run: RunContext) -> dict[str, Any] | None:
+    """Return the learning curves, or None if there are none that are current; says where they are not."""
+    if not curve.path(run).is_file():
+        return None
+    try:
+        reason = curve.why_due(run)
+    except PipelineError as error:  # a store that is gone, a recipe that is not known any more
+        reason = str(error).partition("\n")[0]
+    if reason is not None:
+        run.say(f"{curve.path(run)}: {reason}; left out of the report; make it again: pipeline curve")
+        return None
+    return read_json(curve.path(run))
 
 
 def current_comparison(run: RunContext, of_heads: bool = False) -> dict[str, Any] | None:

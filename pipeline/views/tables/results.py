@@ -9,7 +9,7 @@ from pipeline.io.errors import PipelineError
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.views.tables.table import Column, ResultTable
 
-KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result", "measured": "given"}
+KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result", "measured": "given", "curves": "curve"}
 """Kinds of result files by the key that tells them."""
 
 
@@ -37,6 +37,7 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
             "sweep": sweep_table,
             "result": result_table,
             "given": given_table,
+            "curve": curve_table,
         }
         return [makers[str(kind_of(content))](content) for content in contents]
     results = [content for content in contents if kind_of(content) == "result"]
@@ -44,6 +45,8 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
     for content in contents:
         if kind_of(content) == "given":
             raise PipelineError("--per-class: scores made elsewhere stand in a table of their own; leave it out")
+        if kind_of(content) == "curve":
+            raise PipelineError("--per-class: learning curves have no AP by class; give results and comparisons")
         if kind_of(content) == "sweep":
             raise PipelineError("--per-class: a sweep has no AP by class; give results and comparisons")
         if kind_of(content) == "comparison":
@@ -58,6 +61,33 @@ def result_table(result: Mapping[str, Any]) -> ResultTable:
         f"{result['dataset']} {result['split']}: head {result['head']} on {result['trunk']} {result['layer']}, k={k}"
     )
     return _table_of_classes(result, title)
+
+
+def curve_table(joined: Mapping[str, Any]) -> ResultTable:
+    """Make the table of learning curves: a row per recipe and size."""
+    size = "per class" if joined["plan"]["by"] == "shots" else "subset"
+    columns = (
+        *(Column(name, name) for name in ("recipe", "trunk", "layer")),
+        Column("size", size, is_number=True),
+        Column("pictures", "pictures", is_number=True),
+        Column("mAP", "mAP", "share"),
+        Column("std", "std", "share"),
+        Column("interval", "95 % interval", "interval"),
+    )
+    rows: list[list[Any]] = []
+    for curve in joined["curves"]:
+        about = [curve[name] for name in ("name", "trunk", "layer")]
+        for point in curve["points"]:
+            n = sorted({f"{n:,}" for n in point["pictures"]}, key=lambda text: int(text.replace(",", "")))
+            pictures = n[0] if len(n) == 1 else " to ".join((n[0], n[-1])) if n else ""
+            rows.append([*about, str(point["size"]), pictures, point["mAP"], point["std"], point["interval"]])
+    notes = (
+        f"mean and deviation over {len(joined['seeds'])} random subsets; interval: over pictures of {joined['split']}",
+        "a class without a fit picture in a subset counts with chance",
+    )
+    where = f"{joined['dataset']} {joined['split']}"
+    title = f"{where}: mAP ({joined['metric']}) % by fit pictures of {joined['fit_split']}"
+    return ResultTable(title, columns, rows, notes=notes)
 
 
 def given_table(result: Mapping[str, Any]) -> ResultTable:

@@ -1,0 +1,308 @@
+"""Learning curves: recipes fitted on nested random subsets of the fit pictures, measured on the whole evaluation split.
+
+Everything comes from the sealed stores of the whole splits: no picture is opened, and no trunk runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.head.fit import fit_heads
+from pipeline.head.head import Head
+from pipeline.head.rows import RowReader
+from pipeline.io.atomic import read_json, write_json
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import HeadError, PipelineError, SettingsError
+from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
+from pipeline.metrics.bootstrap import bootstrap_interval, spread
+from pipeline.patches.table import PatchTable
+from pipeline.recipes.catalogue import check_recipe, find_recipe
+from pipeline.recipes.paths import recipe_digest, recipe_workspace
+from pipeline.scoring.aggregation import POOLED, Aggregation
+from pipeline.scoring.results import number, versions
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores import SplitScores
+from pipeline.stages.context import RunContext
+from pipeline.stages.extract import rows_to_extract, sealed_store
+from pipeline.stages.fit_head import head_device, memory_budget
+from pipeline.stages.patches import current_table
+from pipeline.stages.runner import set_threads
+from pipeline.stages.workspace import VERSIONS
+
+ALL = 0
+"""The size that stands for all pictures."""
+By = Literal["pictures", "shots"]
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """What a curve is drawn over.
+
+    Attributes
+    ----------
+    recipes : names
+    by : whether a size is a number of pictures, or of positive pictures per class
+    sizes : rising, with `ALL` last if it is asked for
+    """
+
+    recipes: tuple[str, ...]
+    by: By
+    sizes: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object in files."""
+        return {"recipes": list(self.recipes), "by": self.by, "sizes": [size or "all" for size in self.sizes]}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One recipe with one seed on one subset.
+
+    Attributes
+    ----------
+    n : number of pictures of the subset
+    scores : None where it could not be fitted, for the reason `why`
+    """
+
+    recipe: str
+    seed: int
+    size: int
+    n: int
+    scores: SplitScores | None = None
+    why: str = ""
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Read sizes such as ``10,30,all``.
+
+    >>> parse_sizes("30,10,all")
+    (10, 30, 0)
+
+    Raises
+    ------
+    SettingsError
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word == "all" or (word.isdigit() and int(word) > 0) for word in words):
+        raise SettingsError(f"expected numbers above 0, or all, joined by commas, such as 10,30,100,all, got {text!r}")
+    return tuple(sorted({ALL if word == "all" else int(word) for word in words}, key=lambda n: (n == ALL, n)))
+
+
+def order_of_draw(file_sha256: Sequence[str], seed: int) -> np.ndarray:
+    """Return the order in which pictures come into the subsets of a draw, by hashes of the digests of their files.
+
+    Returns
+    -------
+    int64 ndarray (n_pictures,): no id and no place in a list decides it
+    """
+    keys = [hashlib.sha256(f"curve {seed} {digest}".encode()).digest() for digest in file_sha256]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+
+
+def choose_subset(order: np.ndarray, labels: np.ndarray, by: By, size: int) -> np.ndarray:
+    """Choose the pictures of a subset; a smaller one of the same draw is part of a larger one.
+
+    Parameters
+    ----------
+    order : of the draw
+    labels : int8 ndarray (n_pictures, n_classes), 1, -1, or 0
+    size : pictures; or positive pictures per class, of which a picture may count for several; `ALL` for all
+
+    Returns
+    -------
+    bool ndarray (n_pictures,)
+
+    Examples
+    --------
+    >>> choose_subset(np.array([2, 0, 1]), np.array([[1, -1], [1, -1], [-1, 1]]), "shots", 1).tolist()
+    [True, False, True]
+    """
+    chosen = np.zeros(len(order), bool)
+    if size == ALL:
+        return ~chosen
+    if by == "pictures":
+        chosen[order[:size]] = True
+        return chosen
+    for of_class in labels[order].T:
+        chosen[order[np.flatnonzero(of_class == 1)[:size]]] = True
+    return chosen
+
+
+def path(run: RunContext) -> Path:
+    """Return the file of a dataset's learning curves."""
+    return run.ws.curve_path(run.dataset)
+
+
+def why_due(run: RunContext) -> str | None:
+    """Return why the curves must be made again, or None if they are of these settings, pictures, labels and roles."""
+    file = path(run)
+    if not file.is_file():
+        return "it has not been made yet"
+    try:
+        found = read_json(file)
+        plan = found["plan"]
+        sizes = tuple(ALL if size == "all" else int(size) for size in plan["sizes"])
+        made_from = _digest_of_inputs(run, CurvePlan(tuple(plan["recipes"]), plan["by"], sizes))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
+    return None if found.get("made_from") == made_from else "it is of other recipes, settings, pictures or labels"
+
+
+def _digest_of_inputs(run: RunContext, plan: CurvePlan) -> str:
+    recipes = [[name, recipe_digest(run.ws, name)] for name in plan.recipes]
+    seen = []
+    for name in plan.recipes:
+        context = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
+        for split in (run.manifest.fit, run.manifest.eval):
+            table = current_table(context, split)
+            seen.append([table.pictures_digest(), table.labels_digest(context.settings.labels)])
+            seen.append([sealed_store(context, split).fingerprint])
+    return digest_of([VERSIONS, plan.to_json(), recipes, seen, list(run.settings.seeds), run.facts_of_roles()])
+
+
+def make(run: RunContext, plan: CurvePlan) -> dict[str, Any]:
+    """Fit every recipe on every subset with every seed, measure all on the evaluation split, and write the curves.
+
+    A seed draws a subset and is the seed of the head. A class without a positive fit picture in a subset has one score
+    for all pictures, so that its AP is chance and all points are means over the same classes.
+
+    Raises
+    ------
+    SettingsError, DatasetError, PipelineError
+        A recipe that joins others or is not fitted, or needs boxes where there are none; no labels; no store.
+    """
+    for name in plan.recipes:
+        recipe = find_recipe(run.settings, name)
+        if recipe.join or (recipe.head is not None and recipe.head.kind == "own"):
+            raise SettingsError(f"recipe {name!r} has no head that is fitted on rows, so it has no learning curve")
+        check_recipe(run.settings, name, run.manifest)
+    manifest = run.manifest
+    table = current_table(run, manifest.eval)
+    if not table.labelled:
+        raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a curve cannot be measured on it")
+    set_threads(run.settings.threads)
+    fits = [fit for group in _group(run, plan).values() for fit in _fit_group(run, plan, group)]
+    curves = []
+    for name in plan.recipes:
+        of_sizes = {size: [f for f in fits if (f.recipe, f.size) == (name, size)] for size in plan.sizes}
+        points = [_point(run, of_size, size) for size, of_size in of_sizes.items() if of_size]
+        first = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
+        about = {"name": name, "title": find_recipe(run.settings, name).title, "trunk": first.settings.trunk}
+        curves.append({**about, "layer": sealed_store(first, manifest.fit).identity["how.layer"], "points": points})
+    joined = {
+        "dataset": run.dataset,
+        "split": manifest.eval,
+        "fit_split": manifest.fit,
+        "metric": manifest.metric,
+        "plan": plan.to_json(),
+        "seeds": list(run.settings.seeds),
+        "curves": curves,
+        "made_from": _digest_of_inputs(run, plan),
+        "versions": versions(),
+        "command": run.command,
+    }
+    write_json(path(run), joined)
+    run.say(f"{path(run)}: {len(curves)} recipes, {len(plan.sizes)} sizes, {len(run.settings.seeds)} draws")
+    return joined
+
+
+# ---- recipes that share rows and labels are fitted and scored together
+
+
+@dataclass
+class _Group:
+    """Recipes of one store and one label rule, by seed."""
+
+    context: RunContext
+    by_seed: dict[int, list[str]]
+
+
+def _group(run: RunContext, plan: CurvePlan) -> dict[Any, _Group]:
+    groups: dict[Any, _Group] = {}
+    for seed in run.settings.seeds:
+        for name in plan.recipes:
+            context = run.on(recipe_workspace(run.ws, name, seed))
+            key = context.ws.store_digest, context.settings.labels.model_dump_json()
+            groups.setdefault(key, _Group(context, {})).by_seed.setdefault(seed, []).append(name)
+    return groups
+
+
+def _fit_group(run: RunContext, plan: CurvePlan, group: _Group) -> Iterator[Fit]:
+    """Fit the recipes of a group on all subsets, and score the evaluation split in one pass for each size."""
+    context, manifest = group.context, run.manifest
+    table, store = current_table(context, manifest.fit), sealed_store(context, manifest.fit)
+    reader = RowReader(store, rows_to_extract(context, table), memory_budget(context))
+    device = head_device(context)
+    other, other_store = current_table(context, manifest.eval), sealed_store(context, manifest.eval)
+    sizes = [size for size in plan.sizes if size == ALL or plan.by == "shots" or size < len(table.ids)]
+    left_out = [size for size in plan.sizes if size not in sizes]
+    if left_out:
+        text = ", ".join(map(str, left_out))
+        run.say(f"{run.dataset} {manifest.fit}: has {len(table.ids):,} pictures; left out: {text}")
+    for size in sizes:
+        fitted: list[tuple[Fit, Head]] = []
+        for seed, names in group.by_seed.items():
+            chosen = choose_subset(order_of_draw(table.picture_sha256, seed), table.scored_labels, plan.by, size)
+            for name in names:
+                fit = Fit(name, seed, size, int(chosen.sum()))
+                settings = recipe_workspace(run.ws, name, seed).settings.head_settings(name)
+                rule = context.settings.labels
+                try:
+                    heads = fit_heads(
+                        store, table, {name: settings}, rule, seed, is_held_out=~chosen, reader=reader, device=device
+                    )
+                    fitted += [(fit, head) for _, head in heads]
+                except HeadError as error:
+                    yield Fit(fit.recipe, fit.seed, fit.size, fit.n, why=str(error).partition("\n")[0])
+        if fitted:
+            wanted = {_configured(run, fit.recipe) for fit, _ in fitted} - {POOLED}
+            heads_of = [head for _, head in fitted]
+            scores = score_split(other_store, other, heads_of, sorted(wanted, key=str), device=device)
+            for (fit, _), of_head in zip(fitted, scores, strict=True):
+                yield Fit(fit.recipe, fit.seed, fit.size, fit.n, of_head)
+
+
+def _point(run: RunContext, fits: Sequence[Fit], size: int) -> dict[str, Any]:
+    """Return one point of a curve: the mean over draws, its spread, and its interval over pictures."""
+    table, metric = current_table(run, run.manifest.eval), run.manifest.metric
+    labels = leave_out_certain(table.scored_labels)
+    values = [_values(run, fit.recipe, fit.scores, table) for fit in fits if fit.scores is not None]
+    maps = [mean_average_precision(of_seed, labels, metric)[0] for of_seed in values]
+    measured = [value for value in maps if not np.isnan(value)]
+    low, high = bootstrap_interval(np.array(values), labels, metric) if measured else (float("nan"),) * 2
+    without = [len(fit.scores.facts.head.never_learnt) for fit in fits if fit.scores is not None]
+    return {
+        "size": size or "all",
+        "pictures": [fit.n for fit in fits],
+        "mAP": number(float(np.mean(measured))) if measured else None,
+        "std": spread(measured),
+        "interval": {"low": number(low), "high": number(high)},
+        "runs": [{"seed": fit.seed, "mAP": number(value)} for fit, value in zip(fits, maps, strict=False)],
+        "classes_without": max(without, default=0),
+        **({"why": fits[-1].why} if fits and fits[-1].why else {}),
+    }
+
+
+def _configured(run: RunContext, recipe: str) -> Aggregation:
+    """Return the aggregation that a recipe states, or the configured one; nothing is chosen for a curve."""
+    return recipe_workspace(run.ws, recipe, run.settings.seeds[0]).settings.main_aggregation
+
+
+def _values(run: RunContext, recipe: str, scores: SplitScores, table: PatchTable) -> np.ndarray:
+    """Return scores (n_pictures, n_classes), one score for all pictures of a class that was never learnt."""
+    if scores.ids != table.ids:
+        raise PipelineError(
+            f"{run.dataset} {table.split}: a recipe of the curve scored other pictures than the others: bad ones were "
+            "skipped for one of them; repair or remove them (pipeline data check), or use on_error=fail"
+        )
+    k = scores.resolve(_configured(run, recipe))
+    values = scores.by(k).copy()
+    for name in scores.facts.head.never_learnt:
+        values[:, table.classes.index(name)] = 0.0
+    return values

@@ -1,0 +1,138 @@
+"""Learning curves: nested subsets, as plain fits on them, and what the file and the report say."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.cli import run_command
+
+import pipeline
+from pipeline.io.errors import SettingsError
+from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.recipes.curve import ALL, choose_subset, order_of_draw, parse_sizes
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 5), st.sampled_from(["pictures", "shots"]), st.integers(0, 2**32 - 1))
+def test_subsets_are_nested_and_follow_files_not_places(n, seed, by, noise):
+    rng = np.random.default_rng(noise)
+    files = [f"{i:064d}" for i in range(n)]
+    labels = np.where(rng.random((n, 3)) < 0.4, 1, -1).astype(np.int8)
+    order = order_of_draw(files, seed)
+    before = np.zeros(n, bool)
+    for size in range(1, n + 1):
+        chosen = choose_subset(order, labels, by, size)
+        assert not (before & ~chosen).any()
+        if by == "pictures":
+            assert chosen.sum() == size
+        else:
+            shown = (labels == 1).sum(0)
+            assert ((labels[chosen] == 1).sum(0) >= np.minimum(size, shown)).all()
+        before = chosen
+    moved = rng.permutation(n)
+    again = choose_subset(order_of_draw([files[i] for i in moved], seed), labels[moved], by, 2)
+    assert np.array_equal(again, choose_subset(order, labels, by, 2)[moved])
+    assert choose_subset(order, labels, by, ALL).all()
+
+
+def test_draws_differ():
+    files = [f"{i:064d}" for i in range(50)]
+    assert not np.array_equal(order_of_draw(files, 0), order_of_draw(files, 1))
+
+
+@pytest.mark.parametrize("text", ["", "0", "ten", "3,-1", "1.5"])
+def test_sizes_that_are_none_are_refused(text):
+    with pytest.raises(SettingsError, match="expected numbers above 0"):
+        parse_sizes(text)
+
+
+@pytest.fixture(scope="module")
+def folder(stepped, tmp_path_factory):
+    path = tmp_path_factory.mktemp("curve") / "work"
+    shutil.copytree(stepped[0], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def curve(folder):
+    line = "curve --dataset tiny --recipe svm --recipe ncm --recipe strong --pictures 3,5,all,900 --config config.yaml"
+    ended = run_command(folder, *line.split())
+    assert ended.code == 0, ended.err
+    assert "has 6 pictures; left out: 900" in ended.err and "mAP (voc12) % by fit pictures of train" in ended.out
+    return json.loads((folder / "results/tiny_curve.json").read_text())
+
+
+def test_a_point_is_a_plain_fit_on_its_subset(folder, curve, monkeypatch):
+    monkeypatch.chdir(folder)
+    train, val = (pipeline.open_features("tiny", split, "config.yaml") for split in ("train", "val"))
+    pooled = [np.hstack([unit(split.pooled(pool)) for pool in ("mean", "max")]) for split in (train, val)]
+    ncm = next(c for c in curve["curves"] if c["name"] == "ncm")
+    assert [point["size"] for point in ncm["points"]] == [3, 5, "all"]
+    for point in ncm["points"]:
+        maps = []
+        for seed in curve["seeds"]:
+            order = order_of_draw(train.table.picture_sha256, seed)
+            size = ALL if point["size"] == "all" else point["size"]
+            chosen = choose_subset(order, train.picture_labels, "pictures", size)
+            x, labels = pooled[0][chosen], train.picture_labels[chosen]
+            centred, unseen = (unit(v - x.mean(0)) for v in (x, pooled[1]))
+            scores = np.zeros(val.picture_labels.shape)
+            for c, of_class in enumerate(labels.T):
+                if set(of_class.tolist()) == {1, -1}:
+                    scores[:, c] = -((unseen - centred[of_class == 1].mean(0)) ** 2).sum(1)
+            maps.append(mean_average_precision(scores, val.picture_labels, "voc12")[0])
+        assert point["mAP"] == pytest.approx(np.mean(maps), abs=1e-5)
+        assert point["interval"]["low"] <= point["mAP"] <= point["interval"]["high"]
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_all_pictures_give_what_the_head_gives(folder, curve):
+    ended = run_command(folder, *["recipe", "run", "svm", "--dataset", "tiny", "--config", "config.yaml"])
+    assert ended.code == 0, ended.err
+    (outcome,) = (folder / "results/recipes").glob("tiny-svm-*.json")
+    svm = next(c for c in curve["curves"] if c["name"] == "svm")
+    assert [r["mAP"] for r in svm["points"][-1]["runs"]] == [r["mAP"] for r in json.loads(outcome.read_text())["runs"]]
+
+
+def test_it_extracts_nothing_and_is_shown_and_reported_while_it_is_current(folder, curve):
+    stores = sorted(p.name for p in (folder / "cache").glob("*.zarr"))
+    assert run_command(folder, *["show", "results/tiny_curve.json", "--format", "csv"]).code == 0
+    report = ["report", "--dataset", "tiny", "--config", "config.yaml"]
+    assert run_command(folder, *report).code == 0
+    assert "Fewer pictures" in (folder / "results/tiny_report.html").read_text()
+    assert sorted(p.name for p in (folder / "cache").glob("*.zarr")) == stores
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "other.yaml").write_text(yaml.safe_dump({**config, "seeds": [5]}))
+    ended = run_command(folder, *["report", "--dataset", "tiny", "--config", "other.yaml"])
+    assert ended.code == 0 and "left out of the report" in ended.err, ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("--recipe strong+svm", "has no head that is fitted on rows"),
+        ("--recipe svm --shots 1 --pictures 3", "give one of them"),
+        ("--recipe random --layer fc6", "pipeline extract"),
+        ("--recipe nothing", "unknown recipe"),
+    ],
+)
+def test_what_has_no_curve_is_refused(folder, line, problem):
+    ended = run_command(folder, *f"curve --dataset tiny --config config.yaml {line}".split())
+    assert ended.code == 2 and problem in ended.err, ended.err
+
+
+def test_shots_are_per_class(folder):
+    line = "curve --dataset tiny --recipe knn --recipe ncm --shots 1,2 --config config.yaml --json"
+    ended = run_command(folder, *line.split())
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["plan"] == {"recipes": ["knn", "ncm"], "by": "shots", "sizes": [1, 2]}
+    for point in found["curves"][1]["points"]:
+        assert all(1 <= n <= 2 * int(point["size"]) for n in point["pictures"])

@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 
 from pipeline.activations.extraction import extract
 from pipeline.dataset.demo.scenes import draw_demo
-from pipeline.dataset.manifest import Manifest, SplitEntry
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest_entries import SplitEntry
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings

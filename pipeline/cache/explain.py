@@ -74,6 +74,8 @@ def _explain_store(run: RunContext, split: str) -> tuple[StageState, Identity]:
 
 def _explain_results(run: RunContext, split: str, rows_are_current: bool) -> list[StageState]:
     """Return the states of head, scores and result, as far as this split has a part in them."""
+    if not run.manifest.has_labels:
+        return []
     head, manifest = run.head, run.manifest
     stages = []
     if split == manifest.fit:

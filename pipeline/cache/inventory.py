@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from pipeline.activations.identity import Identity, fingerprint
 from pipeline.activations.layout import PictureFiles
 from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
+from pipeline.dataset.manifest import load_manifest
 from pipeline.head.file import read_fingerprint
 from pipeline.io.atomic import read_json
-from pipeline.io.errors import HeadError, PipelineError, StoreError
+from pipeline.io.errors import HeadError, PipelineError, SettingsError, StoreError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.progress import Say, silent
 from pipeline.stages import patches
@@ -87,6 +89,7 @@ class CachedStore:
     picture_files : of its pictures; None if the store does not record them
     parts, recorded : number of parts, and of those that have a record
     heads, results : names of what was fitted on it, or measured with it
+    without_labels : whether it holds the features of a dataset without labels, which no head can ever use
     changed : seconds since 1970 of its youngest file or log, 0.0 where that is not known
     """
 
@@ -102,6 +105,7 @@ class CachedStore:
     results: list[str]
     changed: float
     picture_files: PictureFiles | None = None
+    without_labels: bool = False
 
     @property
     def state(self) -> str:
@@ -111,7 +115,7 @@ class CachedStore:
 
     @property
     def used(self) -> bool:
-        return bool(self.heads or self.results)
+        return bool(self.heads or self.results or self.without_labels)
 
 
 def read_receipts(ws: Workspace) -> tuple[list[CachedReceipt], dict[Path, str]]:
@@ -143,10 +147,19 @@ def _uses(ws: Workspace) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return heads, results
 
 
+def _has_no_labels(dataset: str) -> bool:
+    """Whether a dataset is known and has no labels."""
+    try:
+        return not load_manifest(dataset).has_labels
+    except SettingsError:
+        return False
+
+
 def list_stores(ws: Workspace) -> list[CachedStore]:
     """Return every store of the cache, in order of their names."""
     receipts, _ = read_receipts(ws)
     heads, results = _uses(ws)
+    has_no_labels = cache(_has_no_labels)
     found = []
     for name in ws.stores.folders():
         if not name.endswith(".zarr"):
@@ -175,6 +188,9 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
                 results=results.get(key, []),
                 changed=folder.changed(),
                 picture_files=files,
+                without_labels=any(
+                    has_no_labels(receipt.receipt.dataset) for receipt in receipts if receipt.store == name
+                ),
             )
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from pipeline.cli.common import (
 )
 from pipeline.cli.show import print_table
 from pipeline.io.numbers import format_bytes
+
+if TYPE_CHECKING:
+    from pipeline.cache.inventory import CachedStore
 
 STORES = click.argument("names", nargs=-1, metavar="[STORE]...")
 
@@ -104,7 +107,7 @@ def list_cache(as_json: bool, **options: Any) -> None:
             format_bytes(store.bytes),
             store.state,
             _age(store.changed),
-            f"{len(store.heads)} heads, {len(store.results)} results" if store.used else "nothing",
+            _users(store),
         )
     print_table(table)
     total = sum(store.bytes for store in stores)
@@ -113,6 +116,13 @@ def list_cache(as_json: bool, **options: Any) -> None:
         click.echo(f"{name}: {shared}")
     if any(shared.whole for shared in sharing.values()):
         click.echo("stores that others hold whole can be freed with: pipeline cache gc --shared")
+
+
+def _users(store: CachedStore) -> str:
+    """Say what uses a store."""
+    if store.heads or store.results:
+        return f"{len(store.heads)} heads, {len(store.results)} results"
+    return "features without labels" if store.without_labels else "nothing"
 
 
 @command.command("verify")

@@ -79,6 +79,48 @@ def split_option(required: bool) -> Callable[[Command], Command]:
     return click.option("--split", required=required, help=text)
 
 
+def pictures_options(function: Command) -> Command:
+    """``--dataset`` and ``--split``, or ``--root``: a folder of pictures, as it is."""
+    options = [
+        click.option("--dataset", help="Name of a manifest in data_manifests/.", shell_complete=complete_dataset),
+        click.option("--split", help="Split of the dataset; may be left out where it has one alone."),
+        click.option(
+            "--root", help="In place of --dataset: a folder of pictures, without labels; its manifest is made."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def find_pictures(ws: Workspace, dataset: str | None, split: str | None, root: str | None) -> tuple[str, str]:
+    """Return dataset and split of `pictures_options`; write the manifest of a folder that has none.
+
+    Raises
+    ------
+    click.UsageError
+        Neither of both, or a split that must be named.
+    """
+    from pipeline.dataset.describe.pictures import manifest_of_folder
+    from pipeline.dataset.manifest import load_manifest
+
+    if dataset is None and root is None:
+        raise click.UsageError("Missing option '--dataset' or '--root'.")
+    if dataset is not None and root is not None:
+        raise click.UsageError("--root goes without --dataset: it is the folder of a dataset of its own.")
+    if root is not None:
+        dataset = manifest_of_folder(root, Path("data_manifests"), say).stem
+        if ws.settings.source == "grid":
+            say("a row per window of a grid of several scales; --source whole: a row per picture")
+    assert dataset is not None
+    if split is None:
+        splits = list(load_manifest(dataset).splits)
+        if len(splits) > 1:
+            raise click.UsageError(f"Missing option '--split': dataset {dataset} has {', '.join(splits)}.")
+        split = splits[0]
+    return dataset, split
+
+
 def head_option(function: Command) -> Command:
     return click.option(
         "--head",
@@ -100,6 +142,7 @@ def settings_options(function: Command) -> Command:
         click.option(
             "--trunk", help="alexnet64, random, alexnet, torchvision/NAME@LAYER, timm/NAME@LAYER, a card, ..."
         ),
+        click.option("--source", help="What a row is: grid, windows of several scales (default), whole, or crops."),
         click.option("--layer", help="pool5, fc6 or fc7; of other trunks a node: pipeline trunk show NAME lists them."),
         click.option("--weights", help="safetensors file with the trunk's weights."),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),

@@ -137,7 +137,8 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     "--root",
     type=click.Path(path_type=Path),
     help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), or with class folders "
-    "(CLASS/NAME.jpg, perhaps in train/, val/); with --table, the folder of its pictures, by default the table's.",
+    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; with --table, the folder of its pictures, by "
+    "default the table's.",
 )
 @click.option(
     "--table",
@@ -168,6 +169,7 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     type=click.Choice(["classes", "splits"]),
     help="What the folders directly below --root are; default: told from their names, refused if in doubt.",
 )
+@click.option("--no-labels", is_flag=True, help="Take the pictures without labels, in whatever folders they lie.")
 @click.option(
     "--annotations",
     multiple=True,
@@ -185,6 +187,7 @@ def new_dataset(
     table: Path | None,
     name: str,
     folders: Any,
+    no_labels: bool,
     annotations: tuple[str, ...],
     layout: str | None,
     label_separator: str | None,
@@ -193,13 +196,14 @@ def new_dataset(
     on_error: str,
     **rest: Any,
 ) -> None:
-    """Describe your own pictures: VOC layout, class folders, or a table of pictures and labels.
+    """Describe your own pictures: VOC layout, class folders, a table of pictures and labels, or pictures alone.
 
     \b
     Example:
       pipeline data new --root ~/my-pictures --name mine
       pipeline data new --root ~/scenes --name scenes
       pipeline data new --table ~/faces/attributes.csv --name faces
+      pipeline data new --root ~/Photos --name photos --no-labels
       snakemake --cores 2 results/mine_map.json
     """
     from pipeline.dataset.describe.recognise import recognise_folder
@@ -207,18 +211,20 @@ def new_dataset(
 
     manifests = Path("data_manifests")
     if table is not None:
-        if folders is not None or layout is not None or annotations:
-            raise click.UsageError("--folders, --annotations and --layout go with --root alone.")
+        if folders is not None or layout is not None or annotations or no_labels:
+            raise click.UsageError("--folders, --annotations, --layout and --no-labels go with --root alone.")
         options = TableOptions(label_separator=label_separator, zero=zero, minus_one=minus_one, **rest)
         path = describe_table(table, root, name, manifests, options)
     elif annotations and layout is None or layout is not None and folders is not None:
         raise click.UsageError("--annotations goes with --layout, and --layout does not go with --folders.")
+    elif no_labels and (folders is not None or layout is not None):
+        raise click.UsageError("--no-labels goes without --folders and --layout: nothing but pictures is read.")
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
     elif label_separator is not None or zero is not None or minus_one is not None:
         raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:
-        shape = recognise_folder(root, name, folders, on_error, layout, annotations)
+        shape = recognise_folder(root, name, folders, on_error, layout, annotations, no_labels=no_labels)
         path = shape.write(root, name, manifests, **rest)
     click.echo(f"{path}")
     say(f"next: {_next_command(path)}")
@@ -230,6 +236,10 @@ def _next_command(path: Path) -> str:
 
     name = path.stem
     manifest = load_manifest(name, path.parent)
+    if not manifest.has_labels:
+        return (
+            f"pipeline extract --dataset {name} --split {manifest.fit}; there are no labels, so no head can be fitted"
+        )
     has_boxes = manifest.has_boxes
     without = "there are no boxes, so recipes that need them (strong) are left out"
     if Path("Snakefile").is_file():

@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, parse_share, say, settings_options, split_option, workspace_from
+from pipeline.cli.common import find_pictures, parse_share, pictures_options, say, settings_options, workspace_from
 
 
 @click.command("extract")
-@dataset_option
-@split_option(required=True)
+@pictures_options
 @settings_options
 @click.option("--layers", help="Several layers from one pass, each into a store of its own: pool5,fc6,fc7.")
 @click.option("--share", help="I/N: only the I-th of N shares of the store's parts; a run without it seals.")
@@ -22,8 +21,9 @@ from pipeline.cli.common import dataset_option, parse_share, say, settings_optio
 @click.option("--made", type=int, hidden=True, help="Number of the making, given by the workflow.")
 @click.option("--rehash", is_flag=True, help="Forget remembered file digests and hash every picture again.")
 def command(
-    dataset: str,
-    split: str,
+    dataset: str | None,
+    split: str | None,
+    root: str | None,
     layers: str | None,
     share: str | None,
     scheduler: str | None,
@@ -35,13 +35,15 @@ def command(
 
     A complete store is left alone; an interrupted one resumes at the parts without a record. Rows that
     another store of the cache holds are taken over, so only new pictures go through the trunk. Several
-    processes may work on one store; with --share each has parts of its own.
+    processes may work on one store; with --share each has parts of its own. With --root the pictures in a folder
+    and below it are extracted as they are; the next time only new ones are.
 
     \b
     Example:
       pipeline extract --dataset demo --split train --trunk alexnet64
       pipeline extract --dataset voc12 --split val --trunk torchvision/resnet18 --device cuda
       pipeline extract --dataset demo --split train --layers pool5,fc7
+      pipeline extract --root ~/Photos --trunk alexnet64
       pipeline extract --dataset demo --split val --scheduler local:2
     """
     from pipeline.activations.engines import check_scheduler
@@ -50,16 +52,17 @@ def command(
     from pipeline.stages.context import RunContext
 
     wanted = _parse_layers(layers, options.get("layer"))
+    if share is not None and scheduler is not None:
+        raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
+    ws = workspace_from(options)
+    check_scheduler(scheduler)  # before anything is read
+    dataset, split = find_pictures(ws, dataset, split, root)
+    run = RunContext(ws, dataset, say, scheduler=scheduler)
     if share is not None:
-        if scheduler is not None:
-            raise SettingsError("--share and --scheduler exclude each other: a scheduler spreads all parts")
         n_of_n = parse_share(share)
-        run = RunContext(workspace_from(options), dataset, say)
         for path in extract.make_share(run, extract.open_inputs(run, split, rehash), n_of_n, wanted):
             click.echo(path)
         return
-    run = RunContext(workspace_from(options), dataset, say, scheduler=scheduler)
-    check_scheduler(scheduler)  # before anything is read
     inputs = extract.open_inputs(run, split, rehash)
     stores = extract.make(run, inputs, wanted, generation=made)
     for store in stores:

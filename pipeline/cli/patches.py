@@ -38,7 +38,9 @@ def command(dataset: str, split: str, share: str | None, rehash: bool, **options
     click.echo(f"{ws.table_path(dataset, split)}")
     click.echo(f"  pictures  {len(table.ids):>10,}   skipped {len(table.skipped)}")
     click.echo(f"  patches   {table.n_rows:>10,}")
-    if not table.has_boxes:
+    if not table.classes:
+        click.echo("  no labels")
+    elif not table.has_boxes:
         click.echo("  no boxes: pictures have labels, patches have none")
     elif table.labelled:
         labels = table.labels(ws.settings.labels)

@@ -9,13 +9,8 @@ import numpy as np
 
 from pipeline.dataset.listing import Listing, id_of, name_clashes
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.split import PICTURE_SUFFIXES
+from pipeline.dataset.split import is_picture_name
 from pipeline.io.names import normalise
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture."""
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
 def list_class_folders(folder: Path) -> dict[str, list[str]]:
@@ -24,7 +19,7 @@ def list_class_folders(folder: Path) -> dict[str, list[str]]:
     with os.scandir(folder) as listing:
         names = sorted(entry.name for entry in listing if entry.is_dir() and not entry.name.startswith((".", "__")))
     for name in names:
-        if pictures := sorted(file for file in os.listdir(folder / name) if is_picture(file)):
+        if pictures := sorted(file for file in os.listdir(folder / name) if is_picture_name(file)):
             pictures_by_class[name] = pictures
     return pictures_by_class
 

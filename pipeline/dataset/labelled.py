@@ -1,4 +1,4 @@
-"""Layouts of pictures with labels and no boxes: ``folders`` (class folders) and ``table`` (a CSV file).
+"""Layouts of pictures without boxes: ``folders`` (class folders), ``table`` (a CSV file), ``pictures`` (no labels).
 
 A picture's id is made from its path: `pipeline.dataset.listing.id_of`.
 """
@@ -16,6 +16,7 @@ from pipeline.dataset.listing import Listing, former_id_of, locate_pictures
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Split, read_ids, refuse_split
+from pipeline.dataset.unlabelled import list_pictures
 from pipeline.io.digests import digest_of, sha256_bytes
 from pipeline.io.errors import DatasetError
 from pipeline.io.likeness import suggest_nearest
@@ -112,9 +113,12 @@ def list_split(manifest: Manifest, split: str, folder: Path) -> tuple[Listing, P
             f"{suggest_nearest(split, manifest.splits)}"
         )
     base = _folder_of(manifest, split, folder)
-    if manifest.layout == "folders" and not base.is_dir():
+    if manifest.layout != "table" and not base.is_dir():
         raise DatasetError(f"{base}: no such folder")
-    listing = read_folders(manifest, base) if manifest.layout == "folders" else read_rows(manifest, folder)
+    if manifest.layout == "pictures":
+        listing = list_pictures(base)
+    else:
+        listing = read_folders(manifest, base) if manifest.layout == "folders" else read_rows(manifest, folder)
     problems = list(listing.problems)
     list_path = _list_path(manifest, split)
     ids = listing.ids

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipeline.dataset.manifest_entries import Archive, Drawn, SplitEntry, inside
+from pipeline.dataset.manifest_entries import Archive, Drawn, SplitEntry, fill_in_roles, inside
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
@@ -38,11 +38,21 @@ class Manifest(Settings):
     name: str
     title: str
     layout: Literal[
-        "voc", "voc-action", "folders", "table", "coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio"
-    ] = Field(
+        "voc",
+        "voc-action",
+        "folders",
+        "table",
+        "pictures",
+        "coco",
+        "yolo",
+        "labelme",
+        "open-images",
+        "imagefolder",
+        "label-studio",
+    ] = Field(  # fmt: skip
         "voc",
         description="VOC's; that of its action task; without boxes: <class>/<picture>, or a CSV file of pictures "
-        "and labels; or that of another format of annotations",
+        "and labels; pictures without labels, in whatever folders; or that of another format of annotations",
     )
     samples: Literal["persons", "pictures"] = Field(
         "pictures", description="what is scored in the layout voc-action: each listed person, or each picture"
@@ -74,7 +84,7 @@ class Manifest(Settings):
         "the others of the split whose annotations tell, else turned",
     )
     folder: str
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[str, ...] = Field(description="none of layout pictures")
     unscored: tuple[str, ...] = Field((), description="classes that heads learn and no result counts")
     metric: Literal["voc07", "voc12"]
     fit: str
@@ -100,7 +110,17 @@ class Manifest(Settings):
     @property
     def has_boxes(self) -> bool:
         """Whether objects have boxes; without boxes, pictures have labels and patches have none."""
-        return self.layout not in ("folders", "table") and self.boxes
+        return self.layout not in ("folders", "table", "pictures") and self.boxes
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are classes: without, features are extracted and nothing is learnt or measured."""
+        return self.layout != "pictures"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pictures_have_no_roles(cls, content: object) -> object:
+        return fill_in_roles(content) if isinstance(content, dict) and content.get("layout") == "pictures" else content
 
     @field_validator("name")
     @classmethod
@@ -130,7 +150,9 @@ class Manifest(Settings):
 
     @field_validator("classes")
     @classmethod
-    def _classes_are_plain(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+    def _classes_are_plain(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not classes and info.data.get("layout") != "pictures":
+            raise ValueError("name at least one; pictures without labels are of layout pictures")
         if bad := [name for name in classes if not CLASS_NAME.fullmatch(name)]:
             got = ", ".join(map(brief, bad[:10]))
             raise ValueError(f"names become part of file names: no '/', no control characters, got {got}")
@@ -154,14 +176,16 @@ class Manifest(Settings):
         for role in ("fit", "eval"):
             if getattr(self, role) not in self.splits:
                 raise ValueError(f"{role}: no split {brief(getattr(self, role))}, there are {', '.join(self.splits)}")
-        if not self.splits[self.fit].labelled:
+        if not self.has_labels and (self.classes or any(entry.labelled for entry in self.splits.values())):
+            raise ValueError("classes and labelled: layout pictures has none; labels go with folders or table")
+        if self.has_labels and not self.splits[self.fit].labelled:
             raise ValueError(f"fit: split {self.fit!r} has no labels")
         uncounted = [split for split in {self.fit, self.eval} if self.splits[split].pictures is None]
         if self.official and uncounted:
             raise ValueError(f"official: needs the count 'pictures' of {', '.join(sorted(uncounted))}")
         if unknown := sorted(set(self.unscored) - set(self.classes)):
             raise ValueError(f"unscored: no such class: {', '.join(map(brief, unknown))}")
-        if set(self.unscored) == set(self.classes):
+        if self.classes and set(self.unscored) == set(self.classes):
             raise ValueError("unscored: no class is left to score")
         if self.samples == "persons" and self.layout != "voc-action":
             raise ValueError("samples: persons are listed in the layout voc-action only")
@@ -185,8 +209,10 @@ class Manifest(Settings):
     def _splits_fit_the_layout(self) -> None:
         entries = self.splits.values()
         is_annotated = self.layout in ANNOTATED
-        if any(entry.folder for entry in entries) and not (is_annotated or self.layout in ("folders", "voc")):
-            raise ValueError("splits: a folder of its own goes with layout folders, voc or a format of annotations")
+        if any(entry.folder for entry in entries) and not (
+            is_annotated or self.layout in ("folders", "voc", "pictures")
+        ):
+            raise ValueError("splits: a folder of its own goes with layout folders, voc, pictures or annotations")
         if self.layout == "voc" and any(entry.folder and not entry.ids for entry in entries):
             raise ValueError("splits: in layout voc, a split with a folder of its own needs a list, 'ids'")
         if is_annotated and not all(entry.ids for entry in entries):
@@ -275,9 +301,7 @@ def data_root(given: str | Path | None) -> Path:
 def _holds(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder is this dataset's, by the files of its layout."""
     inside = [folder / entry.folder for entry in manifest.splits.values() if entry.folder] or [folder]
-    if manifest.layout == "folders":
-        return all(path.is_dir() for path in inside)
-    if manifest.layout in ANNOTATED:
+    if manifest.layout in ("folders", "pictures", *ANNOTATED):
         return all(path.is_dir() for path in inside)
     if manifest.layout == "table":
         return folder.is_dir() and (folder / (manifest.table or "")).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -10,6 +11,8 @@ from pipeline.io.messages import brief
 from pipeline.io.model import MAX_SEED, Settings
 
 MAX_PICTURES = 1_000_000_000
+EVERY = "all"
+"""Split of all pictures, of a dataset without labels."""
 
 
 def inside(path: str) -> str:
@@ -61,3 +64,15 @@ class Drawn(Settings):
     train: int = Field(ge=2, le=MAX_PICTURES)
     val: int = Field(ge=2, le=MAX_PICTURES)
     seed: int = Field(ge=0, le=MAX_SEED)
+
+
+def fill_in_roles(content: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what layout pictures has no choice of: one split of all pictures, no labels, no classes."""
+    splits = content.get("splits", {EVERY: {}})
+    if isinstance(splits, dict) and splits:
+        splits = {
+            name: {"labelled": False, **entry} if isinstance(entry, dict) else entry for name, entry in splits.items()
+        }
+        first = next(iter(splits))
+        content = {"fit": first, "eval": first, **content, "splits": splits}
+    return {"metric": "voc12", "classes": (), **content}

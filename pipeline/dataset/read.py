@@ -41,6 +41,7 @@ LAYOUTS: dict[str, LayoutReader] = {
     "folders": labelled,
     "table": labelled,
     **dict.fromkeys(annotated.FORMATS, annotated),
+    "pictures": labelled,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,15 @@ class Split:
     def annotations_by_id(self) -> dict[str, Annotation]:
         """Annotation of each sample."""
         return dict(zip(self.ids, self.annotations, strict=True))
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name is that of a picture that can be read.
+
+    >>> is_picture_name("a.JPG"), is_picture_name(".a.jpg"), is_picture_name("a.txt")
+    (True, False, False)
+    """
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
 def read_list(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,7 +41,7 @@ def export(contents: Contents, target: str, *, command: str = "", overwrite: boo
     PipelineError
         A file exists already, or the disk will not hold the new one.
     """
-    kind = find_format(target)
+    kind = check_target(target, overwrite)
     write = kind.import_writer()
     path = Path(target)
     paths = kind.paths(path)
@@ -55,9 +56,6 @@ def export(contents: Contents, target: str, *, command: str = "", overwrite: boo
             write(contents, path, provenance, progress.advance)
         _announce(contents, path, say)
         return path
-    existing = files_of(paths)
-    if existing and not overwrite:
-        raise PipelineError(f"{', '.join(map(str, existing))}: exists already; give --overwrite, or another name")
     _check_room(path, int(contents.n_bytes * kind.bytes_per_byte))
     with Progress(name, contents.features.store.n_rows, "patches") as progress, ExitStack() as stack:
         # In this order the file itself takes its name last, when those next to it are there.
@@ -65,6 +63,37 @@ def export(contents: Contents, target: str, *, command: str = "", overwrite: boo
         write(contents, _counted(contents, progress), partial, provenance)
     _announce(contents, path, say)
     return path
+
+
+def check_target(target: str, overwrite: bool = False) -> Format:
+    """Return the format of a file or folder to be written, before any row is made.
+
+    Raises
+    ------
+    SettingsError
+        The ending is unknown.
+    MissingDataError
+        A library is not installed.
+    PipelineError
+        A file exists already.
+    """
+    kind = find_format(target)
+    kind.import_writer()
+    existing = files_of(kind.paths(Path(target))) if kind.ending != "/" else []
+    if existing and not overwrite:
+        raise PipelineError(f"{', '.join(map(str, existing))}: exists already; give --overwrite, or another name")
+    return kind
+
+
+def holds_already(contents: Contents, target: str) -> bool:
+    """Whether a file says of itself that it holds these rows and columns; False for formats that cannot be asked."""
+    kind, path = find_format(target), Path(target)
+    if len(files_of(kind.paths(path))) < len(kind.paths(path)):
+        return False
+    found = kind.read_provenance(path)
+    wanted = json.loads(json.dumps(contents.provenance()))
+    of_the_run = {"command", "pipeline"}
+    return found is not None and {**found, **dict.fromkeys(of_the_run)} == {**wanted, **dict.fromkeys(of_the_run)}
 
 
 def _counted(contents: Contents, progress: Progress) -> Iterator[Block]:

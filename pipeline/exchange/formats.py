@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +29,8 @@ class Format:
     libraries : that it needs beyond those of this package
     is_folder : whether the format is a folder
     bytes_per_byte : bytes of the file per byte of activations, at most
+    provenance_in : ending of the file that holds the provenance alone, or ``schema`` for the metadata of Parquet;
+        empty where it cannot be read without the rows
     """
 
     ending: str
@@ -37,10 +40,25 @@ class Format:
     libraries: tuple[str, ...] = ()
     is_folder: bool = False
     bytes_per_byte: float = 1.0
+    provenance_in: str = ""
 
     def paths(self, path: Path) -> list[Path]:
         """Return all files of an export: that of `path`, then those next to it."""
         return [path, *(path.with_name(path.name + ending) for ending in self.next_to_it)]
+
+    def read_provenance(self, path: Path) -> dict[str, Any] | None:
+        """Read what an export says of itself; None where it says nothing that can be read quickly."""
+        try:
+            if self.provenance_in == "schema":
+                text = import_extra("pyarrow.parquet").read_schema(path).metadata[b"pipeline"]
+            elif self.provenance_in:
+                text = path.with_name(path.name + self.provenance_in).read_bytes()
+            else:
+                return None
+            found = json.loads(text)
+        except (OSError, ValueError, KeyError, TypeError):  # another program's file
+            return None
+        return found if isinstance(found, dict) else None
 
     def import_writer(self) -> Writer:
         """Import the function that writes it.
@@ -58,10 +76,17 @@ class Format:
 
 PROVENANCE = ".json"
 FORMATS = (
-    Format(".parquet", "Parquet", "arrow:write_parquet", libraries=("pyarrow",)),
-    Format(".npy", "NumPy, activations alone", "arrays:write_npy", (".rows.csv", PROVENANCE)),
+    Format(".parquet", "Parquet", "arrow:write_parquet", libraries=("pyarrow",), provenance_in="schema"),
+    Format(".npy", "NumPy, activations alone", "arrays:write_npy", (".rows.csv", PROVENANCE), provenance_in=PROVENANCE),
     Format(".npz", "NumPy, all arrays", "arrays:write_npz"),
-    Format(".csv", "text", "text:write_csv_with_provenance", (PROVENANCE,), bytes_per_byte=12.0),
+    Format(
+        ".csv",
+        "text",
+        "text:write_csv_with_provenance",
+        (PROVENANCE,),
+        bytes_per_byte=12.0,
+        provenance_in=PROVENANCE,
+    ),
     Format(".h5", "HDF5", "arrays:write_hdf5"),
     Format(".safetensors", "safetensors", "arrays:write_safetensors"),
     Format(".lance", "Lance", "arrow:write_lance", libraries=("pyarrow", "lance"), is_folder=True),

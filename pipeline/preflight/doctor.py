@@ -228,7 +228,7 @@ def _dataset(ws: Workspace, dataset: str) -> Iterator[Finding]:
         yield finding
         counted += [counts] if counts else []
     if counted:
-        yield from _run(ws, counted)
+        yield from _run(ws, counted, manifest.has_labels)
 
 
 def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Counts | None]:
@@ -252,7 +252,7 @@ def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Coun
     return Finding(what, "ok", found), counts
 
 
-def _run(ws: Workspace, counted: list[Counts]) -> Iterator[Finding]:
+def _run(ws: Workspace, counted: list[Counts], with_head: bool) -> Iterator[Finding]:
     """Disk, memory and time of the whole run, by measured unit costs."""
     s = ws.settings
     costs = read_costs(None)
@@ -265,7 +265,7 @@ def _run(ws: Workspace, counted: list[Counts]) -> Iterator[Finding]:
             "the run", "note", f"not estimated: {str(error).splitlines()[0]}", "pipeline plan --rate N says more"
         )
         return
-    plan = make_plan(counted, trunk, rate, workers, costs)
+    plan = make_plan(counted, trunk, rate, workers, costs, with_head=with_head)
     yield _disk(ws, plan)
     needed = max(stage.memory_bytes for stage in plan.stages.values())
     if needed > available_memory():

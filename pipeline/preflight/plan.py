@@ -181,6 +181,7 @@ def make_plan(
     *,
     batch: int | None = None,
     left: Sequence[Left] = (),
+    with_head: bool = True,
 ) -> Plan:
     """Plan all four stages; a head is fitted on the first split, and the last one is scored.
 
@@ -190,6 +191,7 @@ def make_plan(
     price : dollars a worker and hour; all workers are paid until the last part is made
     batch : rows per batch; None for the trunk's own
     left : what is left to extract of each split; none for everything
+    with_head : False for pictures without labels, where the first two stages are all
     """
     n_rows, n_pictures = sum(s.rows for s in splits), sum(s.pictures for s in splits)
     speed = worker_speed(trunk, rate, costs.picture.decode_s * n_pictures / n_rows, workers)
@@ -198,12 +200,9 @@ def make_plan(
     parts = [math.ceil(some.rows / part_rows) for some in left]
     stages: dict[str, StagePlan] = {}
     busy = 0.0
-    its_splits: dict[Stage, Sequence[Counts]] = {
-        "patches": splits,
-        "extract": splits,
-        "fit-head": splits[:1],
-        "score": splits[-1:],
-    }
+    its_splits: dict[Stage, Sequence[Counts]] = {"patches": splits, "extract": splits}
+    if with_head:
+        its_splits |= {"fit-head": splits[:1], "score": splits[-1:]}
     for name, some_splits in its_splits.items():
         cost = costs.stages[name]
         wider = trunk.width / cost.width if cost.width else 1.0

@@ -20,7 +20,7 @@ from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import explain_validation
 from pipeline.io.names import make_file_part
 from pipeline.io.yaml import read_mapping
-from pipeline.stages.boxes import refuse_without_boxes
+from pipeline.stages.boxes import refuse_without_boxes, refuse_without_labels
 from pipeline.stages.settings import RecipeSettings, RunSettings
 from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, names_layer
 
@@ -123,6 +123,7 @@ def check_recipe(settings: RunSettings, name: str, manifest: Manifest) -> None:
     DatasetError
         The message names the recipes that work.
     """
+    refuse_without_labels(manifest, f"recipe {name!r}")
     if not manifest.has_boxes and needs_boxes(settings, name):
         refuse_without_boxes(manifest, f"recipe {name!r}", f"recipes that work: {_able_without_boxes(settings)}")
 

@@ -19,7 +19,7 @@ from pipeline.recipes.outcome import Outcome
 from pipeline.recipes.paths import recipe_digest
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
-from pipeline.stages.boxes import check_heads
+from pipeline.stages.boxes import check_heads, refuse_without_labels
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import VERSIONS, Workspace
@@ -75,6 +75,7 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     ------
     PipelineError
     """
+    refuse_without_labels(run.manifest, "a comparison")
     if of_heads:
         check_heads(run.manifest, run.settings, run.compared_heads, "compare")
     file, run = path(run, of_heads), context_of(run, of_heads)

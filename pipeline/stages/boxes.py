@@ -1,4 +1,4 @@
-"""On a dataset without boxes: what needs boxes is refused before any work, with what works in its place."""
+"""On a dataset without boxes or labels: what needs them is refused before any work, with what works in its place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,33 @@ def refuse_without_boxes(manifest: Manifest, who: str, instead: str) -> None:
     ------
     DatasetError
     """
+    refuse_without_labels(manifest, who)
     if not manifest.has_boxes:
         raise DatasetError(
             f"{who} needs boxes, and dataset {manifest.name} has none, only labels of pictures; {instead}"
+        )
+
+
+def refuse_without_labels(manifest: Manifest, who: str) -> None:
+    """Refuse what learns from labels or measures by them, where the dataset has none.
+
+    Parameters
+    ----------
+    who : what needs labels
+
+    Raises
+    ------
+    DatasetError
+    """
+    if not manifest.has_labels:
+        name, split = manifest.name, manifest.fit
+        raise DatasetError(
+            f"{who} needs labels, and dataset {name} has none (layout: pictures)\nyou can:\n"
+            f"  - extract and take the features along: pipeline extract --dataset {name} --split {split}, then "
+            f"pipeline export --dataset {name} --split {split} --to FILE.parquet\n"
+            f"  - find the pictures most like another one: pipeline retrieve --dataset {name} --query PHOTO\n"
+            "  - give labels: a table with the columns picture,label, or a folder per class, and pipeline data new "
+            "under another name"
         )
 
 
@@ -41,6 +65,8 @@ def check_heads(manifest: Manifest, settings: RunSettings, heads: Iterable[str],
     SettingsError
         A head that is not known.
     """
+    for name in heads:
+        refuse_without_labels(manifest, f"head {name!r}")
     able = ", ".join(heads_without_boxes(settings)) + (f" (setting {setting})" if setting else "")
     for name in heads:
         if settings.head_settings(name).needs_boxes:

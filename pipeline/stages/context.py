@@ -11,6 +11,7 @@ from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Split
 from pipeline.io.progress import Say, silent
 from pipeline.patches.table import PatchTable
+from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
@@ -84,7 +85,10 @@ class RunContext:
         ------
         SettingsError
             There is no such manifest, or it is malformed.
+        DatasetError
+            The dataset has no labels.
         """
+        refuse_without_labels(self.manifest, "a head")
         head = self.settings.main_head(self.manifest.has_boxes)
         if head != self.settings.head:
             self._say_once(f"the main head is {head}; --head for another")
@@ -98,7 +102,10 @@ class RunContext:
         ------
         SettingsError
             There is no such manifest, or it is malformed.
+        DatasetError
+            The dataset has no labels.
         """
+        refuse_without_labels(self.manifest, "a comparison of heads")
         heads = self.settings.compared_heads(self.manifest.has_boxes)
         if heads != self.settings.compare:
             self._say_once(f"the compared heads are {', '.join(heads)}; setting compare for others")

@@ -21,6 +21,7 @@ from pipeline.patches.build import make_table
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
+from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
 from pipeline.stages.extract import sealed_store
 from pipeline.stages.patches import current_table
@@ -134,6 +135,7 @@ def evaluate_split(run: RunContext, split: str | None, *, query_scales: int, ref
     -------
     JSON object; ``chance`` is what a random order comes to, but for a small excess with few pictures
     """
+    refuse_without_labels(run.manifest, "a measure of retrieval")
     split = split or run.manifest.eval
     table, store = current_table(run, split), sealed_store(run, split)
     set_threads(run.settings.threads)

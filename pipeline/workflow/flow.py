@@ -20,7 +20,7 @@ from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
-from pipeline.stages.boxes import check_heads, check_trunk
+from pipeline.stages.boxes import check_heads, check_trunk, refuse_without_labels
 from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
 
@@ -168,6 +168,7 @@ class Flow:
 
     def outcomes(self, comparison: str, dataset: str) -> list[Path]:
         """Return the outcomes of those recipes of a comparison that can run on a dataset."""
+        refuse_without_labels(self.manifest(dataset), "a comparison")
         has_boxes = self.manifest(dataset).has_boxes
         ws, names = self.comparisons[comparison, has_boxes]
         if not has_boxes:

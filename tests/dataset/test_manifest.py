@@ -48,7 +48,7 @@ MISTAKES = {
         {"splits": {"train": {"picture": 3}, "val": {}}},
         "splits.train.picture: Extra",
     ),
-    "no classes": ({"classes": []}, "classes: Tuple should have at least 1 item"),
+    "no classes": ({"classes": []}, "classes: name at least one; pictures without labels are of layout pictures"),
     "class twice": ({"classes": ["cat", "dog", "cat"]}, "classes: named twice: cat"),
     "class that YAML reads as a truth": (
         {"classes": ["cat", True]},
@@ -66,6 +66,7 @@ MISTAKES = {
     "no pictures": ({"splits": {"train": {"pictures": 0}, "val": {}}}, "splits.train.pictures: .* greater"),
     "digest too short": ({"archives": [{**ARCHIVE, "md5": "0"}]}, "archives.0.md5: String should match"),
     "file name with a path": ({"archives": [{**ARCHIVE, "filename": "../a"}]}, "archives.0.filename: String"),
+    "labels of pictures without": ({"layout": "pictures"}, "classes and labelled: layout pictures has none"),
     "key that is no text": ({1: 2}, "1: "),
 }
 

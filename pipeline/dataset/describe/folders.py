@@ -84,7 +84,8 @@ def _plan_classes(tree: Folder, name: str | None) -> FoldersPlan:
         where = f"; to use the folders in it: --root {classes[0].path}" if classes[0].holds_classes else ""
         raise DatasetError(
             f"{tree.path}: a single class, {classes[0].name}: there is nothing to tell apart{where}; labels that lie "
-            "elsewhere can be given as a table (--table), with the columns picture,label"
+            "elsewhere can be given as a table (--table), with the columns picture,label; for features without labels, "
+            "add --no-labels"
         )
     return plan
 
@@ -127,6 +128,7 @@ def refuse_names(root: Folder, classes: Sequence[Folder], name: str, option: Fol
         f"  - give a table with the columns picture,label,split: pipeline data new --table {table} "
         f"--root {root.path} --name {name}\n"
         "  - put the pictures into class folders, each split in its own: train/CLASS/PICTURE, val/CLASS/PICTURE\n"
+        "  - if there are no labels, and features alone are wanted: add --no-labels\n"
         f"  - if each of these folders is a class, whatever its name: add --folders {option}"
     )
 

@@ -15,6 +15,7 @@ from pipeline.dataset.describe.annotated import Asked, find_format, new_annotate
 from pipeline.dataset.describe.folders import Folders, new_folders_manifest
 from pipeline.dataset.describe.foreign import advice, find_foreign
 from pipeline.dataset.describe.peek import PEEKED, csv_header, head_of
+from pipeline.dataset.describe.pictures import labels_may_lie_in, new_pictures_manifest
 from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
 from pipeline.dataset.describe.voc import find_parts, new_manifest
 from pipeline.io.errors import DatasetError, MissingDataError
@@ -29,11 +30,13 @@ class FolderShape:
     fits : whether a folder has this shape
     write : writes the manifest of a folder, as `pipeline.dataset.describe.voc.new_manifest`
     has_boxes : whether the pictures have boxes
+    has_labels : whether they have labels
     """
 
     fits: Callable[[Folder], bool]
     write: Callable[..., Path]
     has_boxes: bool
+    has_labels: bool = True
 
 
 def has_class_folders(tree: Folder) -> bool:
@@ -45,10 +48,11 @@ SHAPES = (
     FolderShape(lambda tree: bool(find_parts(tree)), new_manifest, has_boxes=True),
     FolderShape(lambda tree: find_format(tree) is not None, new_annotated_manifest, has_boxes=True),
     FolderShape(has_class_folders, new_folders_manifest, has_boxes=False),
+    FolderShape(lambda tree: bool(tree.pictures), new_pictures_manifest, has_boxes=False, has_labels=False),
     # Fits every folder: its writer names the missing files of a folder without any shape.
     FolderShape(lambda tree: True, new_manifest, has_boxes=True),
 )
-VOC, ANNOTATED, CLASS_FOLDERS, _ = SHAPES
+VOC, ANNOTATED, CLASS_FOLDERS, UNLABELLED, _ = SHAPES
 
 
 def recognise_folder(
@@ -58,6 +62,8 @@ def recognise_folder(
     on_error: str = "fail",
     layout: str | None = None,
     annotations: Sequence[str] = (),
+    *,
+    no_labels: bool = False,
 ) -> FolderShape:
     """Find the shape of a folder; of several that fit, the first in the table.
 
@@ -65,6 +71,7 @@ def recognise_folder(
     ----------
     name : of the new dataset, for commands in messages
     folders : what the folders directly below are, if the user said so; the formats of other tools do not matter then
+    no_labels : take pictures without labels, whatever lies with them
     on_error : ``skip`` leaves out pictures whose annotations cannot be used, where the shape has annotations
     layout, annotations : format and files of the annotations, if the user named them
 
@@ -82,6 +89,8 @@ def recognise_folder(
         tree = read_tree(root)
     except OSError as error:
         raise MissingDataError(f"{root}: no folder of pictures: {error.strerror}") from error
+    if no_labels:
+        return UNLABELLED
     if folders is not None:
         return replace(CLASS_FOLDERS, write=partial(new_folders_manifest, folders=folders))
     annotated = replace(ANNOTATED, write=partial(new_annotated_manifest, asked=Asked(on_error, layout, annotations)))
@@ -106,12 +115,12 @@ def _refuse_foreign(tree: Folder, name: str) -> None:
             f"{tree.path}: this looks like {found.format}, which is not read ({found.file})\n"
             f"{advice(tree, name, found.boxes)}"
         )
-    if not has_class_folders(tree) and (tree.pictures or tree.strangers):
+    if not has_class_folders(tree) and (labels_may_lie_in(tree) if tree.pictures else tree.strangers):
         raise DatasetError(_no_labels(tree, name))
 
 
 def _no_labels(tree: Folder, name: str) -> str:
-    """Return the message for a folder of pictures without labels."""
+    """Return the message for pictures that cannot be read, or whose labels may lie in a table next to them."""
     if not tree.pictures:
         left_out = LeftOut()
         left_out.add_others(tree)
@@ -119,13 +128,10 @@ def _no_labels(tree: Folder, name: str) -> str:
     left_out = LeftOut()
     left_out.add_others(tree)
     others = "".join(f"\n{line}" for line in left_out.lines())
-    tables = [file for file in tree.others if file.lower().endswith((".csv", ".tsv"))]
     lines = [
-        "write a table with the columns picture,label (and perhaps split), and run: pipeline data new "
-        f"--table labels.csv --root {tree.path} --name {name}",
-        "put the pictures into a folder per class: CLASS/PICTURE",
+        f"if there are no labels, or none are needed: pipeline data new --no-labels --root {tree.path} --name {name}"
     ]
-    for file in tables[:PEEKED]:
+    for file in labels_may_lie_in(tree)[:PEEKED]:
         header = ",".join(csv_header(head_of(tree.path / file))[:8])
         lines.insert(
             0,
@@ -134,8 +140,6 @@ def _no_labels(tree: Folder, name: str) -> str:
         )
     ways = "\n".join(f"  - {line}" for line in lines)
     return (
-        f"{tree.path}: {len(tree.pictures)} pictures without labels. This version learns and measures classes, so each "
-        f"picture needs a label; it does not extract features of pictures without any yet.{others}\nyou can:\n{ways}\n"
-        f"a head that was fitted on other pictures draws maps of these without any labels: pipeline map --dataset "
-        "NAME PICTURE"
+        f"{tree.path}: {len(tree.pictures)} pictures, and a table next to them that may hold their labels{others}\n"
+        f"you can:\n{ways}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.csv_file import LABEL, LIKE_LABEL, SPLIT, CsvTable, read_table_file
+from pipeline.dataset.csv_file import LABEL, LIKE_LABEL, PICTURE, SPLIT, CsvTable, read_table_file
 from pipeline.dataset.csv_table import (
     LIST,
     WORDS,
@@ -23,6 +23,7 @@ from pipeline.dataset.csv_table import (
 from pipeline.dataset.describe.divide import make_lists
 from pipeline.dataset.describe.folders import BAD_CLASS
 from pipeline.dataset.describe.peek import csv_header, csv_kind, head_of, json_kind
+from pipeline.dataset.describe.pictures import describe_list
 from pipeline.dataset.describe.tree import read_tree
 from pipeline.dataset.describe.write import (
     PAIRS,
@@ -108,6 +109,8 @@ def describe_table(
         raise MissingDataError(f"{root}: no such folder; --root names the one to which the table's paths are relative")
     refuse_foreign_table(table)
     content = read_table_file(table)
+    if content.header == (PICTURE,):
+        return describe_list(content, root, path, say)
     if (like := content.like_split) is not None:
         raise DatasetError(
             f"{table}: no column {SPLIT!r}, but {like!r}, which seems to tell the split of each picture; name it "
@@ -211,8 +214,8 @@ def _rule_of(table: CsvTable, options: TableOptions, say: Say) -> tuple[tuple[st
     classes = table.class_columns
     if not classes:
         raise DatasetError(
-            f"{table.path}: no column {LABEL!r}, and none of a class: this version needs labels, and does not extract "
-            f"pictures without any; add a column {LABEL!r} with a label per picture"
+            f"{table.path}: columns picture and split, and none with labels: add a column {LABEL!r} with a label per "
+            "picture, or, for features of pictures without labels, take the column split out"
         )
     values, empty, problems = column_values(table, classes)
     if problems:

@@ -133,6 +133,9 @@ class NewDataset:
 
     def as_manifest(self, name: str) -> dict[str, object]:
         """Make the content of the YAML file, in the order of its keys."""
+        if not self.classes:  # without labels there are no roles, and no count: all pictures that are there belong
+            splits = {split: {"ids": f"{name}/{split}.txt"} if e.own else {} for split, e in self.lists.items()}
+            return {"name": name, **self.about, "folder": str(self.root), "splits": splits}
         return {
             "name": name,
             **self.about,
@@ -150,9 +153,11 @@ def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     if not is_readable(str(dataset.root)):
         raise DatasetError(f"{dataset.root}: the folder's name is not UTF-8, and a manifest cannot hold it; rename it")
     notes = _write(path, dataset.as_manifest(path.stem), dataset.lists)
+    unlabelled = ", no annotations" if dataset.classes else ", no labels"
     for split, entry in dataset.lists.items():
-        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else ", no annotations"))
-    say(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+        say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else unlabelled))
+    if dataset.classes:
+        say(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
     for note in notes:
         say(note)
     for alike in find_alike(dataset.classes):

@@ -22,6 +22,7 @@ from pipeline.io.errors import HeadError, PipelineError, SettingsError
 from pipeline.io.memory import release_memory
 from pipeline.scoring.aggregation import MAXIMUM, Aggregation, natural_aggregation, select_applicable
 from pipeline.stages import fit_head
+from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.heat_maps import blend, common_scale
@@ -214,6 +215,7 @@ def fitted_heads(run: RunContext) -> dict[str, Head]:
         There is none.
     """
     found = {}
+    refuse_without_labels(run.manifest, "a page of predictions")
     ws, has_boxes = run.ws, run.manifest.has_boxes
     main = ws.settings.main_head(has_boxes)
     names = dict.fromkeys([main, *ws.settings.compared_heads(has_boxes), *ws.settings.heads, *ws.settings.known_heads])

@@ -174,16 +174,14 @@ def test_classes_over_splits_are_no_classes(root):
         describe(root)
 
 
-def test_a_flat_folder_is_told_what_works(root):
+def test_pictures_next_to_a_table_may_have_labels_in_it(root):
     draw(root, *(f"{k}.jpg" for k in range(5)))
-    with pytest.raises(
-        DatasetError, match=r"5 pictures without labels[\s\S]*does not extract[\s\S]*--table labels.csv"
-    ):
-        recognise_folder(root, "own")
-
     write(root, "labels.csv", "id,breed\n0,a\n")
-    with pytest.raises(DatasetError, match=r"it has id,breed\): pipeline data new --table .*labels.csv --root"):
+    with pytest.raises(
+        DatasetError, match=r"it has id,breed\): pipeline data new --table .*labels.csv --root"
+    ) as error:
         recognise_folder(root, "own")
+    assert f"pipeline data new --no-labels --root {root} --name own" in str(error.value)
 
 
 def test_no_folder(root):

@@ -1,0 +1,129 @@
+"""Describe pictures without labels by a manifest: a folder with all folders below it, or a list of pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.dataset.csv_file import CsvTable
+from pipeline.dataset.csv_table import picture_paths
+from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
+from pipeline.dataset.describe.write import (
+    IdList,
+    NewDataset,
+    check_new,
+    refuse,
+    say_to_stderr,
+    write_manifest,
+)
+from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
+from pipeline.dataset.manifest import known_datasets
+from pipeline.dataset.manifest_entries import EVERY
+from pipeline.dataset.unlabelled import DEPTH, list_pictures
+from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
+from pipeline.io.names import expand_home
+from pipeline.io.progress import Say
+from pipeline.io.yaml import read_mapping
+
+ROLES = (EVERY, EVERY)
+
+
+def new_pictures_manifest(
+    root: Path,
+    name: str,
+    manifests: Path,
+    seed: int = 0,
+    metric: str = "voc12",
+    overwrite: bool = False,
+    say: Say = say_to_stderr,
+) -> Path:
+    """Write ``<manifests>/<name>.yaml`` for all pictures in a folder and below it, without labels.
+
+    The manifest names the folder and no picture: what the folder holds counts whenever it is read.
+
+    Parameters
+    ----------
+    seed, metric : without effect, as nothing is divided or measured
+
+    Raises
+    ------
+    SettingsError
+        A bad name, or a name that is taken.
+    DatasetError
+        No picture, a folder that cannot be listed, or several pictures with one id.
+    """
+    path = check_new(name, manifests, metric, overwrite)
+    root = Path(root).resolve()
+    listing = list_pictures(root)
+    refuse(root, listing.problems)
+    left_out = LeftOut()
+    for folder in read_tree(root, depth=DEPTH).walk(DEPTH):
+        left_out.add_others(folder)
+    if not listing.paths:
+        raise DatasetError("\n".join([f"{root}: no picture in it, nor in a folder below", *left_out.lines()]))
+    for line in left_out.lines():
+        say(line)
+    about: dict[str, object] = {"layout": "pictures", "title": f"pictures without labels in {root.name}"}
+    lists = {EVERY: IdList(listing.ids, labelled=False, own=False)}
+    return write_manifest(path, NewDataset(root, about, (), metric, ROLES, lists), say)
+
+
+def describe_list(table: CsvTable, root: Path, path: Path, say: Say) -> Path:
+    """Write the manifest `path` for the pictures of a table whose only column is ``picture``.
+
+    Raises
+    ------
+    DatasetError
+        Pictures that are not there, or several with one id.
+    """
+    paths, problems = picture_paths(table, root)
+    paths = list(dict.fromkeys(paths))
+    ids = tuple(map(id_of, paths))
+    problems += [f"{p}: no such picture in {root}" for p in absent_pictures(root, paths)]
+    refuse(table.path, [*problems, *name_clashes(paths, ids)])
+    about: dict[str, object] = {"layout": "pictures", "title": f"pictures of {table.path.name}, without labels"}
+    lists = {EVERY: IdList(ids, labelled=False, own=True)}
+    return write_manifest(path, NewDataset(root, about, (), "voc12", ROLES, lists), say)
+
+
+def manifest_of_folder(root: str, manifests: Path, say: Say = say_to_stderr) -> Path:
+    """Return the manifest of layout ``pictures`` that describes a folder; write it if there is none.
+
+    A new one has the name of the folder in lower case, followed by a digest of its path where that name is taken.
+
+    Raises
+    ------
+    MissingDataError
+        No such folder.
+    DatasetError
+        As `new_pictures_manifest`.
+    """
+    folder = Path(expand_home(root)).resolve()
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.is_file() else "no such folder"
+        raise MissingDataError(f"{root}: {what}; --root names the folder of the pictures")
+    for path in sorted(manifests.glob("*.yaml")):
+        if _describes(path, str(folder)):
+            say(f"{path}: dataset {path.stem}, the pictures in {folder}")
+            return path
+    name = re.sub("[^a-z0-9]+", "_", folder.name.lower()).strip("_")[:50] or "pictures"
+    if name in known_datasets() or name == "published":
+        name = f"{name}_{sha256_bytes(str(folder).encode())[:8]}"
+    say(f"{manifests / name}.yaml: a new dataset, {name}, of all pictures in {folder}; labels and boxes are not read")
+    return new_pictures_manifest(folder, name, manifests, overwrite=True, say=say)
+
+
+def _describes(path: Path, folder: str) -> bool:
+    """Whether a manifest is of all pictures in a folder; one that cannot be read is not."""
+    try:
+        content = read_mapping(path)
+    except SettingsError:
+        return False
+    whole = content.get("splits", {EVERY: {}}) == {EVERY: {}}
+    return content.get("layout") == "pictures" and content.get("folder") == folder and whole
+
+
+def labels_may_lie_in(tree: Folder) -> tuple[str, ...]:
+    """Name the tables that lie next to pictures: they may hold labels."""
+    return tuple(file for file in tree.others if file.lower().endswith((".csv", ".tsv")))

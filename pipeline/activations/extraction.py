@@ -30,6 +30,7 @@ from pipeline.activations.work import Work
 from pipeline.activations.writer import StoreWriter, create_store
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.numbers import format_seconds
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import Progress, Say, silent
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
@@ -72,7 +73,7 @@ class Extraction:
     """
 
     table: PatchTable
-    picture_paths: Mapping[str, Path]
+    picture_paths: Mapping[str, PictureFile]
     runner: TrunkRunner
     stores: Folder
     batch: int | None = None
@@ -291,7 +292,7 @@ def _raw_bytes(identity: Identity, n_rows: int) -> int:
 
 def extract(
     table: PatchTable,
-    picture_paths: Mapping[str, Path],
+    picture_paths: Mapping[str, PictureFile],
     runner: TrunkRunner,
     stores: str | Path | Folder,
     batch: int | None = None,

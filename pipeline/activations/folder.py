@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.io.atomic import create_atomic, write_atomic
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import PipelineError
 from pipeline.io.model import refuse_credentials
+from pipeline.io.remote import connect, lacks_bucket
 
 
 class Folder(Protocol):
@@ -139,13 +140,7 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
-        try:
-            # No listings are cached: another process may have written since.
-            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise SettingsError(f"stores {url!r}: {error}") from error
+        self._fs, root = connect(url, "stores")
         self._root = root.rstrip("/")
         self.url = url.rstrip("/")
         self.name = self.url.rsplit("/", 1)[-1]
@@ -167,7 +162,7 @@ class RemoteFolder:
         except (FileExistsError, NotImplementedError, PipelineError):
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and not _lacks_bucket(error):
+            if isinstance(error, FileNotFoundError) and not lacks_bucket(error):
                 raise
             raise self._explain(error) from error
 
@@ -200,7 +195,7 @@ class RemoteFolder:
         for at, name in paths.items():
             if isinstance(contents[at], bytes):
                 data[name] = contents[at]
-            elif not isinstance(contents[at], FileNotFoundError) or _lacks_bucket(contents[at]):
+            elif not isinstance(contents[at], FileNotFoundError) or lacks_bucket(contents[at]):
                 raise self._explain(contents[at]) from contents[at]
         return data
 
@@ -261,16 +256,6 @@ class RemoteFolder:
             when = info.get("LastModified") or info.get("mtime") or info.get("created")
             times.append(when.timestamp() if hasattr(when, "timestamp") else float(when or 0.0))
         return max(times, default=0.0)
-
-
-def _lacks_bucket(error: BaseException | None) -> bool:
-    """Return whether the bucket is missing, and not only the file."""
-    while error is not None:
-        answer = getattr(error, "response", None)
-        if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "NoSuchBucket":
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def open_folder(place: str | Path | Folder) -> Folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.activations.run_log import StageClock
 from pipeline.dataset.picture import decode_picture
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import BadPictureError, PipelineError
+from pipeline.io.remote import REQUESTS
 from pipeline.trunk.runner import TrunkRunner
 from pipeline.trunk.windows import ScaledWindows
 
@@ -113,7 +115,10 @@ class PictureQueue(Generic[T]):
         # Enough to feed a GPU; a trunk on the CPU shares the cores with them.
         self._threads = max(MIN_DECODING_THREADS, torch.get_num_threads())
         self._pool = ThreadPoolExecutor(self._threads)
+        # Pictures elsewhere are waited for: more of them at the same time, and by threads that decode nothing.
+        self._readers = ThreadPoolExecutor(REQUESTS)
         self._ahead: deque[Future[T]] = deque()
+        self._most_ahead = self._threads + 1
 
     def __enter__(self) -> PictureQueue[T]:
         return self
@@ -121,15 +126,21 @@ class PictureQueue(Generic[T]):
     def __exit__(self, *exc: object) -> None:
         for future in self._ahead:
             future.cancel()
+        self._readers.shutdown(cancel_futures=True)
         self._pool.shutdown()
 
     def fill(self) -> None:
         """Give the threads further pictures to work on, as far as there are any."""
-        while len(self._ahead) <= self._threads + 1:
+        while len(self._ahead) <= self._most_ahead:
             following = next(self._pictures, None)
             if following is None:
                 return
-            self._ahead.append(self._pool.submit(self._decode_and_transform, *following))
+            plan, picture = following
+            data = None
+            if not isinstance(picture.path, Path):
+                self._most_ahead = max(self._most_ahead, REQUESTS)
+                data = self._readers.submit(_read_unchanged, picture)
+            self._ahead.append(self._pool.submit(self._decode_and_transform, plan, picture, data))
 
     def take(self) -> T:
         """Return the next picture's result.
@@ -142,23 +153,31 @@ class PictureQueue(Generic[T]):
         self.fill()
         return self._ahead.popleft().result()
 
-    def _decode_and_transform(self, plan: RowPlan, picture: PlannedPicture) -> T:
+    def _decode_and_transform(self, plan: RowPlan, picture: PlannedPicture, data: Future[bytes] | None) -> T:
         with self._clock.measure("decode"):
-            pixels = _decode_unchanged(picture)
+            pixels = _decode_unchanged(picture, _read_unchanged(picture) if data is None else data.result())
         rows = slice(*np.searchsorted(plan.picture, [picture.index, picture.index + 1]))
         return self._transform(plan, pixels, rows)
 
 
-def _decode_unchanged(picture: PlannedPicture) -> np.ndarray:
-    """Decode a picture, and check that its bytes are those that the table was made from."""
-    advice = "make the patch table again with: pipeline patches, then resume with: pipeline extract"
+ADVICE = "make the patch table again with: pipeline patches, then resume with: pipeline extract"
+
+
+def _read_unchanged(picture: PlannedPicture) -> bytes:
+    """Read a picture, and check that its bytes are those that the table was made from."""
     try:
         data = picture.path.read_bytes()
     except OSError as error:
-        raise PipelineError(f"{picture.id}: {picture.path}: {error.strerror}; it was there before; {advice}") from error
+        if isinstance(error, PipelineError):
+            raise
+        raise PipelineError(f"{picture.id}: {picture.path}: {error.strerror}; it was there before; {ADVICE}") from error
     if sha256_bytes(data) != picture.sha256:
-        raise PipelineError(f"{picture.id}: {picture.path}: changed since the patch table was made; {advice}")
+        raise PipelineError(f"{picture.id}: {picture.path}: changed since the patch table was made; {ADVICE}")
+    return data
+
+
+def _decode_unchanged(picture: PlannedPicture, data: bytes) -> np.ndarray:
     try:
         return decode_picture(data, picture.apply_exif, picture.id)
     except BadPictureError as error:
-        raise PipelineError(f"{error}; it could be decoded before; {advice}") from error
+        raise PipelineError(f"{error}; it could be decoded before; {ADVICE}") from error

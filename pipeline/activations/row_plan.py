@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from pipeline.io.picture_file import PictureFile
 from pipeline.patches.table import PatchTable
 
 
@@ -17,7 +17,7 @@ class PlannedPicture:
 
     index: int
     id: str
-    path: Path
+    path: PictureFile
     sha256: str
     apply_exif: bool
 
@@ -61,7 +61,7 @@ class RowPlan:
         return RowPlan(picture, self.box_xyxy[rows], self.scale[rows], self.source, flip, pictures)
 
 
-def plan_rows(table: PatchTable, picture_paths: Mapping[str, Path], rows: slice | np.ndarray) -> RowPlan:
+def plan_rows(table: PatchTable, picture_paths: Mapping[str, PictureFile], rows: slice | np.ndarray) -> RowPlan:
     """Plan a range of rows, or chosen rows in rising order."""
     of_table = table.rows_at(rows)
     pictures = tuple(

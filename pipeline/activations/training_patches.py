@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.io.errors import PipelineError
 from pipeline.io.memory import total_memory
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import Progress
 from pipeline.patches.labels import BACKGROUND
 from pipeline.patches.table import PatchTable
@@ -23,7 +23,7 @@ BACKGROUND_CLASS = "background"
 
 
 def cut_labelled(
-    table: PatchTable, picture_paths: Mapping[str, Path], labels: np.ndarray, rows: np.ndarray, px: int
+    table: PatchTable, picture_paths: Mapping[str, PictureFile], labels: np.ndarray, rows: np.ndarray, px: int
 ) -> LabelledPictures:
     """Cut chosen patches of a table as extraction would cut them.
 

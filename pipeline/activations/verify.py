@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.store import Store, read_attributes
 from pipeline.io.errors import StoreError, StoreNotFoundError
+from pipeline.io.picture_file import PictureFile
 from pipeline.patches.table import PatchTable
 from pipeline.trunk.runner import TrunkRunner
 
@@ -266,7 +266,7 @@ class Recomputed:
 def recompute_rows(
     store: Store,
     table: PatchTable,
-    picture_paths: Mapping[str, Path],
+    picture_paths: Mapping[str, PictureFile],
     runner: TrunkRunner,
     n_rows: int,
     seed: int = 0,

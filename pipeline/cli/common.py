@@ -85,7 +85,9 @@ def pictures_options(function: Command) -> Command:
         click.option("--dataset", help="Name of a manifest in data_manifests/.", shell_complete=complete_dataset),
         click.option("--split", help="Split of the dataset; may be left out where it has one alone."),
         click.option(
-            "--root", help="In place of --dataset: a folder of pictures, without labels; its manifest is made."
+            "--root",
+            help="In place of --dataset: pictures without labels: a folder, a URL, a list of URLs, or tar archives "
+            "('shard-{000..012}.tar'). The manifest is made.",
         ),
     ]
     for option in reversed(options):

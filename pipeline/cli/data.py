@@ -104,7 +104,7 @@ def check_dataset(name: str, data_root: str | None, deep: bool, config: str | No
         raise click.UsageError("--config goes with --deep: files are compared without any settings.")
     else:
         report = check(manifest, root_of(data_root) if data_root else None)
-    click.echo(f"{name} in {report.folder}" if report.folder else f"{name}: not found")
+    click.echo(f"{name} in {report.elsewhere or report.folder}" if report.folder else f"{name}: not found")
     for split in report.splits:
         click.echo(f"  {split}")
     if not report.ok:
@@ -135,10 +135,9 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
 @command.command("new")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
     help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), or with class folders "
-    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; with --table, the folder of its pictures, by "
-    "default the table's.",
+    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; or a URL, a list of URLs or tar archives of "
+    "pictures without labels; with --table, the folder of its pictures, by default the table's.",
 )
 @click.option(
     "--table",
@@ -183,7 +182,7 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
 @click.option("--zero", type=click.Choice(["absent", "unknown"]), help="Of --table: 0 in the column of a class.")
 @click.option("--minus-one", type=click.Choice(["absent", "unknown"]), help="Of --table: -1 in the column of a class.")
 def new_dataset(
-    root: Path | None,
+    root: str | None,
     table: Path | None,
     name: str,
     folders: Any,
@@ -206,26 +205,30 @@ def new_dataset(
       pipeline data new --root ~/Photos --name photos --no-labels
       snakemake --cores 2 results/mine_map.json
     """
+    from pipeline.dataset.describe.pictures import new_elsewhere_manifest
     from pipeline.dataset.describe.recognise import recognise_folder
     from pipeline.dataset.describe.table import TableOptions, describe_table
+    from pipeline.dataset.places import is_elsewhere
 
     manifests = Path("data_manifests")
     if table is not None:
         if folders is not None or layout is not None or annotations or no_labels:
             raise click.UsageError("--folders, --annotations, --layout and --no-labels go with --root alone.")
         options = TableOptions(label_separator=label_separator, zero=zero, minus_one=minus_one, **rest)
-        path = describe_table(table, root, name, manifests, options)
+        path = describe_table(table, None if root is None else Path(root), name, manifests, options)
     elif annotations and layout is None or layout is not None and folders is not None:
         raise click.UsageError("--annotations goes with --layout, and --layout does not go with --folders.")
     elif no_labels and (folders is not None or layout is not None):
         raise click.UsageError("--no-labels goes without --folders and --layout: nothing but pictures is read.")
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
+    elif is_elsewhere(root):
+        path = new_elsewhere_manifest(root, name, manifests, overwrite=rest["overwrite"], say=say)
     elif label_separator is not None or zero is not None or minus_one is not None:
         raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:
-        shape = recognise_folder(root, name, folders, on_error, layout, annotations, no_labels=no_labels)
-        path = shape.write(root, name, manifests, **rest)
+        shape = recognise_folder(Path(root), name, folders, on_error, layout, annotations, no_labels=no_labels)
+        path = shape.write(Path(root), name, manifests, **rest)
     click.echo(f"{path}")
     say(f"next: {_next_command(path)}")
 

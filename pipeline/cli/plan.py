@@ -95,8 +95,9 @@ def command(
         asked.price or table.price,
         batch=s.batch,
         left=[_left(counts, previews.get(name)) for name, counts in counted.items()],
-        with_head=not dataset or run.manifest.has_labels,
     )
+    if dataset and not run.manifest.has_labels:
+        plan = plan.without_head()
     warnings += warn(plan, str(ws.stores), ws.stores.free_bytes(), total_memory())
     if ws.dense:
         from pipeline.preflight.dense import describe_dense

@@ -14,6 +14,7 @@ import PIL
 
 from pipeline.dataset.picture import DECODER, PictureFacts, examine_picture
 from pipeline.io.digests import DigestMemory, FileState
+from pipeline.io.picture_file import PictureFile
 
 TABLE = (
     "CREATE TABLE IF NOT EXISTS decoded (sha256 TEXT, decoder TEXT, width INT, height INT, orientation INT, "
@@ -78,7 +79,7 @@ class DecodeMemory:
                     self._database.executemany("INSERT OR IGNORE INTO decoded VALUES (?,?,?,?,?,?,?)", self._new)
             self._new.clear()
 
-    def find_files(self, paths: Sequence[Path]) -> list[KnownFile]:
+    def find_files(self, paths: Sequence[PictureFile]) -> list[KnownFile]:
         """Return the state of each file, and its digest where it was read in this state before."""
         if self._digests is None:
             return [KnownFile(None, None)] * len(paths)

@@ -10,11 +10,12 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipeline.dataset.manifest_entries import Archive, Drawn, SplitEntry, fill_in_roles, inside
+from pipeline.dataset.manifest_entries import Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
+from pipeline.dataset.places import is_elsewhere
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief, enumerate_problems
-from pipeline.io.model import Settings, explain_validation
+from pipeline.io.model import Settings, explain_validation, refuse_credentials
 from pipeline.io.names import expand_home, explain_encoding, normalise
 from pipeline.io.yaml import read_mapping
 
@@ -37,19 +38,7 @@ class Manifest(Settings):
 
     name: str
     title: str
-    layout: Literal[
-        "voc",
-        "voc-action",
-        "folders",
-        "table",
-        "pictures",
-        "coco",
-        "yolo",
-        "labelme",
-        "open-images",
-        "imagefolder",
-        "label-studio",
-    ] = Field(  # fmt: skip
+    layout: Layout = Field(
         "voc",
         description="VOC's; that of its action task; without boxes: <class>/<picture>, or a CSV file of pictures "
         "and labels; pictures without labels, in whatever folders; or that of another format of annotations",
@@ -113,6 +102,11 @@ class Manifest(Settings):
         return self.layout not in ("folders", "table", "pictures") and self.boxes
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether `folder` is a URL, a list of URLs or tar archives, and no folder of this machine."""
+        return self.layout == "pictures" and is_elsewhere(self.folder)
+
+    @property
     def has_labels(self) -> bool:
         """Whether there are classes: without, features are extracted and nothing is learnt or measured."""
         return self.layout != "pictures"
@@ -139,6 +133,10 @@ class Manifest(Settings):
     def _folder_stays_inside(cls, folder: str) -> str:
         if ".." in PurePosixPath(folder).parts:
             raise ValueError("must not contain '..'")
+        try:
+            refuse_credentials(folder, "folder")
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
         if not PurePosixPath(folder).name:
             raise ValueError(f"must name a folder, got {folder!r}")
         return folder
@@ -195,6 +193,8 @@ class Manifest(Settings):
             raise ValueError("table: names the CSV file of layout table, and goes with no other")
         if self.table is not None and ".." in PurePosixPath(self.table).parts:
             raise ValueError("table: must not contain '..'")
+        if "://" in self.folder and self.layout != "pictures":
+            raise ValueError("folder: a URL goes with layout pictures; other layouts are read from this machine")
         self._splits_fit_the_layout()
         if self.layout != "table" and (self.minus_one != "absent" or self.label_separator is not None):
             raise ValueError("minus_one and label_separator go with layout table alone")
@@ -311,11 +311,15 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
 def dataset_folder(manifest: Manifest, root: str | Path | None = None) -> Path:
     """Find the folder of a dataset: with ``JPEGImages`` and ``Annotations``, or its layout's own files.
 
+    A place elsewhere is returned as it is, and is looked up when it is listed.
+
     Raises
     ------
     MissingDataError
         It is in none of the places searched; the message says how to get it.
     """
+    if manifest.is_elsewhere:
+        return Path(manifest.folder)
     base = data_root(root)
     named = Path(manifest.folder)
     if named.is_absolute() and root is None:

@@ -18,6 +18,7 @@ from pipeline.dataset.picture_formats import FORMATS, lacking_format, name_forma
 from pipeline.dataset.pixels import holds_numbers, is_nearly_constant, load_first_frame, to_rgb
 from pipeline.dataset.png_texts import PNG_SIGNATURE, drop_large_texts, holds_exif
 from pipeline.io.errors import BadPictureError
+from pipeline.io.picture_file import PictureFile, open_picture
 
 DECODER = "pillow-rgb-1"
 """Name of this way of decoding; it is part of a store's identity."""
@@ -224,11 +225,11 @@ def orientation_of_file(
         return orientation, _tell_orientation(image.size, orientation, size_wh, box_xyxy, path.name)
 
 
-def refuse_turned_tiff(path: Path, size_wh: tuple[int, int] | None, name: str) -> None:
+def refuse_turned_tiff(path: PictureFile, size_wh: tuple[int, int] | None, name: str) -> None:
     """Raise BadPictureError for a TIFF file that Pillow turns, unless its annotation states the turned size alone."""
     if not path.is_file():
         return  # reading a pipe would block; what reads the picture names it
-    with open(path, "rb") as file:
+    with open_picture(path) as file:
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return
         file.seek(0)
@@ -274,19 +275,17 @@ def _fits(wh: tuple[int, int], size_wh: tuple[int, int] | None, box_xyxy: np.nda
     return box_xyxy is None or not len(box_xyxy) or bool((box_xyxy[:, 2:] <= np.array(wh) + 1).all())
 
 
-def picture_size(path: Path, name: str = "picture") -> tuple[int, int]:
+def picture_size(path: PictureFile, name: str = "picture") -> tuple[int, int]:
     """Read width and height of the stored pixels, from the file's header alone.
 
     Raises
     ------
-    BadPictureError
+    BadPictureError, OSError
         As `decode_picture`, as far as the header tells; or no plain file.
-    OSError
-        It cannot be read.
     """
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise BadPictureError(f"{name}: no plain file")
-    with open(path, "rb") as file:
+    with open_picture(path) as file:
         is_png = file.read(8) == PNG_SIGNATURE
         file.seek(0)
         # The texts of a PNG file lie before its pixels, and Pillow refuses large ones.

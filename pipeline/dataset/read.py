@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.dataset import annotated, labelled, voc, voc_action
+from pipeline.dataset import annotated, elsewhere, labelled, voc, voc_action
 from pipeline.dataset.manifest import Manifest, dataset_folder
 from pipeline.dataset.report import CheckReport, Depth, SplitCheck
 from pipeline.dataset.split import Split
@@ -45,6 +45,11 @@ LAYOUTS: dict[str, LayoutReader] = {
 }
 
 
+def find_reader(manifest: Manifest) -> LayoutReader:
+    """Return the module that reads a dataset, by its layout and by where it is."""
+    return elsewhere if manifest.is_elsewhere else LAYOUTS[manifest.layout]
+
+
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None, on_error: str = "fail") -> Split:
     """Read the id list, all annotations and all class lists of one split; of layouts without boxes, the labels.
 
@@ -61,7 +66,7 @@ def read_split(manifest: Manifest, split: str, data_root: str | Path | None = No
     DatasetError
         Everything wrong with the split, in one message.
     """
-    return LAYOUTS[manifest.layout].read(manifest, split, dataset_folder(manifest, data_root), on_error)
+    return find_reader(manifest).read(manifest, split, dataset_folder(manifest, data_root), on_error)
 
 
 def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None = None) -> str:
@@ -69,7 +74,7 @@ def state_of_split(manifest: Manifest, split: str, data_root: str | Path | None 
 
     Every change that alters size or time changes the digest. No picture is read; the cost is one stat per file.
     """
-    return LAYOUTS[manifest.layout].state(manifest, split, dataset_folder(manifest, data_root))
+    return find_reader(manifest).state(manifest, split, dataset_folder(manifest, data_root))
 
 
 def check(manifest: Manifest, data_root: str | Path | None = None, deep: bool = False) -> CheckReport:
@@ -89,9 +94,13 @@ def survey(manifest: Manifest, data_root: str | Path | None, depth: Depth) -> Ch
         folder = dataset_folder(manifest, data_root)
     except MissingDataError as error:
         return CheckReport(manifest.name, None, missing=str(error))
-    layout = LAYOUTS[manifest.layout]
+    layout = find_reader(manifest)
+    elsewhere_at = manifest.folder if manifest.is_elsewhere else ""
     return CheckReport(
-        manifest.name, folder, tuple(layout.check(manifest, split, folder, depth) for split in manifest.splits)
+        manifest.name,
+        folder,
+        tuple(layout.check(manifest, split, folder, depth) for split in manifest.splits),
+        elsewhere=elsewhere_at,
     )
 
 

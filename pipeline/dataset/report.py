@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.dataset.picture import decode_annotated
 from pipeline.io.errors import BadPictureError
+from pipeline.io.picture_file import PictureFile
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class CheckReport:
     Attributes
     ----------
     folder : None where it was not found; `missing` then names the places searched
+    elsewhere : URL or archives in place of the folder; empty for a folder
     advice : what lets the pictures with problems pass, one line each
     """
 
@@ -79,6 +81,7 @@ class CheckReport:
     splits: tuple[SplitCheck, ...] = ()
     missing: str = ""
     advice: tuple[str, ...] = ()
+    elsewhere: str = ""
 
     @property
     def problems(self) -> list[str]:
@@ -108,11 +111,12 @@ class Depth:
 
 
 def picture_faults(
-    path: Path, size_wh: tuple[int, int] | None = None, box_xyxy: np.ndarray | None = None
+    path: PictureFile, size_wh: tuple[int, int] | None = None, box_xyxy: np.ndarray | None = None
 ) -> Sequence[str]:
     """Decode a picture; return its problems, one line each."""
+    name = f"{path.parent.name}/{path.name}" if isinstance(path, Path) else str(path)
     try:
-        decode_annotated(path.read_bytes(), size_wh, f"{path.parent.name}/{path.name}", box_xyxy=box_xyxy)
+        decode_annotated(path.read_bytes(), size_wh, name, box_xyxy=box_xyxy)
     except (BadPictureError, OSError) as error:
         return [str(error)]
     return []

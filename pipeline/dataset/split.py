@@ -15,6 +15,7 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.io.errors import DatasetError
 from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, enumerate_problems
+from pipeline.io.picture_file import PictureFile
 
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif",
@@ -75,7 +76,7 @@ class Split:
     name: str
     folder: Path
     ids: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[PictureFile, ...]
     annotations: tuple[Annotation, ...]
     labels: np.ndarray | None
     annotation_digest: str
@@ -96,7 +97,7 @@ class Split:
         return cls(manifest, name, Path(), ids, tuple(paths), (EMPTY_ANNOTATION,) * len(ids), None, "")
 
     @cached_property
-    def paths_by_id(self) -> dict[str, Path]:
+    def paths_by_id(self) -> dict[str, PictureFile]:
         """File of each sample."""
         return dict(zip(self.ids, self.paths, strict=True))
 
@@ -193,7 +194,7 @@ def _without_label(line: str) -> str | None:
 
 
 def refuse_split(
-    manifest: Manifest, split: str, folder: Path, problems: Sequence[str], unusable: Sequence[str] = ()
+    manifest: Manifest, split: str, folder: Path | str, problems: Sequence[str], unusable: Sequence[str] = ()
 ) -> None:
     """Raise an error that lists the problems of a split, if there are any.
 

@@ -12,14 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.io.picture_file import PictureFile
+
 
 def sha256_bytes(data: bytes) -> str:
     """Return the SHA-256 of bytes, as hex."""
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: PictureFile) -> str:
     """Return the SHA-256 of a file's bytes, as hex."""
+    if not isinstance(path, Path):
+        return sha256_bytes(path.read_bytes())
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -48,7 +52,7 @@ class FileState(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, path: Path) -> FileState | None:
+    def of(cls, path: PictureFile) -> FileState | None:
         """Return the state of a file; None if it is not there or no plain file, such as a pipe, which would block."""
         try:
             state = path.stat()
@@ -57,7 +61,7 @@ class FileState(NamedTuple):
         if not stat.S_ISREG(state.st_mode):
             return None
         # Names that are not UTF-8 hold halves of characters, which a database refuses.
-        name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
+        name = os.fsencode(str(path.absolute())).decode("utf-8", "backslashreplace")
         return cls(name, state.st_size, state.st_mtime_ns, state.st_ino)
 
 
@@ -98,7 +102,7 @@ class DigestMemory:
             else:
                 yield database
 
-    def digests(self, paths: Iterable[Path]) -> list[str]:
+    def digests(self, paths: Iterable[PictureFile]) -> list[str]:
         """Return the digest of each file; unknown ones are hashed now, one that cannot be read has the digest ""."""
         digests, new = [], []
         with self._open() as database:

@@ -100,7 +100,7 @@ def explain_validation(
     return lines
 
 
-def refuse_credentials(url: str) -> None:
+def refuse_credentials(url: str, what: str = "stores") -> None:
     """Refuse a URL with a user, a password or a query: URLs end in logs and receipts.
 
     Raises
@@ -111,6 +111,6 @@ def refuse_credentials(url: str) -> None:
     scheme, separator, rest = url.partition("://")
     if separator and ("@" in rest or "?" in rest):
         raise SettingsError(
-            f"stores {scheme}://...: credentials and options do not belong into a URL; give them through the "
+            f"{what} {scheme}://...: credentials and options do not belong into a URL; give them through the "
             "environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.dataset.read import LAYOUTS, read_split
+from pipeline.dataset.read import find_reader, read_split
 from pipeline.dataset.report import CheckReport, Depth
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError, MissingDataError
@@ -42,7 +42,7 @@ def check_for_patches(
         folder = dataset_folder(manifest, data_root)
     except MissingDataError as error:
         return CheckReport(manifest.name, None, missing=str(error))
-    layout = LAYOUTS[manifest.layout]
+    layout = find_reader(manifest)
     # Under "skip", annotations that cannot be used are left out, and counted with the pictures that are bad.
     skips = on_error == "skip"
     files, pictures = Depth(read_xml=not skips, decode=False), Depth(read_xml=True, decode=True)
@@ -75,7 +75,8 @@ def check_for_patches(
     advice = list_remedies(bad).splitlines() if bad else []
     if bad and skips:
         advice.append(f"more than may be skipped (setting max_skipped: {max_skipped:g} of all, and never all)")
-    return CheckReport(manifest.name, folder, tuple(checks), advice=tuple(advice))
+    elsewhere = manifest.folder if manifest.is_elsewhere else ""
+    return CheckReport(manifest.name, folder, tuple(checks), advice=tuple(advice), elsewhere=elsewhere)
 
 
 def _faults(content: Split, inspected: Sequence[Bad | None]) -> list[str]:
@@ -83,6 +84,7 @@ def _faults(content: Split, inspected: Sequence[Bad | None]) -> list[str]:
     faults = []
     for i, path, item in zip(content.ids, content.paths, inspected, strict=True):
         if item is not None:
-            inside = path.relative_to(content.folder) if path.is_relative_to(content.folder) else path
+            below = isinstance(path, Path) and path.is_relative_to(content.folder)
+            inside = path.relative_to(content.folder) if isinstance(path, Path) and below else path
             faults.append(f"{i}: {inside}: {item.problem}")
     return faults

@@ -16,7 +16,9 @@ from pipeline.dataset.split import Annotation, Split
 from pipeline.dataset.voc_xml import clip_box
 from pipeline.io.digests import FileState, sha256_bytes
 from pipeline.io.errors import BadPictureError
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import track
+from pipeline.io.remote import REQUESTS
 from pipeline.patches.rows import plan_picture, split_range
 from pipeline.patches.settings import SourceSettings
 
@@ -71,7 +73,7 @@ class Bad:
     remedy: tuple[str, float] | None = None
 
 
-Job = tuple[str, Path, Annotation, str | None]
+Job = tuple[str, PictureFile, Annotation, str | None]
 """Id, file and annotation of a picture, and the problem if its annotation cannot be used."""
 
 
@@ -142,7 +144,7 @@ def _inspect_picture(
     )
 
 
-def _read_picture(path: Path) -> bytes:
+def _read_picture(path: PictureFile) -> bytes:
     """Read a file that may be a picture.
 
     Raises
@@ -202,6 +204,11 @@ class _Inspection:
             self.memory.remember_files(new)
 
 
+def _count_threads(jobs: Sequence[Job], workers: int) -> int:
+    """Return a number of threads: pictures elsewhere are waited for, which takes no time of a processor."""
+    return workers if all(isinstance(file, Path) for _, file, _, _ in jobs) else max(workers, REQUESTS)
+
+
 def _jobs_of(split: Split) -> list[Job]:
     problems = [split.unusable.get(i) for i in split.ids]
     return list(zip(split.ids, split.paths, split.annotations, problems, strict=True))
@@ -223,7 +230,7 @@ def inspect_split(
     memory : what is known of pictures that were decoded before; None decodes every one
     """
     jobs = _jobs_of(split)
-    with memory or DecodeMemory(None) as known, ThreadPoolExecutor(workers) as pool:
+    with memory or DecodeMemory(None) as known, ThreadPoolExecutor(_count_threads(jobs, workers)) as pool:
         inspection = _Inspection(sources, known_turns, known, pool, split.manifest.exif == "ignore")
         first = inspection.run(jobs, turn_untold=split.manifest.exif != "ignore")
         inspected = list(track(first, what, len(jobs), "pictures"))
@@ -253,7 +260,7 @@ def inspect_share(
     index, count = share
     jobs = _jobs_of(split)
     jobs = jobs[len(jobs) * (index - 1) // count : len(jobs) * index // count]
-    with memory, ThreadPoolExecutor(workers) as pool:
+    with memory, ThreadPoolExecutor(_count_threads(jobs, workers)) as pool:
         never_turned = split.manifest.exif == "ignore"
         found = _Inspection(sources, {}, memory, pool, never_turned).run(jobs, turn_untold=not never_turned)
         n_bad = sum(isinstance(item, Bad) for item in track(found, what, len(jobs), "pictures"))

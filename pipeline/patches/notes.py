@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.dataset.split import Split
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import enumerate_problems
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import Say
 from pipeline.patches.inspect import Bad, Inspected
 
@@ -72,7 +72,7 @@ def _explain_content(split: Split, inspected: Sequence[Inspected | Bad]) -> list
 def _explain_twins(split: Split, pairs: Sequence[tuple[str, Inspected]]) -> list[str]:
     """Name the pictures of the same bytes under several names; as class folders, one may have several labels."""
     rows = {i: row for row, i in enumerate(split.ids)}
-    by_bytes: dict[str, dict[Path, str]] = {}
+    by_bytes: dict[str, dict[PictureFile, str]] = {}
     for i, item in pairs:
         by_bytes.setdefault(item.sha256, {})[split.paths[rows[i]]] = i  # persons share a picture
     twins = [list(ids.values()) for ids in by_bytes.values() if len(ids) > 1]

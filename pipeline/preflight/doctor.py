@@ -243,9 +243,8 @@ def _split(ws: Workspace, manifest: Manifest, split: str) -> tuple[Finding, Coun
             f"pipeline data check {manifest.name} says more"
         )
         return Finding(what, "bad", first, fix), None
-    found = (
-        f"{counts.pictures:,} pictures, {counts.rows:,} patches, in {dataset_folder(manifest, ws.settings.data_root)}"
-    )
+    place = manifest.folder if manifest.is_elsewhere else dataset_folder(manifest, ws.settings.data_root)
+    found = f"{counts.pictures:,} pictures, {counts.rows:,} patches, in {place}"
     if problems:
         fix = f"pipeline data check {manifest.name}, or leave them out with --on-error skip"
         return Finding(what, "bad", f"{found}; {len(problems)} will be refused ({problems[0]})", fix), counts
@@ -265,7 +264,8 @@ def _run(ws: Workspace, counted: list[Counts], with_head: bool) -> Iterator[Find
             "the run", "note", f"not estimated: {str(error).splitlines()[0]}", "pipeline plan --rate N says more"
         )
         return
-    plan = make_plan(counted, trunk, rate, workers, costs, with_head=with_head)
+    plan = make_plan(counted, trunk, rate, workers, costs)
+    plan = plan if with_head else plan.without_head()
     yield _disk(ws, plan)
     needed = max(stage.memory_bytes for stage in plan.stages.values())
     if needed > available_memory():

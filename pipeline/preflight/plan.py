@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from pipeline.activations.arrays import files_per_part, files_per_store, raw_bytes_per_row
@@ -102,6 +102,10 @@ class Plan:
     part_seconds: float
     busy: float
 
+    def without_head(self) -> Plan:
+        """Return the plan of pictures without labels, whose last stage is the extraction."""
+        return replace(self, stages={name: self.stages[name] for name in ("patches", "extract")})
+
 
 def count_split(split: Split, sources: SourceSettings) -> tuple[Counts, list[str]]:
     """Pictures and patches from sizes alone (XML, else the header of the file), and what is wrong with the others."""
@@ -181,7 +185,6 @@ def make_plan(
     *,
     batch: int | None = None,
     left: Sequence[Left] = (),
-    with_head: bool = True,
 ) -> Plan:
     """Plan all four stages; a head is fitted on the first split, and the last one is scored.
 
@@ -191,7 +194,6 @@ def make_plan(
     price : dollars a worker and hour; all workers are paid until the last part is made
     batch : rows per batch; None for the trunk's own
     left : what is left to extract of each split; none for everything
-    with_head : False for pictures without labels, where the first two stages are all
     """
     n_rows, n_pictures = sum(s.rows for s in splits), sum(s.pictures for s in splits)
     speed = worker_speed(trunk, rate, costs.picture.decode_s * n_pictures / n_rows, workers)
@@ -200,9 +202,12 @@ def make_plan(
     parts = [math.ceil(some.rows / part_rows) for some in left]
     stages: dict[str, StagePlan] = {}
     busy = 0.0
-    its_splits: dict[Stage, Sequence[Counts]] = {"patches": splits, "extract": splits}
-    if with_head:
-        its_splits |= {"fit-head": splits[:1], "score": splits[-1:]}
+    its_splits: dict[Stage, Sequence[Counts]] = {
+        "patches": splits,
+        "extract": splits,
+        "fit-head": splits[:1],
+        "score": splits[-1:],
+    }
     for name, some_splits in its_splits.items():
         cost = costs.stages[name]
         wider = trunk.width / cost.width if cost.width else 1.0

@@ -23,6 +23,7 @@ from pipeline.activations.store import Store
 from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
+from pipeline.io.picture_file import PictureFile
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.boxes import check_trunk, refuse_without_boxes
@@ -48,7 +49,7 @@ class Inputs:
     """
 
     table: PatchTable
-    paths: Mapping[str, Path]
+    paths: Mapping[str, PictureFile]
     rows: np.ndarray | None
     imported: Store | None = None
 

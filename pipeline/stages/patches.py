@@ -13,6 +13,7 @@ from pipeline.dataset.decode_memory import DecodeMemory
 from pipeline.io.atomic import write_json
 from pipeline.io.digests import DigestMemory
 from pipeline.io.errors import MissingDataError, StoreError
+from pipeline.io.picture_file import PictureFile
 from pipeline.patches.build import check_source, make_table
 from pipeline.patches.inspect import inspect_share
 from pipeline.patches.table import PatchTable
@@ -122,7 +123,7 @@ def current_table(run: RunContext, split: str, rehash: bool = False) -> PatchTab
     return make(run, split, rehash)
 
 
-def open_pictures(run: RunContext, split: str, rehash: bool = False) -> tuple[PatchTable, Mapping[str, Path]]:
+def open_pictures(run: RunContext, split: str, rehash: bool = False) -> tuple[PatchTable, Mapping[str, PictureFile]]:
     """Return the patch table of a split, made again if the dataset changed since, and its pictures' files by id.
 
     Raises

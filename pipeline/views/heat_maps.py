@@ -18,6 +18,7 @@ from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError, StoreError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import make_distinct_part, normalise
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import track
 from pipeline.patches.table import PatchTable
 from pipeline.patches.table_file import read_table
@@ -59,7 +60,7 @@ class SplitReader:
     head: Head
     table: PatchTable
     store: Store
-    paths: Mapping[str, Path]
+    paths: Mapping[str, PictureFile]
 
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """

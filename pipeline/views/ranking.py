@@ -14,6 +14,7 @@ from pipeline.dataset.picture import decode_image
 from pipeline.dataset.split import Annotation
 from pipeline.io.errors import DatasetError
 from pipeline.io.names import make_distinct_part
+from pipeline.io.picture_file import PictureFile
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import average_precision
 from pipeline.scoring.aggregation import Aggregation
@@ -30,7 +31,7 @@ from pipeline.views.heat_maps import choose_classes
 THUMBNAIL_PX = 320
 
 
-def read_thumbnail(path: Path, apply_exif: bool, name: str) -> tuple[np.ndarray, float]:
+def read_thumbnail(path: PictureFile, apply_exif: bool, name: str) -> tuple[np.ndarray, float]:
     """A picture made small: its pixels, and by how much its sides were multiplied."""
     image = decode_image(path.read_bytes(), apply_exif, name)
     factor = min(1.0, THUMBNAIL_PX / max(image.size))
@@ -48,7 +49,7 @@ class Ranking:
     k: Aggregation
     labels: np.ndarray
     apply_exif: np.ndarray
-    paths: dict[str, Path]
+    paths: dict[str, PictureFile]
     annotations: dict[str, Annotation]
     undefined: Mapping[str, str]
 

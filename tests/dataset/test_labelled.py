@@ -251,7 +251,7 @@ BAD_TABLES = {
     "fields": (["picture,a", "img/0.jpg,1", "img/1.jpg"], "line 3: 1 fields, expected 2"),
     "columns twice": (["picture,a,a", "img/0.jpg,1,0"], "columns named twice: 'a'"),
     "nothing": (["picture,a"], "no row below the header"),
-    "no label": (["picture", "img/0.jpg"], "no column 'label', and none of a class"),
+    "no label": (["picture,split", "img/0.jpg,train"], "columns picture and split, and none with labels"),
     "values": (["picture,a", "img/0.jpg,2", "img/1.jpg,yes"], "line 2: column a: .* got '2'(?s:.*)line 3: .*'yes'"),
     "paths": (["picture,a", "../x.jpg,1", "/etc/x.jpg,0"], "line 2: '../x.jpg': expected a path below"),
     "no path": (["picture,a", ",1", "img/0.jpg,0"], "line 2: no picture"),

@@ -19,6 +19,7 @@ from support.dataset import CONFIG as TINY_CONFIG
 from support.dataset import make_dataset, make_movable
 from support.once import made_once
 from support.processes import start_command
+from support.s3 import bucket, new_connections  # noqa: F401
 from support.small_parts import code_to_bind
 from support.small_parts import small_parts as bound_parts
 from support.threads import same_threads_after  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,21 +17,26 @@ from pipeline.dataset.describe.write import (
     say_to_stderr,
     write_manifest,
 )
+from pipeline.dataset.elsewhere import list_files
 from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
 from pipeline.dataset.manifest import known_datasets
 from pipeline.dataset.manifest_entries import EVERY
+from pipeline.dataset.places import ARCHIVE, absolute_place, is_elsewhere, name_of_place
+from pipeline.dataset.split import PICTURE_SUFFIXES
 from pipeline.dataset.unlabelled import DEPTH, list_pictures
 from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
+from pipeline.io.model import refuse_credentials
 from pipeline.io.names import expand_home
 from pipeline.io.progress import Say
+from pipeline.io.remote import redact
 from pipeline.io.yaml import read_mapping
 
 ROLES = (EVERY, EVERY)
 
 
 def new_pictures_manifest(
-    root: Path,
+    root: Path | str,
     name: str,
     manifests: Path,
     seed: int = 0,
@@ -61,7 +67,9 @@ def new_pictures_manifest(
     for folder in read_tree(root, depth=DEPTH).walk(DEPTH):
         left_out.add_others(folder)
     if not listing.paths:
-        raise DatasetError("\n".join([f"{root}: no picture in it, nor in a folder below", *left_out.lines()]))
+        is_archives = any(name.lower().endswith(ARCHIVE) for name in os.listdir(root))
+        hint = f"; for pictures in archives give --root '{root}/*{ARCHIVE}'" if is_archives else ""
+        raise DatasetError("\n".join([f"{root}: no picture in it, nor in a folder below{hint}", *left_out.lines()]))
     for line in left_out.lines():
         say(line)
     about: dict[str, object] = {"layout": "pictures", "title": f"pictures without labels in {root.name}"}
@@ -99,19 +107,51 @@ def manifest_of_folder(root: str, manifests: Path, say: Say = say_to_stderr) -> 
     DatasetError
         As `new_pictures_manifest`.
     """
+    if is_elsewhere(root) or "*" in root:
+        return _manifest_of(absolute_place(root), manifests, say)
     folder = Path(expand_home(root)).resolve()
     if not folder.is_dir():
         what = "a file, not a folder" if folder.is_file() else "no such folder"
         raise MissingDataError(f"{root}: {what}; --root names the folder of the pictures")
+    return _manifest_of(str(folder), manifests, say)
+
+
+def _manifest_of(place: str, manifests: Path, say: Say) -> Path:
+    """Return the manifest of a folder or of a place elsewhere; write it if there is none."""
     for path in sorted(manifests.glob("*.yaml")):
-        if _describes(path, str(folder)):
-            say(f"{path}: dataset {path.stem}, the pictures in {folder}")
+        if _describes(path, place):
+            say(f"{path}: dataset {path.stem}, the pictures in {redact(place)}")
             return path
-    name = re.sub("[^a-z0-9]+", "_", folder.name.lower()).strip("_")[:50] or "pictures"
+    own_name = name_of_place(place) if is_elsewhere(place) else Path(place).name
+    name = re.sub("[^a-z0-9]+", "_", own_name.lower()).strip("_")[:50] or "pictures"
     if name in known_datasets() or name == "published":
-        name = f"{name}_{sha256_bytes(str(folder).encode())[:8]}"
-    say(f"{manifests / name}.yaml: a new dataset, {name}, of all pictures in {folder}; labels and boxes are not read")
-    return new_pictures_manifest(folder, name, manifests, overwrite=True, say=say)
+        name = f"{name}_{sha256_bytes(place.encode())[:8]}"
+    say(f"{manifests / name}.yaml: a new dataset, {name}, of all pictures in {redact(place)}; labels are not read")
+    new = new_elsewhere_manifest if is_elsewhere(place) else new_pictures_manifest
+    return new(place, name, manifests, overwrite=True, say=say)
+
+
+def new_elsewhere_manifest(
+    place: str, name: str, manifests: Path, overwrite: bool = False, say: Say = say_to_stderr
+) -> Path:
+    """Write ``<manifests>/<name>.yaml`` for pictures at a URL, in a list of URLs or in tar archives.
+
+    Raises
+    ------
+    SettingsError
+        A bad name, or one that is taken; a URL with credentials in it, or whose file system is not installed.
+    DatasetError
+        It cannot be listed, or holds no picture.
+    """
+    refuse_credentials(place, "folder")
+    path = check_new(name, manifests, "voc12", overwrite)
+    place = absolute_place(place)
+    files = list_files(place, manifests / name / "index")
+    if not files:
+        raise DatasetError(f"{place}: no picture in it, or no such place; read are {' '.join(PICTURE_SUFFIXES)}")
+    about: dict[str, object] = {"layout": "pictures", "title": f"pictures without labels in {name_of_place(place)}"}
+    lists = {EVERY: IdList(tuple(map(id_of, (inside for inside, _ in files))), labelled=False, own=False)}
+    return write_manifest(path, NewDataset(place, about, (), "voc12", ROLES, lists), say)
 
 
 def _describes(path: Path, folder: str) -> bool:

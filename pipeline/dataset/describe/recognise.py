@@ -111,9 +111,11 @@ def _refuse_foreign(tree: Folder, name: str) -> None:
     if inner := next((f for f in tree.walk(2) if f is not tree and f.child("JPEGImages") is not None), None):
         raise DatasetError(f"{tree.path}: the layout of VOC lies in {inner.inside}/: give --root {inner.path}")
     if found := find_foreign(tree):
+        archives = f"{(tree.path / found.file).parent}/*.tar" if found.file.lower().endswith(".tar") else ""
+        without = f"\n  - for features without labels: pipeline extract --root '{archives}'" if archives else ""
         raise DatasetError(
             f"{tree.path}: this looks like {found.format}, which is not read ({found.file})\n"
-            f"{advice(tree, name, found.boxes)}"
+            f"{advice(tree, name, found.boxes)}{without}"
         )
     if not has_class_folders(tree) and (labels_may_lie_in(tree) if tree.pictures else tree.strangers):
         raise DatasetError(_no_labels(tree, name))

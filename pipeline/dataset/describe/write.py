@@ -118,13 +118,13 @@ class NewDataset:
 
     Attributes
     ----------
-    root : folder of the pictures
+    root : folder of the pictures, or a place elsewhere
     about : title, layout and the layout's own keys
     pair : splits to fit and to score on
     lists : of all splits
     """
 
-    root: Path
+    root: Path | str
     about: Mapping[str, object]
     classes: tuple[str, ...]
     metric: str

@@ -160,9 +160,9 @@ def test_a_column_like_label_is_named(root):
         describe(root, "picture,class", "0.jpg,a", "1.jpg,b")
 
 
-def test_pictures_alone_are_told_what_is_missing(root):
-    with pytest.raises(DatasetError, match="no column 'label'.*does not extract"):
-        describe(root, "picture", "0.jpg", "1.jpg")
+def test_pictures_and_splits_alone_are_told_what_is_missing(root):
+    with pytest.raises(DatasetError, match="columns picture and split, and none with labels: add a column 'label'"):
+        describe(root, "picture,split", "0.jpg,train", "1.jpg,val")
 
 
 def test_absolute_paths_through_a_link(root, tmp_path):

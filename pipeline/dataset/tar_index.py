@@ -1,0 +1,112 @@
+"""Where the members of a tar archive lie, read from its headers alone and cached by the archive's version."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+from pipeline.io.atomic import read_json, write_json
+from pipeline.io.digests import digest_of
+from pipeline.io.errors import DatasetError
+from pipeline.io.picture_file import TAR_BLOCK, Member, RemoteFile
+
+FORMAT = "tar-index-1"
+AHEAD_BYTES = 256 * 1024
+"""Read at once: the headers of many small members, or of one large one."""
+
+
+class _Ranges(io.RawIOBase):
+    """A file elsewhere as a stream, read in ranges of `AHEAD_BYTES`; parts that are passed over are not read."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._at, self._start, self._data = file, 0, 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        size = min(self._file.size - self._at, self._file.size if size < 0 else size)
+        if size <= 0:
+            return b""
+        if not (self._start <= self._at and self._at + size <= self._start + len(self._data)):
+            self._start = self._at
+            end = min(self._file.size, self._at + max(size, AHEAD_BYTES))
+            self._data = self._file.read_range(self._start, end)
+        data = self._data[self._at - self._start : self._at - self._start + size]
+        self._at += len(data)
+        return data
+
+
+def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
+    """Return the plain files in an archive, in its order.
+
+    Parameters
+    ----------
+    cache : folder of indexes; None for none. One that cannot be written is none
+
+    Raises
+    ------
+    DatasetError
+        Not a tar archive, a compressed or truncated one, or it is not there.
+    PipelineError
+        The file system does not answer.
+    """
+    path = None
+    if cache is not None and archive.version is not None:
+        key = digest_of([FORMAT, str(archive), archive.size, archive.version])
+        path = cache / f"{archive.name}-{key[:16]}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return [
+                Member(str(name), int(at), int(size), int(crc)) for name, at, size, crc in read_json(path)["members"]
+            ]
+    try:
+        members = _read_headers(archive)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{archive}: no such archive") from error
+    except PermissionError as error:
+        raise DatasetError(f"{archive}: {error.strerror}") from error
+    if path is not None:
+        with contextlib.suppress(OSError):
+            write_json(path, {"format": FORMAT, "members": [[m.name, m.offset, m.size, m.header_crc] for m in members]})
+    return members
+
+
+def _read_headers(archive: RemoteFile) -> list[Member]:
+    stream, members = _Ranges(archive), []
+    again = "write the archive again, or leave it out"
+    begin = stream.read(TAR_BLOCK)
+    stream.seek(0)
+    if begin[:2] in (b"\x1f\x8b", b"BZ") or begin[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
+        raise DatasetError(f"{archive}: compressed, so no range of it can be read alone; unpack it to a plain .tar")
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for item in tar:
+                if not item.isfile():
+                    continue
+                stream.seek(item.offset_data - TAR_BLOCK)
+                header = stream.read(TAR_BLOCK)
+                members.append(Member(item.name, item.offset_data, item.size, zlib.crc32(header)))
+            end = tar.offset
+    except tarfile.TarError as error:
+        last = f" after {len(members)} members, the last {members[-1].name}" if members else ""
+        raise DatasetError(f"{archive}: truncated, or no tar archive{last}: {error}; {again}") from error
+    stream.seek(end)
+    if stream.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+        raise DatasetError(
+            f"{archive}: truncated: {len(members)} members, and the mark of the archive's end is missing; {again}"
+        )
+    return members

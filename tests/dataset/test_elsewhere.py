@@ -1,0 +1,330 @@
+"""Pictures at a URL, in lists and in tar archives: listed by version, read by range, and clear where it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.dataset.describe.pictures import manifest_of_folder, new_elsewhere_manifest
+from pipeline.dataset.manifest import Manifest, load_manifest
+from pipeline.dataset.places import expand_range
+from pipeline.dataset.read import check, read_split, state_of_split
+from pipeline.dataset.tar_index import index_tar
+from pipeline.io.digests import DigestMemory, FileState
+from pipeline.io.errors import DatasetError, MissingDataError, PipelineError, SettingsError
+from pipeline.io.picture_file import RemoteFile
+from pipeline.io.remote import redact, with_retries
+
+
+def jpeg(shade: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 12), (shade,) * 3).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in files.items():
+            item = tarfile.TarInfo(name)
+            item.size = len(data)
+            tar.addfile(item, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quickly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.io.remote.FIRST_WAIT_S", 0.001)
+
+
+@pytest.fixture
+def memory():
+    """A file system that lives in this process."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two archives as webdataset writes them, with what lies next to a picture in them."""
+    for number in range(2):
+        keys = [f"{number}{k}" for k in range(3)]
+        files = {f"./{key}.jpg": jpeg(int(key)) for key in keys}
+        write_tar(tmp_path / f"set/shard-{number:03d}.tar", {**files, **{f"./{key}.cls": b"1" for key in keys}})
+    return "set/shard-{000..001}.tar"
+
+
+def describe(place: str, said=None) -> Manifest:
+    path = manifest_of_folder(place, Path("data_manifests"), (said if said is not None else []).append)
+    return load_manifest(path.stem)
+
+
+def contents(manifest: Manifest) -> dict[str, bytes]:
+    split = read_split(manifest, "all")
+    return {i: path.read_bytes() for i, path in split.paths_by_id.items()}
+
+
+# ---- what is listed
+
+
+def test_pictures_below_a_url(memory):
+    for name in ("b.jpg", "a/c.PNG", "a/notes.txt", ".hidden/x.jpg"):
+        memory.pipe(f"/photos/{name}", jpeg(7))
+    manifest = describe("memory://photos")
+    assert manifest.name == "photos" and manifest.folder == "memory://photos"
+    assert contents(manifest) == {"a__c": jpeg(7), "b": jpeg(7)}
+    assert check(manifest, deep=True).ok and "memory://photos" in check(manifest).elsewhere
+    assert describe("memory://photos/") == manifest
+
+
+def test_members_of_archives(shards):
+    manifest = describe(shards)
+    assert manifest.name == "set"
+    assert contents(manifest) == {f"shard-00{n}__{n}{k}": jpeg(10 * n + k) for n in range(2) for k in range(3)}
+    assert contents(describe("set/*.tar")) == contents(manifest)
+
+
+def test_archives_below_a_url_are_opened(memory, shards, tmp_path):
+    for path in (tmp_path / "set").iterdir():
+        memory.pipe(f"/far/{path.name}", path.read_bytes())
+    expected = contents(describe(shards))
+    assert contents(describe("memory://far")) == expected
+    memory.pipe("/far/x.jpg", jpeg(0))
+    with pytest.raises(DatasetError, match="1 pictures and 2 archives, such as shard-000.tar: give the archives alone"):
+        new_elsewhere_manifest("memory://far", "both", Path("data_manifests"))
+
+
+def test_a_list_of_urls_and_paths(memory, tmp_path):
+    memory.pipe("/host/p/a.jpg", jpeg(1))
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/b.jpg").write_bytes(jpeg(2))
+    (tmp_path / "near/list.txt").write_text("# some\nmemory://host/p/a.jpg\nb.jpg\n\n")
+    assert contents(describe("near/list.txt")) == {"p__a": jpeg(1), "b": jpeg(2)}
+    (tmp_path / "near/list.txt").write_text("b.jpg\nreadme\n")
+    with pytest.raises(DatasetError, match="1 lines that name none, such as 'readme'"):
+        new_elsewhere_manifest("near/list.txt", "more", Path("data_manifests"))
+
+
+def test_a_list_of_ids_chooses(shards, tmp_path):
+    manifest = describe(shards)
+    (tmp_path / "data_manifests/set/some.txt").write_text("shard-001__10\n")
+    chosen = manifest.model_copy(
+        update={"splits": {"all": manifest.splits["all"].model_copy(update={"ids": "set/some.txt"})}}
+    )
+    assert read_split(chosen, "all").ids == ("shard-001__10",)
+
+
+@given(st.integers(0, 120), st.integers(0, 30), st.integers(1, 4))
+def test_ranges_are_those_of_the_shell(first, n, width):
+    text = f"{first:0{width}d}"
+    names = expand_range(f"s-{{{text}..{first + n}}}.tar")
+    assert len(names) == len(set(names)) == n + 1
+    assert [int(name[2:-4]) for name in names] == list(range(first, first + n + 1))
+    assert names[0] == f"s-{text}.tar" or not text.startswith("0")
+
+
+# ---- states
+
+
+def test_a_changed_object_is_noticed_without_reading_it(memory):
+    memory.pipe("/photos/a.jpg", jpeg(1))
+    manifest = describe("memory://photos")
+    before, file = state_of_split(manifest, "all"), read_split(manifest, "all").paths[0]
+    assert state_of_split(manifest, "all") == before and FileState.of(file) == FileState.of(
+        pickle.loads(pickle.dumps(file))
+    )
+    memory.pipe("/photos/a.jpg", jpeg(2))
+    assert state_of_split(manifest, "all") != before
+    assert FileState.of(read_split(manifest, "all").paths[0]) != FileState.of(file)
+
+
+def test_digests_are_those_of_the_bytes_and_remembered_by_version(shards, tmp_path, monkeypatch):
+    paths = read_split(describe(shards), "all").paths
+    expected = [hashlib.sha256(jpeg(int(path.member.name[2:4]))).hexdigest() for path in paths]
+    assert DigestMemory(tmp_path / "memory.sqlite").digests(paths) == expected
+    monkeypatch.setattr(RemoteFile, "read_bytes", lambda self: pytest.fail("read again"))
+    assert DigestMemory(tmp_path / "memory.sqlite").digests(read_split(describe(shards), "all").paths) == expected
+
+
+def test_headers_alone_are_read_and_once(tmp_path, monkeypatch):
+    big = {f"{k}.jpg": bytes([k]) * 700_000 for k in range(5)}
+    archive = RemoteFile(str(write_tar(tmp_path / "big.tar", big)), (tmp_path / "big.tar").stat().st_size, "v1")
+    asked = []
+    real = RemoteFile.read_range
+    monkeypatch.setattr(RemoteFile, "read_range", lambda f, a, b: asked.append(b - a) or real(f, a, b))
+    members = index_tar(archive, tmp_path / "index")
+    assert [m.name for m in members] == list(big) and sum(asked) < 0.7 * archive.size
+    asked.clear()
+    assert index_tar(archive, tmp_path / "index") == members and not asked
+    assert index_tar(RemoteFile(archive.url, archive.size, "v2"), tmp_path / "index") == members and asked
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a.jpg", "d/" * 40 + "deep.jpg", "ä ö.jpg"])
+def test_all_forms_of_tar_and_long_names(tmp_path, form, name):
+    path = write_tar(tmp_path / "a.tar", {"first.txt": b"x" * 600, name: jpeg(3)}, form)
+    (member,) = [m for m in index_tar(RemoteFile(str(path), path.stat().st_size, None), None) if m.name == name]
+    assert RemoteFile(str(path), path.stat().st_size, None, member).read_bytes() == jpeg(3)
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize("left", [1, 300, 512, 700, 1536, 2048, 4608, 5000, 9000])
+def test_a_truncated_archive_is_refused_wherever_it_ends(tmp_path, left):
+    path = write_tar(tmp_path / "a.tar", {f"{k}.jpg": bytes(700) + bytes([k + 1]) for k in range(3)})
+    whole = path.read_bytes()
+    end = 3 * (512 + 1024)
+    path.write_bytes(whole[:left])
+    archive = RemoteFile(str(path), left, "v")
+    if left >= end + 512:
+        assert len(index_tar(archive, None)) == 3
+    else:
+        with pytest.raises(DatasetError, match="truncated"):
+            index_tar(archive, None)
+
+
+def test_compressed_archives_and_missing_ones_are_named(tmp_path, shards):
+    with tarfile.open(tmp_path / "z.tar", "w:gz"):
+        pass
+    with pytest.raises(DatasetError, match=r"z\.tar: compressed, so no range of it can be read alone; unpack it"):
+        describe("z.tar")
+    with pytest.raises(DatasetError, match=r"2 of 4 archives are not there:\n  - .*shard-002\.tar\n  - .*shard-003"):
+        describe("set/shard-{000..003}.tar")
+    with pytest.raises(DatasetError, match=r"\{5\.\.2\}: expected a rising range"):
+        describe("set/shard-{5..2}.tar")
+    assert not list(tmp_path.glob("data_manifests/*.yaml"))
+
+
+def test_an_archive_that_was_replaced_since_its_index_was_read_is_noticed(shards, tmp_path):
+    split = read_split(describe(shards), "all")
+    write_tar(tmp_path / "set/shard-000.tar", {"./other.jpg": jpeg(200), "./00.jpg": jpeg(0)})
+    with pytest.raises(PipelineError, match=r"#\./01\.jpg: the archive changed while it was read"):
+        split.paths_by_id["shard-000__01"].read_bytes()
+
+
+def test_a_missing_object_is_named_and_no_place_is(memory):
+    memory.pipe("/photos/a.jpg", jpeg(1))
+    split = read_split(describe("memory://photos"), "all")
+    memory.rm("/photos/a.jpg")
+    with pytest.raises(FileNotFoundError) as error:
+        split.paths[0].read_bytes()
+    assert error.value.strerror == "no such file or object"
+    with pytest.raises((MissingDataError, DatasetError), match="memory://gone"):
+        describe("memory://gone")
+    with pytest.raises(SettingsError, match="gopher"):
+        describe("gopher://x/y")
+
+
+def test_credentials_in_a_url_are_refused_and_shown_nowhere(tmp_path):
+    for url in ("https://me:secret@host/list.txt", "s3://bucket/x?sig=secret"):
+        with pytest.raises(SettingsError) as error:
+            describe(url)
+        assert "secret" not in str(error.value)
+    file = RemoteFile("https://host/a.jpg?X-Amz-Signature=secret", 1, "v")
+    shown = [str(file), repr(file), file.name, FileState.of(file).path, redact(f"GET {file.url}, failed")]
+    assert not any("secret" in text for text in shown) and file.name == "a.jpg"
+
+
+def test_retries_end_with_what_to_do_and_hide_the_query():
+    asked = []
+
+    def fails():
+        asked.append(1)
+        raise TimeoutError("no answer from https://host/a.jpg?sig=secret")
+
+    with pytest.raises(PipelineError, match=r"cannot be read, 4 tries: no answer .*check the network") as error:
+        with_retries(fails, "https://host/a.jpg?sig=secret")
+    assert len(asked) == 4 and "secret" not in str(error.value) and error.value.__cause__ is None
+
+
+# ---- a web server
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    files: dict[str, bytes] = {}
+    failures: dict[str, int] = {}
+    log: list[str] = []
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer(head=True)
+
+    def do_GET(self):
+        self.answer(head=False)
+
+    def answer(self, head):
+        path = self.path.partition("?")[0]
+        self.log.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+        data, code = self.files.get(path), 200
+        if self.failures.get(path, 0) > 0:
+            self.failures[path] -= 1
+            data, code = b"busy", 503
+        elif data is None:
+            data, code = b"nothing here", 404
+        etag = hashlib.md5(data).hexdigest()
+        if code == 200 and (found := self.headers.get("Range")):
+            first, last = found.removeprefix("bytes=").split("-")
+            data, code = data[int(first) : int(last) + 1], 206
+        self.send_response(code)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if not head:
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def web():
+    """A web server on the loopback: its address, and its handler with files, failures to come and requests."""
+    handler = type("Handler", (Server,), {"files": {}, "failures": {}, "log": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_list_on_a_web_server_with_presigned_urls_and_failures_that_pass(web, tmp_path):
+    address, handler = web
+    handler.files.update({"/p/a.jpg": jpeg(1), "/p/b.jpg": jpeg(2)})
+    (tmp_path / "list.txt").write_text(f"{address}/p/a.jpg?sig=secret\n{address}/p/b.jpg\n{address}/p/gone.jpg\n")
+    handler.failures.update({"/p/a.jpg": 2})
+    split = read_split(describe("list.txt"), "all")
+    handler.failures.update({"/p/b.jpg": 3})
+    assert split.ids == ("p__a", "p__b", "p__gone")
+    assert [path.read_bytes() for path in split.paths[:2]] == [jpeg(1), jpeg(2)]
+    with pytest.raises(FileNotFoundError):
+        split.paths[2].read_bytes()
+    assert not any("secret" in path.read_text() for path in tmp_path.glob("data_manifests/**/*.*"))
+
+
+def test_archives_on_a_web_server_are_read_by_range(web, shards, tmp_path):
+    address, handler = web
+    expected = contents(describe(shards))
+    handler.files.update({f"/{path.name}": path.read_bytes() for path in (tmp_path / "set").iterdir()})
+    manifest = describe(f"{address}/shard-{{000..001}}.tar")
+    handler.log.clear()
+    assert contents(manifest) == expected
+    gets = [line for line in handler.log if line.startswith("GET")]
+    assert len(gets) == 6 and all("bytes=" in line for line in gets)
+    with pytest.raises(DatasetError, match="a web server does not list its files; give a list of them"):
+        describe(f"{address}/p")

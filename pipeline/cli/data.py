@@ -53,9 +53,8 @@ def list_datasets(as_json: bool) -> None:
         except SettingsError as error:
             broken.append(str(error))
             continue
-        click.echo(
-            f"{name:12} {manifest.title}; fit on {manifest.fit}, evaluated on {manifest.eval} ({manifest.metric})"
-        )
+        roles = f"fit on {manifest.fit}, evaluated on {manifest.eval} ({manifest.metric})"
+        click.echo(f"{name:12} {manifest.title}; {roles if manifest.has_labels else 'no labels'}")
     if broken:
         raise SettingsError("\n".join(broken))
 

@@ -106,6 +106,7 @@ def test_what_needs_none_works(photos):
 
     settings = "--dataset photos --config config.yaml"
     assert "complete" in run("data check photos --deep").out
+    assert "pictures without labels in photos; no labels" in run("data list").out
     assert "no labels" in run(f"patches {settings} --split all").out
     assert "the trunk does not run" in run(f"extract {settings}").err
     planned = json.loads(run(f"plan {settings} --rate 1000 --trunk alexnet64 --json").out)

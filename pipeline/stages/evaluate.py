@@ -18,7 +18,6 @@ from pipeline.stages import patches, score
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_way
-from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
 from pipeline.trunk.sources import SEEDED_TRUNKS
@@ -79,7 +78,7 @@ def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     configured = run.settings.main_aggregation
     if result.k != configured:
         run.say(f"head {head!r}: k={result.k}, by which it was fitted; k={configured} does not apply to its scores")
-    if not current_table(run, split).labelled:
+    if not patches.require(run, split).labelled:
         folder = path(run, head).parent / "devkit"
         competition = manifest.competition_with(outside_data=run.settings.trunk not in SEEDED_TRUNKS)
         scores = score.require(run, head, split)
@@ -100,7 +99,7 @@ def make(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
 
 
 def _measure(run: RunContext, head: str, split: str) -> Result:
-    scores, table = score.require(run, head, split), current_table(run, split)
+    scores, table = score.require(run, head, split), patches.require(run, split)
     evaluation = Evaluation(
         scores=scores,
         table=table,

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 
 from pipeline.activations.run_log import log_name
-from pipeline.activations.store import Store
 from pipeline.dataset.manifest import load_manifest
 from pipeline.head import strong, weak
 from pipeline.head.bags import PictureBags
@@ -43,12 +42,10 @@ from pipeline.head.settings import HeadSettings, WeakSettings
 from pipeline.head.task import FitTask
 from pipeline.io.yaml import read_mapping
 from pipeline.patches.settings import LabelSettings
-from pipeline.patches.table import PatchTable
 from pipeline.scoring.score import make_accumulator, score_split
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
 from pipeline.stages.parse_settings import parse_run_settings
-from pipeline.stages.patches import current_table
+from pipeline.stages.stored import open_rows
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 
@@ -70,8 +67,7 @@ class Data:
 
     def __init__(self, ws: Workspace, dataset: str, split: str) -> None:
         run = RunContext(ws, dataset)
-        self.table: PatchTable = current_table(run, split)
-        self.store: Store = sealed_store(run, split)
+        self.table, self.store = open_rows(run, split)
         log = ws.cache / log_name(self.store.folder.name)
         self.extraction_s = sum(json.loads(line)["seconds"] for line in log.read_text().splitlines())
         self.rows = np.concatenate([rows for _, rows in self.store.iter_parts()])

@@ -21,9 +21,8 @@ from pipeline.head.file import load_head
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.heat_maps import CoverageGrid, point_at
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
 from pipeline.stages.parse_settings import parse_run_settings
-from pipeline.stages.patches import current_table
+from pipeline.stages.stored import open_rows
 from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 
@@ -43,7 +42,7 @@ def main() -> None:
     set_threads(0)
     manifest = load_manifest(options.dataset)
     run = RunContext(ws, options.dataset)
-    table, store = current_table(run, manifest.eval), sealed_store(run, manifest.eval)
+    table, store = open_rows(run, manifest.eval)
     head = load_head(ws.head_path(options.dataset, ws.settings.head))
     scores = np.concatenate([head.patch_scores(rows) for _, rows in store.iter_parts()])
     split = read_split(manifest, manifest.eval, ws.settings.data_root)

@@ -11,7 +11,7 @@ from pipeline.activations.store import Store
 from pipeline.io.yaml import read_mapping
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores as _load_scores
-from pipeline.stages import extract, score
+from pipeline.stages import score, stored
 from pipeline.stages.context import RunContext
 from pipeline.stages.fit_head import find_head
 from pipeline.stages.parse_settings import parse_run_settings
@@ -70,7 +70,7 @@ def open_features(dataset: str, split: str, config: str | Path | None = None, **
     StoreError
         Not extracted yet; the message names the command.
     """
-    return extract.open_features(RunContext(open_workspace(config, **values), dataset), split)
+    return stored.open_features(RunContext(open_workspace(config, **values), dataset), split)
 
 
 def open_photo_reader(

@@ -12,7 +12,8 @@ from pipeline.cache.inventory import list_stores
 from pipeline.io.errors import PipelineError
 from pipeline.stages import evaluate, extract, fit_head, patches, score
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import extraction_of, sealed_store, without_pictures
+from pipeline.stages.extract import extraction_of, without_pictures
+from pipeline.stages.stored import sealed_store
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def command(
     from pipeline.exchange.export import check_target, export, holds_already
     from pipeline.stages import extract
     from pipeline.stages.context import RunContext
-    from pipeline.stages.extract import open_features
+    from pipeline.stages.stored import open_features
 
     ws = workspace_from(options)
     dataset, split = find_pictures(ws, dataset, split, root)

@@ -13,25 +13,23 @@ import numpy as np
 
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
-from pipeline.activations.features import Features
 from pipeline.activations.folder import Folder, LocalFolder, open_folder
 from pipeline.activations.identity import Identity, explain_differences, trunk_fields
-from pipeline.activations.match import check_joined
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
-from pipeline.head.strong import rows_to_learn
 from pipeline.io.atomic import remove_stale_partials, write_json
-from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
+from pipeline.io.errors import StoreError
 from pipeline.io.picture_file import PictureFile
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.boxes import check_trunk, refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import TableDueError, current_table, open_pictures
-from pipeline.stages.receipt import Receipt, read_receipt, write_receipt
+from pipeline.stages.receipt import Receipt, write_receipt
 from pipeline.stages.runner import make_runner, worker_threads
 from pipeline.stages.settings import RunSettings
+from pipeline.stages.stored import open_features, rows_to_extract, sealed_store
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.sources import is_imported
 
@@ -212,23 +210,6 @@ def extraction_of(
     )
 
 
-def rows_to_extract(run: RunContext, table: PatchTable) -> np.ndarray | None:
-    """Return the rows of a table that the settings ask for: int64 ndarray, rising; None for all.
-
-    Raises
-    ------
-    SettingsError
-        The main head is of a kind that needs all of them.
-    """
-    s = run.settings
-    if s.rows == "all" or table.split != run.manifest.fit or is_imported(s.trunk):
-        return None
-    head = s.head_settings(s.head)
-    if head.kind not in ("strong", "adapted"):
-        raise SettingsError(f"rows: labelled is for strong heads, and head {s.head!r} uses all rows; use rows: all")
-    return rows_to_learn(table, head, s.labels, s.all_seeds)
-
-
 def _make_receipt(run: RunContext, extraction: Extraction, store: Store, generation: int | None) -> Receipt:
     table = extraction.table
     return Receipt(
@@ -287,54 +268,3 @@ def make_part_maker(settings: RunSettings, stores: Mapping[str, Identity]) -> Pa
                 f"{explain_differences(own, expected)}\nuse workers with the same package, weights and kind of device"
             )
     return PartMaker(runner, *map(ws.stores.child, stores))
-
-
-def open_features(run: RunContext, split: str) -> Features:
-    """Open the cached activations of a split, joined with its patch table.
-
-    Raises
-    ------
-    StoreError
-        Not extracted with these settings yet, or the store is of other rows than the table.
-    """
-    table = current_table(run, split)
-    store, rows = sealed_store(run, split), rows_to_extract(run, table)
-    check_joined(store, table, rows)
-    return Features(store, table, rows)
-
-
-def sealed_store(run: RunContext, split: str) -> Store:
-    """Open the store that the receipt of a split names; needs neither pictures nor the trunk's weights.
-
-    Raises
-    ------
-    StoreError
-        Not extracted with these settings yet, or the trunk's weights changed since.
-    """
-    ws, s, file = run.ws, run.settings, path(run, split)
-    again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
-    if not file.is_file() and is_imported(s.trunk):
-        name = s.trunk.partition("/")[2]
-        raise StoreNotExtractedError(
-            f"{run.dataset} {split}: no rows {name!r} of source {s.source!r} were imported with these settings yet (no "
-            f"{file}); import them with: pipeline import-features FILE --dataset {run.dataset} --split {split} "
-            f"--name {name}; rows of patches also need their source in the settings, such as source: grid"
-        )
-    if not file.is_file():
-        raise StoreNotExtractedError(
-            f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
-            f"(no {file}); make them with: {again}" + (f" --layer {s.layer}" if s.layer != "fc7" else "")
-        )
-    receipt = read_receipt(file)
-    store = Store(ws.stores.child(receipt.store))
-    # Where the weights are not available there is nothing to compare: heads need none.
-    if ws.has_weights() and receipt.weights != ws.weights_state(run.dataset):
-        raise StoreError(
-            f"{store.folder}: the trunk's weights or card changed since it was made (trunk {s.trunk!r}); "
-            f"extract again: {again}"
-        )
-    if store.fingerprint != receipt.fingerprint:
-        raise StoreError(
-            f"{file}: names the store {store.folder} with another fingerprint than it has; run pipeline extract again"
-        )
-    return store

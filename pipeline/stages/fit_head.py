@@ -20,11 +20,11 @@ from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.hints import name_way
-from pipeline.stages.patches import TableDueError, current_table
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.runner import make_trunk, set_threads
 from pipeline.stages.seconds import write_seconds
+from pipeline.stages.stored import open_rows, rows_to_extract, sealed_store
 from pipeline.stages.workspace import Workspace
 
 
@@ -151,7 +151,7 @@ def ensure(run: RunContext, heads: Sequence[str], without_held_out: bool = False
 
 
 def _open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store, RowReader]:
-    table, store = current_table(run, split), sealed_store(run, split)
+    table, store = open_rows(run, split)
     return table, store, RowReader(store, rows_to_extract(run, table), memory_budget(run))
 
 

@@ -23,9 +23,8 @@ from pipeline.scoring.results import number, versions
 from pipeline.scoring.retrieval import distances, evaluate_retrieval, rows_of_scales
 from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import current_table
 from pipeline.stages.runner import make_runner, set_threads
+from pipeline.stages.stored import open_rows
 from pipeline.trunk.runner import TrunkRunner
 
 DEFINITION = (
@@ -102,7 +101,7 @@ def find_nearest(
     JSON object: ``queries``, each with its ``results`` (rank, id, path where known, distance)
     """
     split = split or run.manifest.eval
-    table, store = current_table(run, split), sealed_store(run, split)
+    table, store = open_rows(run, split)
     set_threads(run.settings.threads)
     queries = query_table(run, pictures, table.turns)
     rows = rows_of_scales(queries, query_scales)
@@ -137,7 +136,7 @@ def evaluate_split(run: RunContext, split: str | None, *, query_scales: int, ref
     """
     refuse_without_labels(run.manifest, "a measure of retrieval")
     split = split or run.manifest.eval
-    table, store = current_table(run, split), sealed_store(run, split)
+    table, store = open_rows(run, split)
     set_threads(run.settings.threads)
     found = evaluate_retrieval(store, table, query_scales, reference_scales)
     counted = ~np.isnan(found.ap)

@@ -16,11 +16,11 @@ from pipeline.scoring.scores_file import load_scores, save_scores
 from pipeline.stages import fit_head, patches
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import TableDueError, current_table
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.runner import set_threads
 from pipeline.stages.score_shares import SharedScoring
 from pipeline.stages.seconds import write_seconds
+from pipeline.stages.stored import open_rows, sealed_store
 
 
 def scored_split(run: RunContext, split: str | None = None, held_out: bool = False) -> str:
@@ -139,7 +139,7 @@ def _open(run: RunContext, heads: Sequence[str], split: str | None, held_out: bo
     """Open table, store and heads, all of them current."""
     check_heads(run.manifest, run.settings, heads)
     name = scored_split(run, split, held_out)
-    table, store = current_table(run, name), sealed_store(run, name)
+    table, store = open_rows(run, name)
     set_threads(run.settings.threads)
     loaded = [fit_head.require(run, head, held_out) for head in heads]
     wanted = hold_out_pictures(table.picture_sha256, run.settings.held_out) if held_out else None

@@ -33,9 +33,8 @@ from pipeline.scoring.scores import SplitScores
 from pipeline.stages import extract, fit_head
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
+from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import VERSIONS
 
 
@@ -94,8 +93,7 @@ def why_due(run: RunContext) -> str | None:
 
 def _digest_of_inputs(run: RunContext) -> str:
     s = run.settings
-    tables = [current_table(run, split) for split in (run.manifest.fit, run.manifest.eval)]
-    stores = [sealed_store(run, split) for split in (run.manifest.fit, run.manifest.eval)]
+    opened = [open_rows(run, split) for split in (run.manifest.fit, run.manifest.eval)]
     rules = _rules(run)
     settings = [
         {name: s.head_settings(name).model_dump(mode="json") for name in s.compared_heads(run.manifest.has_boxes)},
@@ -103,7 +101,7 @@ def _digest_of_inputs(run: RunContext) -> str:
         [aggregation.to_json() for aggregation in s.all_aggregations],
         [s.held_out, s.seed],
     ]
-    data = [[store.fingerprint for store in stores], [table.labels_digest(s.labels) for table in tables]]
+    data = [[store.fingerprint for _, store in opened], [table.labels_digest(s.labels) for table, _ in opened]]
     return digest_of([VERSIONS, settings, data, run.facts_of_roles()])
 
 
@@ -125,9 +123,7 @@ def make(run: RunContext) -> dict[str, Any]:
     compared = run.compared_heads
     check_heads(manifest, s, compared, "compare")
     set_threads(s.threads)
-    fit, shown = (
-        LabelledRows(current_table(run, split), sealed_store(run, split)) for split in (manifest.fit, manifest.eval)
-    )
+    fit, shown = (LabelledRows(*open_rows(run, split)) for split in (manifest.fit, manifest.eval))
     if not shown.table.labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels to show a sweep on")
     heads = {name: s.head_settings(name) for name in compared}

@@ -25,8 +25,7 @@ from pipeline.patches.table_file import read_table
 from pipeline.scoring.aggregation import reported_aggregation
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import sealed_store
-from pipeline.stages.patches import current_table
+from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.heat_maps import heat_map_sheet
@@ -104,7 +103,7 @@ def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> 
     """
     check_makes_heat_maps(head)
     split = split or run.manifest.eval
-    table, store = current_table(run, split), sealed_store(run, split)
+    table, store = open_rows(run, split)
     check_joined(store, table)
     head.check_rows(store)
     return SplitReader(head, table, store, run.split(split).paths_by_id)

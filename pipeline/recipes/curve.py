@@ -29,10 +29,10 @@ from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
 from pipeline.stages.context import RunContext
-from pipeline.stages.extract import rows_to_extract, sealed_store
 from pipeline.stages.fit_head import head_device, memory_budget
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
+from pipeline.stages.stored import rows_to_extract, sealed_store
 from pipeline.stages.workspace import VERSIONS
 
 ALL = 0

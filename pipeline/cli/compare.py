@@ -48,10 +48,11 @@ def command(
     if recipes and not heads:
         ws = Workspace(ws.settings.model_copy(update={"comparison": recipes}))
     check_scheduler(scheduler)  # before anything is read
-    joined = compare.make(RunContext(ws, dataset, say, this_command(), scheduler), of_heads=heads)
+    run = RunContext(ws, dataset, say, this_command(), scheduler)
+    joined = compare.make(run, of_heads=heads)
     if as_json:
         echo_json(joined)
     else:
         print_comparison(joined)
-        for note in compare.read_notes(RunContext(ws, dataset), joined, of_heads=heads):
+        for note in compare.read_notes(run, joined, of_heads=heads):
             click.secho(f"NOTE: {note}", fg="yellow")

@@ -89,7 +89,8 @@ class CachedStore:
     picture_files : of its pictures; None if the store does not record them
     parts, recorded : number of parts, and of those that have a record
     heads, results : names of what was fitted on it, or measured with it
-    without_labels : whether it holds the features of a dataset without labels, which no head can ever use
+    without_labels : whether nothing uses it, and it holds the features of a dataset without labels, which no head can
+        ever use
     changed : seconds since 1970 of its youngest file or log, 0.0 where that is not known
     """
 
@@ -174,6 +175,7 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
         except (StoreError, KeyError, TypeError):
             pass
         key = fingerprint(identity) if identity else ""
+        is_used = key in heads or key in results  # then the manifest need not be read
         found.append(
             CachedStore(
                 folder=folder,
@@ -188,9 +190,8 @@ def list_stores(ws: Workspace) -> list[CachedStore]:
                 results=results.get(key, []),
                 changed=folder.changed(),
                 picture_files=files,
-                without_labels=any(
-                    has_no_labels(receipt.receipt.dataset) for receipt in receipts if receipt.store == name
-                ),
+                without_labels=not is_used
+                and any(has_no_labels(receipt.receipt.dataset) for receipt in receipts if receipt.store == name),
             )
         )
     return found

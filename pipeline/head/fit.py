@@ -35,8 +35,7 @@ def fit_heads(
     label_rule: LabelSettings,
     seed: int,
     *,
-    held_out_share: float = 0.0,
-    is_held_out: np.ndarray | None = None,
+    held_out_share: float | np.ndarray = 0.0,
     load_trunk: Callable[[], Trunk] = _no_trunk,
     reader: RowReader | None = None,
     device: HeadDevice | None = None,
@@ -50,8 +49,8 @@ def fit_heads(
     ----------
     settings : of each head by its name
     label_rule : decides the labels of patches
-    held_out_share : share of the fit pictures that is left out, to choose settings on them
-    is_held_out : bool ndarray (n_pictures,), other pictures to leave out than those of the share; None for these
+    held_out_share : share of the fit pictures that is left out, to choose settings on them; or which pictures are left
+        out, bool ndarray (n_pictures,)
     load_trunk : makes the trunk, for kinds that begin with its weights
     reader : of the store, if it holds a part of the table's rows, or is read for other heads too
     device : on which to fit; None for the CPU
@@ -67,8 +66,10 @@ def fit_heads(
     """
     reader = reader or RowReader(store)
     check_joined(store, table, reader.stored_rows)
-    if is_held_out is None:
-        is_held_out = hold_out_pictures(table.picture_sha256, held_out_share)
+    if isinstance(held_out_share, np.ndarray):
+        is_held_out, share = held_out_share, 0.0
+    else:
+        is_held_out, share = hold_out_pictures(table.picture_sha256, held_out_share), held_out_share
     make_task = partial(
         FitTask,
         store=store,
@@ -84,7 +85,7 @@ def fit_heads(
         tasks = [make_task(name=name) for name in names]
         fitted = KINDS[settings[names[0]].kind].fit(tasks, [settings[name] for name in names])
         for task, one in zip(tasks, fitted, strict=True):
-            yield task.name, Head(one.network, _make_facts(task, settings[task.name], held_out_share, one))
+            yield task.name, Head(one.network, _make_facts(task, settings[task.name], share, one))
 
 
 def _group_jointly(settings: Mapping[str, AnyHead]) -> list[list[str]]:

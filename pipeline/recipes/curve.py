@@ -255,7 +255,7 @@ def _fit_group(run: RunContext, plan: CurvePlan, group: _Group) -> Iterator[Fit]
                 rule = context.settings.labels
                 try:
                     heads = fit_heads(
-                        store, table, {name: settings}, rule, seed, is_held_out=~chosen, reader=reader, device=device
+                        store, table, {name: settings}, rule, seed, held_out_share=~chosen, reader=reader, device=device
                     )
                     fitted += [(fit, head) for _, head in heads]
                 except HeadError as error:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.io.errors import DatasetError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import shorten
 
 CHUNK = 1 << 20
-LFS_POINTER = "version https://git-lfs"
 
 
 def stream_elements(path: Path, keys: Collection[str]) -> Iterator[tuple[str, int, Any]]:
@@ -54,8 +54,8 @@ class _Scanner:
         first = self._peek()
         if not first:
             raise DatasetError(f"{self._path}: the file is empty")
-        if self._text.startswith(LFS_POINTER):
-            raise DatasetError(f"{self._path}: a Git LFS pointer without its file: git lfs pull")
+        if is_lfs_pointer(self._text[:100].encode()):
+            raise DatasetError(f"{self._path}: {UNFETCHED}")
         if first == "[":
             if "" not in keys:
                 raise DatasetError(f"{self._path}: expected an object {{...}} at the top, got an array [...]")

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.dataset.formats.records import Box, ObjectRecord, PictureRecord, Source, class_name
 from pipeline.io.errors import DatasetError
-from pipeline.io.json_stream import LFS_POINTER
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief
 
 TITLE = "Hugging Face imagefolder (pictures and metadata)"
@@ -65,6 +65,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         It cannot be read.
     """
     try:
+        with open(path, "rb") as start:
+            if is_lfs_pointer(start.read(100)):
+                raise DatasetError(f"{path}: {UNFETCHED}")
         with open(path, encoding="utf-8-sig", newline="") as stream:
             if path.suffix.lower() == ".csv":
                 reader = csv.DictReader(stream, strict=True)
@@ -76,8 +79,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield reader.line_num, dict(row)
                 return
             for number, text in enumerate(stream, 1):
-                if text.startswith(LFS_POINTER):
-                    raise DatasetError(f"{path}: a Git LFS pointer without its file: git lfs pull")
                 if not text.strip():
                     continue
                 content = json.loads(text)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.dataset.formats.records import Box, ObjectRecord, PictureRecord, Source, class_name, stated_size
 from pipeline.dataset.voc_folder import index_files
-from pipeline.io.json_stream import LFS_POINTER
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, enumerate_problems
 
 TITLE = "LabelMe (a JSON file of shapes per picture)"
@@ -64,13 +64,12 @@ def _read_file(source: Source, file: Path) -> PictureRecord | None:
     where = source.shown(file)
     stem = file.relative_to(source.annotations).with_suffix("").as_posix()
     try:
-        text = file.read_text("utf-8-sig")
-        content = json.loads(text) if not text.startswith(LFS_POINTER) else None
+        data = file.read_bytes()
+        if is_lfs_pointer(data):
+            return PictureRecord(stem, where, problems=(UNFETCHED,))
+        content = json.loads(data.decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         return PictureRecord(stem, where, problems=(f"no JSON that can be read: {error}",))
-    if content is None:
-        why = "a Git LFS pointer without its file: git lfs pull" if text.startswith(LFS_POINTER) else "empty"
-        return PictureRecord(stem, where, problems=(why,))
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         if stem in source.pictures:
             return PictureRecord(stem, where, problems=("expected an object with a list 'shapes'",))

@@ -101,18 +101,25 @@ def annotation_of(record: PictureRecord, classes: Sequence[str]) -> Annotation:
         the picture.
     """
     index = {name: k for k, name in enumerate(classes)}
-    problems, boxes, indices, n_clipped = list(record.problems), [], [], 0
+    problems, indices, difficult, n_clipped = list(record.problems), list[int](), list[bool](), 0
+    boxes: list[np.ndarray] = []
+    first: dict[tuple[str, bytes], ObjectRecord] = {}  # one that is listed again is one object, as in VOC's files
     for item in record.objects:
         try:
             box, is_clipped = _usable_box(item, record.size_wh)
             if item.name not in index:
                 raise ValueError(f"unknown class, expected one of {shorten(', '.join(classes), 400)}")
+            known = first.setdefault((item.name, box.tobytes()), item)
+            if known.difficult != item.difficult:
+                raise ValueError(f"the same box as {known.where}, both difficult and not; keep one")
         except ValueError as error:
             problems.append(f"{item.where} ({shorten(item.name) or 'no name'}): {error}")
             continue
-        boxes.append(box)
-        indices.append(index[item.name])
-        n_clipped += is_clipped
+        if known is item:
+            boxes.append(box)
+            indices.append(index[item.name])
+            difficult.append(item.difficult)
+            n_clipped += is_clipped
     if unknown := sorted(set(record.labels or ()) - set(index)):
         problems.append(f"unknown class {', '.join(map(brief, unknown[:SHOWN]))}")
     if problems:
@@ -122,8 +129,9 @@ def annotation_of(record: PictureRecord, classes: Sequence[str]) -> Annotation:
         record.size_wh,
         np.array(boxes, float).reshape(-1, 4),
         np.array(indices, np.int64),
-        np.array([item.difficult for item in record.objects], bool),
+        np.array(difficult, bool),
         n_clipped=n_clipped,
+        n_repeated=len(record.objects) - len(boxes),
     )
 
 

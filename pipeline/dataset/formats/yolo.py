@@ -28,6 +28,7 @@ from pipeline.dataset.formats.records import (
     to_pixels,
 )
 from pipeline.io.errors import DatasetError
+from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import brief, enumerate_problems, shorten
 from pipeline.io.yaml import read_mapping
 
@@ -110,14 +111,15 @@ def _read_picture(
         return PictureRecord(name, f"{name} (no text file)")
     where = source.shown(file)
     try:
-        lines = [(k, line.split()) for k, line in enumerate(file.read_text("utf-8-sig").splitlines(), 1)]
+        data = file.read_bytes()
+        if is_lfs_pointer(data):
+            return PictureRecord(name, where, problems=(UNFETCHED,))
+        lines = [(k, line.split()) for k, line in enumerate(data.decode("utf-8-sig").splitlines(), 1)]
     except (OSError, UnicodeDecodeError) as error:
         return PictureRecord(name, where, problems=(f"cannot be read: {error}",))
     lines = [(k, words) for k, words in lines if words]
     if not lines:
         return PictureRecord(name, where)
-    if lines[0][1][0] == "version":
-        return PictureRecord(name, where, problems=("a Git LFS pointer without its file: git lfs pull",))
     try:
         size_wh = size_for_shares(picture, source.exif)
     except ValueError as error:

@@ -78,6 +78,21 @@ def test_faults_of_coco_are_named_by_file_and_record(tmp_path, name):
     assert re.search(r"labels.json[\s\S]*" + message, ended.err), ended.err
 
 
+def test_an_object_that_is_listed_again_counts_once(tmp_path):
+    def repeat(content):
+        content["annotations"] += [{**content["annotations"][1], "id": 77}]
+
+    coco(tmp_path, repeat)
+    ended = new(tmp_path)
+    assert ended.code == 0 and "1 repetition(s) are dropped" in ended.err
+    manifest = load_manifest("own", tmp_path / "data_manifests")
+    found = [len(item.box_xyxy) for split in ("train", "val") for item in read_split(manifest, split).annotations]
+    assert found == [1, 1, 1, 1]
+
+    coco(tmp_path, lambda content: content["annotations"].append({**content["annotations"][1], "iscrowd": 1}))
+    assert "the same box as annotations[1], both difficult and not; keep one" in new(tmp_path).err
+
+
 def test_a_picture_with_a_bad_record_is_left_out_on_request(tmp_path):
     coco(tmp_path, edit("annotations", 1, bbox=[1, 2, 90, 6]))
     ended = new(tmp_path, "--on-error", "skip")
@@ -88,7 +103,10 @@ def test_a_picture_with_a_bad_record_is_left_out_on_request(tmp_path):
     ("text", "message"),
     [
         ("", "the file is empty"),
-        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer without its file: git lfs pull"),
+        (
+            "version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer without its file; get it with",
+        ),
         ('{"images": [{"id": 1, "file_', "not valid JSON at character 13: images.0.: .*ends here|Unterminated"),
         ('{"images": {}}', "expected an array .* under 'images'"),
         ('{"images": [1], "annotations": []}', r"images\[0\]: expected an object"),

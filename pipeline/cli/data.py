@@ -221,6 +221,8 @@ def new_dataset(
         raise click.UsageError("--no-labels goes without --folders and --layout: nothing but pictures is read.")
     elif root is None:
         raise click.UsageError("Missing option '--root' or '--table'.")
+    elif is_elsewhere(root) and layout is not None:
+        raise click.UsageError("--layout goes with a folder here: pictures from elsewhere are read without labels.")
     elif is_elsewhere(root):
         path = new_elsewhere_manifest(root, name, manifests, overwrite=rest["overwrite"], say=say)
     elif label_separator is not None or zero is not None or minus_one is not None:

@@ -19,6 +19,8 @@ from pipeline.dataset.describe.peek import (
     xml_root,
 )
 from pipeline.dataset.describe.tree import Folder
+from pipeline.dataset.manifest import ANNOTATED
+from pipeline.io.errors import DatasetError
 
 DEPTH = 3
 PACKED = {
@@ -170,3 +172,45 @@ RULES: tuple[Callable[[Folder], Evidence | None], ...] = (
     _packed,
 )
 """In the order of trial; a new format is a function and its name here."""
+
+
+def refuse_foreign_table(table: Path) -> None:
+    """Raise an error for a file that is no table of pictures and labels, by the name of its format.
+
+    Raises
+    ------
+    DatasetError
+    """
+    if not table.is_file():
+        return
+    text = head_of(table)
+    kinds = {
+        "coco": "a COCO file (JSON)",
+        "labelme": "a LabelMe file (JSON)",
+        "label-studio": "an export of Label Studio (JSON)",
+        "json": "a JSON file",
+        "caption": "a JSON file",
+    }
+    layout = json_kind(text) or ""
+    kind = kinds.get(layout)
+    if kind and table.suffix.lower() in (".jsonl", ".ndjson"):
+        kind, layout = "JSON lines, as in a Hugging Face imagefolder's metadata.jsonl", "imagefolder"
+    if text.startswith("\x1f\ufffd"):
+        kind = "a compressed file"
+    if text.startswith(("PAR1", "PK\x03\x04")):
+        kind = "a Parquet file" if text.startswith("PAR1") else "a spreadsheet or ZIP archive"
+    if kind is None and csv_kind(csv_header(text)) == "open images":
+        kind, layout = "a table of Open Images (ImageID, LabelName)", "open-images"
+    elif kind is None and csv_kind(csv_header(text)) == "boxes":
+        kind = "a table of boxes"
+    if kind is not None and layout in ANNOTATED:
+        given = table.parent if layout == "labelme" else table
+        raise DatasetError(
+            f"{table}: {kind}, which is no table of pictures and labels; give the folder of the pictures: pipeline "
+            f"data new --root DIR --annotations {given} --layout {layout}"
+        )
+    if kind is not None:
+        raise DatasetError(
+            f"{table}: {kind}, which is not read; expected CSV with the columns picture,label and perhaps split, "
+            "a row per picture and label"
+        )

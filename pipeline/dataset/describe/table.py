@@ -22,7 +22,7 @@ from pipeline.dataset.csv_table import (
 )
 from pipeline.dataset.describe.divide import make_lists
 from pipeline.dataset.describe.folders import BAD_CLASS
-from pipeline.dataset.describe.peek import csv_header, csv_kind, head_of, json_kind
+from pipeline.dataset.describe.foreign import refuse_foreign_table
 from pipeline.dataset.describe.pictures import describe_list
 from pipeline.dataset.describe.tree import read_tree
 from pipeline.dataset.describe.write import (
@@ -36,7 +36,7 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
-from pipeline.dataset.manifest import ANNOTATED, CLASS_NAME, SPLIT_NAME
+from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
 from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.progress import Say
@@ -153,48 +153,6 @@ def _alike(root: Path, path: str) -> str:
     for folder in read_tree(root).walk():
         found += [folder.below(p) for p in folder.pictures if name in (p.casefold(), os.path.splitext(p)[0].casefold())]
     return f"; there is {found[0]}" if len(found) == 1 else ""
-
-
-def refuse_foreign_table(table: Path) -> None:
-    """Raise an error for a file that is no table of pictures and labels, by the name of its format.
-
-    Raises
-    ------
-    DatasetError
-    """
-    if not table.is_file():
-        return
-    text = head_of(table)
-    kinds = {
-        "coco": "a COCO file (JSON)",
-        "labelme": "a LabelMe file (JSON)",
-        "label-studio": "an export of Label Studio (JSON)",
-        "json": "a JSON file",
-        "caption": "a JSON file",
-    }
-    layout = json_kind(text) or ""
-    kind = kinds.get(layout)
-    if kind and table.suffix.lower() in (".jsonl", ".ndjson"):
-        kind, layout = "JSON lines, as in a Hugging Face imagefolder's metadata.jsonl", "imagefolder"
-    if text.startswith("\x1f\ufffd"):
-        kind = "a compressed file"
-    if text.startswith(("PAR1", "PK\x03\x04")):
-        kind = "a Parquet file" if text.startswith("PAR1") else "a spreadsheet or ZIP archive"
-    if kind is None and csv_kind(csv_header(text)) == "open images":
-        kind, layout = "a table of Open Images (ImageID, LabelName)", "open-images"
-    elif kind is None and csv_kind(csv_header(text)) == "boxes":
-        kind = "a table of boxes"
-    if kind is not None and layout in ANNOTATED:
-        given = table.parent if layout == "labelme" else table
-        raise DatasetError(
-            f"{table}: {kind}, which is no table of pictures and labels; give the folder of the pictures: pipeline "
-            f"data new --root DIR --annotations {given} --layout {layout}"
-        )
-    if kind is not None:
-        raise DatasetError(
-            f"{table}: {kind}, which is not read; expected CSV with the columns picture,label and perhaps split, "
-            "a row per picture and label"
-        )
 
 
 def _rule_of(table: CsvTable, options: TableOptions, say: Say) -> tuple[tuple[str, ...], LabelRule]:

@@ -39,14 +39,14 @@ test: $(READY)
 SHORT := $(addprefix tests/,golden metrics io dataset patches activations head scoring stages recipes/test_catalogue.py)
 
 # What measures memory, or trains for long, says nothing more of another Python.
-LEFT_OUT := head/test_fit_memory.py head/test_fit_rows.py stages/test_pretrain.py
+LEFT_OUT := $(addprefix tests/head/,test_fit_memory.py test_fit_rows.py) tests/stages/test_pretrain.py
 
 test-short:
 	$(MAKE) env VENV=build/short
 	$(MAKE) run-short VENV=build/short
 
 run-short:
-	PIPELINE_SHORT=1 $(TEST) $(SHORT) $(addprefix --ignore=tests/,$(LEFT_OUT))
+	PIPELINE_SHORT=1 $(TEST) $(SHORT) $(addprefix --ignore=,$(LEFT_OUT))
 
 # What else has a long form.
 LONG := $(shell grep -rl --include 'test_*.py' TORTURE tests | grep -v ^tests/fault)

@@ -113,6 +113,7 @@ def prepared(tmp_path_factory) -> Path:
     (folder / "home/photos").mkdir()
     for target in ("photo.jpg", "home/photos/mine.jpg"):
         shutil.copy(photo, folder / target)
+    (folder / "urls.txt").write_text("home/photos/mine.jpg\n")
     shutil.copy(pictures / "Annotations/val_0001.xml", folder / "photo.xml")
     torch.manual_seed(0)
     torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), folder / "resnet18.pth")

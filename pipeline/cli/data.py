@@ -201,7 +201,7 @@ def new_dataset(
       pipeline data new --root ~/my-pictures --name mine
       pipeline data new --root ~/scenes --name scenes
       pipeline data new --table ~/faces/attributes.csv --name faces
-      pipeline data new --root ~/Photos --name photos --no-labels
+      pipeline data new --no-labels --root ~/photos --name photos
       snakemake --cores 2 results/mine_map.json
     """
     from pipeline.dataset.describe.pictures import new_elsewhere_manifest

@@ -54,7 +54,7 @@ def command(
       pipeline export --dataset demo --split val --to val.parquet
       pipeline export --dataset demo --split val --to pictures.csv --per picture --pool mean
       pipeline export --dataset demo --split val --to hf/
-      pipeline export --root ~/Photos --trunk alexnet64 --to photos.parquet --per picture
+      pipeline export --root ~/photos --trunk alexnet64 --to photos.parquet --per picture
     """
     from pipeline.exchange.contents import Contents
     from pipeline.exchange.export import check_target, export, holds_already

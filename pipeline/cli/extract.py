@@ -43,7 +43,7 @@ def command(
       pipeline extract --dataset demo --split train --trunk alexnet64
       pipeline extract --dataset voc12 --split val --trunk torchvision/resnet18 --device cuda
       pipeline extract --dataset demo --split train --layers pool5,fc7
-      pipeline extract --root ~/Photos --trunk alexnet64
+      pipeline extract --root ~/photos --trunk alexnet64
       pipeline extract --dataset demo --split val --scheduler local:2
     """
     from pipeline.activations.engines import check_scheduler

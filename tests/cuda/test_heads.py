@@ -26,7 +26,7 @@ from pipeline.scoring.score import score_split
 from pipeline.trunk import devices
 
 LABELS = LabelSettings()
-STRONG = HeadSettings(hidden=(6,), batch=16, max_epochs=(2, 1, 0), background_share=1.0, settled=0)
+STRONG = HeadSettings(hidden=(6,), batch=16, max_epochs=(1, 1, 0), background_share=1.0, settled=0)
 WEAK = WeakSettings(kind="weak", hidden=(6,), top=3, batch=4, max_epochs=(2, 0), settled=0)
 HELD, IN_BLOCKS = ("late", 0.5), ("early", 0.0)
 """Timing, and the share of the device's memory that may hold rows."""
@@ -34,8 +34,8 @@ HELD, IN_BLOCKS = ("late", 0.5), ("early", 0.0)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A table of 12 pictures of 8 patches, and a store of their rows."""
-    table = table_of_eights(12)
+    """A table of 8 pictures of 8 patches, and a store of their rows."""
+    table = table_of_eights(8)
     rows = draw_rows(table, 8, 0)
     return table, seal_store(tmp_path_factory.mktemp("heads") / "train.zarr", table, rows, 40)
 
@@ -96,7 +96,7 @@ def test_a_strong_head_is_that_of_the_cpu(data, on_device, monkeypatch, timing, 
         assert np.array_equal(tensor, weights(heads["s"])[name]), name
     assert heads["s"].facts.epochs == of_cpu.facts.epochs
     assert heads["s"].facts.of_kind == {**of_cpu.facts.of_kind, "device": "cuda"}
-    assert steps_wait_for_nothing(seen, 3)
+    assert steps_wait_for_nothing(seen, 2)
 
 
 def test_a_linear_probe_and_several_targets_are_those_of_the_cpu(data, on_device):
@@ -118,7 +118,7 @@ def test_several_heads_of_one_shape_are_one_stack(data, on_device, monkeypatch):
     stack = joint_fit.StackedHeads
     monkeypatch.setattr(joint_fit, "StackedHeads", lambda *of: made.append(len(of[0])) or stack(*of))
     heads, seen = on_device(settings)
-    assert made == [4] and steps_wait_for_nothing(seen, 3)
+    assert made == [4] and steps_wait_for_nothing(seen, 2)
     for name, head in heads.items():
         of_cpu = fit_head(data[1], data[0], name, settings[name], LABELS, 0)
         assert_near(of_cpu, head, atol=2e-6)
@@ -257,7 +257,7 @@ def test_a_mutation_of_a_fit_is_noticed(data, on_device, monkeypatch, mutation, 
     else:
         equal = all(np.array_equal(tensor, weights(heads["s"])[name]) for name, tensor in weights(of_cpu).items())
         pageable = len({copies for _, copies in seen}) > 1
-        found = "rows" if not equal else "copies" if pageable else "" if steps_wait_for_nothing(seen, 3) else "waits"
+        found = "rows" if not equal else "copies" if pageable else "" if steps_wait_for_nothing(seen, 2) else "waits"
     assert found == noticed
 
 

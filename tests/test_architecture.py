@@ -32,6 +32,7 @@ MAX_PARAMETERS = 8
 """Without ``self``. Of a command they are its options, and have no limit."""
 MANY_PARAMETERS = {
     "head/classifier.py:__init__",
+    "head/fit.py:fit_heads",
     "stages/pretrain.py:pretrain_on_folders",
 }
 IMPORTS_IN_FUNCTIONS = {

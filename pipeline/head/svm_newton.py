@@ -92,10 +92,10 @@ class _Products:
 def solve(problems: Problems) -> Solved:
     """Fit all SVMs; those that are done wait for the others."""
     sign, cost = problems.sign, problems.cost
-    products, seen = _Products(problems), (problems.sign != 0).to(problems.sign.dtype)
+    products, loss = _Products(problems), _Loss(sign, (sign != 0).to(sign.dtype), cost)
     weights = sign.new_zeros(problems.vectors.shape[1] + 1, sign.shape[1])
     values = torch.zeros_like(sign)
-    objective, slack = _objective(weights, values, sign, seen, cost)
+    objective, slack = loss.of(weights, values)
     gradient = weights - 2 * cost * products.backward(sign * slack)
     tolerance = TOLERANCE * gradient.norm(dim=0)
     length = gradient.norm(dim=0)
@@ -108,18 +108,24 @@ def solve(problems: Problems) -> Solved:
         exactness = (length / (tolerance / TOLERANCE)).sqrt().clamp(max=0.1) * length
         step = _conjugate_gradients(products, active, cost, -gradient * runs, exactness)
         along = products.forward(step)
-        weights, values, objective, slack = _search(
-            weights, values, step, along, objective, (gradient * step).sum(0), sign, seen, cost
-        )
+        slope = (gradient * step).sum(0)
+        weights, values, objective, slack = _search(loss, weights, values, step, along, objective, slope)
         gradient = weights - 2 * cost * products.backward(sign * slack)
         length = gradient.norm(dim=0)
     return Solved(weights[:-1].T.contiguous(), weights[-1].contiguous(), length <= tolerance)
 
 
-def _objective(weights: Tensor, values: Tensor, sign: Tensor, seen: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the objective of each SVM (n_svms,), and how far each vector is on the wrong side (n, n_svms)."""
-    slack = (1 - sign * values).clamp(min=0) * seen
-    return 0.5 * weights.square().sum(0) + cost * slack.square().sum(0), slack
+class _Loss(NamedTuple):
+    """What is minimised: `seen` is 1 where `sign` is not 0."""
+
+    sign: Tensor
+    seen: Tensor
+    cost: Tensor
+
+    def of(self, weights: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the objective of each SVM (n_svms,), and how far each vector is on the wrong side (n, n_svms)."""
+        slack = (1 - self.sign * values).clamp(min=0) * self.seen
+        return 0.5 * weights.square().sum(0) + self.cost * slack.square().sum(0), slack
 
 
 def _conjugate_gradients(
@@ -143,21 +149,19 @@ def _conjugate_gradients(
 
 
 def _search(
+    loss: _Loss,
     weights: Tensor,
     values: Tensor,
     step: Tensor,
     along: Tensor,
     objective: Tensor,
     slope: Tensor,
-    sign: Tensor,
-    seen: Tensor,
-    cost: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Halve the steps that do not lower the objective enough; return weights, values, objectives and slacks there."""
     length = torch.ones_like(objective)
     for _ in range(HALVINGS):
         new_weights, new_values = weights + length * step, values + length * along
-        lowered, slack = _objective(new_weights, new_values, sign, seen, cost)
+        lowered, slack = loss.of(new_weights, new_values)
         # Near the minimum the objective changes by less than its last bits.
         worse = lowered > objective + SUFFICIENT * length * slope + 1e-14 * objective.abs()
         if not worse.any():

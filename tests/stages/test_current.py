@@ -77,6 +77,8 @@ ELSEWHERE = {
     "layout": "other pictures or annotations: compared by their content",
     "samples": "of persons: goes with a layout of its own",
     "table": "of a layout of its own, whose content is compared",
+    "class_names": "of layouts with files of annotations, whose labels are compared",
+    "boxes": "of layouts with files of annotations, which are compared by their content",
     "label_separator": "of tables alone, whose labels are compared",
     "minus_one": "of tables alone, whose labels are compared",
     "pictures_folder": "other pictures: compared by their content",

@@ -16,6 +16,7 @@ import torch
 import yaml
 from support.cli import run_command
 from support.examples import CHECKOUT, all_commands, examples_of, lines_of_page
+from support.layouts import coco_of, draw_scenes, enlarged, of_split, yolo_of_roboflow
 from support.onnx_files import write_onnx
 from support.threads import same_threads_after  # noqa: F401
 
@@ -51,7 +52,7 @@ EXCEPTIONS = {
     "hours: the whole demo": r"pipeline demo",
     "a dataset over the network": r"pipeline data fetch voc12",
     "an object store": r".*s3://",
-    "a GPU": r".*(--device cuda|--compiled)",
+    "a GPU": r".*(--(head-)?device cuda|--compiled)",
     "a cluster": r".*(tcp://HOST|--scheduler)",
     "a page that waits for its reader": r"pipeline serve ",
     "weights of hundreds of megabytes": r".*(dinov2|caffenet|bvlc_alexnet\.|vit_b_16|resnet50|alexnet-owt)",
@@ -118,6 +119,15 @@ def prepared(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), folder / "resnet18.pth")
     write_onnx(folder / "net.onnx")
+    (folder / "dense.yaml").write_text("method: dense\n")
+    scenes = [enlarged(scene, 6) for scene in draw_scenes()]
+    yolo_of_roboflow(folder / "home/my-export", scenes)
+    (folder / "home/pictures").mkdir()
+    (folder / "home/labels").mkdir()
+    for scene in scenes:
+        scene.picture.save(folder / f"home/pictures/{scene.id}.jpg")
+    for split in ("train", "val"):
+        (folder / f"home/labels/{split}.json").write_text(coco_of(of_split(scenes, split)))
     for line in (
         "trunk import resnet18.pth --out trunks --name resnet18 --architecture torchvision/resnet18",
         "extract --dataset demo --split train --config fast.yaml",

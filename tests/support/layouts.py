@@ -72,6 +72,17 @@ def draw_scenes(difficult: bool = False) -> list[Scene]:
     return scenes
 
 
+def enlarged(scene: Scene, times: int) -> Scene:
+    """Return the same scene in a larger picture."""
+    things = []
+    for thing in scene.things:
+        x0, y0, x1, y1 = (times * corner for corner in thing.corners)
+        things.append(replace(thing, corners=(x0 - times + 1, y0 - times + 1, x1, y1)))
+    width, height = scene.size_wh
+    picture = scene.picture.resize((times * width, times * height), Image.Resampling.NEAREST)
+    return replace(scene, picture=picture, things=tuple(things))
+
+
 def _save(root: Path, path: str, scene: Scene) -> Path:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     scene.picture.save(root / path, quality=95)

@@ -55,4 +55,4 @@ def command(
     else:
         print_comparison(joined)
         for note in compare.read_notes(run, joined, of_heads=heads):
-            click.secho(f"NOTE: {note}", fg="yellow")
+            click.secho(f"NOTE: {note}", fg="yellow", err=True)

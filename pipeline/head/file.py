@@ -131,7 +131,8 @@ def _parse_head(data: bytes, path: Path) -> Head:
     try:
         settings = TypeAdapter(AnyHead).validate_python(facts.settings)
     except ValidationError as error:
-        raise HeadError(f"{path}: {'; '.join(explain_validation(error, HEAD_KINDS))}") from error
+        problems = "; ".join(explain_validation(error, HEAD_KINDS))
+        raise HeadError(f"{path}: cannot be read as a head: {problems}; fit it again: pipeline fit-head") from error
     shape = facts.width, len(facts.classes), settings
     network = KINDS[settings.kind].make_network(*shape, **facts.of_kind.get("network", {}))
     names = {stored_name: name for name, stored_name in STORED_NAMES.items()}

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Trunk:
     classifier: dict[str, Tensor] | None = None
     precision: str | None = None
     notes: tuple[str, ...] = ()
-    resize: Callable[[int], nn.Module] | None = None
+    resize: Callable[[int], nn.Module] | None = field(default=None, compare=False)
 
     @property
     def slug(self) -> str:

@@ -127,7 +127,7 @@ def test_compare_sets_recipes_side_by_side(stepped):
 def test_a_comparison_goes_on_where_it_stopped(run, work):
     again = run("compare --dataset tiny --recipe strong --recipe svm --recipe strong+svm --config config.yaml")
     assert again.code == 0
-    assert "fitted" not in again.err and "scored" not in again.err  # every outcome is there
+    assert "fitted on" not in again.err and "scored" not in again.err  # every outcome is there
     outcome = next((work / "results/recipes").glob("tiny-strong-*.json"))
     outcome.unlink()
     resumed = run("recipe run strong --dataset tiny --config config.yaml")
@@ -194,7 +194,7 @@ def test_split_without_labels_writes_files_for_the_server(run, work):
 ERRORS = {
     "unknown dataset": ("patches --dataset tine --split train", "no manifest data_manifests/tine.yaml; known: .*tiny"),
     "unknown split": ("extract --dataset tiny --split trial", "no split 'trial'; there are test, train, val"),
-    "unknown head": ("fit-head --dataset tiny --head fcz", "unknown head 'fcz'; known: fca, fcb, fca2"),
+    "unknown head": ("fit-head --dataset tiny --head fcz", r"unknown head 'fcz'; did you mean fcb, fca or fca2\?"),
     "unknown trunk": ("extract --dataset tiny --split val --trunk vgg", "trunk: must be one of alexnet64, .*got 'vgg'"),
     "unknown layer": ("extract --dataset tiny --split val --layer fc8", "trunk random has pool5, fc6, fc7, got 'fc8'"),
     "fp16 on a CPU": (

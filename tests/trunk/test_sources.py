@@ -50,6 +50,7 @@ def test_names_of_libraries_and_packages_name_a_layer():
         "torchvision/NAME@LAYER",
         "timm/NAME@LAYER",
         "imported/NAME",
+        "code/MODULE:CLASS",
     ]
 
 

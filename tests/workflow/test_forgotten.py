@@ -38,7 +38,7 @@ def test_unknown_head_names_the_known_ones(new_work):
     new_work.settings.append("head=fcz")
     finished = new_work.snakemake()
     assert finished.code != 0
-    assert "unknown head fcz; known: fca, fcb, fca2" in finished.output
+    assert "unknown head fcz; did you mean fcb, fca or fca2?" in finished.output
 
 
 def test_failing_stage_shows_its_message_and_is_not_forgotten(finished_work):

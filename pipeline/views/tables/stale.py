@@ -29,7 +29,8 @@ def why_stale(result: Mapping[str, Any]) -> str | None:
         return f"the manifest has other classes: {', '.join(scored[:10])}{', ...' if len(scored) > 10 else ''}"
     if result["split"] not in manifest.splits:
         return f"the manifest has no split {result['split']!r}"
-    if result["fit_split"] not in (manifest.fit, result["split"]):
+    # Scores that were given were fitted elsewhere.
+    if result.get("fit_split", manifest.fit) not in (manifest.fit, result["split"]):
         return f"fitted on {result['fit_split']!r}, and the manifest says fit: {manifest.fit}"
     if result["metric"] != manifest.metric:
         return f"measured by {result['metric']}, and the manifest says metric: {manifest.metric}"

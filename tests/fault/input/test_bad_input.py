@@ -270,7 +270,7 @@ NAMES = [
     Case(
         "unknown head",
         f"fit-head --dataset tiny --head fcz {CONFIG}",
-        ("unknown head 'fcz'", "known: fca, fcb, fca2", "under 'heads:' in a --config file"),
+        ("unknown head 'fcz'", "did you mean fcb, fca or fca2?", "under 'heads:' in a --config file"),
     ),
     Case(
         "unknown torchvision model",

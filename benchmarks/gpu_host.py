@@ -43,7 +43,7 @@ from pipeline.dataset.read import read_split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings
 from pipeline.trunk import runner as runner_module
-from pipeline.trunk.architectures import CONFIGS, AlexNet
+from pipeline.trunk.alexnet import CONFIGS, AlexNet
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.pending_batch import PendingBatch
 from pipeline.trunk.runner import TrunkRunner

@@ -6,16 +6,14 @@ suffix. Only where objects are read from differs; splits, labels and tables are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from pipeline.dataset.file_state import state_of_file
-from pipeline.dataset.formats import coco, imagefolder, label_studio, labelme, open_images, yolo
 from pipeline.dataset.formats.records import PictureRecord, Source, annotation_of, label_row, match
+from pipeline.dataset.formats.table import FORMATS
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Annotation, Split, refuse_split
@@ -31,42 +29,6 @@ from pipeline.dataset.voc_folder import (
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import track
-
-
-class AnnotationFormat(Protocol):
-    """A module that reads one format of annotations."""
-
-    TITLE: str
-
-    def read(self, source: Source, ids: Sequence[str] | None = None) -> Iterator[PictureRecord]:
-        """Yield a record per picture, of `ids` at least; raises DatasetError for what is wrong with a file as a whole.
-
-        What is wrong with one picture is part of its record.
-        """
-        ...
-
-    def class_names(self, source: Source) -> Collection[str]:
-        """Return the names of classes that the files list, also those without any object; none if they list none."""
-        ...
-
-    def notes(self, source: Source) -> Collection[str]:
-        """Say what is in the files, or not, that no record tells; for ``pipeline data new``."""
-        ...
-
-    def files(self, source: Source, ids: Sequence[str]) -> list[Path]:
-        """List the files of annotations that `read` reads for the pictures of a split."""
-        ...
-
-
-FORMATS: dict[str, AnnotationFormat] = {
-    "coco": coco,
-    "yolo": yolo,
-    "labelme": labelme,
-    "open-images": open_images,
-    "imagefolder": imagefolder,
-    "label-studio": label_studio,
-}
-"""By the manifest's ``layout``; a new format is a module, an entry here, and one in `describe.sources`."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipeline.dataset.manifest_entries import Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
+from pipeline.dataset.manifest_entries import ANNOTATED, Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
 from pipeline.dataset.places import is_elsewhere
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
@@ -24,8 +24,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 SPLIT_NAME = re.compile(r"\w[\w.+-]{0,63}")
 CLASS_NAME = re.compile(r"(?!\s)[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,100}(?<!\s)")
 ACTION_COMPETITIONS = ("comp9", "comp10")
-ANNOTATED = ("coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio")
-"""Layouts of `pipeline.dataset.annotated`."""
 INSIDE_DATA = {"comp2": "comp1", "comp10": "comp9"}
 
 

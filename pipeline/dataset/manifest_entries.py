@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -11,10 +11,10 @@ from pipeline.io.messages import brief
 from pipeline.io.model import MAX_SEED, Settings
 
 MAX_PICTURES = 1_000_000_000
-Layout = Literal[
-    "voc", "voc-action", "folders", "table", "pictures",
-    "coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio",
-]  # fmt: skip
+Annotated = Literal["coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio"]
+ANNOTATED: tuple[str, ...] = get_args(Annotated)
+"""Layouts that `pipeline.dataset.annotated` reads, a format of annotations each."""
+Layout = Literal["voc", "voc-action", "folders", "table", "pictures", Annotated]
 EVERY = "all"
 """Split of all pictures, of a dataset without labels."""
 

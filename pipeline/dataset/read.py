@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pipeline.dataset import annotated, elsewhere, labelled, voc, voc_action
 from pipeline.dataset.manifest import Manifest, dataset_folder
+from pipeline.dataset.manifest_entries import ANNOTATED
 from pipeline.dataset.report import CheckReport, Depth, SplitCheck
 from pipeline.dataset.split import Split
 from pipeline.io.errors import MissingDataError
@@ -40,7 +41,7 @@ LAYOUTS: dict[str, LayoutReader] = {
     "voc-action": voc_action,
     "folders": labelled,
     "table": labelled,
-    **dict.fromkeys(annotated.FORMATS, annotated),
+    **dict.fromkeys(ANNOTATED, annotated),
     "pictures": labelled,
 }
 

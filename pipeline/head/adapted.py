@@ -23,7 +23,7 @@ from pipeline.head.settings import AdaptedSettings, PatchScoreKind
 from pipeline.head.strong import choose_training_patches
 from pipeline.head.task import FitTask, Fitted, HeadKind, trunk_of_rows
 from pipeline.io.errors import HeadError
-from pipeline.trunk.architectures import AlexNetConfig
+from pipeline.trunk.alexnet import AlexNetConfig
 from pipeline.trunk.trunk import LayeredNetwork
 
 ROWS = "pool5"

@@ -19,7 +19,7 @@ from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import open_pictures
 from pipeline.stages.runner import set_threads
-from pipeline.trunk.architectures import CONFIGS
+from pipeline.trunk.alexnet import CONFIGS
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.devices import resolve_device
 from pipeline.trunk.fisher.codebook import choose_windows, fit_codebooks

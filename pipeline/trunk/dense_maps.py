@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.io.errors import SettingsError
-from pipeline.trunk.architectures import AlexNet
+from pipeline.trunk.alexnet import AlexNet
 from pipeline.trunk.dense_sizes import LEADING_BITS, extended_size
 from pipeline.trunk.map_graph import Cut, split
 from pipeline.trunk.openvino_network import OpenVinoMaps

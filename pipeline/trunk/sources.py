@@ -139,13 +139,13 @@ CODE = TrunkSource(
     coded=True,
     pattern=r"[A-Za-z0-9_][\w.-]*(:\w+)?",
 )
-CARD = TrunkSource("PATH.yaml", "pipeline.trunk.alexnet_family:load_card_file")
+CARD = TrunkSource("PATH.yaml", "pipeline.trunk.zoo.cards:load_card_file")
 _FAMILY, _TORCHVISION, _TIMM, _PACKAGED = (
-    f"pipeline.trunk.{name}" for name in ("alexnet_family", "zoo.torchvision", "zoo.timm", "zoo.packaged")
+    f"pipeline.trunk.{name}" for name in ("zoo.alexnet", "zoo.torchvision", "zoo.timm", "zoo.packaged")
 )
 SOURCES = (
-    TrunkSource("alexnet64", "pipeline.trunk.alexnet_family:load_embedded", LAYERS),
-    TrunkSource("random", "pipeline.trunk.alexnet_family:load_random", LAYERS, seeded=True),
+    TrunkSource("alexnet64", "pipeline.trunk.zoo.cards:load_embedded", LAYERS),
+    TrunkSource("random", "pipeline.trunk.zoo.alexnet:load_random", LAYERS, seeded=True),
     TrunkSource("alexnet", f"{_FAMILY}:load_alexnet", LAYERS, weights="optional", outliner=f"{_FAMILY}:outline"),
     TrunkSource("krizhevsky", f"{_FAMILY}:load_krizhevsky", LAYERS, weights="needed", outliner=f"{_FAMILY}:outline"),
     *(

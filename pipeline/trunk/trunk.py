@@ -19,7 +19,7 @@ from pipeline.io.digests import sha256_bytes
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.names import make_file_part
-from pipeline.trunk.architectures import AlexNet
+from pipeline.trunk.alexnet import AlexNet
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.hubs import cached_by_torch, require_hub
 from pipeline.trunk.sources import LAYERS

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from simulated_cuda import CUDA, fake_cuda
 
-from pipeline.trunk.architectures import CONFIGS, AlexNet
+from pipeline.trunk.alexnet import CONFIGS, AlexNet
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk

@@ -29,7 +29,7 @@ from pipeline.activations.store import Store
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, SourceSettings
 from pipeline.patches.table import PatchTable
-from pipeline.trunk.architectures import AlexNet, krizhevsky
+from pipeline.trunk.alexnet import AlexNet, krizhevsky
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.fisher.codebook import fit_codebooks

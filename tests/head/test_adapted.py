@@ -25,7 +25,7 @@ from pipeline.head.task import FitTask
 from pipeline.io.errors import HeadError
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import GridSettings, LabelSettings, SourceSettings
-from pipeline.trunk.architectures import AlexNet, AlexNetConfig, Conv
+from pipeline.trunk.alexnet import AlexNet, AlexNetConfig, Conv
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner

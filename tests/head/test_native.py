@@ -11,10 +11,10 @@ from pipeline.head.file import load_head, save_head
 from pipeline.head.settings import OwnSettings
 from pipeline.io.errors import HeadError
 from pipeline.patches.settings import LabelSettings
-from pipeline.trunk.alexnet_family import from_torchvision_names
-from pipeline.trunk.architectures import ALEXNET64, AlexNet
+from pipeline.trunk.alexnet import ALEXNET64, AlexNet
 from pipeline.trunk.card import TrunkCard, save_trunk
 from pipeline.trunk.load import load_trunk
+from pipeline.trunk.zoo.alexnet import from_torchvision_names
 
 LABELS = LabelSettings()
 OWN = OwnSettings(kind="own")

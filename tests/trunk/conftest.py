@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from support.threads import one_thread  # noqa: F401
 
-from pipeline.trunk.architectures import ALEXNET64, AlexNet
+from pipeline.trunk.alexnet import ALEXNET64, AlexNet
 from pipeline.trunk.card import TrunkCard, save_trunk
 
 

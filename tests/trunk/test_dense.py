@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.io.errors import SettingsError, TrunkError
-from pipeline.trunk.architectures import CONFIGS, AlexNet
+from pipeline.trunk.alexnet import CONFIGS, AlexNet
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.dense_maps import cells_of
 from pipeline.trunk.load import load_trunk

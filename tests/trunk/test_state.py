@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from support.cli import run_command
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.architectures import ALEXNET, AlexNet
+from pipeline.trunk.alexnet import ALEXNET, AlexNet
 from pipeline.trunk.hubs import cached_by_torch
 from pipeline.trunk.load import load_trunk, outline_trunk
 from pipeline.trunk.trunk import digest_weights

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.annotated import FORMATS
 from pipeline.dataset.describe.divide import make_lists, split_pictures
 from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.describe.sources import Finder, FoundFormat, FoundSource, find_coco, folder_of_pictures, path_of
@@ -32,6 +31,7 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.formats.records import Matched, Source, annotation_of, match
+from pipeline.dataset.formats.table import FORMATS
 from pipeline.dataset.manifest import CLASS_NAME
 from pipeline.dataset.split import ID_RULE, is_picture_id
 from pipeline.dataset.voc_folder import FileIndex, find_pictures, index_pictures

@@ -15,7 +15,7 @@ from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import AlexNet, AlexNetConfig, krizhevsky, make_config
+from pipeline.trunk.alexnet import AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.formats.caffemodel import read_caffemodel, read_mean
 from pipeline.trunk.formats.numpy_file import read_numpy

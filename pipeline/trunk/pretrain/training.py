@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipeline.io.atomic import read_json, write_atomic, write_json
 from pipeline.io.errors import DatasetError, PipelineError
 from pipeline.io.progress import Progress, Say
-from pipeline.trunk.architectures import AlexNet, AlexNetConfig, fold_batch_norm, make_config
+from pipeline.trunk.alexnet import AlexNet, AlexNetConfig, fold_batch_norm, make_config
 from pipeline.trunk.card import Preprocessing, TrunkCard, save_trunk
 from pipeline.trunk.pretrain.augmentation import augment, normalise
 from pipeline.trunk.pretrain.images import LabelledPictures

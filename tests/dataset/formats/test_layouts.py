@@ -11,7 +11,11 @@ from support.cli import run_command, run_to_success
 from support.dataset import CONFIG
 from support.layouts import LAYOUTS, Layout
 
+from pipeline.cli.data import LAYOUTS as OFFERED
+from pipeline.dataset.describe.annotated import FINDERS
+from pipeline.dataset.formats.table import FORMATS
 from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.manifest_entries import ANNOTATED
 from pipeline.dataset.read import check, read_split, state_of_split
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
@@ -62,3 +66,7 @@ def test_stores_and_results_are_those_of_voc_to_the_last_bit(tmp_path):
         result = json.loads((tmp_path / f"{name}.json").read_text())
         results[name] = result["fingerprints"], result["patches"], result["loss"], result["AP"], result["mAP"]
     assert results["yolo"] == results["voc"]
+
+
+def test_every_table_of_formats_has_the_same_names():
+    assert set(FORMATS) == set(FINDERS) == set(ANNOTATED) == set(OFFERED)

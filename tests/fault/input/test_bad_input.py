@@ -27,7 +27,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.trunk.architectures import ALEXNET64, AlexNet
+from pipeline.trunk.alexnet import ALEXNET64, AlexNet
 from pipeline.trunk.card import TrunkCard, save_trunk
 
 CONFIG = "--config config.yaml"

@@ -34,7 +34,7 @@ from pipeline.head.file import load_head
 from pipeline.io.digests import sha256_file
 from pipeline.io.errors import BadPictureError, DatasetError, PipelineError, SettingsError
 from pipeline.stages.pretrain import pretrain_on_folders
-from pipeline.trunk.architectures import ALEXNET64
+from pipeline.trunk.alexnet import ALEXNET64
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.settings import PretrainSettings
 

@@ -1,28 +1,20 @@
-"""Trunks of the AlexNet family: from a card, from torchvision's weights, from a file, or random."""
+"""Trunks of the AlexNet family: of a card, with torchvision's weights, those of a file, or random ones."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.io.digests import sha256_file
 from pipeline.io.errors import MissingDataError, TrunkError
-from pipeline.io.messages import brief
 from pipeline.io.model import MAX_FC_WIDTH
-from pipeline.trunk.architectures import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
-from pipeline.trunk.card import TrunkCard, read_card
-from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
-from pipeline.trunk.fisher.trunk import fisher_trunk
-from pipeline.trunk.onnx.trunk import ARCHITECTURE as ONNX
-from pipeline.trunk.onnx.trunk import onnx_trunk
+from pipeline.trunk.alexnet import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
+from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.outline import Outline
 from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
-from pipeline.trunk.weight_files import refuse_lfs_pointer
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 CAFFE_FORMS = ("bvlc_alexnet", "caffenet")
@@ -114,45 +106,15 @@ def _fc_width(state: dict[str, Tensor], where: Path) -> int:
     return shape[0]
 
 
-def load_embedded(request: TrunkRequest) -> Trunk:
-    """Load a trunk whose card and weights are part of the package."""
-    path = Path(str(files("pipeline.trunk") / "weights" / f"{request.name}.yaml"))
-    return load_card(path, request.layer or DEFAULT_LAYER)
+def trunk_of_card(path: Path, card: TrunkCard, state: dict[str, Tensor], layer: str, digest: str) -> Trunk:
+    """Make the trunk of a card of the family.
 
-
-def load_card_file(request: TrunkRequest) -> Trunk:
-    """Load a trunk by the path of its card, or of the weights next to the card."""
-    path = Path(request.name)
-    if path.suffix == ".safetensors":
-        path = path.with_suffix(".yaml")
-        if not path.is_file():
-            raise TrunkError(f"trunk {request.name!r}: no card {path}; weights need one (YAML) beside them")
-    return load_card(path, request.layer or DEFAULT_LAYER)
-
-
-def load_card(path: Path, layer: str) -> Trunk:
-    card = read_card(path)
-    known = (*CONFIGS, FISHER, ONNX)
-    if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
-        raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
-    if Path(card.weights_file).name != card.weights_file:
-        raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
-    weights = path.parent / card.weights_file
-    state = {} if card.architecture == ONNX else read_weights(weights)
-    if not weights.is_file():
-        raise MissingDataError(f"{weights}: weights file not found")
-    refuse_lfs_pointer(weights)
-    digest = sha256_file(weights)
-    if digest != card.weights_sha256:
-        raise TrunkError(
-            f"{weights}: digest {digest[:16]}..., the card says {card.weights_sha256[:16]}...: "
-            "another or a damaged file"
-        )
-    if card.architecture == ONNX:
-        return onnx_trunk(weights, card, layer, digest)
-    if card.architecture == FISHER:
-        return fisher_trunk(card, state, layer, digest)
-    config = CONFIGS[card.architecture]
+    Parameters
+    ----------
+    path : of the card
+    state, digest : of its weights
+    """
+    config, weights = CONFIGS[card.architecture], path.with_name(str(card.weights_file))
     if card.architecture == "krizhevsky":
         if card.input_px not in (224, 227):
             raise TrunkError(f"{path}: input_px of krizhevsky is 224 or 227, got {card.input_px}")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.trunk.alexnet_family import from_torchvision_names
-from pipeline.trunk.architectures import ALEXNET, ALEXNET64, KRIZHEVSKY, AlexNet, fold_batch_norm, krizhevsky
+from pipeline.trunk.alexnet import ALEXNET, ALEXNET64, KRIZHEVSKY, AlexNet, fold_batch_norm, krizhevsky
+from pipeline.trunk.zoo.alexnet import from_torchvision_names
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 

@@ -272,20 +272,22 @@ def _point(run: RunContext, fits: Sequence[Fit], size: int) -> dict[str, Any]:
     """Return one point of a curve: the mean over draws, its spread, and its interval over pictures."""
     table, metric = current_table(run, run.manifest.eval), run.manifest.metric
     labels = leave_out_certain(table.scored_labels)
-    values = [_values(run, fit.recipe, fit.scores, table) for fit in fits if fit.scores is not None]
+    done = [(fit, fit.scores) for fit in fits if fit.scores is not None]
+    values = [_values(run, fit.recipe, scores, table) for fit, scores in done]
     maps = [mean_average_precision(of_seed, labels, metric)[0] for of_seed in values]
     measured = [value for value in maps if not np.isnan(value)]
     low, high = bootstrap_interval(np.array(values), labels, metric) if measured else (float("nan"),) * 2
-    without = [len(fit.scores.facts.head.never_learnt) for fit in fits if fit.scores is not None]
+    without = [len(scores.facts.head.never_learnt) for _, scores in done]
+    why = next((fit.why for fit in fits if fit.why), None)
     return {
         "size": size or "all",
-        "pictures": [fit.n for fit in fits],
+        "pictures": [fit.n for fit, _ in done] or [fit.n for fit in fits],
         "mAP": number(float(np.mean(measured))) if measured else None,
         "std": spread(measured),
         "interval": {"low": number(low), "high": number(high)},
-        "runs": [{"seed": fit.seed, "mAP": number(value)} for fit, value in zip(fits, maps, strict=False)],
+        "runs": [{"seed": fit.seed, "mAP": number(value)} for (fit, _), value in zip(done, maps, strict=True)],
         "classes_without": max(without, default=0),
-        **({"why": fits[-1].why} if fits and fits[-1].why else {}),
+        **({"why": why} if why else {}),
     }
 
 

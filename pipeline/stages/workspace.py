@@ -26,7 +26,7 @@ from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.scoring.aggregation import Aggregation, reported_aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported, sources_of
+from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported, names_layer, sources_of
 from pipeline.trunk.weight_files import check_weights, digest_weights_state, has_weights
 
 VERSIONS = {
@@ -124,6 +124,8 @@ class Workspace:
             how["backend"] = s.backend
         if self.dense:
             how["method"] = s.method
+            if names_layer(s.trunk):
+                how["dense"] = 2  # rows of networks of libraries were others before
         if s.dtype != "float16":
             how["dtype"] = s.dtype
         if s.rows != "all":

@@ -49,10 +49,12 @@ def load_code(request: TrunkRequest) -> Trunk:
         load_state(network, read_weights(request.weights, request.name), f"{where}, {request.weights}")
     network = network.eval().requires_grad_(False)
     px, preprocessing = _read_attributes(network, where)
+    # What the constructor draws need not be among the weights.
+    drawn = f", drawn from seed {request.seed}" if request.weights is None else ""
     rows = _call(code, where, network, torch.zeros(2, 3, px, px))
     card = TrunkCard(
         name=request.name,
-        architecture=f"{code.reference} of sources {code.sha256}",
+        architecture=f"{code.reference} of sources {code.sha256}{drawn}",
         input_px=px,
         layers={LAYER: _check_rows(rows, where)},
         preprocessing=preprocessing,

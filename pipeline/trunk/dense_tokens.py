@@ -77,6 +77,8 @@ class TokenMaps:
         assert isinstance(trunk.network, NodesNetwork)
         if trunk.resize is None:
             raise TrunkError("the network cannot be made for another input size")
+        if trunk.card.architecture.rpartition("/")[2].startswith("hiera"):
+            raise TrunkError("its tokens do not stand row by row; use method: patches")
         self.layer, self.px, self._resize = trunk.layer, trunk.card.input_px, trunk.resize
         self.nodes = trunk.network.nodes
         grids = TokenGrids(trunk.network, self.px)
@@ -84,6 +86,10 @@ class TokenMaps:
             raise TrunkError("its nodes have tokens of several sizes")
         self.stride = self.px // grids.sides[0]
         self._own = grids
+        try:
+            self._resize(self.px + self.stride)
+        except (TrunkError, RuntimeError) as error:
+            raise TrunkError(f"the network cannot be made for another input size: {error}") from error
         self._runs: dict[int, Callable[[Tensor], Sequence[Tensor]]] = {}
         self._place: Callable[[TokenGrids, int], Callable[[Tensor], Sequence[Tensor]]] = lambda grids, px: grids
         self.fields: Mapping[str, str] = {

@@ -180,7 +180,9 @@ class _Splitter:
                     continue
                 kind: Kind = self.pooled.get(node, "cells")
                 stands_for = source if kind == "cells" else node
-                side = shape_of(source)[geometry.places[0]]
+                side, width = (shape_of(source)[place] for place in geometry.places)
+                if side != width:
+                    raise TrunkError(f"{self.where(source)} gives maps of {side} x {width} per patch, expected squares")
                 found[stands_for] = Cut(source, kind, geometry, side, shape_of(stands_for)[1:])
         return [(cut, node) for node, cut in found.items()]
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from support.cli import run_command
 import pipeline
 from pipeline.io.errors import SettingsError
 from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.recipes import curve as curves
 from pipeline.recipes.curve import ALL, choose_subset, order_of_draw, parse_sizes
 
 
@@ -136,3 +138,27 @@ def test_shots_are_per_class(folder):
     assert found["plan"] == {"recipes": ["knn", "ncm"], "by": "shots", "sizes": [1, 2]}
     for point in found["curves"][1]["points"]:
         assert all(1 <= n <= 2 * int(point["size"]) for n in point["pictures"])
+
+
+def test_a_draw_that_failed_takes_no_other_draws_figure(monkeypatch):
+    labels = np.array([[1, -1], [1, -1], [-1, 1], [-1, 1]], np.int8)
+    table = SimpleNamespace(scored_labels=labels)
+    right = np.where(labels == 1, 1.0, 0.0)
+    monkeypatch.setattr(curves, "current_table", lambda run, split: table)
+    monkeypatch.setattr(curves, "_values", lambda run, recipe, scores, table: scores.values)
+    scores = [
+        SimpleNamespace(values=values, facts=SimpleNamespace(head=SimpleNamespace(never_learnt=())))
+        for values in (right, 1 - right)
+    ]
+    fits = [
+        curves.Fit("fca", 1, 2, 2, why="nothing to learn"),
+        curves.Fit("fca", 0, 2, 2, scores[0]),
+        curves.Fit("fca", 2, 2, 3, scores[1]),
+    ]
+    run = SimpleNamespace(manifest=SimpleNamespace(eval="val", metric="voc12"))
+
+    point = curves._point(run, fits, 2)
+
+    by_seed = {each["seed"]: each["mAP"] for each in point["runs"]}
+    assert set(by_seed) == {0, 2} and by_seed[0] == 1.0 and by_seed[2] < 0.6
+    assert point["pictures"] == [2, 3] and point["why"] == "nothing to learn"

@@ -48,6 +48,7 @@ def write_onnx(
         made("Relu", ["c"], ["net/map:0"]),
         made("Reshape", ["net/map:0", "flat"], ["columns"]),
         made("Transpose", ["columns"], ["tokens"], perm=[0, 2, 1]),
+        made("Transpose", ["net/map:0"], ["last"], perm=[0, 2, 3, 1]),
         made("GlobalAveragePool", ["net/map:0"], ["pooled"]),
         made("Flatten", ["pooled"], ["row"]),
         made("Gemm", ["row", "last.weight", "last.bias"], ["head"], transB=1),
@@ -57,7 +58,7 @@ def write_onnx(
         nodes.append(made("Sub", ["head", "mean"], ["centred"]))
     shape = [batch, px, px, 3] if channels_last else [batch, 3, px, px]
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("head", "tokens")]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("head", "tokens", "last")]
     if batch_norm_of_the_batch:
         outputs.append(helper.make_tensor_value_info("centred", TensorProto.FLOAT, None))
     graph = helper.make_graph(nodes, "net", [given], outputs, tensors)

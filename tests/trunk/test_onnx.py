@@ -49,6 +49,8 @@ def patches(n=5):
         ("net/map:0", lambda v: v["net/map:0"].mean((2, 3))),
         ("net/map:0:max", lambda v: v["net/map:0"].amax((2, 3))),
         ("net/map:0:flat", lambda v: v["net/map:0"].flatten(1)),
+        ("last", lambda v: v["net/map:0"].mean((2, 3))),
+        ("last:max", lambda v: v["net/map:0"].amax((2, 3))),
         ("tokens:class", lambda v: v["tokens"][:, 0]),
         ("tokens:mean", lambda v: v["tokens"].mean(1)),
         ("net/map:0:max+head", lambda v: torch.cat([v["net/map:0"].amax((2, 3)), v["head"]], 1)),

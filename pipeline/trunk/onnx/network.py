@@ -26,8 +26,8 @@ POOLINGS: Mapping[int, tuple[str, ...]] = {
     3: ("class", "mean", "max", "flat"),
     4: ("mean", "max", "flat"),
 }
-"""Of values (n, columns), tokens (n, tokens, columns) and maps (n, columns, height, width): the first is the usual one,
-but for tokens, of which a file does not say what stands first."""
+"""Of values (n, columns), tokens (n, tokens, columns) and maps: the first is the usual one, but for tokens, of which a
+file does not say what stands first."""
 PROBED_ROWS = 2
 
 
@@ -158,7 +158,7 @@ def nodes_of(probe: Any) -> dict[str, int]:
     found = {}
     for name, output in _values(probe).items():
         shape = list(output.get_shape())
-        for pooling in ("class", "mean") if len(shape) == 3 else POOLINGS[len(shape)][:1]:
+        for pooling in ("class", "mean") if len(shape) == 3 else _poolings(shape)[:1]:
             found[_label(name, pooling, len(shape))] = _width(shape, pooling)
     return found
 
@@ -176,6 +176,19 @@ def _values(probe: Any) -> dict[str, Any]:
     return values
 
 
+def _places(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes of places: of a map the two of equal length, channels before or behind them; none of others."""
+    if len(shape) == 3:
+        return (1,)
+    if len(shape) == 4 and shape[2] == shape[3]:
+        return (2, 3)
+    return (1, 2) if len(shape) == 4 and shape[1] == shape[2] else ()
+
+
+def _poolings(shape: Sequence[int]) -> tuple[str, ...]:
+    return POOLINGS[len(shape)] if len(shape) == 3 or _places(shape) else ("flat",)
+
+
 def _label(name: str, pooling: str, rank: int) -> str:
     return name if rank != 3 and pooling == POOLINGS[rank][0] else f"{name}:{pooling}"
 
@@ -183,7 +196,7 @@ def _label(name: str, pooling: str, rank: int) -> str:
 def _width(shape: Sequence[int], pooling: str) -> int:
     if pooling == "flat":
         return math.prod(shape[1:])
-    return shape[1] if len(shape) == 4 else shape[2]
+    return shape[1] if _places(shape) == (2, 3) else shape[-1]
 
 
 def parse_layer(layer: str) -> list[Node]:
@@ -219,8 +232,9 @@ def cut(model: Any, layer: str, px: int, path: Path) -> OnnxNetwork:
         if node.name not in values:
             raise TrunkError(f"{path}: no node {brief(node.name)}{suggest(node.name, list(values))}")
         shape = list(values[node.name].get_shape())
-        choices = POOLINGS[len(shape)]
-        pooling = node.pooling or ("" if len(shape) == 3 else choices[0])
+        choices = _poolings(shape)
+        is_told = len(shape) == 2 or (len(shape) == 4 and len(choices) > 1)
+        pooling = node.pooling or (choices[0] if is_told else "")
         if pooling not in choices:
             ways = ", ".join(f"{node.name}:{choice}" for choice in choices)
             raise TrunkError(f"{path}: node {brief(node.label)} gives {tuple(shape[1:])} per patch; name one of {ways}")
@@ -236,7 +250,7 @@ def _pooled(opset: Any, value: Any, pooling: str, shape: Sequence[int]) -> Any:
 
     if len(shape) == 2:
         return value
-    places = np.array([2, 3] if len(shape) == 4 else [1])
+    places = np.array(_places(shape))
     if pooling == "mean":
         return opset.reduce_mean(value, places, False)
     if pooling == "max":

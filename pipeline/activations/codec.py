@@ -16,6 +16,7 @@ from zarr.codecs.numcodecs import PCodec
 
 from pipeline.activations.arrays import ROW_DTYPE
 from pipeline.activations.settings import UNNAMED_CODEC, Codec
+from pipeline.io.errors import StoreError
 
 # Printed for pcodec, once per array: other zarr implementations may lack it. docs/store-format.md lists what to do.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
@@ -112,9 +113,17 @@ def decode_shard(metadata: Mapping[str, Any], n_rows: int, data: bytes) -> np.nd
     ------
     ValueError
         A checksum disagrees, or a chunk is missing.
+    StoreError
+        The chunks are coded by codecs that are not read here.
     """
     (sharding,) = metadata["codecs"]
     names = tuple(codec["name"] for codec in sharding["configuration"]["codecs"])
+    if names not in _DECODERS:
+        read = "; ".join(" + ".join(chain) for chain in _DECODERS)
+        raise StoreError(
+            f"{CODEC_AT}: chunks are coded by {' + '.join(names) or 'nothing'}, expected one of: {read}; read the "
+            "store with the version that wrote it, or with zarr"
+        )
     decode, has_checksum = _DECODERS[names], names[-1] == "crc32c"
     chunk_rows, width = sharding["configuration"]["chunk_shape"]
     n_chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"][0] // chunk_rows

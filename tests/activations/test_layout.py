@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -21,6 +22,7 @@ from pipeline.activations.layout import _open_array, decode_object, decode_with_
 from pipeline.activations.partition import Part, parts_of, share_of
 from pipeline.activations.settings import Codec
 from pipeline.io.digests import sha256_bytes
+from pipeline.io.errors import StoreError
 
 
 def identity_of(n_rows: int, part_rows: int, width: int, **changes) -> Identity:
@@ -187,6 +189,18 @@ def test_a_chunk_that_is_missing_is_noticed():
     data = memory._store_dict[part.object_name("activations")].to_bytes()
     with pytest.raises(ValueError, match="chunk of row 1024: missing"):
         decode_object("activations", metadata["activations/zarr.json"], part, data)
+
+
+@pytest.mark.parametrize("names", [(), ("bytes", "gzip"), ("bytes", "zstd", "crc32c")])
+def test_codecs_that_are_not_read_are_named_with_those_that_are(names):
+    identity = identity_of(4096, 4096, 5)
+    metadata, (part,) = make_metadata(identity, ("a",), {}), parts_of(identity)
+    changed = json.loads(metadata["activations/zarr.json"])
+    changed["codecs"][0]["configuration"]["codecs"] = [{"name": name, "configuration": {}} for name in names]
+    with pytest.raises(StoreError) as caught:
+        decode_object("activations", json.dumps(changed).encode(), part, b"")
+    assert f"coded by {' + '.join(names) or 'nothing'}, expected one of: " in str(caught.value)
+    assert "bytes + blosc + crc32c; bytes + zstd; numcodecs.pcodec + crc32c" in str(caught.value)
 
 
 # --- codes of 8 bits

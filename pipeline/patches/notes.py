@@ -119,7 +119,12 @@ def report_bad(split: Split, inspected: Sequence[object], on_error: str, max_ski
 def may_pass(inspected: Sequence[object], on_error: str, max_skipped: float) -> bool:
     """Whether a table is made of these pictures: none is bad, or few enough to be skipped."""
     n_bad = sum(isinstance(item, Bad) for item in inspected)
-    return not n_bad or (on_error == "skip" and n_bad < len(inspected) and n_bad <= max_skipped * len(inspected))
+    return not n_bad or (on_error == "skip" and is_few(n_bad, len(inspected), max_skipped))
+
+
+def is_few(n_bad: int, n_pictures: int, max_skipped: float) -> bool:
+    """Whether so many of the pictures may be left out: never all."""
+    return n_bad < n_pictures and n_bad <= max_skipped * n_pictures
 
 
 def list_remedies(inspected: Sequence[object]) -> str:

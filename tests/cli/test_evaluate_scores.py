@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import pipeline
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.read import read_split
 from pipeline.exchange.given_scores import GivenScores, join_scores, read_given_scores
 from pipeline.io.errors import DatasetError
 from pipeline.scoring.given import measure_given
@@ -136,3 +138,29 @@ def test_results_keep_their_names_and_options_their_place(work, run, ours):
     ):
         ended = run(f"evaluate --dataset tiny --config config.yaml {line}")
         assert ended.code == 2 and problem in ended.err
+
+
+def test_pictures_whose_annotations_cannot_be_used_are_not_measured(new_work, run_new, monkeypatch):
+    monkeypatch.chdir(new_work)
+    split = read_split(load_manifest("tiny"), "val")
+    (new_work / f"data/tiny/Annotations/{split.ids[1]}.xml").write_text("<annotation><object>")
+    usable = [0, 2, 3]
+    values = np.random.default_rng(0).standard_normal((4, len(split.manifest.classes)))
+    expected = measure_given(values[usable], split.labels[usable], split.manifest.classes, [], "voc12")
+    whole = write(new_work / "whole.csv", split.ids, split.manifest.classes, values)
+    fewer = write(new_work / "fewer.csv", np.array(split.ids)[usable].tolist(), split.manifest.classes, values[usable])
+    line = "evaluate --dataset tiny --config config.yaml --on-error skip --output given.json --scores"
+
+    ended = run_new(f"{line} {fewer}")
+    assert ended.code != 0 and "annotations of 1 of 4 pictures cannot be used" in ended.err
+    assert f"{split.ids[1]}: " in ended.err and "max_skipped: 0.05 of all" in ended.err
+
+    with open(new_work / "config.yaml", "a") as stream:
+        stream.write("max_skipped: 0.25\n")
+    for file, left_out, note in ((fewer, 0, "left out"), (whole, 1, "left out, and the 1 rows of them")):
+        ended = run_new(f"{line} {file}")
+        assert ended.code == 0, ended.err
+        result = json.loads((new_work / "given.json").read_text())
+        assert result["measured"]["AP"] == expected["AP"] and result["measured"]["mAP"] == expected["mAP"]
+        assert result["pictures"] == {"used": 3, "without_score": 0, "left_out": left_out}
+        assert f"1 pictures with unusable annotations were {note}" in result["notes"]

@@ -23,7 +23,7 @@ from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief
 from pipeline.io.picture_file import RemoteFile
 from pipeline.io.progress import track
-from pipeline.io.remote import REQUESTS, connect, redact, with_retries
+from pipeline.io.remote import REQUESTS, connect, redact_url, with_retries
 
 VERSIONS = ("ETag", "etag", "Content-MD5", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime", "created")
 """What file systems call that which changes with a file's content, the surest first."""
@@ -112,8 +112,8 @@ def list_files(place: str, cache: Path | None) -> list[Named]:
     system, root = connect(place, "folder")
     if _is_web(place):
         raise DatasetError(
-            f"{redact(place)}: a web server does not list its files; give a list of them: --root LIST{LISTS[0]}, one "
-            "URL or path per line, here or there"
+            f"{redact_url(place)}: a web server does not list its files; give a list of them: --root LIST{LISTS[0]}, "
+            "one URL or path per line, here or there"
         )
     found = _ask(lambda: system.find(root, detail=True), place)
     plain = {at[len(root) :].lstrip("/"): info for at, info in found.items() if info["type"] == "file"}
@@ -122,8 +122,8 @@ def list_files(place: str, cache: Path | None) -> list[Named]:
     archives = [name for name in names if name.lower().endswith(ARCHIVE)]
     if pictures and archives:
         raise DatasetError(
-            f"{redact(place)}: {len(pictures)} pictures and {len(archives)} archives, such as {archives[0]}: give "
-            f"the archives alone as {redact(place)}/*{ARCHIVE}, or the pictures a folder of their own"
+            f"{redact_url(place)}: {len(pictures)} pictures and {len(archives)} archives, such as {archives[0]}: give "
+            f"the archives alone as {redact_url(place)}/*{ARCHIVE}, or the pictures a folder of their own"
         )
     files = {name: _file(f"{place}/{name}", plain[name]) for name in pictures or archives}
     return _members(list(files.values()), cache) if archives else list(files.items())
@@ -147,9 +147,9 @@ def _ask(do: Callable[[], T], place: str) -> T:
     try:
         return with_retries(do, place)
     except FileNotFoundError as error:
-        raise MissingDataError(f"{redact(place)}: no such file or folder") from error
+        raise MissingDataError(f"{redact_url(place)}: no such file or folder") from error
     except PermissionError as error:
-        raise DatasetError(f"{redact(place)}: {error.strerror}") from error
+        raise DatasetError(f"{redact_url(place)}: {error.strerror}") from error
 
 
 def _file(url: str, info: dict[str, Any]) -> RemoteFile:
@@ -181,14 +181,15 @@ def _listed(place: str, cache: Path | None) -> list[Named]:
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"{redact(place)}: not a list, which is text with a URL or path per line: {error}"
+            f"{redact_url(place)}: not a list, which is text with a URL or path per line: {error}"
         ) from error
     lines = [line for line in lines if line and not line.startswith("#")]
     endings = [_name_in(line).lower() for line in lines]
     bad = [line for line, name in zip(lines, endings, strict=True) if not _is_wanted(name)]
     if bad or not lines:
-        got = f"{len(bad)} lines that name none, such as {brief(redact(bad[0]))}" if bad else "no line"
-        raise DatasetError(f"{redact(place)}: expected a URL or path of a picture or a {ARCHIVE} per line, got {got}")
+        got = f"{len(bad)} lines that name none, such as {brief(redact_url(bad[0]))}" if bad else "no line"
+        expected = f"expected a URL or path of a picture or a {ARCHIVE} per line"
+        raise DatasetError(f"{redact_url(place)}: {expected}, got {got}")
     urls = [line if "://" in line or line.startswith("/") else f"{base}/{line}" for line in lines]
     files = _look_up(urls, f"look up {posixpath.basename(place)}")
     named: list[Named] = []
@@ -224,17 +225,17 @@ def _archives(place: str) -> list[RemoteFile]:
         scheme = f"{place.partition('://')[0]}://" if "://" in place else ""
         archives = [_file(f"{scheme}{at}", info) for at, info in sorted(found.items())]
         if not archives:
-            raise DatasetError(f"{redact(place)}: no archive has such a name")
+            raise DatasetError(f"{redact_url(place)}: no archive has such a name")
         return archives
     try:
         urls = expand_range(place)
     except ValueError as error:
-        raise DatasetError(f"{redact(place)}: {error}") from error
+        raise DatasetError(f"{redact_url(place)}: {error}") from error
     archives = _look_up(urls, f"look up {posixpath.basename(place)}")
     missing = [str(file) for file in archives if file.size < 0]
     if missing:
         shown = "\n".join(f"  - {url}" for url in missing[:10])
-        raise DatasetError(f"{redact(place)}: {len(missing)} of {len(archives)} archives are not there:\n{shown}")
+        raise DatasetError(f"{redact_url(place)}: {len(missing)} of {len(archives)} archives are not there:\n{shown}")
     return archives
 
 

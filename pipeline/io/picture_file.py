@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pipeline.io.errors import PipelineError
-from pipeline.io.remote import connect, redact, with_retries
+from pipeline.io.remote import connect, redact_url, with_retries
 
 TAR_BLOCK = 512
 
@@ -70,7 +70,7 @@ class RemoteFile:
     member: Member | None = None
 
     def __str__(self) -> str:
-        shown = redact(self.url)
+        shown = redact_url(self.url)
         return shown if self.member is None else f"{shown}#{self.member.name}"
 
     def __repr__(self) -> str:

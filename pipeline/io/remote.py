@@ -32,11 +32,25 @@ T = TypeVar("T")
 def redact(text: str) -> str:
     """Return a text without the queries, users and passwords of the URLs in it.
 
-    >>> redact("GET https://me:pw@host/a.jpg?sig=1: failed")
-    'GET https://host/a.jpg?...: failed'
+    A query ends at a space alone: it may have colons, commas and quotation marks. Of a whole URL see `redact_url`.
+
+    >>> redact("GET https://me:p@ss@host/a.jpg?se=03:07:43Z&sig=1 failed")
+    'GET https://host/a.jpg?... failed'
     """
-    text = re.sub(r"(\w+://)[^/\s@'\"]*@", r"\1", text)
-    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\",;:)]*", r"\1?...", text)
+    text = re.sub(r"(\w+://)[^/\s]*@", r"\1", text)
+    return re.sub(r"(\w+://[^\s?]*)\?\S*", r"\1?...", text)
+
+
+def redact_url(url: str) -> str:
+    """Return a URL without its query, user and password, whatever signs they have; a path is returned as it is.
+
+    >>> redact_url("https://me:p@ s'@host/a.jpg?name='a b'&sig=1")
+    'https://host/a.jpg?...'
+    """
+    if "://" not in url:
+        return url
+    shown, query, _ = re.sub(r"^(\w[\w+.-]*://)[^/]*@", r"\1", url).partition("?")
+    return f"{shown}?..." if query else shown
 
 
 def connect(url: str, what: str, **options: Any) -> tuple[Any, str]:
@@ -57,7 +71,7 @@ def connect(url: str, what: str, **options: Any) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     except (ImportError, ValueError) as error:
-        raise SettingsError(f"{what} {redact(url)!r}: {redact(str(error))}") from error
+        raise SettingsError(f"{what} {redact_url(url)!r}: {redact(str(error))}") from error
 
 
 def lacks_bucket(error: BaseException | None) -> bool:
@@ -84,7 +98,7 @@ def with_retries(do: Callable[[], T], where: str) -> T:
     PipelineError
         There is no such bucket, or the file system did not answer, however often it was asked.
     """
-    where = redact(where)
+    where = redact_url(where)
     for attempt in range(1, TRIES + 1):
         try:
             return do()

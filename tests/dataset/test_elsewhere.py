@@ -24,7 +24,7 @@ from pipeline.dataset.tar_index import index_tar
 from pipeline.io.digests import DigestMemory, FileState
 from pipeline.io.errors import DatasetError, MissingDataError, PipelineError, SettingsError
 from pipeline.io.picture_file import RemoteFile
-from pipeline.io.remote import redact, with_retries
+from pipeline.io.remote import redact, redact_url, with_retries
 
 
 def jpeg(shade: int) -> bytes:
@@ -231,13 +231,43 @@ def test_a_missing_object_is_named_and_no_place_is(memory):
 
 
 def test_credentials_in_a_url_are_refused_and_shown_nowhere(tmp_path):
-    for url in ("https://me:secret@host/list.txt", "s3://bucket/x?sig=secret"):
+    for url in ("https://me:secret@host/list.txt", "https://me:p@ secret@host/list.txt", "s3://bucket/x?sig=secret"):
         with pytest.raises(SettingsError) as error:
             describe(url)
         assert "secret" not in str(error.value)
     file = RemoteFile("https://host/a.jpg?X-Amz-Signature=secret", 1, "v")
     shown = [str(file), repr(file), file.name, FileState.of(file).path, redact(f"GET {file.url}, failed")]
     assert not any("secret" in text for text in shown) and file.name == "a.jpg"
+
+
+SAS = "sv=2023-01-03&st=2026-11-03T03:07:43Z&se={}-11-03T03:07:43Z&sr=b&sp=r;x,y)'&sig=secret%3D"
+"""The query of a URL of Azure, as it is and with signs that a query may have."""
+
+
+@pytest.mark.parametrize("path", ["host/a.jpg", "me:p@secret@host/a.jpg", "host/it's.jpg"])
+def test_no_sign_of_a_query_or_a_password_ends_what_is_hidden(path):
+    url = f"https://{path}?{SAS.format(2030)}"
+    seen = f"https://{path.rpartition('@')[2]}?..."
+    assert str(RemoteFile(url, 1, "v")) == redact_url(url) == seen
+    assert redact(f"GET {url} failed, and {url}") == f"GET {seen} failed, and {seen}"
+    assert "secret" not in redact(f"403, url='{url}'") + redact(f'no answer ("{url}"): retry')
+
+
+def test_a_renewed_token_changes_no_state_and_is_kept_nowhere(web, shards, tmp_path):
+    address, handler = web
+    handler.files.update({"/a.jpg": jpeg(1), "/s.tar": (tmp_path / "set/shard-000.tar").read_bytes()})
+    seen = []
+    for year in (2030, 2031):
+        lines = [f"{address}/{name}?{SAS.format(year)}" for name in ("a.jpg", "s.tar")]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        manifest = describe("list.txt")
+        paths = read_split(manifest, "all").paths
+        DigestMemory(tmp_path / "memory.sqlite").digests(paths)
+        indexes = sorted(path.name for path in tmp_path.glob("data_manifests/*/index/*"))
+        seen.append((state_of_split(manifest, "all"), [FileState.of(path) for path in paths], indexes))
+    assert seen[0] == seen[1] and len(seen[0][1]) == 4 and len(seen[0][2]) == 1
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "list.txt"]
+    assert len(kept) > 3 and not any(b"secret" in path.read_bytes() or b"2030-11" in path.read_bytes() for path in kept)
 
 
 def test_retries_end_with_what_to_do_and_hide_the_query():

@@ -29,7 +29,7 @@ from pipeline.io.errors import DatasetError, MissingDataError, SettingsError
 from pipeline.io.model import refuse_credentials
 from pipeline.io.names import expand_home
 from pipeline.io.progress import Say
-from pipeline.io.remote import redact
+from pipeline.io.remote import redact_url
 from pipeline.io.yaml import read_mapping
 
 ROLES = (EVERY, EVERY)
@@ -120,13 +120,13 @@ def _manifest_of(place: str, manifests: Path, say: Say) -> Path:
     """Return the manifest of a folder or of a place elsewhere; write it if there is none."""
     for path in sorted(manifests.glob("*.yaml")):
         if _describes(path, place):
-            say(f"{path}: dataset {path.stem}, the pictures in {redact(place)}")
+            say(f"{path}: dataset {path.stem}, the pictures in {redact_url(place)}")
             return path
     own_name = name_of_place(place) if is_elsewhere(place) else Path(place).name
     name = re.sub("[^a-z0-9]+", "_", own_name.lower()).strip("_")[:50] or "pictures"
     if name in known_datasets() or name == "published":
         name = f"{name}_{sha256_bytes(place.encode())[:8]}"
-    say(f"{manifests / name}.yaml: a new dataset, {name}, of all pictures in {redact(place)}; labels are not read")
+    say(f"{manifests / name}.yaml: a new dataset, {name}, of all pictures in {redact_url(place)}; labels are not read")
     new = new_elsewhere_manifest if is_elsewhere(place) else new_pictures_manifest
     return new(place, name, manifests, overwrite=True, say=say)
 

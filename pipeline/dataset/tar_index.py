@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import tarfile
 import zlib
 from pathlib import Path
 
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import read_json, write_atomic
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
+from pipeline.io.names import show_name
 from pipeline.io.picture_file import TAR_BLOCK, Member, RemoteFile
 
 FORMAT = "tar-index-1"
@@ -81,7 +83,9 @@ def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
         raise DatasetError(f"{archive}: {error.strerror}") from error
     if path is not None:
         with contextlib.suppress(OSError):
-            write_json(path, {"format": FORMAT, "members": [[m.name, m.offset, m.size, m.header_crc] for m in members]})
+            content = {"format": FORMAT, "members": [[m.name, m.offset, m.size, m.header_crc] for m in members]}
+            # As ASCII, since names that are not UTF-8 hold halves of characters, which only escapes keep.
+            write_atomic(path, json.dumps(content, indent=2).encode())
     return members
 
 
@@ -93,7 +97,7 @@ def _read_headers(archive: RemoteFile) -> list[Member]:
     if begin[:2] in (b"\x1f\x8b", b"BZ") or begin[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
         raise DatasetError(f"{archive}: compressed, so no range of it can be read alone; unpack it to a plain .tar")
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             for item in tar:
                 if not item.isfile():
                     continue
@@ -102,7 +106,7 @@ def _read_headers(archive: RemoteFile) -> list[Member]:
                 members.append(Member(item.name, item.offset_data, item.size, zlib.crc32(header)))
             end = tar.offset
     except tarfile.TarError as error:
-        last = f" after {len(members)} members, the last {members[-1].name}" if members else ""
+        last = f" after {len(members)} members, the last {show_name(members[-1].name)}" if members else ""
         raise DatasetError(f"{archive}: truncated, or no tar archive{last}: {error}; {again}") from error
     stream.seek(end)
     if stream.read(TAR_BLOCK) != bytes(TAR_BLOCK):

@@ -47,6 +47,17 @@ def make_distinct_part(name: str) -> str:
     return f"{part}-{digest}"
 
 
+def show_name(name: str) -> str:
+    r"""Return a file's name as UTF-8 can hold it: bytes that are not UTF-8 as ``\xe9``.
+
+    Python reads such bytes as halves of characters, which no digest, database or terminal takes.
+
+    >>> show_name("caf\udce9.jpg") == r"caf\xe9.jpg"
+    True
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def expand_home(path: str) -> str:
     """Expand ``~`` and ``~user`` at the beginning of a path: shells leave it in ``--cache=~/x`` and in YAML files.
 

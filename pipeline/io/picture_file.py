@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pipeline.io.errors import PipelineError
+from pipeline.io.names import show_name
 from pipeline.io.remote import connect, redact_url, with_retries
 
 TAR_BLOCK = 512
@@ -41,7 +42,7 @@ class Member:
 
     Attributes
     ----------
-    name : in the archive
+    name : in the archive; bytes that are not UTF-8 as halves of characters, as in names of files
     offset, size : of its bytes in the archive
     header_crc : CRC-32 of the 512 bytes before them, the last of its headers
     """
@@ -71,14 +72,14 @@ class RemoteFile:
 
     def __str__(self) -> str:
         shown = redact_url(self.url)
-        return shown if self.member is None else f"{shown}#{self.member.name}"
+        return show_name(shown if self.member is None else f"{shown}#{self.member.name}")
 
     def __repr__(self) -> str:
         return f"RemoteFile({str(self)!r})"
 
     @property
     def name(self) -> str:
-        return str(self).partition("?")[0].rpartition("/")[2] if self.member is None else self.member.name
+        return str(self).partition("?")[0].rpartition("/")[2] if self.member is None else show_name(self.member.name)
 
     def absolute(self) -> RemoteFile:
         return self

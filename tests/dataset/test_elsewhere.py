@@ -181,6 +181,23 @@ def test_all_forms_of_tar_and_long_names(tmp_path, form, name):
     assert RemoteFile(str(path), path.stat().st_size, None, member).read_bytes() == jpeg(3)
 
 
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_that_are_not_utf8_are_read_and_shown_by_their_bytes(tmp_path, form):
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    write_tar(tmp_path / "a.tar", {name: jpeg(3), "caf\u00e9.jpg": jpeg(4)}, form)
+    manifest = describe("a.tar")
+    for _ in range(2):  # from the archive, and from its index
+        split = read_split(manifest, "all")
+        assert [path.read_bytes() for path in split.paths] == [jpeg(3), jpeg(4)]
+        assert [str(path).partition("#")[2] for path in split.paths] == [r"caf\xe9.jpg", "caf\u00e9.jpg"]
+        assert split.paths[0].member.name == name and split.paths[0].name == r"caf\xe9.jpg"
+        assert len(list(tmp_path.glob("data_manifests/*/index/*"))) == 1
+    assert state_of_split(manifest, "all") == state_of_split(manifest, "all")
+    hashes = [hashlib.sha256(jpeg(shade)).hexdigest() for shade in (3, 4)]
+    assert DigestMemory(tmp_path / "memory.sqlite").digests(split.paths) == hashes
+    assert check(manifest, deep=True).ok
+
+
 # ---- what goes wrong
 
 

@@ -6,17 +6,22 @@ import contextlib
 import io
 import json
 import os
+import posixpath
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+from pipeline.dataset.split import is_picture_name
 from pipeline.io.atomic import read_json, write_atomic
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
+from pipeline.io.messages import enumerate_problems
 from pipeline.io.names import show_name
 from pipeline.io.picture_file import TAR_BLOCK, Member, RemoteFile
 
-FORMAT = "tar-index-1"
+FORMAT = "tar-index-2"
+"""Indexes of format 1 lack links."""
 AHEAD_BYTES = 256 * 1024
 """Read at once: the headers of many small members, or of one large one."""
 
@@ -54,7 +59,7 @@ class _Ranges(io.RawIOBase):
 
 
 def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
-    """Return the plain files in an archive, in its order.
+    """Return the files in an archive, in its order; a link is the file that it leads to, under the link's own name.
 
     Parameters
     ----------
@@ -63,7 +68,8 @@ def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
     Raises
     ------
     DatasetError
-        Not a tar archive, a compressed or truncated one, or it is not there.
+        Not a tar archive, a compressed or truncated one, or it is not there; a picture that is a link to what is no
+        file of the archive, or is stored as a sparse file. All of them are named.
     PipelineError
         The file system does not answer.
     """
@@ -90,7 +96,7 @@ def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
 
 
 def _read_headers(archive: RemoteFile) -> list[Member]:
-    stream, members = _Ranges(archive), []
+    stream, members = _Ranges(archive), _Members()
     again = "write the archive again, or leave it out"
     begin = stream.read(TAR_BLOCK)
     stream.seek(0)
@@ -99,18 +105,73 @@ def _read_headers(archive: RemoteFile) -> list[Member]:
     try:
         with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             for item in tar:
-                if not item.isfile():
-                    continue
-                stream.seek(item.offset_data - TAR_BLOCK)
-                header = stream.read(TAR_BLOCK)
-                members.append(Member(item.name, item.offset_data, item.size, zlib.crc32(header)))
+                if item.islnk() or item.issym():
+                    members.add_link(item)
+                elif item.isfile():
+                    stream.seek(item.offset_data - TAR_BLOCK)
+                    header = stream.read(TAR_BLOCK)
+                    members.add(item, Member(item.name, item.offset_data, item.size, zlib.crc32(header)))
             end = tar.offset
     except tarfile.TarError as error:
-        last = f" after {len(members)} members, the last {show_name(members[-1].name)}" if members else ""
+        names = [name for name, _ in members.entries]
+        last = f" after {len(names)} members, the last {show_name(names[-1])}" if names else ""
         raise DatasetError(f"{archive}: truncated, or no tar archive{last}: {error}; {again}") from error
     stream.seek(end)
     if stream.read(TAR_BLOCK) != bytes(TAR_BLOCK):
         raise DatasetError(
-            f"{archive}: truncated: {len(members)} members, and the mark of the archive's end is missing; {again}"
+            f"{archive}: truncated: {len(members.entries)} members, and the mark of the archive's end is missing; "
+            f"{again}"
         )
-    return members
+    found, problems = members.resolve()
+    if problems:
+        raise DatasetError(
+            f"{archive}: {len(problems)} pictures cannot be read by range\n{enumerate_problems(problems)}\n"
+            "write the archive again with the files in it: tar --dereference --hard-dereference"
+        )
+    return found
+
+
+class _Members:
+    """The files and links of an archive, in its order."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, Member | str]] = []
+        """Name, and the file or the path in the archive to which the link of this name leads."""
+        self._at: dict[str, Member | str] = {}
+        """The last entry of each path."""
+        self._sparse: set[int] = set()
+        """Offsets of files whose zeros are left out."""
+
+    def add(self, item: tarfile.TarInfo, member: Member) -> None:
+        if item.issparse():
+            self._sparse.add(member.offset)
+        self._add(item.name, member)
+
+    def add_link(self, item: tarfile.TarInfo) -> None:
+        # A hard link names a member that was written before; a symbolic one a path beside itself.
+        base = posixpath.dirname(item.name) if item.issym() else ""
+        target = posixpath.normpath(posixpath.join(base, item.linkname))
+        self._add(item.name, self._at.get(target, target) if item.islnk() else target)
+
+    def _add(self, name: str, entry: Member | str) -> None:
+        self.entries.append((name, entry))
+        self._at[posixpath.normpath(name)] = entry
+
+    def resolve(self) -> tuple[list[Member], list[str]]:
+        """Return all files that can be read by range, and the pictures among the rest, one line each."""
+        found, problems = [], []
+        for name, entry in self.entries:
+            member, passed = entry, set()
+            while isinstance(member, str) and member not in passed:
+                passed.add(member)
+                member = self._at.get(member, member)
+            if isinstance(member, Member) and member.offset not in self._sparse:
+                found.append(replace(member, name=name))
+            elif _is_picture(name):
+                no_file = f"a link to {show_name(str(entry))}, which is no file of the archive"
+                problems.append(f"{show_name(name)}: {no_file if isinstance(member, str) else 'a sparse file'}")
+        return found, problems
+
+
+def _is_picture(name: str) -> bool:
+    return is_picture_name(posixpath.basename(name))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import os
 import pickle
+import subprocess
 import tarfile
 import threading
 from pathlib import Path
@@ -196,6 +198,56 @@ def test_names_that_are_not_utf8_are_read_and_shown_by_their_bytes(tmp_path, for
     hashes = [hashlib.sha256(jpeg(shade)).hexdigest() for shade in (3, 4)]
     assert DigestMemory(tmp_path / "memory.sqlite").digests(split.paths) == hashes
     assert check(manifest, deep=True).ok
+
+
+def add_link(tar: tarfile.TarFile, kind: bytes, name: str, target: str) -> None:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = kind, target
+    tar.addfile(link)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_in_an_archive_are_the_files_they_lead_to(tmp_path, form):
+    write_tar(tmp_path / "a.tar", {"./d/a.jpg": jpeg(1), "blob": jpeg(2)}, form)
+    with tarfile.open(tmp_path / "a.tar", "a", format=form) as tar:
+        add_link(tar, tarfile.LNKTYPE, "./e/hard.jpg", "./d/a.jpg")
+        add_link(tar, tarfile.SYMTYPE, "./e/soft.jpg", "../d/a.jpg")
+        add_link(tar, tarfile.SYMTYPE, "./e/twice.jpg", "./chain.jpg")  # what it leads to comes later
+        add_link(tar, tarfile.SYMTYPE, "./e/chain.jpg", "../blob")
+        add_link(tar, tarfile.SYMTYPE, "latest", "nowhere")  # no picture
+    expected = {"a__d__a": 1, "a__e__hard": 1, "a__e__soft": 1, "a__e__twice": 2, "a__e__chain": 2}
+    manifest = describe("a.tar")
+    for _ in range(2):  # from the archive, and from its index
+        assert contents(manifest) == {i: jpeg(shade) for i, shade in expected.items()}
+
+
+def test_hard_links_as_tar_writes_them(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/a.jpg").write_bytes(jpeg(5))
+    os.link(tmp_path / "p/a.jpg", tmp_path / "p/b.jpg")
+    subprocess.run(["tar", "-cf", "p.tar", "-C", "p", "a.jpg", "b.jpg"], check=True)
+    assert contents(describe("p.tar")) == {"p__a": jpeg(5), "p__b": jpeg(5)}
+
+
+@pytest.mark.parametrize("target", ["gone.jpg", "/etc/x.jpg", "../../x.jpg", "self.jpg", "d"])
+def test_links_to_no_file_of_the_archive_are_refused_by_name(tmp_path, target):
+    write_tar(tmp_path / "a.tar", {"d/a.jpg": jpeg(1)})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        add_link(tar, tarfile.SYMTYPE, "self.jpg", target)
+    with pytest.raises(
+        DatasetError, match=r"1 pictures cannot be read(?s:.*)self\.jpg: a link to (?s:.*)--hard-dereference"
+    ):
+        describe("a.tar")
+
+
+def test_sparse_pictures_in_an_archive_are_refused_by_name(tmp_path):
+    with open(tmp_path / "hole.jpg", "wb") as stream:
+        stream.write(jpeg(1))
+        stream.truncate(1 << 20)
+    (tmp_path / "link.jpg").symlink_to("hole.jpg")
+    subprocess.run(["tar", "-S", "-cf", "a.tar", "hole.jpg", "link.jpg"], check=True)
+    with pytest.raises(DatasetError, match=r"2 pictures (?s:.*)hole\.jpg: a sparse file\n.*link\.jpg: a sparse file"):
+        describe("a.tar")
 
 
 # ---- what goes wrong

@@ -18,10 +18,10 @@ from pipeline.dataset.places import ARCHIVE, LISTS, expand_range
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Split, is_picture_name, read_ids, refuse_split
 from pipeline.dataset.tar_index import index_tar
-from pipeline.io.digests import digest_of
+from pipeline.io.digests import FileState, digest_of
 from pipeline.io.errors import DatasetError, MissingDataError
 from pipeline.io.messages import brief
-from pipeline.io.picture_file import RemoteFile
+from pipeline.io.picture_file import NOT_THERE, RemoteFile
 from pipeline.io.progress import track
 from pipeline.io.remote import REQUESTS, connect, redact_url, with_retries
 
@@ -52,9 +52,7 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest names, sizes and versions of all pictures; none is read."""
     files, problems = _files_of(manifest, split)
-    states = [
-        [str(file), *(file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino)] for file in files.values()
-    ]
+    states = [FileState.of(file) or [str(file)] for file in files.values()]
     return digest_of([manifest.layout, manifest.exif, list(files), states, len(problems)])
 
 
@@ -166,7 +164,7 @@ def _look_up(urls: Sequence[str], what: str) -> list[RemoteFile]:
         try:
             return _file(url, with_retries(lambda: system.info(path), url))
         except (FileNotFoundError, PermissionError):
-            return RemoteFile(url, -1, "not there")
+            return RemoteFile(url, -1, NOT_THERE)
 
     with ThreadPoolExecutor(REQUESTS) as pool:
         return list(track(pool.map(look_up, urls), what, len(urls), "files"))

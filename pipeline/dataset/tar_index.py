@@ -82,6 +82,9 @@ def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
                 Member(str(name), int(at), int(size), int(crc)) for name, at, size, crc in read_json(path)["members"]
             ]
     try:
+        if archive.size < 0:
+            archive.read_range(0, TAR_BLOCK)
+            raise DatasetError(f"{archive}: the server does not tell its size; give archives from one that does")
         members = _read_headers(archive)
     except FileNotFoundError as error:
         raise DatasetError(f"{archive}: no such archive") from error

@@ -17,6 +17,8 @@ from pipeline.io.names import show_name
 from pipeline.io.remote import connect, redact_url, with_retries
 
 TAR_BLOCK = 512
+NOT_THERE = "not there"
+"""The version of a file that was missing or forbidden when it was listed."""
 
 
 class PictureFile(Protocol):
@@ -61,7 +63,8 @@ class RemoteFile:
     ----------
     url : of the file, or of the archive; a query is used, and shown nowhere
     size : bytes of the file, or of the archive; -1 where the server does not tell
-    version : what changes with its content, such as an ETag; None where the server tells nothing
+    version : what changes with its content, such as an ETag; None where the server tells nothing, `NOT_THERE` if it has
+        no such file
     member : of the archive; None for the whole file
     """
 
@@ -98,10 +101,14 @@ class RemoteFile:
         return zlib.crc32(self.version.encode()) << 31 | zlib.adler32(self.version.encode()) >> 1
 
     def stat(self) -> os.stat_result:
-        """Return size, and a time that stands for the version: equal where the bytes are."""
+        """Return size, and a time that stands for the version: equal where the bytes are.
+
+        What was not there when it was listed is no plain file, so that no digest of later bytes is remembered.
+        """
         size = self.size if self.member is None else self.member.size
         inode = 0 if self.member is None else self.member.offset
-        numbers = (stat.S_IFREG | 0o444, inode, 0, 1, 0, 0, size, 0, self._time_ns // 10**9, 0)
+        mode = 0 if self.version == NOT_THERE else stat.S_IFREG | 0o444
+        numbers = (mode, inode, 0, 1, 0, 0, size, 0, self._time_ns // 10**9, 0)
         return os.stat_result(numbers, {"st_mtime_ns": self._time_ns})
 
     def read_range(self, start: int, end: int) -> bytes:

@@ -105,15 +105,26 @@ def with_retries(do: Callable[[], T], where: str) -> T:
         except Exception as error:
             _raise_final(error, where)
             if attempt == TRIES:
-                reason = redact(str(error)) or type(error).__name__
+                reason = redact(str(_behind(error))) or type(_behind(error)).__name__
                 # The cause is left out: its text may hold a presigned URL.
                 raise PipelineError(f"{where}: cannot be read, {TRIES} tries: {reason}; {HINT}") from None
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
     raise AssertionError
 
 
+def _behind(error: Exception) -> Exception:
+    """Return what was wrong: fsspec says of any error of a web server, when asked for size and version, "not found"."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        of_web = type(cause).__module__.partition(".")[0] == "aiohttp"
+        if of_web or isinstance(cause, TimeoutError | ConnectionError):
+            return cause
+    return error
+
+
 def _raise_final(error: Exception, where: str) -> None:
     """Raise what no other try would change; return for errors that may pass."""
+    error = _behind(error)
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) and lacks_bucket(error):
         raise PipelineError(f"{where}: there is no such bucket") from None

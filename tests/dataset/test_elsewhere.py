@@ -357,6 +357,7 @@ def test_retries_end_with_what_to_do_and_hide_the_query():
 class Server(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}
     failures: dict[str, int] = {}
+    forbidden: set[str] = set()
     log: list[str] = []
 
     def log_message(self, *args):
@@ -375,6 +376,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.failures.get(path, 0) > 0:
             self.failures[path] -= 1
             data, code = b"busy", 503
+        elif path in self.forbidden:
+            data, code = b"not for you", 403
         elif data is None:
             data, code = b"nothing here", 404
         etag = hashlib.md5(data).hexdigest()
@@ -392,7 +395,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def web():
     """A web server on the loopback: its address, and its handler with files, failures to come and requests."""
-    handler = type("Handler", (Server,), {"files": {}, "failures": {}, "log": []})
+    handler = type("Handler", (Server,), {"files": {}, "failures": {}, "forbidden": set(), "log": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -414,6 +417,49 @@ def test_a_list_on_a_web_server_with_presigned_urls_and_failures_that_pass(web, 
     with pytest.raises(FileNotFoundError):
         split.paths[2].read_bytes()
     assert not any("secret" in path.read_text() for path in tmp_path.glob("data_manifests/**/*.*"))
+
+
+def test_a_server_that_is_busy_when_it_is_asked_for_versions_is_asked_again(web, tmp_path):
+    address, handler = web
+    handler.files["/p/a.jpg"] = jpeg(1)
+    (tmp_path / "list.txt").write_text(f"{address}/p/a.jpg?sig=secret\n")
+    manifest = describe("list.txt")
+    (before,) = read_split(manifest, "all").paths
+    handler.failures["/p/a.jpg"] = 6  # of three tries, HEAD and GET
+    assert read_split(manifest, "all").paths == (before,) and handler.failures["/p/a.jpg"] == 0
+    handler.failures["/p/a.jpg"] = 1000
+    with pytest.raises(PipelineError, match=r"/p/a\.jpg\?\.\.\.: cannot be read, 4 tries: 503") as error:
+        read_split(manifest, "all")
+    assert "secret" not in str(error.value)
+
+
+def test_of_a_file_that_was_not_there_when_listed_no_digest_is_remembered(web, tmp_path):
+    address, handler = web
+    (tmp_path / "list.txt").write_text(f"{address}/a.jpg\n{address}/b.jpg\n")
+    handler.files["/b.jpg"] = jpeg(2)
+    manifest = describe("list.txt")
+    paths, absent = read_split(manifest, "all").paths, state_of_split(manifest, "all")
+    assert state_of_split(manifest, "all") == absent and FileState.of(paths[0]) is None
+    memory = DigestMemory(tmp_path / "memory.sqlite")
+    digest = hashlib.sha256(jpeg(2)).hexdigest()
+    handler.files["/a.jpg"] = jpeg(1)  # there, when it is read
+    assert paths[0].read_bytes() == jpeg(1) and memory.digests(paths) == ["", digest]
+    assert state_of_split(manifest, "all") != absent
+    assert memory.digests(read_split(manifest, "all").paths) == [hashlib.sha256(jpeg(1)).hexdigest(), digest]
+    handler.forbidden.add("/b.jpg")
+    path = read_split(manifest, "all").paths[1]
+    assert FileState.of(path) is None
+    with pytest.raises(PermissionError, match="no rights to read it"):
+        path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "problem"), [("gone", "no such archive"), ("forbidden", "no rights to read it")])
+def test_an_archive_of_a_list_that_is_not_there_is_named(web, tmp_path, name, problem):
+    address, handler = web
+    handler.forbidden.add("/forbidden.tar")
+    (tmp_path / "list.txt").write_text(f"{address}/{name}.tar\n")
+    with pytest.raises(DatasetError, match=rf"{name}\.tar: {problem}"):
+        describe("list.txt")
 
 
 def test_archives_on_a_web_server_are_read_by_range(web, shards, tmp_path):

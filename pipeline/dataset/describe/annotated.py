@@ -270,6 +270,7 @@ def _say_unused(whole: _Whole, classes: Sequence[str]) -> None:
         listed += reader.class_names(
             Source(whole.tree.path, part.index, whole.tree.path / part.source.annotations, names)
         )
+        listed += {name for record in part.matched.records.values() for name in record.labels or ()}
     if unused := sorted(set(listed) - set(classes)):
         whole.say(f"classes without any object are no classes here: {', '.join(map(brief, unused[:20]))}")
 

@@ -97,8 +97,8 @@ def annotation_of(record: PictureRecord, classes: Sequence[str]) -> Annotation:
     Raises
     ------
     ValueError
-        All that is wrong with the record, joined by "; ": unknown classes, no box, one without area or far outside of
-        the picture.
+        All that is wrong with the record, joined by "; ": unknown classes that are present, no box, one without area
+        or far outside of the picture.
     """
     index = {name: k for k, name in enumerate(classes)}
     problems, indices, difficult, n_clipped = list(record.problems), list[int](), list[bool](), 0
@@ -120,7 +120,8 @@ def annotation_of(record: PictureRecord, classes: Sequence[str]) -> Annotation:
             indices.append(index[item.name])
             difficult.append(item.difficult)
             n_clipped += is_clipped
-    if unknown := sorted(set(record.labels or ()) - set(index)):
+    # A class that is nowhere present is no class of the dataset, and absent or unknown here as everywhere.
+    if unknown := sorted({name for name, value in (record.labels or {}).items() if value > 0} - set(index)):
         problems.append(f"unknown class {', '.join(map(brief, unknown[:SHOWN]))}")
     if problems:
         more = [f"and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []

@@ -128,11 +128,11 @@ def _parse(path: Path, size: int, mtime_ns: int) -> _Content:
         if not isinstance(item, dict):
             problems.append(f"{where}: expected an object {{...}}, got {brief(item)}")
         elif key == "images":
-            problems += _add_image(content, number, item)
+            problems += _add_image(content, item)
         elif key == "categories":
             problems += _add_category(content, where, item)
         else:
-            problems += _add_object(content, slots, number, item)
+            problems += _add_object(content, slots, item)
     if not content.paths and not problems:
         problems.append("no 'images': expected COCO's keys images, annotations, categories")
     if len(content.image) and not content.names and not problems:
@@ -142,7 +142,8 @@ def _parse(path: Path, size: int, mtime_ns: int) -> _Content:
     return content
 
 
-def _add_image(content: _Content, row: int, item: dict[str, Any]) -> list[str]:
+def _add_image(content: _Content, item: dict[str, Any]) -> list[str]:
+    row = len(content.paths)  # not the number in its array: joined files may have the key twice
     i, path = item.get("id"), item.get("file_name")
     if not isinstance(i, (int, str)) or not isinstance(path, str) or not path.strip():
         return [f"images[{row}]: expected id and file_name, got {brief({k: item.get(k) for k in ('id', 'file_name')})}"]
@@ -173,8 +174,9 @@ def _add_category(content: _Content, where: str, item: dict[str, Any]) -> list[s
 
 
 def _add_object(
-    content: _Content, slots: tuple[dict[Any, int], dict[Any, int]], number: int, item: dict[str, Any]
+    content: _Content, slots: tuple[dict[Any, int], dict[Any, int]], item: dict[str, Any]
 ) -> list[str]:
+    number = len(content.number)
     image, category = item.get("image_id"), item.get("category_id")
     if not isinstance(image, (int, str)) or not isinstance(category, (int, str)):
         got = brief({k: item.get(k) for k in ("image_id", "category_id")})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from support.cli import run_command
 from support.own_pictures import draw, write
 
@@ -30,3 +32,19 @@ def test_a_class_that_is_present_nowhere_is_no_class(tmp_path):
     assert "classes without any object are no classes here: 'dog', 'fox'" in said
     assert manifest.classes == ("cat",)
     assert read_split(manifest, "val").labels.tolist() == [[1], [-1]]
+
+
+def test_a_key_of_coco_that_is_there_twice_goes_on(tmp_path):
+    draw(tmp_path / "own", *(f"{k}.jpg" for k in range(4)))
+    parts = []
+    for first in (0, 2):
+        of_part = range(first, first + 2)
+        images = [{"id": k, "file_name": f"{k}.jpg", "width": 16, "height": 12} for k in of_part]
+        boxes = [{"image_id": k, "category_id": 7 + k % 2, "bbox": [k, 2, 5, 6]} for k in of_part]
+        parts.append(f'"images": {json.dumps(images)}, "annotations": {json.dumps(boxes)}')
+    names = [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}]
+    write(tmp_path, "own/labels.json", f'{{{", ".join(parts)}, "categories": {json.dumps(names)}}}')
+    _, manifest = described(tmp_path)
+    found = {k: v for s in ("train", "val") for k, v in read_split(manifest, s).annotations_by_id.items()}
+    assert {i: item.box_xyxy.tolist() for i, item in found.items()} == {str(k): [[k, 2, k + 5, 8]] for k in range(4)}
+    assert {i: item.class_index.tolist() for i, item in found.items()} == {str(k): [k % 2] for k in range(4)}

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.dataset.describe.names import ROLES, role_of, words_of
 from pipeline.dataset.describe.peek import head_of, json_kind
 from pipeline.dataset.describe.tree import Folder
-from pipeline.dataset.formats.records import PictureFinder
+from pipeline.dataset.formats.finder import PictureFinder, Place
 from pipeline.dataset.voc_folder import FileIndex
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief
@@ -114,34 +114,53 @@ def split_of(path: str) -> str | None:
     roles = {role for role, known in ROLES.items() if known & set(words)}
     if len(roles) == 1:
         return roles.pop()
-    return next((role for folder in reversed(folders) if (role := role_of(folder)) is not None), None)
+    return role_of_path("/".join(folders))
+
+
+def role_of_path(folder: str) -> str | None:
+    """Return the split that a folder's path names, by the innermost part that names one.
+
+    >>> role_of_path("val/images"), role_of_path("images")
+    ('val', None)
+    """
+    return next((role for part in reversed(folder.split("/")) if (role := role_of(part)) is not None), None)
 
 
 def folder_of_pictures(tree: Folder, source: FoundSource, stated: Sequence[str]) -> str | None:
     """Return the folder that holds the pictures of which paths are stated, below the root; None if none is there.
 
     Of all folders with pictures, that below which most of the paths are found; if several, the one with the longest
-    paths, then one of the split's name, then that of the file. All pictures that are found lie in the result.
+    paths, then that of the file. If the split is told, pictures in folders of its name come first, then those beside
+    the file: train's folder may have pictures of the same names. All pictures that are found lie in the result.
     """
     sample = stated[:: max(len(stated) // SAMPLE, 1)]
-    beside = PurePosixPath(source.annotations).parent.as_posix()
-    best: tuple[tuple[int, int, bool, bool, int], PictureFinder, Folder] | None = None
+    best: tuple[tuple[int, ...], PictureFinder, Folder] | None = None
     for folder in tree.walk():
         if not folder.n_pictures:
             continue
         finder = _finder_of(folder)
-        found = [i for path in sample if (i := finder.find(path)) is not None]
-        n_parts = sum(i.count("/") for i in found)
-        is_split = source.split is not None and role_of(folder.name) == source.split
-        near = folder.inside == beside or folder.inside.startswith(f"{beside}/")
-        key = (len(found), n_parts, is_split, near, -folder.inside.count("/"))
+        found = [place for path, place in zip(sample, finder.places(sample), strict=True) if place is not None]
+        key = _rank(source, folder, found)
         if found and (best is None or key > best[0]):
             best = key, finder, folder
     if best is None:
         return None
     _, finder, folder = best
-    ids = [i for path in stated if (i := finder.find(path)) is not None]
-    return common_folder(folder.below(i) for i in ids)
+    return common_folder(folder.below(i) for i in finder.find_all(stated) if i is not None)
+
+
+def _rank(source: FoundSource, folder: Folder, found: Sequence[Place]) -> tuple[int, ...]:
+    beside = PurePosixPath(source.annotations).parent.as_posix()
+    paths = [folder.below(place.id) for place in found]
+    n_parts = sum(place.id.count("/") for place in found)
+    n_near = sum(path.startswith(f"{beside}/") for path in paths)
+    n_split = sum(
+        role_of_path(PurePosixPath(path).parent.as_posix()) == source.split
+        and role_of_path("/".join(place.above)) in (None, source.split)
+        for path, place in zip(paths, found, strict=True)
+    )
+    told = (0, 0) if source.split is None else (n_split, n_near)
+    return (*told, len(found), n_parts, n_near, -folder.inside.count("/"))
 
 
 def _finder_of(folder: Folder) -> PictureFinder:

@@ -12,7 +12,7 @@ from pipeline.dataset.describe.names import is_container, role_of
 from pipeline.dataset.describe.peek import PEEKED, beside_pictures, head_of, is_yolo_text
 from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder
 from pipeline.dataset.describe.tree import Folder
-from pipeline.dataset.formats.records import PictureFinder
+from pipeline.dataset.formats.finder import PictureFinder
 from pipeline.dataset.split import read_list
 from pipeline.dataset.voc_folder import index_pictures
 from pipeline.io.errors import DatasetError

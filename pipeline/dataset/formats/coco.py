@@ -173,9 +173,7 @@ def _add_category(content: _Content, where: str, item: dict[str, Any]) -> list[s
     return []
 
 
-def _add_object(
-    content: _Content, slots: tuple[dict[Any, int], dict[Any, int]], item: dict[str, Any]
-) -> list[str]:
+def _add_object(content: _Content, slots: tuple[dict[Any, int], dict[Any, int]], item: dict[str, Any]) -> list[str]:
     number = len(content.number)
     image, category = item.get("image_id"), item.get("category_id")
     if not isinstance(image, (int, str)) or not isinstance(category, (int, str)):

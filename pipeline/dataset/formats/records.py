@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.dataset.formats.finder import PictureFinder
 from pipeline.dataset.picture import orientation_of_file, picture_size
 from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_folder import FileIndex
@@ -273,30 +274,6 @@ class Source:
         return PictureFinder(self.pictures)
 
 
-@dataclass(frozen=True)
-class PictureFinder:
-    """Finds pictures by the paths that files of annotations state."""
-
-    index: FileIndex
-
-    @cached_property
-    def _ids(self) -> dict[str, str]:
-        paths = {normalise(name): i for i, names in self.index.by_id.items() for name in names}
-        return {**{normalise(i): i for i in self.index.by_id}, **paths}
-
-    def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and normalise(path) in self._ids
-
-    def find(self, stated: str) -> str | None:
-        """Return the id of a picture: the longest end of the stated path that is one below the folder; or None.
-
-        Files state paths below the folder of the pictures, below a folder above it, or on another machine.
-        """
-        parts = [part for part in normalise(stated.strip()).replace("\\", "/").split("/") if part not in ("", ".")]
-        ends = ("/".join(parts[k:]) for k in range(len(parts)))
-        return next((self._ids[end] for end in ends if end in self._ids), None)
-
-
 @dataclass
 class Matched:
     """Records of the pictures that are there, and what belongs to none.
@@ -319,8 +296,8 @@ def match(records: Iterable[PictureRecord], finder: PictureFinder, wanted: Conta
     wanted : ids of the pictures whose records are kept; None for all
     """
     found = Matched()
-    for record in records:
-        i = finder.find(record.path)
+    records = list(records)
+    for record, i in zip(records, finder.find_all([record.path for record in records]), strict=True):
         if i is None:
             found.absent.append(f"{record.where}: {brief(record.path)}")
         elif wanted is not None and i not in wanted:

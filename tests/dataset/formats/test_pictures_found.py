@@ -48,3 +48,63 @@ def test_a_key_of_coco_that_is_there_twice_goes_on(tmp_path):
     found = {k: v for s in ("train", "val") for k, v in read_split(manifest, s).annotations_by_id.items()}
     assert {i: item.box_xyxy.tolist() for i, item in found.items()} == {str(k): [[k, 2, k + 5, 8]] for k in range(4)}
     assert {i: item.class_index.tolist() for i, item in found.items()} == {str(k): [k % 2] for k in range(4)}
+
+
+def write_coco(folder, path: str, pictures: list[str], classes: list[int]) -> None:
+    """Write a COCO file with one object per picture, whose corner tells its number in the file."""
+    write(
+        folder,
+        path,
+        json.dumps(
+            {
+                "images": [{"id": k, "file_name": name} for k, name in enumerate(pictures)],
+                "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+                "annotations": [
+                    {"image_id": k, "category_id": classes[k], "bbox": [k, 1, 4, 5]} for k in range(len(pictures))
+                ],
+            }
+        ),
+    )
+
+
+def places(manifest) -> dict[str, list[str]]:
+    """Return the files of each split, below the dataset's folder."""
+    splits = {name: read_split(manifest, name) for name in manifest.splits}
+    return {name: [path.relative_to(split.folder).as_posix() for path in split.paths] for name, split in splits.items()}
+
+
+def test_the_split_of_a_file_tells_its_folder_where_names_repeat(tmp_path):
+    names = [f"{k:04}.jpg" for k in range(5)]
+    draw(tmp_path / "own/train", *names)
+    draw(tmp_path / "own/val", *names[1:])
+    for split in ("train", "val"):
+        write_coco(tmp_path, f"own/annotations/instances_{split}.json", names, [0, 1, 0, 1, 0])
+    said, manifest = described(tmp_path)
+    assert places(manifest) == {"train": [f"train/{n}" for n in names], "val": [f"val/{n}" for n in names[1:]]}
+    assert "left out, 1 records whose picture is not below val/:" in said and "images[0]: '0000.jpg'" in said
+
+
+def test_a_stated_folder_goes_before_the_name_of_the_split(tmp_path):
+    draw(tmp_path / "own", *(f"{split}/{k}.jpg" for split in ("train", "val") for k in range(4)))
+    write_coco(tmp_path, "own/train.json", [f"val/{k}.jpg" for k in range(4)], [0, 1, 0, 1])
+    assert {path.split("/")[0] for paths in places(described(tmp_path)[1]).values() for path in paths} == {"val"}
+
+
+def test_annotations_of_an_absent_folder_are_given_to_no_other(tmp_path):
+    draw(tmp_path / "own", *(f"cam1/{k:04}.jpg" for k in range(8)))
+    for above in ("", "/home/ann/", "C:\\data\\"):
+        stated = [f"{above}cam{1 + k // 4}/{k:04}.jpg" for k in range(8)]
+        write_coco(tmp_path, "own/labels.json", stated, [0, 1] * 4)
+        said, manifest = described(tmp_path)
+        found = sorted(path for paths in places(manifest).values() for path in paths)
+        assert found == [f"cam1/{k:04}.jpg" for k in range(4)]
+        assert "left out, 4 records whose picture is not below cam1/" in said and "cam2/0007.jpg" in said.replace(
+            "\\\\", "/"
+        ).replace("\\", "/")
+
+
+def test_a_folder_that_was_renamed_is_found_by_the_names(tmp_path):
+    draw(tmp_path / "own", *(f"photos/{k}.jpg" for k in range(4)))
+    write_coco(tmp_path, "own/labels.json", [f"/home/ann/images/{k}.jpg" for k in range(4)], [0, 1, 0, 1])
+    said, manifest = described(tmp_path)
+    assert "left out" not in said and sum(map(len, places(manifest).values())) == 4

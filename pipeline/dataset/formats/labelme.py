@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pipeline.dataset.formats.records import Box, ObjectRecord, PictureRecord, Source, class_name, stated_size
@@ -83,20 +83,40 @@ def _read_file(source: Source, file: Path) -> PictureRecord | None:
 
 
 def _picture_of(source: Source, file: Path, stem: str, stated: object) -> str:
-    """Return the path of the picture: as stated, below the folder of the pictures; else the file's own name."""
+    """Return the path of the picture: as stated, below the folder of the pictures; else the file's own name.
+
+    Of a picture that is not there, the stated path is returned below the file's folder: a name alone may be that of
+    another picture.
+    """
     if not isinstance(stated, str) or not stated.strip():
         return stem
     text = stated.strip().replace("\\", "/")
-    beside = PurePosixPath(os.path.normpath(file.parent / text))
-    folder = source.pictures.folder
-    if beside.is_relative_to(folder) and (inside := beside.relative_to(folder).as_posix()) in source.finder:
+    inside = _below_pictures(source, os.path.join(file.parent, text))
+    if inside in source.finder:
         return inside
-    named = PurePosixPath(text).name
-    near = (PurePosixPath(stem).parent / named).as_posix()
+    near = _below_pictures(source, file.parent / PurePosixPath(text).name)
     if near in source.finder:
         return near
     # A picture that was renamed with its file still has the old name in it.
-    return stem if stem in source.pictures else text
+    own = _below_pictures(source, file.with_suffix(""))
+    if own in source.pictures:
+        return own
+    if not PureWindowsPath(text).anchor:
+        return inside
+    # Of a path on another machine, the name alone tells nothing where there are several folders.
+    found = source.finder.find(text)
+    return text if found is None or "/" in found or file.parent == source.annotations else near
+
+
+def _below_pictures(source: Source, path: str | os.PathLike[str]) -> str:
+    """Return a path below the folder of the pictures, whose folders those of the files may mirror elsewhere.
+
+    Where the pictures lie in a folder of the files, or both are one, a path of the files is one of the pictures.
+    """
+    folder = source.pictures.folder
+    path = PurePosixPath(os.path.normpath(path))
+    one_tree = folder.is_relative_to(source.annotations) or path.is_relative_to(folder)
+    return PurePosixPath(os.path.relpath(path, folder if one_tree else source.annotations)).as_posix()
 
 
 def _read_shape(number: int, shape: Any) -> ObjectRecord:

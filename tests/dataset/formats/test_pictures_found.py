@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from support.cli import run_command
 from support.own_pictures import draw, write
 
@@ -108,3 +109,62 @@ def test_a_folder_that_was_renamed_is_found_by_the_names(tmp_path):
     write_coco(tmp_path, "own/labels.json", [f"/home/ann/images/{k}.jpg" for k in range(4)], [0, 1, 0, 1])
     said, manifest = described(tmp_path)
     assert "left out" not in said and sum(map(len, places(manifest).values())) == 4
+
+
+def write_labelme(folder, file: str, image_path: str, x: int, name: str) -> None:
+    shape = {"label": name, "points": [[x, 1], [x + 4, 6]], "shape_type": "rectangle"}
+    content = {"imagePath": image_path, "imageWidth": 16, "imageHeight": 12, "shapes": [shape]}
+    write(folder, f"own/{file}.json", json.dumps(content))
+
+
+def corners(manifest) -> dict[str, float]:
+    """Return the first box's left corner of each picture."""
+    splits = [read_split(manifest, name) for name in ("train", "val")]
+    return {
+        path.relative_to(split.folder).with_suffix("").as_posix(): float(item.box_xyxy[0, 0])
+        for split in splits
+        for path, item in zip(split.paths, split.annotations, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("cam1", "cam2"),
+    [(range(4), range(4, 8)), (range(8), range(8)), (range(8), range(0))],
+    ids=["half of each", "all", "one"],
+)
+def test_files_of_labelme_in_several_folders_name_pictures_of_their_own(tmp_path, cam1, cam2):
+    draw(tmp_path / "own", *(f"{cam}/{k}.jpg" for cam in ("cam1", "cam2") for k in range(8)))
+    expected = {f"cam1/{k}": float(k) for k in cam1} | {f"cam2/{k}": 11.0 - k for k in cam2}
+    for i, x in expected.items():
+        write_labelme(tmp_path, i, f"{i[-1]}.jpg", int(x), ("cat", "dog")[int(i[-1]) % 2])
+    assert corners(described(tmp_path)[1]) == expected
+
+
+def test_a_file_of_labelme_without_its_picture_takes_none_of_another_folder(tmp_path):
+    draw(tmp_path / "own", *(f"cam1/{k}.jpg" for k in range(8)))
+    for k in range(4):
+        write_labelme(tmp_path, f"cam1/{k}", f"{k}.jpg", k, ("cat", "dog")[k % 2])
+        write_labelme(tmp_path, f"cam2/{k + 4}", f"{k + 4}.jpg", k, "cat")
+    write_labelme(tmp_path, "7", "7.jpg", 7, "cat")
+    said, manifest = described(tmp_path)
+    assert corners(manifest) == {f"cam1/{k}": float(k) for k in range(4)}
+    assert "left out, 5 records whose picture is not below cam1/" in said
+
+
+def test_files_of_labelme_apart_mirror_the_folders_of_pictures(tmp_path):
+    draw(tmp_path / "own", *(f"images/{cam}/{k}.jpg" for cam in ("a", "b") for k in range(3)))
+    for cam in ("a", "b"):
+        for k in range(3):
+            write_labelme(tmp_path, f"json/{cam}/{k}", f"{k}.jpg", k, cam)
+    said, manifest = described(tmp_path)
+    assert corners(manifest) == {f"images/{cam}/{k}": float(k) for cam in ("a", "b") for k in range(3)}, said
+
+
+def test_names_alone_of_another_machines_pictures_are_not_taken_where_there_are_several_folders(tmp_path):
+    draw(tmp_path / "own", *(f"images/a/{k}.jpg" for k in range(8)))
+    for k in range(4):
+        write_labelme(tmp_path, f"json/a/{k}", f"/old/place/{k}.jpg", k, ("cat", "dog")[k % 2])
+        write_labelme(tmp_path, f"json/b/{k + 4}", f"/old/place/{k + 4}.jpg", k, "cat")
+    said, manifest = described(tmp_path)
+    assert corners(manifest) == {f"images/a/{k}": float(k) for k in range(4)}
+    assert "left out, 4 records whose picture is not below images/a/" in said

@@ -184,7 +184,7 @@ def _read_part(whole: _Whole, source: FoundSource) -> _Part:
     folder = source.folder
     if folder is None:
         nowhere = Source(tree.path, FileIndex(tree.path, {}), file, names, boxes=found.boxes)
-        stated = [record.path for record in reader.read(nowhere)]
+        stated = [record.path for record in reader.read(nowhere) if source.has(record.where)]
         folder = folder_of_pictures(tree, source, stated)
         if folder is None:
             example = f", such as {brief(stated[0])}" if stated else ""
@@ -199,11 +199,11 @@ def _read_part(whole: _Whole, source: FoundSource) -> _Part:
         kept = {i: tuple(n for n in names_ if n in wanted) for i, names_ in index.by_id.items()}
         index = FileIndex(index.folder, {i: names_ for i, names_ in kept.items() if names_})
     opened = Source(tree.path, index, file, names, boxes=found.boxes)
-    matched = match(reader.read(opened), opened.finder)
+    matched = match((record for record in reader.read(opened) if source.has(record.where)), opened.finder)
     part = _Part(source, folder, index, matched, {}, 0, Annotations())
     _use_records(whole, part)
     split = "" if source.split is None else f" is the split {source.split}"
-    place = source.annotations if source.folder is None else f"{folder or '.'}/"
+    place = ", ".join(source.folders or [source.annotations]) if source.folder is None else f"{folder or '.'}/"
     n_empty = sum(not names for names in part.names_of.values())
     empty = f", {n_empty} of them without any" if n_empty else ""
     what = f"{part.n_objects} objects" if found.boxes else "labels"

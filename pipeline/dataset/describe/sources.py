@@ -35,12 +35,19 @@ class FoundSource:
     split : its name, None if nothing tells
     folder : of the pictures, below the root; None if the stated paths are to tell
     pictures : paths of the pictures below the root, where not all of the folder belong to it
+    folders : of the split's files, where the folder `annotations` holds those of other splits, too
     """
 
     annotations: str
     split: str | None = None
     folder: str | None = None
     pictures: tuple[str, ...] | None = None
+    folders: tuple[str, ...] | None = None
+
+    def has(self, file: str) -> bool:
+        """Whether a file of annotations, as shown in messages, is one of the split."""
+        path = PurePosixPath(file)
+        return self.folders is None or any(path.is_relative_to(folder) for folder in self.folders)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 
-from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.describe.peek import PEEKED, csv_header, csv_kind, head_of, json_kind
-from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder, files_by_split
+from pipeline.dataset.describe.sources import (
+    DEPTH,
+    FoundFormat,
+    FoundSource,
+    common_folder,
+    files_by_split,
+    role_of_path,
+)
 from pipeline.dataset.describe.tree import MAX_DEPTH, Folder
 from pipeline.dataset.formats.imagefolder import LABELS, read_rows
 from pipeline.dataset.formats.label_studio import has_boxes
@@ -21,12 +27,13 @@ def find_labelme(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | None:
         return None
     by_role: dict[str | None, list[str]] = {}
     for folder in folders:
-        parts = PurePosixPath(folder).parts
-        role = next((r for part in reversed(parts) if (r := role_of(part)) is not None), None)
-        by_role.setdefault(role, []).append(folder)
+        by_role.setdefault(role_of_path(folder), []).append(folder)
     if None in by_role or len(by_role) == 1:
         by_role = {next(iter(by_role)) if len(by_role) == 1 else None: folders}
-    sources = [FoundSource(_common(inside), role) for role, inside in by_role.items()]
+    own = len(by_role) > 1  # the common folder of a/train and b/train is that of a/val and b/val, too
+    sources = [
+        FoundSource(_common(inside), role, folders=tuple(inside) if own else None) for role, inside in by_role.items()
+    ]
     return FoundFormat("labelme", tuple(sources))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
@@ -149,9 +149,16 @@ class NewDataset:
 
 
 def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
-    """Write a manifest and its id lists, if the splits to fit and to score on can be read; return its path."""
+    """Write a manifest and its id lists, if the splits to fit and to score on can be read; return its path.
+
+    Raises
+    ------
+    DatasetError
+        The splits to fit and to score on share pictures, or cannot be read.
+    """
     if not is_readable(str(dataset.root)):
         raise DatasetError(f"{dataset.root}: the folder's name is not UTF-8, and a manifest cannot hold it; rename it")
+    _check_apart(dataset)
     notes = _write(path, dataset.as_manifest(path.stem), dataset.lists)
     unlabelled = ", no annotations" if dataset.classes else ", no labels"
     for split, entry in dataset.lists.items():
@@ -163,6 +170,20 @@ def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     for alike in find_alike(dataset.classes):
         say(f"NOTE: classes that look alike are told apart: {', '.join(map(repr, alike))}; if one is meant, rename")
     return path
+
+
+def _check_apart(dataset: NewDataset) -> None:
+    """Refuse pictures that are in both the split to fit and that to score on."""
+    if not dataset.classes:
+        return
+    lists = [dataset.lists[split] for split in dataset.pair]
+    fit, scored = ({str(PurePosixPath(entry.folder or "", i)) for i in entry.ids} for entry in lists)
+    if shared := sorted(fit & scored):
+        raise DatasetError(
+            f"{dataset.root}: {len(shared)} pictures are in {dataset.pair[0]} and in {dataset.pair[1]}; scores of "
+            "pictures that were fitted tell nothing. List each in one of both, or name one split alone, which is then "
+            f"divided:\n{enumerate_problems(shared)}"
+        )
 
 
 def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) -> list[str]:

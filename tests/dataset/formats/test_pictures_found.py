@@ -168,3 +168,25 @@ def test_names_alone_of_another_machines_pictures_are_not_taken_where_there_are_
     said, manifest = described(tmp_path)
     assert corners(manifest) == {f"images/a/{k}": float(k) for k in range(4)}
     assert "left out, 4 records whose picture is not below images/a/" in said
+
+
+def test_splits_of_labelme_in_several_folders_stay_apart(tmp_path):
+    expected = {f"{cam}/{split}/{k}": float(k) for cam in "ab" for split in ("train", "val") for k in range(2)}
+    draw(tmp_path / "own", *(f"{i}.jpg" for i in expected))
+    for i, x in expected.items():
+        write_labelme(tmp_path, i, f"{i[-1]}.jpg", int(x), ("cat", "dog")[int(i[-1])])
+    said, manifest = described(tmp_path)
+    assert places(manifest) == {s: [f"{cam}/{s}/{k}.jpg" for cam in "ab" for k in range(2)] for s in ("train", "val")}
+    assert corners(manifest) == expected and "left out" not in said
+
+
+def test_pictures_to_fit_and_to_score_on_are_not_the_same(tmp_path):
+    draw(tmp_path / "own", *(f"images/{k}.jpg" for k in range(4)))
+    for k in range(4):
+        write(tmp_path, f"own/labels/{k}.txt", f"{k % 2} 0.5 0.5 0.25 0.5\n")
+    write(tmp_path, "own/data.yaml", "names: [cat, dog]\ntrain: images\nval: images\n")
+    ended = new(tmp_path)
+    assert ended.code == 2 and "4 pictures are in train and in val" in ended.err and "images/3" in ended.err
+    assert not (tmp_path / "data_manifests/own.yaml").exists()
+    write(tmp_path, "own/data.yaml", "names: [cat, dog]\ntrain: images\n")
+    assert sorted(map(len, places(described(tmp_path)[1]).values())) == [2, 2]

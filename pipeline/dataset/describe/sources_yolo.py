@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.dataset.describe.names import is_container, role_of
+from pipeline.dataset.describe.names import is_container
 from pipeline.dataset.describe.peek import PEEKED, beside_pictures, head_of, is_yolo_text
-from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder
-from pipeline.dataset.describe.tree import Folder
+from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder, role_of_path
+from pipeline.dataset.describe.tree import Folder, LeftOut
 from pipeline.dataset.formats.finder import PictureFinder
 from pipeline.dataset.split import read_list
 from pipeline.dataset.voc_folder import index_pictures
@@ -36,7 +36,7 @@ def find_yolo(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | None:
         None if named else next(_yaml_files(tree), None)
     )
     if yaml is not None:
-        return FoundFormat("yolo", _stated_splits(tree, yaml), class_names=yaml)
+        return _found(tree, _stated_splits(tree, yaml), yaml)
     example = next(_text_files(tree), None)
     if example is None and not named:
         return None
@@ -49,7 +49,17 @@ def find_yolo(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | None:
             f"write {tree.path}/data.yaml with a line such as 'names: [cat, dog]', names in the order of the numbers, "
             "and run the same command again"
         )
-    return FoundFormat("yolo", _found_splits(tree), class_names=names)
+    return _found(tree, _found_splits(tree), names)
+
+
+def _found(tree: Folder, sources: Sequence[FoundSource], names: str) -> FoundFormat:
+    """Return the format with notes on the pictures that are in no split."""
+    used = {path for source in sources for path in source.pictures or ()}
+    left_out = LeftOut()
+    for folder in tree.walk():
+        if n := len(set(map(folder.below, folder.pictures)) - used):
+            left_out.add("folders with pictures in no split", f"{folder.inside or '.'}/: {n} pictures")
+    return FoundFormat("yolo", tuple(sources), class_names=names, notes=tuple(left_out.lines()))
 
 
 def _yaml_files(tree: Folder) -> Iterator[str]:
@@ -145,15 +155,17 @@ def _listed(tree: Folder, file: Path) -> list[str]:
 
 
 def _found_splits(tree: Folder, names: str = "") -> tuple[FoundSource, ...]:
-    """Tell splits by the names of folders, else by lists ``train.txt`` and the like; else there are none."""
+    """Tell splits by lists ``train.txt`` and the like, else by the names of folders; else there are none.
+
+    A list ``val.txt`` or ``test.txt`` without one to fit on counts only where no folder names a split.
+    """
     by_role: dict[str | None, list[str]] = {}
     for folder in tree.walk():
-        role = next((r for part in reversed(folder.inside.split("/")) if (r := role_of(part)) is not None), None)
         if folder.pictures:
-            by_role.setdefault(role, []).extend(map(folder.below, folder.pictures))
+            by_role.setdefault(role_of_path(folder.inside), []).extend(map(folder.below, folder.pictures))
     roles = [role for role in by_role if role is not None]
     lists = {split: tree.path / f"{split}.txt" for split in SPLITS if (tree.path / f"{split}.txt").is_file()}
-    if not roles and lists:
+    if "train" in lists or (lists and not roles):
         by_role = {split: _listed(tree, path) for split, path in lists.items()}
     elif len(roles) > 1 or None not in by_role:
         by_role.pop(None, None)

@@ -190,3 +190,31 @@ def test_pictures_to_fit_and_to_score_on_are_not_the_same(tmp_path):
     assert not (tmp_path / "data_manifests/own.yaml").exists()
     write(tmp_path, "own/data.yaml", "names: [cat, dog]\ntrain: images\n")
     assert sorted(map(len, places(described(tmp_path)[1]).values())) == [2, 2]
+
+
+def yolo(folder, *pictures: str) -> None:
+    """Write pictures with a text file each, and the names of the classes, but no data.yaml."""
+    draw(folder / "own", *(f"images/{path}.jpg" for path in pictures))
+    for k, path in enumerate(pictures):
+        write(folder, f"own/labels/{path}.txt", f"{k % 2} 0.5 0.5 0.25 0.5\n")
+    write(folder, "own/classes.txt", "cat\ndog\n")
+
+
+@pytest.mark.parametrize("yaml", [None, "names: [cat, dog]\ntrain: images/train\nval: images/val\n"])
+def test_a_folder_of_yolo_in_no_split_is_named(tmp_path, yaml):
+    yolo(tmp_path, *(f"{split}/{k}" for split in ("train", "val", "extra") for k in range(2)))
+    if yaml is not None:
+        write(tmp_path, "own/data.yaml", yaml)
+    said, manifest = described(tmp_path)
+    assert places(manifest) == {s: [f"images/{s}/{k}.jpg" for k in range(2)] for s in ("train", "val")}
+    assert "left out, 1, folders with pictures in no split:\n  - images/extra/: 2 pictures" in said
+
+
+def test_lists_of_yolo_go_before_the_names_of_folders(tmp_path):
+    yolo(tmp_path, *(f"train/{k}" for k in range(6)), "val/6", "val/7")
+    lists = {"train": ["train/0", "train/1", "val/6"], "val": ["train/2", "train/3", "val/7"]}
+    for split, paths in lists.items():
+        write(tmp_path, f"own/{split}.txt", "".join(f"./images/{path}.jpg\n" for path in paths))
+    said, manifest = described(tmp_path)
+    assert places(manifest) == {split: [f"images/{path}.jpg" for path in paths] for split, paths in lists.items()}
+    assert "images/train/: 2 pictures" in said

@@ -110,16 +110,31 @@ def expected(plan_of):
 CASES = [(TrunkRunner, *case) for case in NOTICED] + [(DenseRunner, *case) for case in NOTICED if NOTICED[case]]
 
 
+TRIES = 4
+"""Whether a fault shows in one run hangs on which of two threads comes first."""
+
+
 @pytest.mark.parametrize(("kind", "mutation", "timing"), CASES)
 def test_a_mutation_is_noticed(plan_of, expected, monkeypatch, kind, mutation, timing):
+    wanted = set(NOTICED[mutation, timing].split())
+    for _ in range(TRIES if wanted else 1):
+        with monkeypatch.context() as patch:
+            noticed = run_mutated(plan_of("grid"), expected[kind], patch.setattr, kind, mutation, timing)
+        if noticed == wanted:
+            break
+    assert noticed == wanted
+
+
+def run_mutated(plan, expected, patch, kind, mutation, timing):
+    """Extract with a fault; return what gives it away."""
     noticed = set()
-    with simulated_cuda(timing) as device, monkeypatch.context() as patch:
-        MUTATIONS[mutation](patch.setattr)
+    with simulated_cuda(timing) as device:
+        MUTATIONS[mutation](patch)
         try:
             runner = kind(load_trunk("random"), CUDA, "fp32")
             device.forget_counts()
-            rows = compute_layers(plan_of("grid"), runner, BATCH, StageClock())["fc7"]
-            noticed |= {"rows"} if not np.array_equal(rows, expected[kind]) else set()
+            rows = compute_layers(plan, runner, BATCH, StageClock())["fc7"]
+            noticed |= {"rows"} if not np.array_equal(rows, expected) else set()
         except PipelineError as error:
             # Rows that nobody has written yet are NaN, which an extraction refuses.
             noticed |= {"rows"} if "are not finite" in str(error) else {str(error)}
@@ -127,4 +142,4 @@ def test_a_mutation_is_noticed(plan_of, expected, monkeypatch, kind, mutation, t
             noticed |= {"error"} if "Expected all tensors to be on the same device" in str(error) else {str(error)}
     noticed |= {"waits"} if device.waits else set()
     noticed |= {"pageable"} if device.pageable else set()
-    assert noticed == set(NOTICED[mutation, timing].split())
+    return noticed

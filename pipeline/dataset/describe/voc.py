@@ -191,8 +191,6 @@ def _describe_whole(tree: Folder, part: VocPart, seed: int, say: Say, on_error: 
         say("no pair of id lists (train and val, or trainval and test): made from all annotated pictures, 60 to 40")
         for split, members in zip(pair, split_pictures(found.names_of, seed), strict=True):
             lists[split] = IdList(tuple(members), True, True)
-    elif shared := set(lists[pair[0]].ids) & set(lists[pair[1]].ids):
-        say(f"{len(shared)} pictures are both in {pair[0]} and in {pair[1]}: the score will flatter")
     return _Described(classes, pair, lists, _with_paths(pictures, found.read))
 
 

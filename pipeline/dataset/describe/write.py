@@ -154,12 +154,11 @@ def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     Raises
     ------
     DatasetError
-        The splits to fit and to score on share pictures, or cannot be read.
+        The splits to fit and to score on cannot be read.
     """
     if not is_readable(str(dataset.root)):
         raise DatasetError(f"{dataset.root}: the folder's name is not UTF-8, and a manifest cannot hold it; rename it")
-    _check_apart(dataset)
-    notes = _write(path, dataset.as_manifest(path.stem), dataset.lists)
+    notes = _write(path, dataset.as_manifest(path.stem), dataset.lists) + _explain_shared(dataset)
     unlabelled = ", no annotations" if dataset.classes else ", no labels"
     for split, entry in dataset.lists.items():
         say(f"{split}: {len(entry.ids)} pictures" + ("" if entry.labelled else unlabelled))
@@ -172,18 +171,14 @@ def write_manifest(path: Path, dataset: NewDataset, say: Say) -> Path:
     return path
 
 
-def _check_apart(dataset: NewDataset) -> None:
-    """Refuse pictures that are in both the split to fit and that to score on."""
+def _explain_shared(dataset: NewDataset) -> list[str]:
+    """Return a note on the pictures that are both fitted and scored."""
     if not dataset.classes:
-        return
+        return []
     lists = [dataset.lists[split] for split in dataset.pair]
     fit, scored = ({str(PurePosixPath(entry.folder or "", i)) for i in entry.ids} for entry in lists)
-    if shared := sorted(fit & scored):
-        raise DatasetError(
-            f"{dataset.root}: {len(shared)} pictures are in {dataset.pair[0]} and in {dataset.pair[1]}; scores of "
-            "pictures that were fitted tell nothing. List each in one of both, or name one split alone, which is then "
-            f"divided:\n{enumerate_problems(shared)}"
-        )
+    n = len(fit & scored)
+    return [f"{n} pictures are both in {dataset.pair[0]} and in {dataset.pair[1]}: the score will flatter"] if n else []
 
 
 def _write(path: Path, content: dict[str, object], lists: Mapping[str, IdList]) -> list[str]:

@@ -63,7 +63,7 @@ EXCEPTIONS = {
     "a folder that another example moves": r".*/data/cache",
     "minutes: several recipes": r"pipeline (compare|recipe run|sweep|retrieve --dataset demo --evaluate)",
     "it lists the nodes of a network, and ends with code 2": r"pipeline trunk import net.onnx .*torchvision$",
-    "settings of another line": r".*(--config (persons|fisher|own)|costs.yaml|collage)",
+    "settings of another line": r".*(--config (persons|fisher|own|ladder)|costs.yaml|collage|_ladder.json)",
     "another dataset than the demo": r".*(demo_action|export --dataset mine)",
     "rows or scores of another program": r"pipeline (import-features|.*imported/|evaluate .*--scores)",
     "a comparison, which takes minutes": r"pipeline show .*(compare|heads)\.json",

@@ -34,7 +34,8 @@ COMPRESSION: dict[Codec, dict[str, Any]] = {
     "fast": {"compressors": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()]},
     "zstd": {"compressors": [ZstdCodec(level=1, checksum=True)]},
 }
-"""Arguments of zarr's ``create_array`` for the activations."""
+"""Arguments of zarr's ``create_array`` for the activations. A new codec is an entry, its name in `Codec` of
+``settings.py``, and a decoder in `_DECODERS` where its chain of codecs is new."""
 
 
 def codec_of(metadata: Mapping[str, bytes]) -> str:
@@ -97,7 +98,8 @@ _DECODERS = {
     ("bytes", "zstd"): numcodecs.Zstd().decode,
     ("numcodecs.pcodec", "crc32c"): PCodecOfChunks().decode,
 }
-"""By the names of a chunk's codecs. Each decoder reads its parameters from the chunk."""
+"""By the names of a chunk's codecs. Each decoder reads its parameters from the chunk, and checks the checksum unless
+that is a ``crc32c`` at the end, which `decode_shard` checks."""
 
 
 def decode_shard(metadata: Mapping[str, Any], n_rows: int, data: bytes) -> np.ndarray:

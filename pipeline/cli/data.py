@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.common import echo_json, json_option, say, workspace_from
+from pipeline.dataset.formats.names import ANNOTATED
 
 if TYPE_CHECKING:
     from pipeline.dataset.manifest import Manifest
     from pipeline.dataset.report import CheckReport
 
-LAYOUTS = ("coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio")
 ROOT = click.option("--data-root", help="Folder that holds datasets; default: data, or $PIPELINE_DATA.")
 
 
@@ -173,7 +173,7 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     multiple=True,
     help="File or folder of annotations, with --layout, where it is not found; once per split, whose name it has.",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="Format of the annotations; default: recognised.")
+@click.option("--layout", type=click.Choice(ANNOTATED), help="Format of the annotations; default: recognised.")
 @click.option(
     "--label-separator",
     help="Of --table: between several labels in one field, such as '|'; list for ['a', 'b']; none for one label.",

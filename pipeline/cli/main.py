@@ -39,6 +39,7 @@ SECTIONS = {
         "recipe": ("recipe", "List, show and run named systems over the same activations."),
         "compare": ("compare", "Set recipes side by side, beside published rows."),
         "curve": ("curve", "Measure recipes fitted on more and more pictures: learning curves."),
+        "ladder": ("ladder", "Measure the same recipes on one trunk after another."),
         "sweep": ("sweep", "Choose head, reading and k on held-out fit pictures."),
         "retrieve": ("retrieve", "Find the pictures of a split that are most like a query."),
         "show": ("show", "Print a result file as a table."),

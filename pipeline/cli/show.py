@@ -138,6 +138,24 @@ def print_curve(joined: dict[str, Any]) -> None:
                 click.secho(f"NOTE: {curve['name']}, {point['size']}: not fitted: {point['why']}", fg="yellow")
 
 
+def print_ladder(joined: dict[str, Any]) -> None:
+    """One row for each trunk and recipe."""
+    from pipeline.views.tables.results import ladder_table
+
+    table = ladder_table(joined)
+    click.echo(table.title)
+    print_rows(table)
+    for note in table.notes:
+        click.echo(note)
+    for rung in joined["rungs"]:
+        for item in rung["left_out"]:
+            click.echo(f"left out on {rung['name']}: {item['why']}")
+    if joined["published"]:
+        click.echo(f"published, {joined['published_note']}:")
+        for row in joined["published"]:
+            click.echo(f"  {row['name']}: {_percent(row['mAP'])}  ({row['source']})")
+
+
 def print_comparison(joined: dict[str, Any]) -> None:
     """One row a recipe, with its spread, its interval and its difference to the reference."""
     from pipeline.views.tables.results import comparison_table
@@ -237,6 +255,7 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         "result": print_result,
         "given": print_given,
         "curve": print_curve,
+        "ladder": print_ladder,
     }
     for path in files:
         content = _read_result(path)

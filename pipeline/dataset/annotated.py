@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.dataset.file_state import state_of_file
 from pipeline.dataset.formats.records import PictureRecord, Source, annotation_of, label_row, match
-from pipeline.dataset.formats.table import FORMATS
+from pipeline.dataset.formats.registry import FORMATS
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.report import Depth, SplitCheck, picture_faults
 from pipeline.dataset.split import EMPTY_ANNOTATION, Annotation, Split, refuse_split

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipeline.dataset.manifest_entries import ANNOTATED, Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
+from pipeline.dataset.formats.names import ANNOTATED
+from pipeline.dataset.manifest_entries import Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
 from pipeline.dataset.places import is_elsewhere
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest

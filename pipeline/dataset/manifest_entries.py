@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.dataset.formats.names import Annotated
 from pipeline.io.messages import brief
 from pipeline.io.model import MAX_SEED, Settings
 
 MAX_PICTURES = 1_000_000_000
-Annotated = Literal["coco", "yolo", "labelme", "open-images", "imagefolder", "label-studio"]
-ANNOTATED: tuple[str, ...] = get_args(Annotated)
-"""Layouts that `pipeline.dataset.annotated` reads, a format of annotations each."""
 Layout = Literal["voc", "voc-action", "folders", "table", "pictures", Annotated]
 EVERY = "all"
 """Split of all pictures, of a dataset without labels."""

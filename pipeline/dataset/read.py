@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.dataset import annotated, elsewhere, labelled, voc, voc_action
+from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.dataset.manifest import Manifest, dataset_folder
-from pipeline.dataset.manifest_entries import ANNOTATED
 from pipeline.dataset.report import CheckReport, Depth, SplitCheck
 from pipeline.dataset.split import Split
 from pipeline.io.errors import MissingDataError

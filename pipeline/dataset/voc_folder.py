@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.dataset.file_state import FileState, state_of_entry, state_of_file
+from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.manifest_entries import ANNOTATED, SplitEntry
+from pipeline.dataset.manifest_entries import SplitEntry
 from pipeline.dataset.split import PICTURE_SUFFIXES, read_ids
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     Discriminator,
@@ -289,7 +289,7 @@ AnyHead = Annotated[
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
-HEAD_KINDS = ("strong", "weak", "svm", "adapted", "own", "code", "knn", "ncm")
+HEAD_KINDS: tuple[str, ...] = tuple(get_args(member)[1].tag for member in get_args(get_args(AnyHead)[0]))
 CPU_KINDS = ("own", "code", "knn", "ncm")
 """Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 

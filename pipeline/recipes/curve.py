@@ -177,6 +177,37 @@ def make(run: RunContext, plan: CurvePlan) -> dict[str, Any]:
     SettingsError, DatasetError, PipelineError
         A recipe that joins others or is not fitted, or needs boxes where there are none; no labels; no store.
     """
+    curves = draw(run, plan)
+    manifest = run.manifest
+    joined = {
+        "dataset": run.dataset,
+        "split": manifest.eval,
+        "fit_split": manifest.fit,
+        "metric": manifest.metric,
+        "plan": plan.to_json(),
+        "seeds": list(run.settings.seeds),
+        "curves": curves,
+        "made_from": _digest_of_inputs(run, plan),
+        "versions": versions(),
+        "command": run.command,
+    }
+    write_json(path(run), joined)
+    run.say(f"{path(run)}: {len(curves)} recipes, {len(plan.sizes)} sizes, {len(run.settings.seeds)} draws")
+    return joined
+
+
+def draw(run: RunContext, plan: CurvePlan) -> list[dict[str, Any]]:
+    """Fit every recipe on every subset with every seed, and measure all on the evaluation split.
+
+    Returns
+    -------
+    A JSON object per recipe, with its points
+
+    Raises
+    ------
+    SettingsError, DatasetError, PipelineError
+        As `make`.
+    """
     for name in plan.recipes:
         recipe = find_recipe(run.settings, name)
         if recipe.join or (recipe.head is not None and recipe.head.kind == "own"):
@@ -195,21 +226,7 @@ def make(run: RunContext, plan: CurvePlan) -> dict[str, Any]:
         first = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
         about = {"name": name, "title": find_recipe(run.settings, name).title, "trunk": first.settings.trunk}
         curves.append({**about, "layer": sealed_store(first, manifest.fit).identity["how.layer"], "points": points})
-    joined = {
-        "dataset": run.dataset,
-        "split": manifest.eval,
-        "fit_split": manifest.fit,
-        "metric": manifest.metric,
-        "plan": plan.to_json(),
-        "seeds": list(run.settings.seeds),
-        "curves": curves,
-        "made_from": _digest_of_inputs(run, plan),
-        "versions": versions(),
-        "command": run.command,
-    }
-    write_json(path(run), joined)
-    run.say(f"{path(run)}: {len(curves)} recipes, {len(plan.sizes)} sizes, {len(run.settings.seeds)} draws")
-    return joined
+    return curves
 
 
 # ---- recipes that share rows and labels are fitted and scored together

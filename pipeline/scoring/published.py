@@ -32,6 +32,7 @@ class PublishedRow(Settings):
     metric: Literal["voc07", "voc12"]
     mAP: Percent | None = Field(description="null where only a remark was printed")
     AP: dict[str, Percent] = Field({}, description="by class; classes that could not be read are missing")
+    few: dict[int, Percent] = Field({}, description="mAP by the number of positive fit pictures per class")
     source: str = Field(min_length=1, description="document, and the table or slide in it")
     note: str = ""
 
@@ -95,6 +96,7 @@ def published_rows(dataset: str, folder: Path | None = None) -> list[dict[str, A
             **row.model_dump(),
             "mAP": None if row.mAP is None else round(row.mAP / 100, 6),
             "AP": {name: round(value / 100, 6) for name, value in row.AP.items()},
+            "few": {n: round(value / 100, 6) for n, value in row.few.items()},
         }
         for row in rows
         if row.dataset == benchmark

@@ -88,6 +88,31 @@ class RecipeSettings(Settings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+class RungSettings(Settings):
+    """A rung of a ladder: what it changes of a run's settings."""
+
+    trunk: str
+    layer: str = DEFAULT_LAYER
+    layers: tuple[str, ...] = ()
+    weights: str | None = None
+    trunk_px: int | None = Field(None, ge=32, le=4096)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    method: Literal["patches", "dense"] = "patches"
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    compiled: bool = False
+    grid: GridSettings = GridSettings()
+
+    @field_validator("trunk", "weights", mode="before")
+    @classmethod
+    def _home_is_expanded(cls, value: object) -> object:
+        return expand_home(value) if isinstance(value, str) else value
+
+    @field_validator("trunk")
+    @classmethod
+    def _trunk_is_a_name_or_a_card(cls, trunk: str) -> str:
+        return check_trunk_name(trunk)
+
+
 class RunSettings(Settings):
     """Everything that a run can be told; the keys of ``--config`` and of the Snakefile's config."""
 
@@ -183,6 +208,9 @@ class RunSettings(Settings):
     comparison: tuple[str, ...] = Field(
         (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
     )
+    ladder: dict[str, RungSettings] = Field(
+        {}, description="trunks on which the same recipes are measured, by a name of their own (pipeline ladder)"
+    )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
     reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")
     # Not named k: Snakemake's --config takes no key of one letter.
@@ -265,9 +293,9 @@ class RunSettings(Settings):
             raise ValueError(f"names may have letters, digits, '.', '_' and '-', got {', '.join(map(brief, bad[:10]))}")
         return heads
 
-    @field_validator("recipes")
+    @field_validator("recipes", "ladder")
     @classmethod
-    def _recipe_names_are_plain(cls, recipes: dict[str, RecipeSettings]) -> dict[str, RecipeSettings]:
+    def _recipe_names_are_plain(cls, recipes: dict[str, Any]) -> dict[str, Any]:
         bad = [name for name in recipes if not re.fullmatch(RECIPE_NAME, name)]
         if bad:
             raise ValueError(

@@ -259,6 +259,9 @@ class Workspace:
     def curve_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_curve.json"
 
+    def ladder_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_ladder.json"
+
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
 

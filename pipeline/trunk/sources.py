@@ -61,6 +61,7 @@ class TrunkSource:
     weights : whether a safetensors file may be given (``optional``) or must be (``needed``)
     outliner : ``module:function`` that turns a `TrunkRequest` into an `Outline`, without weights
     lister : ``module:function`` that lists the names of a library's trunks
+    fitter : ``module:function`` that fits a file's tensors to a library's network, for ``pipeline trunk import``
     pattern : regular expression of what follows the prefix
     made : whether the trunk is made from a dataset's fit split
     imported : whether the rows were made elsewhere: there is no network
@@ -77,6 +78,7 @@ class TrunkSource:
     weights: Literal["own", "optional", "needed"] = "own"
     outliner: str = ""
     lister: str = ""
+    fitter: str = ""
     made: bool = False
     seeded: bool = False
     package: str = ""
@@ -114,6 +116,10 @@ class TrunkSource:
     def import_outliner(self) -> Callable[[TrunkRequest], Any]:
         """Import the function that turns a `TrunkRequest` into an `Outline`, and with it torch."""
         return _import_function(self.outliner)
+
+    def import_fitter(self) -> Callable[..., Any]:
+        """Import the function that fits a file's tensors to a network of this library, and with it torch."""
+        return _import_function(self.fitter)
 
     def list_names(self) -> list[str]:
         """List the names of a library's trunks, with its prefix; none where the library is not installed."""
@@ -166,6 +172,7 @@ SOURCES = (
         weights="optional",
         outliner=f"{_TORCHVISION}:outline_torchvision",
         lister=f"{_TORCHVISION}:list_names",
+        fitter=f"{_TORCHVISION}:fit_file",
         sized=True,
     ),
     TrunkSource(
@@ -174,6 +181,7 @@ SOURCES = (
         weights="optional",
         outliner=f"{_TIMM}:outline_timm",
         lister=f"{_TIMM}:list_names",
+        fitter=f"{_TIMM}:fit_file",
         sized=True,
     ),
     TrunkSource(

@@ -63,6 +63,7 @@ CHANGES = {
     "layers": (("pool5",), None),
     "recipes": ({"mine": {"head": {"hidden": []}}}, None),
     "comparison": (("strong",), None),
+    "ladder": ({"other": {"trunk": "random"}}, None),
     "seeds": ((5,), None),
     "reference": ("weak", None),
     "no_pretrain": ({"batch": 32}, None),

@@ -31,7 +31,7 @@ from pipeline.dataset.describe.write import (
     write_manifest,
 )
 from pipeline.dataset.formats.records import Matched, Source, annotation_of, match
-from pipeline.dataset.formats.table import FORMATS
+from pipeline.dataset.formats.registry import FORMATS
 from pipeline.dataset.manifest import CLASS_NAME
 from pipeline.dataset.split import ID_RULE, is_picture_id
 from pipeline.dataset.voc_folder import FileIndex, find_pictures, index_pictures

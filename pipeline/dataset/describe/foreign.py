@@ -19,7 +19,7 @@ from pipeline.dataset.describe.peek import (
     xml_root,
 )
 from pipeline.dataset.describe.tree import Folder
-from pipeline.dataset.manifest_entries import ANNOTATED
+from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.io.errors import DatasetError
 
 DEPTH = 3

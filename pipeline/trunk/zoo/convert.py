@@ -11,7 +11,6 @@ from pipeline.io.errors import SettingsError
 from pipeline.trunk.formats.torch_file import read_torch_tensors
 from pipeline.trunk.sources import TrunkRequest, find_source
 from pipeline.trunk.trunk import read_weights
-from pipeline.trunk.zoo import timm, torchvision
 
 
 def convert_zoo(path: Path, trunk: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -31,11 +30,9 @@ def convert_zoo(path: Path, trunk: str) -> tuple[dict[str, Tensor], tuple[str, .
     MissingDataError, TrunkError, SettingsError
     """
     source = find_source(trunk)
-    if source is None or not source.prefix:
+    if source is None or not source.fitter:
         raise SettingsError(f"--architecture {trunk}: expected torchvision/NAME or timm/NAME")
     state = read_weights(path, trunk) if path.suffix == ".safetensors" else read_torch_tensors(path)
-    request = TrunkRequest(trunk)
-    fit = torchvision.fit_file if source.prefix == "torchvision/" else timm.fit_file
-    tensors, notes = fit(request, state, path)
+    tensors, notes = source.import_fitter()(TrunkRequest(trunk), state, path)
     # Tied tensors share their memory, which a safetensors file cannot hold.
     return {name: torch.clone(value).contiguous() for name, value in tensors.items()}, notes

@@ -9,7 +9,14 @@ from pipeline.io.errors import PipelineError
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.views.tables.table import Column, ResultTable
 
-KINDS = {"recipes": "comparison", "rows": "sweep", "mAP": "result", "measured": "given", "curves": "curve"}
+KINDS = {
+    "recipes": "comparison",
+    "rows": "sweep",
+    "mAP": "result",
+    "measured": "given",
+    "curves": "curve",
+    "rungs": "ladder",
+}
 """Kinds of result files by the key that tells them."""
 
 
@@ -38,6 +45,7 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
             "result": result_table,
             "given": given_table,
             "curve": curve_table,
+            "ladder": ladder_table,
         }
         return [makers[str(kind_of(content))](content) for content in contents]
     results = [content for content in contents if kind_of(content) == "result"]
@@ -45,8 +53,8 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
     for content in contents:
         if kind_of(content) == "given":
             raise PipelineError("--per-class: scores made elsewhere stand in a table of their own; leave it out")
-        if kind_of(content) == "curve":
-            raise PipelineError("--per-class: learning curves have no AP by class; give results and comparisons")
+        if kind_of(content) in ("curve", "ladder"):
+            raise PipelineError("--per-class: curves and ladders have no AP by class; give results and comparisons")
         if kind_of(content) == "sweep":
             raise PipelineError("--per-class: a sweep has no AP by class; give results and comparisons")
         if kind_of(content) == "comparison":
@@ -88,6 +96,35 @@ def curve_table(joined: Mapping[str, Any]) -> ResultTable:
     where = f"{joined['dataset']} {joined['split']}"
     title = f"{where}: mAP ({joined['metric']}) % by fit pictures of {joined['fit_split']}"
     return ResultTable(title, columns, rows, notes=notes)
+
+
+def ladder_table(joined: Mapping[str, Any]) -> ResultTable:
+    """Make the table of a ladder: a row per trunk and recipe, with a column per number of shots."""
+    shots = joined["plan"]["shots"]
+    columns = (
+        Column("rung", "trunk"),
+        Column("recipe", "recipe"),
+        *(Column(f"mAP_{n}", f"{n} per class", "share", has_best=True) for n in shots),
+        Column("mAP", "mAP", "share", has_best=True),
+        Column("std", "std", "share"),
+        Column("interval", "95 % interval", "interval"),
+        Column("pointing", "points at it", "share", has_best=True),
+        Column("seconds", "s", "number"),
+    )
+    rows: list[list[Any]] = []
+    notes = []
+    for rung in joined["rungs"]:
+        for recipe in rung["recipes"]:
+            few = {point["size"]: point["mAP"] for point in recipe["few"]}
+            measured = [recipe[name] for name in ("mAP", "std", "interval", "pointing")]
+            seconds = sum(recipe["seconds"].values())
+            rows.append([rung["name"], recipe["name"], *(few.get(n) for n in shots), *measured, seconds])
+        took = "" if rung["extract_seconds"] is None else f", {rung['extract_seconds']:,.0f} s to extract"
+        size = f"{rung['rows']:,} rows, {(rung['columns'] or 0):,} columns, {rung['bytes'] / 1e6:,.0f} MB{took}"
+        notes.append(f"{rung['name']}: {rung['trunk']} {rung['layer']}: {size}")
+    notes.append("interval: over pictures (bootstrap); s: to fit and score with one seed, store kept")
+    title = f"{joined['dataset']} {joined['split']}: mAP ({joined['metric']}) % by trunk"
+    return ResultTable(title, columns, rows, notes=tuple(notes))
 
 
 def given_table(result: Mapping[str, Any]) -> ResultTable:

@@ -11,11 +11,10 @@ from support.cli import run_command, run_to_success
 from support.dataset import CONFIG
 from support.layouts import LAYOUTS, Layout
 
-from pipeline.cli.data import LAYOUTS as OFFERED
 from pipeline.dataset.describe.annotated import FINDERS
-from pipeline.dataset.formats.table import FORMATS
+from pipeline.dataset.formats.names import ANNOTATED
+from pipeline.dataset.formats.registry import FORMATS
 from pipeline.dataset.manifest import load_manifest
-from pipeline.dataset.manifest_entries import ANNOTATED
 from pipeline.dataset.read import check, read_split, state_of_split
 from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
@@ -69,4 +68,4 @@ def test_stores_and_results_are_those_of_voc_to_the_last_bit(tmp_path):
 
 
 def test_every_table_of_formats_has_the_same_names():
-    assert set(FORMATS) == set(FINDERS) == set(ANNOTATED) == set(OFFERED)
+    assert set(FORMATS) == set(FINDERS) == set(ANNOTATED)

@@ -1,4 +1,4 @@
-"""The table of formats of annotations other than VOC's, and what a module that reads one offers."""
+"""The registry of formats of annotations other than VOC's, and what a module that reads one offers."""
 
 from __future__ import annotations
 
@@ -43,6 +43,5 @@ FORMATS: dict[str, AnnotationFormat] = {
     "imagefolder": imagefolder,
     "label-studio": label_studio,
 }
-"""By the manifest's ``layout``. A new format is a module here, an entry, its name in `Annotated` of
-`pipeline.dataset.manifest_entries`, and how a folder of it is recognised: an entry of `FINDERS` in
-`pipeline.dataset.describe.annotated`."""
+"""By the manifest's ``layout``. A new format is a module here, an entry, its name in `Annotated` of ``names.py``, and
+how a folder of it is recognised: an entry of `FINDERS` in `pipeline.dataset.describe.annotated`."""

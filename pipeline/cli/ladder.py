@@ -47,8 +47,9 @@ def command(
     """
     from pipeline.activations.engines import check_scheduler
     from pipeline.cli.show import print_ladder
+    from pipeline.patches.subsets import ALL
     from pipeline.recipes import ladder
-    from pipeline.recipes.curve import ALL, parse_sizes
+    from pipeline.recipes.curve import parse_sizes
     from pipeline.stages.context import RunContext
 
     sizes = tuple(size for size in parse_sizes(shots) if size != ALL) if shots else ()

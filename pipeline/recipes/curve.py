@@ -1,15 +1,16 @@
 """Learning curves: recipes fitted on nested random subsets of the fit pictures, measured on the whole evaluation split.
 
-Everything comes from the sealed stores of the whole splits: no picture is opened, and no trunk runs.
+Everything comes from the sealed stores of the whole splits: no picture is opened, and no trunk runs. The exception is
+a network that is trained on the dataset alone (NO PRETRAIN): for each point one is trained on the subset's patches, and
+run on the evaluation split.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from pipeline.head.head import Head
 from pipeline.head.rows import RowReader
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import HeadError, PipelineError, SettingsError
+from pipeline.io.errors import DatasetError, HeadError, PipelineError, SettingsError
 from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
 from pipeline.metrics.bootstrap import bootstrap_interval, spread
+from pipeline.patches.subsets import ALL, By, choose_subset, order_of_draw
 from pipeline.patches.table import PatchTable
+from pipeline.recipes import recipe
 from pipeline.recipes.catalogue import check_recipe, find_recipe
 from pipeline.recipes.paths import recipe_digest, recipe_workspace
 from pipeline.scoring.aggregation import POOLED, Aggregation
@@ -33,11 +36,7 @@ from pipeline.stages.fit_head import head_device, memory_budget
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import rows_to_extract, sealed_store
-from pipeline.stages.workspace import VERSIONS
-
-ALL = 0
-"""The size that stands for all pictures."""
-By = Literal["pictures", "shots"]
+from pipeline.stages.workspace import VERSIONS, Workspace
 
 
 @dataclass(frozen=True)
@@ -94,46 +93,6 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({ALL if word == "all" else int(word) for word in words}, key=lambda n: (n == ALL, n)))
 
 
-def order_of_draw(file_sha256: Sequence[str], seed: int) -> np.ndarray:
-    """Return the order in which pictures come into the subsets of a draw, by hashes of the digests of their files.
-
-    Returns
-    -------
-    int64 ndarray (n_pictures,): no id and no place in a list decides it
-    """
-    keys = [hashlib.sha256(f"curve {seed} {digest}".encode()).digest() for digest in file_sha256]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-
-
-def choose_subset(order: np.ndarray, labels: np.ndarray, by: By, size: int) -> np.ndarray:
-    """Choose the pictures of a subset; a smaller one of the same draw is part of a larger one.
-
-    Parameters
-    ----------
-    order : of the draw
-    labels : int8 ndarray (n_pictures, n_classes), 1, -1, or 0
-    size : pictures; or positive pictures per class, of which a picture may count for several; `ALL` for all
-
-    Returns
-    -------
-    bool ndarray (n_pictures,)
-
-    Examples
-    --------
-    >>> choose_subset(np.array([2, 0, 1]), np.array([[1, -1], [1, -1], [-1, 1]]), "shots", 1).tolist()
-    [True, False, True]
-    """
-    chosen = np.zeros(len(order), bool)
-    if size == ALL:
-        return ~chosen
-    if by == "pictures":
-        chosen[order[:size]] = True
-        return chosen
-    for of_class in labels[order].T:
-        chosen[order[np.flatnonzero(of_class == 1)[:size]]] = True
-    return chosen
-
-
 def path(run: RunContext) -> Path:
     """Return the file of a dataset's learning curves."""
     return run.ws.curve_path(run.dataset)
@@ -162,7 +121,8 @@ def _digest_of_inputs(run: RunContext, plan: CurvePlan) -> str:
         for split in (run.manifest.fit, run.manifest.eval):
             table = current_table(context, split)
             seen.append([table.pictures_digest(), table.labels_digest(context.settings.labels)])
-            seen.append([sealed_store(context, split).fingerprint])
+            if not _is_whole_network(run, name):  # which follows from pictures, labels and settings
+                seen.append([sealed_store(context, split).fingerprint])
     return digest_of([VERSIONS, plan.to_json(), recipes, seen, list(run.settings.seeds), run.facts_of_roles()])
 
 
@@ -209,8 +169,8 @@ def draw(run: RunContext, plan: CurvePlan) -> list[dict[str, Any]]:
         As `make`.
     """
     for name in plan.recipes:
-        recipe = find_recipe(run.settings, name)
-        if recipe.join or (recipe.head is not None and recipe.head.kind == "own"):
+        found = find_recipe(run.settings, name)
+        if found.join or (_is_whole_network(run, name) and found.trunk != "no-pretrain"):
             raise SettingsError(f"recipe {name!r} has no head that is fitted on rows, so it has no learning curve")
         check_recipe(run.settings, name, run.manifest)
     manifest = run.manifest
@@ -219,13 +179,16 @@ def draw(run: RunContext, plan: CurvePlan) -> list[dict[str, Any]]:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a curve cannot be measured on it")
     set_threads(run.settings.threads)
     fits = [fit for group in _group(run, plan).values() for fit in _fit_group(run, plan, group)]
+    fits += [fit for name in plan.recipes if _is_whole_network(run, name) for fit in _train_networks(run, plan, name)]
     curves = []
     for name in plan.recipes:
         of_sizes = {size: [f for f in fits if (f.recipe, f.size) == (name, size)] for size in plan.sizes}
         points = [_point(run, of_size, size) for size, of_size in of_sizes.items() if of_size]
         first = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
         about = {"name": name, "title": find_recipe(run.settings, name).title, "trunk": first.settings.trunk}
-        curves.append({**about, "layer": sealed_store(first, manifest.fit).identity["how.layer"], "points": points})
+        trained = _is_whole_network(run, name)
+        layer = first.settings.layer if trained else sealed_store(first, manifest.fit).identity["how.layer"]
+        curves.append({**about, "layer": layer, "points": points})
     return curves
 
 
@@ -244,6 +207,8 @@ def _group(run: RunContext, plan: CurvePlan) -> dict[Any, _Group]:
     groups: dict[Any, _Group] = {}
     for seed in run.settings.seeds:
         for name in plan.recipes:
+            if _is_whole_network(run, name):
+                continue
             context = run.on(recipe_workspace(run.ws, name, seed))
             key = context.ws.store_digest, context.settings.labels.model_dump_json()
             groups.setdefault(key, _Group(context, {})).by_seed.setdefault(seed, []).append(name)
@@ -257,12 +222,7 @@ def _fit_group(run: RunContext, plan: CurvePlan, group: _Group) -> Iterator[Fit]
     reader = RowReader(store, rows_to_extract(context, table), memory_budget(context))
     device = head_device(context)
     other, other_store = current_table(context, manifest.eval), sealed_store(context, manifest.eval)
-    sizes = [size for size in plan.sizes if size == ALL or plan.by == "shots" or size < len(table.ids)]
-    left_out = [size for size in plan.sizes if size not in sizes]
-    if left_out:
-        text = ", ".join(map(str, left_out))
-        run.say(f"{run.dataset} {manifest.fit}: has {len(table.ids):,} pictures; left out: {text}")
-    for size in sizes:
+    for size in _sizes_that_are_there(run, plan, table):
         fitted: list[tuple[Fit, Head]] = []
         for seed, names in group.by_seed.items():
             chosen = choose_subset(order_of_draw(table.picture_sha256, seed), table.scored_labels, plan.by, size)
@@ -283,6 +243,42 @@ def _fit_group(run: RunContext, plan: CurvePlan, group: _Group) -> Iterator[Fit]
             scores = score_split(other_store, other, heads_of, sorted(wanted, key=str), device=device)
             for (fit, _), of_head in zip(fitted, scores, strict=True):
                 yield Fit(fit.recipe, fit.seed, fit.size, fit.n, of_head)
+
+
+def _sizes_that_are_there(run: RunContext, plan: CurvePlan, table: PatchTable) -> list[int]:
+    sizes = [size for size in plan.sizes if size == ALL or plan.by == "shots" or size < len(table.ids)]
+    left_out = [size for size in plan.sizes if size not in sizes]
+    if left_out:
+        text = ", ".join(map(str, left_out))
+        line = f"{run.dataset} {run.manifest.fit}: has {len(table.ids):,} pictures; left out: {text}"
+        if line not in run.opened.said:
+            run.opened.said.add(line)
+            run.say(line)
+    return sizes
+
+
+def _is_whole_network(run: RunContext, name: str) -> bool:
+    """Whether nothing of a recipe is fitted on rows: its head is the trunk's own last layer."""
+    head = find_recipe(run.settings, name).head
+    return head is not None and head.kind == "own"
+
+
+def _train_networks(run: RunContext, plan: CurvePlan, name: str) -> Iterator[Fit]:
+    """Train a network on each subset with each seed, and score the evaluation split; what is current is reused."""
+    table = current_table(run.on(recipe_workspace(run.ws, name, run.settings.seeds[0])), run.manifest.fit)
+    for size in _sizes_that_are_there(run, plan, table):
+        part = {} if size == ALL else {"part": f"{plan.by}:{size}"}
+        settings = run.settings.model_copy(update={"no_pretrain": run.settings.no_pretrain.model_copy(update=part)})
+        for seed in run.settings.seeds:
+            context = run.on(recipe_workspace(Workspace(settings), name, seed))
+            order = order_of_draw(table.picture_sha256, context.settings.trunk_seed)
+            chosen = choose_subset(order, table.scored_labels, plan.by, size)
+            try:
+                scores = recipe.current_scores(context, name)
+            except DatasetError as error:  # no positive patch among the subset's pictures
+                yield Fit(name, seed, size, int(chosen.sum()), why=str(error).partition("\n")[0])
+            else:
+                yield Fit(name, seed, size, int(chosen.sum()), scores)
 
 
 def _point(run: RunContext, fits: Sequence[Fit], size: int) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
     for seed in run.settings.seeds:
         settings = recipe_workspace(run.ws, name, seed).settings
         with_seed = run.on(Workspace(settings.model_copy(update={"aggregation": aggregation.to_json()})))
-        _current_scores(with_seed, name)
+        current_scores(with_seed, name)
         results.append(evaluate.make(with_seed, name))
     first, seconds = results[0], [result["seconds"] for result in results]
     return {
@@ -191,7 +191,7 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
     if recipe.stated_aggregation is not None:
         return recipe.stated_aggregation, {"chosen": "stated"}
     first = _with_first_seed(run, name)
-    scores = _current_scores(first, name, held_out=True)
+    scores = current_scores(first, name, held_out=True)
     labels, is_held_out = _held_out_labels(first)
     means = {
         a: number(mean_average_precision(scores.by(a)[is_held_out], labels, run.manifest.metric)[0])
@@ -218,7 +218,7 @@ def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:
     return table.scored_labels[is_held_out], is_held_out
 
 
-def _current_scores(run: RunContext, name: str, held_out: bool = False) -> SplitScores:
+def current_scores(run: RunContext, name: str, held_out: bool = False) -> SplitScores:
     """Return scores of the evaluation split, or of the held-out fit pictures; missing inputs are made first."""
     splits = {run.ws.split_of_rows(run.manifest, name, held_out), score.scored_split(run, held_out=held_out)}
     _ensure_activations(run, sorted(splits))
@@ -271,4 +271,4 @@ def _held_out_scores(run: RunContext, name: str) -> np.ndarray:
         return mean_rank([_held_out_scores(run, member) for member in recipe.join])
     first = _with_first_seed(run, name)
     is_held_out = _held_out_labels(first)[1]
-    return _current_scores(first, name, held_out=True).by(current_outcome(run, name)["k"])[is_held_out]
+    return current_scores(first, name, held_out=True).by(current_outcome(run, name)["k"])[is_held_out]

@@ -15,6 +15,7 @@ from pipeline.activations.training_patches import cut_labelled
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
+from pipeline.patches.subsets import choose_subset, order_of_draw, parse_part
 from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import open_pictures
@@ -87,6 +88,10 @@ def pretrain_on_patches(
     table, paths = open_pictures(run, split)
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
+    if settings.part is not None:
+        by, size = parse_part(settings.part)
+        order = order_of_draw(table.picture_sha256, settings.seed)
+        rows = rows[choose_subset(order, table.scored_labels, by, size)[table.picture_of(rows)]]
     out_of_training = hold_out_pictures(table.picture_sha256, settings.held_out)[table.picture_of(rows)]
     px = CONFIGS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}

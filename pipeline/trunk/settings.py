@@ -87,6 +87,12 @@ class FromScratchSettings(PretrainSettings):
     )
     background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the pictures that is measured on, not trained on")
+    part: str | None = Field(
+        None,
+        pattern=r"^(pictures|shots):[1-9]\d{0,8}$",
+        exclude_if=lambda part: part is None,
+        description="train on a random part of the fit pictures that `seed` draws: pictures:N, or shots:N per class",
+    )
 
     @model_validator(mode="after")
     def _rates_are_compared_on_held_out_pictures(self) -> Self:

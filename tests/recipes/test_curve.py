@@ -14,8 +14,9 @@ from support.cli import run_command
 import pipeline
 from pipeline.io.errors import SettingsError
 from pipeline.metrics.average_precision import mean_average_precision
+from pipeline.patches.subsets import ALL, choose_subset, order_of_draw
 from pipeline.recipes import curve as curves
-from pipeline.recipes.curve import ALL, choose_subset, order_of_draw, parse_sizes
+from pipeline.recipes.curve import parse_sizes
 
 
 @settings(max_examples=50, deadline=None)
@@ -162,3 +163,21 @@ def test_a_draw_that_failed_takes_no_other_draws_figure(monkeypatch):
     by_seed = {each["seed"]: each["mAP"] for each in point["runs"]}
     assert set(by_seed) == {0, 2} and by_seed[0] == 1.0 and by_seed[2] < 0.6
     assert point["pictures"] == [2, 3] and point["why"] == "nothing to learn"
+
+
+def test_a_network_from_nothing_is_trained_on_each_subset(folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["no_pretrain"] = {"updates": 3, "batch": 8, "peak_rates": [], "peak_rate": 0.01, "held_out": 0.0}
+    config["seeds"] = [0, 1]
+    (folder / "scratch.yaml").write_text(yaml.safe_dump(config))
+    line = "curve --dataset tiny --recipe no-pretrain --recipe ncm --pictures 3,all --config scratch.yaml --json"
+    ended = run_command(folder, *line.split())
+    assert ended.code == 0, ended.err
+    points = json.loads(ended.out)["curves"][0]["points"]
+    assert [(point["size"], point["pictures"]) for point in points] == [(3, [3, 3]), ("all", [6, 6])]
+    cards = [yaml.safe_load(path.read_text()) for path in (folder / "trunks").rglob("*.yaml")]
+    sources = sorted(card["trained"]["source"].rpartition(" of ")[2] for card in cards)
+    assert len(cards) == 4 and sources == ["3 pictures"] * 2 + ["6 pictures"] * 2
+    again = run_command(folder, *line.split())
+    assert again.code == 0 and "update" not in again.err
+    assert json.loads(again.out)["curves"] == json.loads(ended.out)["curves"]

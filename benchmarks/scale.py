@@ -40,7 +40,9 @@ from pipeline.dataset.demo.scenes import CLASSES, draw_demo
 # The kernel lets a process begin with the peak memory of the one that started it: torch stays out of
 # this one, and what needs it runs in processes of its own (`apart`).
 STAGES = ("patches", "extract", "fit-head", "score")
-TRUNKS = ("alexnet64", "alexnet", "torchvision/squeezenet1_0")
+TRUNKS = ("alexnet64", "alexnet", "torchvision/squeezenet1_0", "efficientnet_lite0")
+PACKAGED = ("alexnet64", "efficientnet_lite0")
+"""Trunks whose weights are installed; the others get random ones, which cost the same."""
 MIB = 2**20
 HEAD = """\
 # Unit costs of `pipeline plan`, made by benchmarks/scale.py --costs FILE; see pipeline/preflight/costs.py.
@@ -297,6 +299,7 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
     from pipeline.dataset.read import read_split
     from pipeline.patches.build import make_table
     from pipeline.patches.settings import SourceSettings
+    from pipeline.trunk.backends import resolve_backend
     from pipeline.trunk.load import load_trunk
     from pipeline.trunk.runner import TrunkRunner, resolve_precision
 
@@ -310,9 +313,12 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
         if (device, precision) == (cpu, "bf16") and resolve_precision("auto", cpu) != "bf16":
             rates["cpu-bf16"] = None
             continue
-        runner = TrunkRunner(load_trunk(trunk, weights=weights), device, precision)
-        batch = runner.batch_rows
-        rates[runner.precision_name] = round(statistics.median(runner.measure_rate(batch) for _ in range(runs)), 1)
+        here = load_trunk(trunk, weights=weights)
+        # OpenVINO where `backend: auto` would take it.
+        for backend in dict.fromkeys((resolve_backend("auto", here, device, precision), "torch")):
+            runner = TrunkRunner(load_trunk(trunk, weights=weights), device, precision, backend=backend)
+            batch = runner.batch_rows
+            rates[runner.precision_name] = round(statistics.median(runner.measure_rate(batch) for _ in range(runs)), 1)
     # What follows is of the last runner.
     px, cores = runner.trunk.card.input_px, torch.get_num_threads()
     pixels = [decode_picture(path.read_bytes(), apply_exif=False) for path in split.paths]
@@ -383,7 +389,7 @@ def measure_costs(
     peaks = {}
     write_manifests(work, {"few": 4})
     for trunk in trunks:
-        weights = None if trunk == "alexnet64" else work / f"{trunk.rpartition('/')[2]}.safetensors"
+        weights = None if trunk in PACKAGED else work / f"{trunk.rpartition('/')[2]}.safetensors"
         options = ["--trunk", trunk]
         if weights is not None:
             apart(random_weights, trunk, weights)

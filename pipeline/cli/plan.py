@@ -73,7 +73,7 @@ def command(
     fleet = Workers(
         asked.workers, s.threads or len(os.sched_getaffinity(0)), gpu=bool(gpus) or s.device.startswith("cuda")
     )
-    arithmetic, of_trunk = ("as given", asked.rate) if asked.rate else trunk_rate(trunk, fleet, s.precision)
+    arithmetic, of_trunk = ("as given", asked.rate) if asked.rate else trunk_rate(trunk, fleet, s.precision, s.backend)
     warnings: list[str] = []
     notes: list[str] = []
     previews: Mapping[str, Preview | None] = {}

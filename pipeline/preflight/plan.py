@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 
 from pipeline.activations.arrays import files_per_part, files_per_store, raw_bytes_per_row
 from pipeline.dataset.picture import picture_size
@@ -136,8 +137,13 @@ def makespan(parts: int, part_s: float, last_s: float, workers: int, startup_s: 
     return startup_s + waves * part_s + (part_s if beside else last_s)
 
 
-def trunk_rate(trunk: TrunkCost, workers: Workers, precision: str) -> tuple[str, float]:
+def trunk_rate(trunk: TrunkCost, workers: Workers, precision: str, backend: str = "torch") -> tuple[str, float]:
     """Arithmetic, and patches a second of the trunk alone on one worker, from the table.
+
+    Parameters
+    ----------
+    precision, backend : as in the settings, where ``auto`` takes OpenVINO if it is installed and the trunk was measured
+        with it
 
     Raises
     ------
@@ -146,6 +152,9 @@ def trunk_rate(trunk: TrunkCost, workers: Workers, precision: str) -> tuple[str,
     """
     usual = ("cuda-fp16",) if workers.gpu else ("cpu-bf16", "cpu-fp32")
     keys = usual if precision == "auto" else (f"{usual[0].partition('-')[0]}-{precision}",)
+    if backend == "openvino" or (backend == "auto" and find_spec("openvino") is not None):
+        by_openvino = tuple(f"{key}-openvino" for key in keys if key == "cpu-bf16" or backend == "openvino")
+        keys = by_openvino if backend == "openvino" else (*by_openvino, *keys)
     for key in keys:
         rate = trunk.rates.get(key)
         if rate is not None:

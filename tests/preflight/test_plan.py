@@ -24,6 +24,7 @@ from pipeline.cli.main import main
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.patches.grid import grid_windows
 from pipeline.patches.settings import GridSettings
+from pipeline.preflight import plan as plan_module
 from pipeline.preflight.costs import Costs, read_costs
 from pipeline.preflight.dense import fewer_pixels
 from pipeline.preflight.plan import STORE_FILES, Counts, Left, Workers, make_plan, makespan, trunk_rate, worker_speed
@@ -192,8 +193,17 @@ def test_what_bounds_a_worker():
     assert on_slow_gpu.together == 500
 
 
-def test_rates_grow_with_cores_and_are_never_made_up():
+def test_rates_grow_with_cores_and_are_never_made_up(monkeypatch):
     assert trunk_rate(ALEXNET64, Workers(3, 8), "auto") == ("cpu-bf16", 1600)
+    both = ALEXNET64.model_copy(update={"rates": {"cpu-bf16": 400, "cpu-bf16-openvino": 800}})
+    monkeypatch.setattr(plan_module, "find_spec", lambda name: object())
+    assert trunk_rate(both, Workers(1, 2), "auto", "auto") == ("cpu-bf16-openvino", 800)
+    assert trunk_rate(both, Workers(1, 2), "auto", "torch") == ("cpu-bf16", 400)
+    assert trunk_rate(ALEXNET64, Workers(1, 2), "auto", "auto") == ("cpu-bf16", 400)
+    with pytest.raises(SettingsError, match="cpu-bf16-openvino and cpu-fp32-openvino: not measured"):
+        trunk_rate(ALEXNET64, Workers(), "auto", "openvino")
+    monkeypatch.setattr(plan_module, "find_spec", lambda name: None)
+    assert trunk_rate(both, Workers(1, 2), "auto", "auto") == ("cpu-bf16", 400)
     with pytest.raises(SettingsError, match=r"cpu-fp32: not measured; give --rate.*benchmarks/scale\.py"):
         trunk_rate(ALEXNET64, Workers(), "fp32")
 
@@ -206,7 +216,7 @@ def test_the_shipped_table_says_of_every_entry_what_it_was_measured_on():
 
     entries = [*costs.stages.values(), *costs.trunks.values(), costs.picture]
     assert all("python benchmarks/scale.py" in entry.measured and "cores" in entry.measured for entry in entries)
-    assert list(costs.trunks) == ["alexnet64", "alexnet", "torchvision/squeezenet1_0"]
+    assert list(costs.trunks) == ["alexnet64", "alexnet", "torchvision/squeezenet1_0", "efficientnet_lite0"]
     for trunk in costs.trunks.values():
         assert trunk.part_rows is None
         assert trunk.rows_per_part(None, gpu=False) == rows_per_part(trunk.width, trunk.operations, 64)

@@ -53,6 +53,11 @@ class Comparison:
         low, high = sorted(abs(found[end]) for end in ("low", "high"))
         return f"{percent(low)} to {percent(high)}"
 
+    def signed(self, name: str) -> str:
+        """Interval of the difference to the reference, in points, with its signs."""
+        found = self.rows[name]["difference"]
+        return f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+
     @staticmethod
     def _aggregation(row: Mapping[str, Any]) -> str:
         return f"{row['k']:g}" if isinstance(row["k"], float) else str(row["k"])

@@ -209,7 +209,9 @@ class RunSettings(Settings):
         (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
     )
     ladder: dict[str, RungSettings] = Field(
-        {}, description="trunks on which the same recipes are measured, by a name of their own (pipeline ladder)"
+        {},
+        exclude_if=lambda rungs: not rungs,
+        description="trunks on which the same recipes are measured, by a name of their own (pipeline ladder)",
     )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, max_length=100, description="of a comparison's recipes")
     reference: str = Field("strong", description="the recipe that the others are compared with, picture by picture")

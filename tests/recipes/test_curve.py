@@ -175,7 +175,7 @@ def test_a_network_from_nothing_is_trained_on_each_subset(folder):
     assert ended.code == 0, ended.err
     points = json.loads(ended.out)["curves"][0]["points"]
     assert [(point["size"], point["pictures"]) for point in points] == [(3, [3, 3]), ("all", [6, 6])]
-    cards = [yaml.safe_load(path.read_text()) for path in (folder / "trunks").rglob("*.yaml")]
+    cards = [yaml.safe_load(path.read_text()) for path in folder.rglob("*no-pretrain*.yaml")]
     sources = sorted(card["trained"]["source"].rpartition(" of ")[2] for card in cards)
     assert len(cards) == 4 and sources == ["3 pictures"] * 2 + ["6 pictures"] * 2
     again = run_command(folder, *line.split())

@@ -39,12 +39,13 @@ def command(
     """
     from pipeline.cli.show import print_curve
     from pipeline.io.errors import SettingsError
+    from pipeline.patches.subsets import By
     from pipeline.recipes import curve
     from pipeline.stages.context import RunContext
 
     if pictures is not None and shots is not None:
         raise SettingsError("--pictures and --shots are two ways to draw subsets; give one of them")
-    by: curve.By = "pictures" if shots is None else "shots"
+    by: By = "pictures" if shots is None else "shots"
     sizes = curve.parse_sizes(shots or pictures or "10,30,100,300,all")
     plan = curve.CurvePlan(tuple(dict.fromkeys(recipes)), by, sizes)
     joined = curve.make(RunContext(workspace_from(options), dataset, say, this_command()), plan)

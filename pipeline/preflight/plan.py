@@ -150,8 +150,8 @@ def trunk_rate(trunk: TrunkCost, workers: Workers, precision: str, backend: str 
     SettingsError
         Not measured.
     """
-    usual = ("cuda-fp16",) if workers.gpu else ("cpu-bf16", "cpu-fp32")
-    keys = usual if precision == "auto" else (f"{usual[0].partition('-')[0]}-{precision}",)
+    usual: tuple[str, ...] = ("cuda-fp16",) if workers.gpu else ("cpu-bf16", "cpu-fp32")
+    keys: tuple[str, ...] = usual if precision == "auto" else (f"{usual[0].partition('-')[0]}-{precision}",)
     if backend == "openvino" or (backend == "auto" and find_spec("openvino") is not None):
         by_openvino = tuple(f"{key}-openvino" for key in keys if key == "cpu-bf16" or backend == "openvino")
         keys = by_openvino if backend == "openvino" else (*by_openvino, *keys)

@@ -2,7 +2,7 @@
 # make demo   the main job on drawn pictures, from nothing, offline
 # make test   the tests
 # make test-short   some of the tests, two cases of each, in an environment of its own; PYTHON=python3.13 for another Python
-# make lint   formatters and linters
+# make lint   formatters and linters, of code and of prose
 # make docs   the documentation, as a site in build/docs
 # make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
 # make torture   tests in their long form: a thousand kills in place of some fifty, ten thousand faults, forty networks
@@ -62,12 +62,13 @@ torture: $(READY)
 	PIPELINE_TORTURE=1 python -m pytest tests/fault $(LONG) --timeout=0 -s
 
 lint: $(READY)
-	ruff check pipeline tests benchmarks
-	ruff format --check pipeline tests benchmarks
+	ruff check pipeline tests benchmarks tools
+	ruff format --check pipeline tests benchmarks tools
 	snakefmt --check Snakefile stages
 	snakemake --lint
 	lint-imports
 	mypy
+	python tools/check_prose.py
 	sphinx-build -W -q -b html docs build/docs
 
 # Pins from the floors of setup.cfg, in an environment of its own. torch and torchvision first: newer ones

@@ -51,6 +51,8 @@ def name_of(annotation: object) -> str:
         return f"list of {name_of(inner[0])}"
     if origin is dict:
         return f"{name_of(inner[1])}, by name"
+    if annotation is typing.Any:
+        return "any value"
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "nothing"}
     if annotation in plain:
         return plain[annotation]

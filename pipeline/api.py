@@ -1,4 +1,4 @@
-"""The interface for Python: what `import pipeline` offers, beside the classifier."""
+"""The interface for Python: what `import pipeline` offers, without the classifier."""
 
 from __future__ import annotations
 

@@ -61,14 +61,47 @@ def test_stores_open_in_xarray_and_dask_without_our_code(demo_folder):
     assert ended.stdout.strip()[:12] in store.name
 
 
-@pytest.mark.parametrize(
-    "page", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")) + ["README.md"]
-)
+PAGES = [
+    *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")),
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_to_files_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text):
+        if "://" not in target and (not target or target.endswith(".md")):
+            goal = (ROOT / page).parent / target if target else ROOT / page
+            assert heading in anchors_of(goal), f"{page}: {target}#{heading}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Names of the headings of a page, as MyST and GitHub make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    names = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in names}
+
+
+def test_the_words_of_pages_and_help_are_the_common_ones():
+    ended = subprocess.run([sys.executable, ROOT / "tools/check_prose.py"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_private_words_are_found_outside_of_code_alone():
+    refused_in = runpy.run_path(str(ROOT / "tools/check_prose.py"))["refused_in"]
+    found = list(refused_in("Rows lie `beside` it.\n\n```sh\nmend\n```\n\nOne job a\nclass is at hand."))
+    assert found == [(7, "job a class", "per"), (8, "at hand", "available")]
 
 
 def test_the_page_of_settings_is_that_of_the_code():

@@ -1,1 +1,1 @@
-"""The command line: one file a command, no numerics."""
+"""The command line: one file per command, no numerics."""

@@ -129,7 +129,7 @@ def _users(store: CachedStore) -> str:
 @STORES
 @_origin_options
 @settings_options
-@click.option("--recompute", type=click.IntRange(min=1), help="Also send so many sampled rows through the trunk again.")
+@click.option("--recompute", type=click.IntRange(min=1), help="Also run N sampled rows through the trunk again.")
 def verify(names: tuple[str, ...], dataset: str | None, split: str | None, recompute: int | None, **options: Any):
     """Check every byte of stores against their seals; without STORE, everything that is cached.
 

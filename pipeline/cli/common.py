@@ -164,7 +164,7 @@ def settings_options(function: Command) -> Command:
         click.option("--k", help="Power of the mean, or max; default: 5."),
         click.option("--seed", type=int, help="Of heads and samples; default: 0."),
         click.option("--trunk-seed", type=int, help="Of trunks that are drawn or made here; default: 0."),
-        click.option("--threads", type=int, help="Default: one a core."),
+        click.option("--threads", type=int, help="Default: one per core."),
     ]
     for option in reversed(options):
         function = option(function)

@@ -28,7 +28,7 @@ from pipeline.cli.common import (
 def command(
     dataset: str, recipes: tuple[str, ...], heads: bool, scheduler: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Set recipes side by side, beside published rows, in results/{dataset}_compare.json.
+    """Compare recipes, with published rows below, in results/{dataset}_compare.json.
 
     Recipes that have no outcome yet are run first. With --heads: the heads of the setting `compare`, in
     results/{dataset}_heads.json.

@@ -63,7 +63,7 @@ def list_datasets(as_json: bool) -> None:
 @click.argument("name")
 @ROOT
 def fetch_dataset(name: str, data_root: str | None) -> None:
-    """Download (or draw) a dataset, check it, and unpack it safely; goes on where it stopped.
+    """Download (or draw) a dataset, check it, and unpack it safely; resumes where it stopped.
 
     \b
     Example:

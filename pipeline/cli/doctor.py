@@ -18,7 +18,7 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red"
 @json_option
 @settings_options
 def command(dataset: str | None, as_json: bool, **options: Any) -> None:
-    """Say whether all is here that a run needs: versions, device, weights, pictures, disk and memory, with mends.
+    """Check what a run needs: versions, device, weights, pictures, disk and memory; say how to fix it.
 
     Ends with code 2 where something is missing.
 

@@ -31,7 +31,7 @@ def command(
     rehash: bool,
     **options: Any,
 ) -> None:
-    """Run the trunk once over every patch of a split and keep its activations.
+    """Run the trunk once over every patch of a split and cache its activations.
 
     A complete store is left alone; an interrupted one resumes at the parts without a record. Rows that
     another store of the cache holds are taken over, so only new pictures go through the trunk. Several

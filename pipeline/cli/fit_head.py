@@ -15,7 +15,7 @@ from pipeline.cli.common import dataset_option, head_option, say, settings_optio
 @settings_options
 @click.option("--memory", type=float, help="GiB that the process may take; rows beyond lie in a scratch file.")
 def command(dataset: str, heads: tuple[str, ...], **options: Any) -> None:
-    """Fit heads on the kept activations of the fit split; neither pictures nor trunk are needed.
+    """Fit heads on the cached activations of the fit split; neither pictures nor trunk are needed.
 
     \b
     Example:

@@ -26,7 +26,7 @@ from pipeline.cli.common import echo_json, json_option, names_in, say, settings_
     "--array",
     "arrays",
     is_flag=True,
-    help="Also write the heat maps of all classes as .npz, at most 1000 px a side.",
+    help="Also write the heat maps of all classes as .npz, at most 1000 px per side.",
 )
 @json_option
 @settings_options
@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Draw heat maps, where in pictures each class is seen: photos by path, or pictures of a split by id.
 
-    A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the kept
-    activations are read, and the trunk does not run. Over each pixel stands the mean score of the patches over it.
+    A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the
+    cached activations are read, and the trunk does not run. A pixel shows the mean score of the patches over it.
 
     \b
     Example:

@@ -19,7 +19,7 @@ def command(dataset: str, split: str, share: str | None, rehash: bool, **options
     """Decode every picture of a split, find the bad ones, and plan its patches.
 
     Writes the patch table, which fixes the rows of every store of this split. What a picture told is
-    remembered in the cache, so that a killed run goes on where it was, and shares may run side by side.
+    remembered in the cache, so that a killed run resumes where it was, and shares may run at the same time.
 
     \b
     Example:

@@ -28,11 +28,11 @@ TYPICAL_WH = (500, 375)
 @click.option("--dataset", help="Name of a manifest in data_manifests/: its pictures are counted.")
 @click.option("--split", help="Split of the dataset; default: its fit and its evaluation split.")
 @click.option("--images", multiple=True, help="Instead of a dataset: pictures; a second time for the split to score.")
-@click.option("--patches", help="With --images: patches a picture; default: those of a 500 x 375 picture.")
+@click.option("--patches", help="With --images: patches per picture; default: those of a 500 x 375 picture.")
 @settings_options
 @click.option("--workers", help="Machines or processes that make parts at the same time; default: 1.")
 @click.option("--gpus", help="The same, each with one GPU.")
-@click.option("--rate", help="Patches a second of the trunk alone on one worker; default: from the table of costs.")
+@click.option("--rate", help="Patches per second of the trunk alone on one worker; default: from the table of costs.")
 @click.option("--price", help="Dollars a worker and hour.")
 @click.option("--costs", type=click.Path(path_type=Path), help="Table of unit costs; default: the one that is shipped.")
 @json_option
@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Say what an extraction and all after it will take, before it runs: time, dollars, bytes, files, memory.
 
-    Reckoned from measured unit costs; nothing is decoded. Rows that are in the cache already count as such: only
+    Estimated from measured unit costs; nothing is decoded. Rows that are in the cache already count as such: only
     for them the trunk is loaded. --threads is the cores of a worker.
 
     \b

@@ -37,18 +37,18 @@ OF_THE_TABLE = ("config", "data_root", "cache", "single_object")
 @click.option("--fc-width", type=int, help="Width of FC6 and FC7; default: 1024 for alexnet64, else 4096.")
 @click.option("--epochs", type=int, help="Passes over the training pictures; default: 24.")
 @click.option("--updates", type=int, help="Steps in all, instead of epochs; default with --dataset: 9375.")
-@click.option("--batch", type=int, help="Pictures a step; default: 256, with --dataset 64.")
+@click.option("--batch", type=int, help="Pictures per step; default: 256, with --dataset 64.")
 @click.option("--peak-rate", type=float, help="Highest learning rate of the one cycle.")
 @click.option("--peak-rates", help="Rates to choose from by held-out loss, such as 0.03,0.1,0.2.")
 @click.option("--trial-updates", type=int, help="Steps of the short run with each of them; default: 500.")
 @click.option("--dropout", type=float, help="On the inputs of FC6 and FC7.")
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Default: one a core.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Default: one per core.")
 def command(out: Path, name: str, device: str, threads: int, **options: Any) -> None:
     """Train a trunk: on class folders (ImageFolder layout), or on a dataset's patches from random weights.
 
-    Goes on after the last whole epoch when started again. Writes NAME.safetensors and its card
+    Resumes after the last whole epoch when started again. Writes NAME.safetensors and its card
     NAME.yaml; --trunk OUT/NAME.yaml uses it.
 
     \b

@@ -37,7 +37,7 @@ SCALES = click.IntRange(0, 256)
     type=SCALES,
     default=1,
     show_default=True,
-    help="So many scales, from the largest, are the query; 0: all.",
+    help="Number of scales, from the largest, that are the query; 0: all.",
 )
 @click.option(
     "--reference-scales",

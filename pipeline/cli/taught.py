@@ -40,7 +40,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw what a head is taught by pictures: patches by scale in the colours of their labels, and positives.
+    """Draw what a head is trained on in pictures: patches by scale in the colours of their labels, and positives.
 
     Pictures are those of the fit split by their id, unless another split is named; or one photo with its objects.
 

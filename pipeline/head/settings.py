@@ -46,7 +46,7 @@ class SgdSettings(Settings):
     """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
 
     rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")
-    max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="at most so many epochs a rate")
+    max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="largest number of epochs per rate")
     settled: float = Field(
         0.01, ge=0, description="a rate ends when an epoch lowers the mean loss by less than this share"
     )
@@ -97,7 +97,7 @@ class HeadSettings(NetworkSettings):
     kind: Literal["strong"] = "strong"
     targets: Literal["single", "several"] = Field(
         "single",
-        description="single: one softmax over patches that one object fills; several: one logistic loss a class, "
+        description="single: one softmax over patches that one object fills; several: one logistic loss per class, "
         "and patches that several objects fill train several outputs",
     )
     background_share: float = Field(0.1, gt=0, le=1, description="share of the background patches that is used")
@@ -111,14 +111,14 @@ class WeakSettings(NetworkSettings):
     kind: Literal["weak"]
     hidden: tuple[int, ...] = Field((1024,), max_length=8, description="widths of the layers before FCb")
     top: int = Field(1, ge=1, le=1000, description="patches whose mean score is a picture's; 1 is the maximum")
-    # A fifth of the others': few pictures a step, and their best patches are alike; at 0.01 the loss rises.
+    # A fifth of the others': few pictures per step, and their best patches are alike; at 0.01 the loss rises.
     rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
-    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="at most so many epochs a rate")
-    batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures a step")
+    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="largest number of epochs per rate")
+    batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
 
 
 class SvmSettings(Settings):
-    """A linear SVM a class on one vector a picture (Razavian et al. 2014)."""
+    """A linear SVM per class on one vector per picture (Razavian et al. 2014)."""
 
     scores_patches: ClassVar[bool] = False
     needs_boxes: ClassVar[bool] = False

@@ -42,7 +42,7 @@ class RecipeSettings(Settings):
     reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
     join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
     by: Literal["rank", "stack"] = Field(
-        "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
+        "rank", description="join by mean rank, or by a logistic regression per class on held-out scores"
     )
 
     @field_validator("head", mode="before")
@@ -203,7 +203,7 @@ class RunSettings(Settings):
         description="heads of results/{dataset}_heads.json and of the sweep; where it is not set, datasets without "
         f"boxes have {', '.join(COMPARED_HEADS[False])}",
     )
-    baselines: tuple[str, ...] = Field((), description="trunks beside which the main head is set, such as random")
+    baselines: tuple[str, ...] = Field((), description="trunks that the main head is compared on, such as random")
     recipes: dict[str, RecipeSettings] = Field({}, description="further recipes by name, or changes of built-in ones")
     comparison: tuple[str, ...] = Field(
         (), description="recipes of results/{dataset}_compare.json; none: all built-in ones that can run"
@@ -218,7 +218,7 @@ class RunSettings(Settings):
     # Not named k: Snakemake's --config takes no key of one letter.
     aggregation: float | str = Field(5.0, description="k of the mean of k-th powers, or 'max'")
     aggregations: tuple[float | str, ...] = Field(
-        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="aggregations that are shown beside it"
+        (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8"), description="further aggregations that are shown"
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the fit pictures on which a sweep chooses")
     readings: tuple[Literal["fills", "touches"], ...] = Field(
@@ -230,7 +230,7 @@ class RunSettings(Settings):
     fisher: FisherSettings = Field(FisherSettings(), description="how the trunk `fisher` is made from a dataset")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trunk_seed: int = Field(0, ge=0, le=MAX_SEED, description="of trunks whose weights are drawn or made here")
-    threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one a core")
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="threads of torch and of decoding; 0: one per core")
     scatter: int = Field(
         1,
         ge=1,

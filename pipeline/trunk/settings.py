@@ -107,6 +107,6 @@ class FisherSettings(Settings):
     input_px: int = Field(320, ge=32, le=2048, description="side to which a picture is resized")
     words: int = Field(64, ge=1, le=4096, description="Gaussians of the mixture")
     components: int = Field(32, ge=1, le=96, description="columns of a descriptor after its projection")
-    windows: int = Field(1000, ge=1, le=1_000_000, description="at most so many are used; of source whole, pictures")
+    windows: int = Field(1000, ge=1, le=1_000_000, description="largest number that is used; of source whole, pictures")
     samples: int = Field(100, ge=1, le=100_000, description="descriptors taken of each")
     seed: int = Field(0, ge=0, le=MAX_SEED)

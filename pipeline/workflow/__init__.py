@@ -1,1 +1,1 @@
-"""What the rules of the workflow ask: inputs, settings of a job, and what is due."""
+"""Inputs of the workflow's rules, settings of a job, and what is due."""

@@ -234,7 +234,7 @@ def test_pointing_is_in_result_and_table(stepped):
     result = json.loads((folder / "results/tiny_map.json").read_text())
     assert set(result["pointing"]["share"]) == {"ball", "crate"}
     assert all(0 <= share <= 1 for share in result["pointing"]["share"].values())
-    assert "map points at it %" in ended["evaluate"].out
+    assert "pointing game %" in ended["evaluate"].out
 
 
 def test_a_photo_of_a_split_is_turned_on_the_page_as_in_the_split(work, monkeypatch):

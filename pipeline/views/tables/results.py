@@ -108,7 +108,7 @@ def ladder_table(joined: Mapping[str, Any]) -> ResultTable:
         Column("mAP", "mAP", "share", has_best=True),
         Column("std", "std", "share"),
         Column("interval", "95 % interval", "interval"),
-        Column("pointing", "points at it", "share", has_best=True),
+        Column("pointing", "pointing game", "share", has_best=True),
         Column("seconds", "s", "number"),
     )
     rows: list[list[Any]] = []
@@ -142,7 +142,7 @@ def _table_of_classes(result: Mapping[str, Any], title: str) -> ResultTable:
     pointing, confusion = result.get("pointing"), result.get("confusion")
     reasons = result.get("why_undefined", {})
     if pointing:
-        columns.append(Column("pointing", "heat map points at it %", "share"))
+        columns.append(Column("pointing", "pointing game %", "share"))
         _extend(rows, footer, pointing["share"], pointing["mean"])
     if confusion:
         columns.append(Column("recall", "taken for it %", "share"))

@@ -25,7 +25,7 @@ COLUMNS = (
     Column("seeds", "seeds", is_number=True),
     Column("accuracy", "accuracy", "share", has_best=True),
     Column("balanced_accuracy", "balanced", "share", has_best=True),
-    Column("pointing", "points at it", "share", has_best=True),
+    Column("pointing", "pointing game", "share", has_best=True),
     Column("fit_pictures", "fit pictures", is_number=True),
     Column("eval_pictures", "eval pictures", is_number=True),
     Column("official", "official", "flag"),

@@ -79,7 +79,7 @@ class PictureBags:
         """
         width = self.store.width
         batch, reading = rows_bytes(self.rows_of_batch(size), width), reading_bytes(self.store)
-        text = f"{what}: {self.n_rows:,} rows of {width:,} columns, {format_bytes(rows_bytes(self.n_rows, width))}"
+        text = self._describe(what)
         if self._held is not None:
             budget.choose(text, {"as they lie already": working + 3 * batch + SLACK})
             return
@@ -93,6 +93,27 @@ class PictureBags:
         chosen = budget.choose(text, {way: peak, budget.in_scratch: on_disk})
         if chosen != IN_PARTS:
             self._read_all(budget, chosen)
+
+    def pass_once(self, budget: MemoryBudget, what: str) -> None:
+        """Ask for the memory of one pass in which no row is kept, before anything is read, and say it.
+
+        Parameters
+        ----------
+        what : is fitted, for messages
+
+        Raises
+        ------
+        HeadError
+            The pass does not fit into the budget.
+        """
+        picture = rows_bytes(self.rows_of_batch(1), self.store.width)
+        reading = reading_bytes(self.store) if self._held is None else 0
+        # Pictures that are read, wait in page-locked memory, and are on their way.
+        budget.choose(self._describe(what), {"on a GPU": reading + 4 * picture + SLACK})
+
+    def _describe(self, what: str) -> str:
+        width = self.store.width
+        return f"{what}: {self.n_rows:,} rows of {width:,} columns, {format_bytes(rows_bytes(self.n_rows, width))}"
 
     def _read_all(self, budget: MemoryBudget, way: str) -> None:
         """Read all rows into memory or a scratch file, in the order of the store."""

@@ -86,7 +86,7 @@ class HeadDevice:
         if name_device(self.setting) == "cpu" or (is_auto and operations < WORTH_A_GPU):
             return Place()
         device = resolve_device(self.setting, self.say)
-        free = torch.cuda.mem_get_info(device)[0]
+        free = free_memory(device)
         blocks = BLOCKS * BLOCK_BYTES
         holds = 0 < rows <= SHARE_FOR_ROWS * free and rows + blocks + working + DEVICE_SLACK <= free
         needed = working + blocks + DEVICE_SLACK + (rows if holds else 0)
@@ -100,6 +100,16 @@ class HeadDevice:
         where = "held there" if holds else "moved there block by block"
         self.say(f"{what}: on {device}, rows {where}; at most {format_bytes(needed)} of its {format_bytes(free)} free")
         return Place(device, holds)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU's memory that this process may take: free ones, and those that torch keeps unused.
+
+    torch gives no memory back to the driver; it uses again what tensors have left, so that what an extraction took
+    before, in the same process, is free for a fit.
+    """
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ and one linear SVM per class whose C is chosen on held-out data.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import torch
 
 from pipeline.activations.pooling import join_pooled
 from pipeline.head import svm_on_device
-from pipeline.head.device import Place, explain_full_memory, fact_of_device
+from pipeline.head.device import BLOCK_BYTES, BLOCKS, Place, explain_full_memory, fact_of_device
 from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store
 from pipeline.head.settings import SvmSettings
 from pipeline.head.svm_network import Svm, make_network
@@ -57,7 +58,10 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     operations = svm_on_device.operations(len(used), columns, n_svms)
     place = task.device.choose(text, operations, svm_on_device.working_bytes(len(used), columns, n_svms, n_forms))
     threads = 1 if place.on_gpu else _threads(task, used, columns)
-    ways = {_pooled(n): _bytes_of_fit(task, settings, used, 0 if place.on_gpu else n) for n in _halvings(threads)}
+    if place.on_gpu:
+        ways = {_pooled(1): _bytes_beside_gpu(task, settings, used, n_svms)}
+    else:
+        ways = {_pooled(n): _bytes_of_fit(task, settings, used, n) for n in _halvings(threads)}
     way = task.reader.budget.choose(text, ways)
     threads = next(n for n in _halvings(threads) if _pooled(n) == way)
     vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
@@ -110,6 +114,19 @@ def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray, thread
     # liblinear's form.
     copies = 8 + threads * (8 * int((task.table.picture_labels[used] == 0).any()) + 16)
     return bytes_of_fit(task, settings, len(used), copies)
+
+
+def _bytes_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray, n_svms: int) -> int:
+    """Return the most bytes of the CPU's memory that a fit on a GPU takes."""
+    inside = np.bincount(fold_of([task.table.picture_sha256[i] for i in used]), minlength=FOLDS)
+    largest_fold = int(inside.max()) / max(1, len(used))
+    # Beside the float64 vectors: those of a fit and their distances from the mean, then those of a fold, their
+    # distances, and these standardised.
+    standardising = 16 if settings.standardise else 0
+    scoring = math.ceil(24 * largest_fold) if len(settings.costs) > 1 else 0
+    signs = 5 * len(used) * n_svms  # by network, those of usable classes, all of them twice, and page-locked
+    moving = BLOCKS * BLOCK_BYTES
+    return bytes_of_fit(task, settings, len(used), 8 + max(standardising, scoring)) + signs + moving
 
 
 def fold_of(file_sha256: Sequence[str]) -> np.ndarray:

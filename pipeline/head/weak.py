@@ -143,7 +143,9 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     operations = 2 * fit_operations([network], bags.n_rows, sum(settings.max_epochs))
     rows = rows_bytes(bags.n_rows, task.store.width)
     place = task.device.choose(what, operations, weak_on_device.working_bytes(network, bags, settings), rows)
-    if not place.holds_rows:
+    if place.holds_rows:
+        bags.pass_once(task.reader.budget, what)
+    else:
         bags.hold(task.reader.budget, what, BLOCKS * BLOCK_BYTES if place.on_gpu else working, settings.batch)
     if place.on_gpu:
         with explain_full_memory(place, what):

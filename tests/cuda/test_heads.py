@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,13 @@ from support.heads import fit_head
 from support.stores import draw_rows, seal_store
 from support.tables import table_of_eights
 
-from pipeline.head import adapted, device_rows, joint_fit, score_on_device
+from pipeline.head import adapted, device_rows, joint_fit, pooled, score_on_device, svm
 from pipeline.head import device as head_device
 from pipeline.head.device import HeadDevice, Place
 from pipeline.head.fit import fit_heads
+from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.fitting import LossSum
+from pipeline.head.rows import RowReader
 from pipeline.head.settings import AdaptedSettings, HeadSettings, SvmSettings, WeakSettings
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import silent
@@ -193,6 +196,58 @@ def test_a_gpu_is_chosen_by_the_work_and_by_its_memory(monkeypatch):
         with pytest.raises(HeadError, match="fit a: .* of the memory of cuda:0 are needed, .* --head-device cpu"):
             asked.choose("fit a", 1, 2**36)
     assert not auto.choose("fit a", 10**15, 0).on_gpu  # there is none
+
+
+def test_memory_that_torch_keeps_unused_is_free(monkeypatch):
+    """As after an extraction in the same process: the driver says that all of it is taken."""
+    with simulated_cuda():
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**30, 2**37))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: 2**36)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: 2**32)
+        assert head_device.free_memory(CUDA) == 2**30 + 2**36 - 2**32
+        place = HeadDevice("cuda").choose("fit a", 1, 2**33, rows=2**34)
+        assert place.on_gpu and place.holds_rows
+
+
+def test_a_weak_head_whose_rows_a_gpu_holds_asks_for_the_memory_of_reading_them(data):
+    table, store = data
+    said: list[str] = []
+
+    def fit(n_bytes):
+        reader = RowReader(store, budget=MemoryBudget(n_bytes, say=said.append))
+        with simulated_cuda():
+            return dict(fit_heads(store, table, {"w": WEAK}, LABELS, 0, reader=reader, device=HeadDevice("cuda")))
+
+    with pytest.raises(HeadError, match=r"fit w: 64 rows of 8 columns, .* needed.* --memory"):
+        fit(2**20)
+    assert not said
+    fit(2**40)
+    assert [": rows on a GPU; at most" in line for line in said] == [True]
+
+
+def test_an_svm_beside_a_gpu_takes_no_more_than_it_says(tmp_path, monkeypatch):
+    """numpy's memory alone is traced, which is what a fit has on the CPU beside a GPU."""
+    table = table_of_eights(256)
+    store = seal_store(tmp_path / "train.zarr", table, draw_rows(table, 256, 0), 512)
+    monkeypatch.setattr(svm, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(pooled, "SLACK", 0)
+    asked: list[int] = []
+
+    def choose(self, what, ways, peak=0):
+        asked.extend(ways.values())
+        tracemalloc.start()
+        return next(iter(ways))
+
+    monkeypatch.setattr(MemoryBudget, "choose", choose)
+    settings = SvmSettings(kind="svm", costs=(1.0,), pooling=("mean", "max"), standardise=True)
+    try:
+        with simulated_cuda():
+            dict(fit_heads(store, table, {"svm": settings}, LABELS, 0, device=HeadDevice("cuda")))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    (stated,) = asked
+    assert peak <= stated <= 2 * peak
 
 
 def test_a_full_device_is_explained(on_device, monkeypatch):

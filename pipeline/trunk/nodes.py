@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.io.errors import TrunkError
+from pipeline.trunk.attention import AttentionRecorder
 from pipeline.trunk.state import record_used_tensors
 
 POOLINGS = ("mean", "max", "flat", "class", "tokens")
@@ -192,13 +193,37 @@ def settle_node(node: Node, value: Any, prefix: Prefix) -> Node:
     return node
 
 
-def widths_of(values: Mapping[str, Any], prefix: Prefix) -> dict[str, int]:
-    """Columns of every node whose values for two patches can be made rows, by the node's label."""
+def check_is_map(node: Node, value: Any, in_attention: Callable[[Any], bool]) -> None:
+    """Refuse to pool over places what has none.
+
+    Parameters
+    ----------
+    in_attention : tells which values are inside of attention
+
+    Raises
+    ------
+    TrunkError
+    """
+    if node.pooling != "flat" and isinstance(value, Tensor) and value.ndim == 4 and in_attention(value):
+        raise TrunkError(
+            f"node {node.label!r} gives {tuple(value.shape[1:])} a patch: what attention multiplies, head by head, and "
+            f"no map; name another node, or {node.name}:flat"
+        )
+
+
+def widths_of(values: Mapping[str, Any], prefix: Prefix, in_attention: Callable[[Any], bool]) -> dict[str, int]:
+    """Columns of every node whose values for two patches can be made rows, by the node's label.
+
+    Parameters
+    ----------
+    in_attention : tells which values are inside of attention
+    """
     widths = {}
     for name, value in values.items():
         if isinstance(value, Tensor) and value.ndim >= 2 and len(value) == 2:
             node = settle_node(Node(name), value, prefix)
             try:
+                check_is_map(node, value, in_attention)
                 widths[node.label] = pool(value, node, prefix).shape[1]
             except TrunkError:
                 continue
@@ -215,11 +240,14 @@ def settle(extractor: nn.Module, nodes: Sequence[Node], prefix: Prefix, px: int)
         raise TrunkError(f"no weights before {', '.join(node.name for node in nodes)}: this is the patch itself")
     device = next(extractor.parameters()).device
     patches = torch.zeros(2, 3, px, px, device=device)
-    values, used = record_used_tensors(extractor, lambda: extractor(patches))
+    with AttentionRecorder(patches) as recorder:
+        values, used = record_used_tensors(extractor, lambda: extractor(patches))
     found: Mapping[str, Any] = values
     never_run = [node.name for node in nodes if node.name not in found]
     if never_run:
         raise TrunkError(f"node {', '.join(never_run)} is not run for a patch; name another node")
+    for node in nodes:
+        check_is_map(node, found[node.name], recorder.values())
     settled = [settle_node(node, found[node.name], prefix) for node in nodes]
     network = NodesNetwork(extractor, settled, prefix, used).eval()
     return network, name_layer(settled), network.join(found, 2).shape[1]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from pipeline.trunk.attention import AttentionRecorder
 from pipeline.trunk.card import TrunkCard
 
 N = TypeVar("N", bound=nn.Module)
@@ -42,6 +43,14 @@ def on_meta(make: Callable[[], N]) -> N:
 
 
 @torch.inference_mode()
-def run_blank(extractor: nn.Module, px: int) -> Any:
-    """Run an extractor on two black patches, on the device of its weights."""
-    return extractor(torch.zeros(2, 3, px, px, device=next(extractor.parameters()).device))
+def run_blank(extractor: nn.Module, px: int) -> tuple[Any, Callable[[Any], bool]]:
+    """Run an extractor on two black patches, on the device of its weights.
+
+    Returns
+    -------
+    what it gives, and a function that tells which values are inside of attention
+    """
+    patches = torch.zeros(2, 3, px, px, device=next(extractor.parameters()).device)
+    with AttentionRecorder(patches) as recorder:
+        found = extractor(patches)
+    return found, recorder.values()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.likeness import suggest
 from pipeline.io.messages import brief
+from pipeline.trunk.attention import RANK, Step, inside_attention, plain_name
 from pipeline.trunk.formats.onnx_model import refuse_external_data
 from pipeline.trunk.nodes import Node
 from pipeline.trunk.operations import VALUE_OPERATIONS
@@ -155,10 +156,10 @@ def nodes_of(probe: Any) -> dict[str, int]:
     ----------
     probe : from `reshaped`
     """
-    found = {}
+    found, in_attention = {}, _names_in_attention(probe)
     for name, output in _values(probe).items():
         shape = list(output.get_shape())
-        for pooling in ("class", "mean") if len(shape) == 3 else _poolings(shape)[:1]:
+        for pooling in ("class", "mean") if len(shape) == 3 else _poolings(shape, name in in_attention)[:1]:
             found[_label(name, pooling, len(shape))] = _width(shape, pooling)
     return found
 
@@ -176,6 +177,29 @@ def _values(probe: Any) -> dict[str, Any]:
     return values
 
 
+def _names_in_attention(probe: Any) -> set[str]:
+    """Return the names of the values inside of attention."""
+    computed, names, steps = set(), dict[tuple[str, int], set[str]](), []
+    for op in probe.get_ordered_ops():
+        read = [value.get_source_output() for value in op.inputs()]
+        keys = [(value.get_node().get_name(), value.get_index()) for value in read]
+        depends = [key for key in keys if key in computed]
+        if op.get_type_name() in ("ShapeOf", "Result") or not (depends or op.get_type_name() == "Parameter"):
+            continue
+        made = {(op.get_name(), output.get_index()): output for output in op.outputs()}
+        computed.update(made)
+        names.update((key, output.get_names()) for key, output in made.items())
+        inputs = (key for key, value in zip(keys, read, strict=True) if key in computed and _has_rank(value))
+        outputs = tuple(key for key, value in made.items() if _has_rank(value))
+        steps.append(Step(plain_name(op.get_type_name()), tuple(dict.fromkeys(inputs)), outputs))
+    return {name for key in inside_attention(steps) for name in names[key]}  # type: ignore[index]
+
+
+def _has_rank(value: Any) -> bool:
+    rank = value.get_partial_shape().rank
+    return bool(rank.is_static and rank.get_length() == RANK)
+
+
 def _places(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the axes of places: of a map the two of equal length, channels before or behind them; none of others."""
     if len(shape) == 3:
@@ -185,8 +209,9 @@ def _places(shape: Sequence[int]) -> tuple[int, ...]:
     return (1, 2) if len(shape) == 4 and shape[1] == shape[2] else ()
 
 
-def _poolings(shape: Sequence[int]) -> tuple[str, ...]:
-    return POOLINGS[len(shape)] if len(shape) == 3 or _places(shape) else ("flat",)
+def _poolings(shape: Sequence[int], in_attention: bool = False) -> tuple[str, ...]:
+    is_map = bool(_places(shape)) and not in_attention
+    return POOLINGS[len(shape)] if len(shape) == 3 or is_map else ("flat",)
 
 
 def _label(name: str, pooling: str, rank: int) -> str:
@@ -225,19 +250,22 @@ def cut(model: Any, layer: str, px: int, path: Path) -> OnnxNetwork:
     from openvino import opset13
 
     probe = reshaped(model, px, path)
-    values, rows, width = _values(probe), [], 0
+    values, in_attention, rows, width = _values(probe), _names_in_attention(probe), [], 0
     # Sizes stay open in what is cut; the probe alone has fixed ones.
     by_name = {name: output for op in model.get_ops() for output in op.outputs() for name in output.get_names()}
     for node in parse_layer(layer):
         if node.name not in values:
             raise TrunkError(f"{path}: no node {brief(node.name)}{suggest(node.name, list(values))}")
         shape = list(values[node.name].get_shape())
-        choices = _poolings(shape)
+        choices = _poolings(shape, node.name in in_attention)
         is_told = len(shape) == 2 or (len(shape) == 4 and len(choices) > 1)
         pooling = node.pooling or (choices[0] if is_told else "")
         if pooling not in choices:
             ways = ", ".join(f"{node.name}:{choice}" for choice in choices)
-            raise TrunkError(f"{path}: node {brief(node.label)} gives {tuple(shape[1:])} per patch; name one of {ways}")
+            what = ", what attention multiplies, head by head, and no map" if node.name in in_attention else ""
+            raise TrunkError(
+                f"{path}: node {brief(node.label)} gives {tuple(shape[1:])} per patch{what}; name one of {ways}"
+            )
         rows.append(_pooled(opset13, by_name[node.name], pooling, shape))
         width += _width(shape, pooling)
     joined = rows[0] if len(rows) == 1 else opset13.concat(rows, 1)

@@ -298,5 +298,6 @@ def outline_timm(request: TrunkRequest) -> Outline:
     again = make_sized(name, timm, make_bare(timm, model_name), model_name, px)  # hooks stay with a model
     _, layer, width = at_size(name, again, px, own, lambda: attach(name, again, nodes, px))
     names = [*(known for known, _ in model.named_modules() if known), FEATURES]
-    widths = widths_of(run_blank(HookedModel(model, names), px), prefix_of(model))
+    values, in_attention = run_blank(HookedModel(model, names), px)
+    widths = widths_of(values, prefix_of(model), in_attention)
     return Outline(make_card(model_name, model, layer, width, (px, preprocessing)), layer, width, widths)

@@ -305,8 +305,8 @@ def outline_torchvision(request: TrunkRequest) -> Outline:
     names = node_names(model)
     nodes_alone = list(dict.fromkeys(names.values()))
     extractor = feature_extraction.create_feature_extractor(model, nodes_alone, suppress_diff_warning=True)
-    values = run_blank(extractor, px)
-    widths = widths_of({name: values[node] for name, node in names.items()}, prefix_of(model))
+    values, in_attention = run_blank(extractor, px)
+    widths = widths_of({name: values[node] for name, node in names.items()}, prefix_of(model), in_attention)
     card = TrunkCard(
         name=f"torchvision/{model_name}" + (f".{variant}" if variant else ""),
         architecture=f"torchvision/{model_name}",

@@ -61,8 +61,15 @@ class CoverageGrid:
         -------
         float64 ndarray of shape (k, n_rows, n_columns); NaN where there is no patch
         """
-        total = self._sum(np.asarray(scores, float))
-        return np.divide(total, self.n_patches, out=np.full(total.shape, np.nan), where=self.n_patches > 0)
+        scores = np.asarray(scores, float)
+        total = self._sum(scores)
+        mean = np.divide(total, self.n_patches, out=np.full(total.shape, np.nan), where=self.n_patches > 0)
+        return self._level_where_equal(mean, scores)
+
+    def _level_where_equal(self, cells: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return maps (k, n_rows, n_columns), of classes for which all patches have one score exactly level."""
+        equal = (scores == scores[:1]).all(0)[:, None, None] & (self.n_patches > 0)
+        return np.where(equal, scores[0][:, None, None], cells)
 
     def smoothed_mean(self, scores: np.ndarray) -> np.ndarray:
         """Compute `mean`, shrunk toward the mean score of the picture where few patches are."""
@@ -70,7 +77,7 @@ class CoverageGrid:
         covered = self.n_patches > 0
         weight = float(np.median(self.n_patches[covered]))
         total = self._sum(scores) + weight * scores.mean(0)[:, None, None]
-        return np.where(covered, total / (self.n_patches + weight), np.nan)
+        return self._level_where_equal(np.where(covered, total / (self.n_patches + weight), np.nan), scores)
 
     def pixels(self, cells: np.ndarray, map_wh: Sequence[int] | None = None) -> np.ndarray:
         """Draw cells (k, n_rows, n_columns) as float32 pixels (k, height, width), by the centre of each pixel.
@@ -87,11 +94,22 @@ class CoverageGrid:
         return cells.astype(np.float32)[:, row[:, None], column]
 
     def peak(self, cells: np.ndarray) -> np.ndarray:
-        """Return the centre (x, y), in pixels, of the highest cell of each map: float64 ndarray of shape (k, 2)."""
-        best = np.nanargmax(cells.reshape(len(cells), -1), axis=1)
-        row, column = np.unravel_index(best, cells.shape[1:])
+        """Return the centre (x, y), in pixels, of the highest cell of each map: float64 ndarray of shape (k, 2).
+
+        A map that is level says nothing of the place: its highest point is the centre of the picture, which is what
+        the pointing game compares maps with, as far as patches cover it.
+        """
+        values = cells.reshape(len(cells), -1)
+        row, column = np.unravel_index(np.nanargmax(values, axis=1), cells.shape[1:])
         x, y = (edges[:-1] + np.diff(edges) / 2 for edges in (self.x_edges, self.y_edges))
-        return np.stack([x[column], y[row]], axis=1)
+        highest = np.stack([x[column], y[row]], axis=1)
+        centre = np.array([self.width / 2, self.height / 2])
+        at = [
+            int(np.searchsorted(edges, place, side="right")) - 1
+            for edges, place in ((self.y_edges, centre[1]), (self.x_edges, centre[0]))
+        ]
+        is_level = (np.nanmax(values, axis=1) == np.nanmin(values, axis=1)) & (self.n_patches[at[0], at[1]] > 0)
+        return np.where(is_level[:, None], centre, highest)
 
 
 def heat_maps(

@@ -75,7 +75,32 @@ def test_one_high_patch_at_an_edge_is_no_peak():
 def test_equal_scores_give_an_even_map():
     boxes, _ = grid_windows(500, 375, GridSettings())
     maps = heat_maps(boxes, np.full((len(boxes), 1), 0.3), (500, 375))
-    np.testing.assert_allclose(maps, 0.3, atol=1e-6)
+    assert (maps == np.float32(0.3)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(20, 200), st.integers(20, 200), st.sampled_from([0.3, -1e-7, 0.0, 1 / 3, 1e6]))
+def test_a_level_map_is_highest_in_the_centre_of_the_picture(width, height, score):
+    boxes, _ = grid_windows(width, height, GRID)
+    varied = np.random.default_rng(0).random(len(boxes))
+    cover = CoverageGrid(boxes, (width, height))
+    for cells in (cover.mean, cover.smoothed_mean):
+        level, alone = cells(np.stack([np.full(len(boxes), score), varied], axis=1)), cells(varied[:, None])
+        assert (level[0] == score).all()
+        np.testing.assert_allclose(level[1], alone[0])
+        assert cover.peak(level)[0].tolist() == [width / 2, height / 2]
+
+
+def test_a_level_map_that_does_not_reach_the_centre_is_highest_where_it_is():
+    cover = CoverageGrid(np.array([[0, 0, 10, 10], [0, 0, 10, 10]]), (100, 80))
+    assert cover.peak(cover.smoothed_mean(np.array([[0.5], [0.5]]))).tolist() == [[5, 5]]
+
+
+def test_pointing_of_a_head_that_says_nothing_is_that_of_the_middle(mapped):
+    """By rounding alone it was that of some corner, another one for each score."""
+    peaks = Peaks(mapped, range(len(mapped.ids)))
+    peaks.add(np.full((mapped.n_rows, 3), 1 / 3, np.float32), mapped.picture)
+    assert set(map(tuple, peaks.result()[mapped.picture_labels == 1].tolist())) == {(50.0, 40.0)}
 
 
 @settings(max_examples=30, deadline=None)

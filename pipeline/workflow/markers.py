@@ -10,6 +10,7 @@ the rule; if so, the marker becomes older than every file.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,13 @@ def set_marker(marker: Path, output: Path, state: Any, why_due: Callable[[], str
             noted_now = f"due: {due}\n"
     if noted != noted_now:
         write_atomic(marker, noted_now.encode())
-    os.utime(marker, None if due is not None else (LONG_AGO, LONG_AGO))
+    os.utime(marker, ns=(LONG_AGO * 10**9, LONG_AGO * 10**9) if due is None else (_younger_than(output),) * 2)
     return marker
+
+
+def _younger_than(output: Path) -> int:
+    """Return now, or a time after that of an output from the future, as after the clock was set back; nanoseconds."""
+    return max(time.time_ns(), output.stat().st_mtime_ns + 10**9)
 
 
 def _ask(why_due: Callable[[], str | None]) -> str | None:

@@ -45,6 +45,13 @@ def test_a_marker_is_younger_than_its_output_just_if_that_is_due(tmp_path, outpu
     assert ("due: " in marker.read_text()) is due
 
 
+def test_a_due_output_from_the_future_is_older_than_its_marker(tmp_path, output):
+    """As after the clock was set back: Snakemake compares times, and would keep another run's result."""
+    os.utime(output, (4_000_000_000, 4_000_000_000))
+    assert is_younger(set_marker(tmp_path / "m/marker", output, ["state"], Stage("other labels").why_due), output)
+    assert not is_younger(set_marker(tmp_path / "m/marker", output, ["state"], Stage(None).why_due), output)
+
+
 def test_a_current_output_is_asked_for_once_as_long_as_nothing_changes(tmp_path, output):
     stage = Stage(None)
     for _ in range(3):

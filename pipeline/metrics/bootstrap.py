@@ -126,6 +126,36 @@ def bootstrap_mean_ap(
     return out
 
 
+def bootstrap_class_ap(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    metric: Literal["voc07", "voc12"],
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Compute the AP of each class on resamples of the pictures, which are those of `bootstrap_mean_ap`.
+
+    Parameters
+    ----------
+    scores : float ndarray of shape (n_pictures, n_classes), NaN ranks last
+    labels : int ndarray of shape (n_pictures, n_classes), 1, -1, or 0 (left out)
+
+    Returns
+    -------
+    float64 ndarray of shape (n_resamples, n_classes), NaN where a resample has no positive picture of a class
+    """
+    counts = resample_counts(len(labels), n_resamples, seed)
+    out = np.empty((n_resamples, labels.shape[1]))
+    step = max(1, CHUNK // max(1, len(labels)))
+    for start in range(0, n_resamples, step):
+        chunk = slice(start, start + step)
+        for column in range(labels.shape[1]):
+            out[chunk, column] = resampled_average_precision(
+                scores[:, column], labels[:, column], counts[:, chunk], metric
+            )
+    return out
+
+
 def interval(values: np.ndarray, level: float = 0.95, measured: float | None = None) -> tuple[float, float]:
     """Compute the percentile interval: the values between which the middle `level` of the resamples lies.
 

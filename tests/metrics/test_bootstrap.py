@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.metrics.average_precision import METRICS, average_precision, mean_average_precision
 from pipeline.metrics.bootstrap import (
+    bootstrap_class_ap,
     bootstrap_mean_ap,
     interval,
     paired_difference,
@@ -242,3 +243,13 @@ def test_spread():
     assert spread([0.41, 0.43, 0.45]) == 0.02
     assert spread([0.4]) is None
     assert spread([0.4, 0.4]) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_mean_of_the_classes_is_that_of_the_map(metric, monkeypatch):
+    monkeypatch.setattr("pipeline.metrics.bootstrap.CHUNK", 200)  # several chunks
+    scores, labels = drawn(40, 5, seed=3, ties=4)
+    labels[:, 4] = np.where(np.arange(40) == 0, 1, -1)  # in some resamples nowhere
+    each = bootstrap_class_ap(scores, labels, metric, n_resamples=60)
+    assert each.shape == (60, 5) and np.isnan(each[:, 4]).any()
+    np.testing.assert_allclose(np.nanmean(each, 1), bootstrap_mean_ap(scores, labels, metric, n_resamples=60))

@@ -133,42 +133,93 @@ def head_option(function: Command) -> Command:
     )(function)
 
 
+class CommonOption(click.Option):
+    """An option that many commands have: in a command's help it stands below the command's own, in its section.
+
+    Parameters
+    ----------
+    section : heading of the section
+    """
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+COMMON_SECTIONS: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = {
+    "Settings and folders": [
+        (
+            ("--config",),
+            {"type": click.Path(dir_okay=False), "help": "YAML file with settings; options win over it."},
+        ),
+        (("--data-root",), {"help": "Folder that holds VOC2012/ or VOCdevkit/VOC2012/."}),
+        (("--cache",), {"help": "Folder of patch tables and stores; default: cache."}),
+        (("--stores",), {"help": "Folder or URL (s3://bucket/prefix) of the stores; default: the cache folder."}),
+        (("--results",), {"help": "Folder of heads, scores and results; default: results."}),
+    ],
+    "Trunk and patches": [
+        (
+            ("--trunk",),
+            {"help": "alexnet64, random, alexnet, torchvision/NAME@LAYER, timm/NAME@LAYER, a card, ..."},
+        ),
+        (("--layer",), {"help": "pool5, fc6 or fc7; of other trunks a node: pipeline trunk show NAME lists them."}),
+        (("--weights",), {"help": "safetensors file with the trunk's weights."}),
+        (("--source",), {"help": "What a row is: grid, windows of several scales (default), whole, or crops."}),
+        (("--method",), {"help": "patches, or dense: convolutions once over each rescaled picture."}),
+        (("--on-error",), {"help": "Bad pictures: fail (list them all) or skip (record them)."}),
+        (("--trunk-seed",), {"type": int, "help": "Of trunks that are drawn or made here; default: 0."}),
+    ],
+    "Stores": [
+        (("--rows",), {"help": "Of the fit split: all, or labelled, those alone that the main head learns from."}),
+        (("--dtype",), {"help": "What a store keeps: float16, or 8bit codes over each column's range."}),
+        (("--codec",), {"help": "How new stores compress, without loss: small, fast or zstd."}),
+    ],
+    "Heads and scores": [
+        (("--single-object",), {"help": "Reading of condition (iii): fills or touches."}),
+        (("--k",), {"help": "Power of the mean, or max; default: 5."}),
+        (("--seed",), {"type": int, "help": "Of heads and samples; default: 0."}),
+    ],
+    "Machine": [
+        (("--device",), {"help": "auto, cpu, cuda or cuda:N."}),
+        (("--head-device",), {"help": "Of heads: auto, cpu, cuda or cuda:N."}),
+        (("--precision",), {"help": "auto, fp32, bf16 or fp16."}),
+        (("--backend",), {"help": "Library that runs the trunk: auto, torch or openvino (on a CPU)."}),
+        (
+            ("--compiled/--not-compiled",),
+            {"default": None, "help": "Compile the trunk: faster, needs a C++ compiler."},
+        ),
+        (("--batch",), {"type": int, "help": "Patches that go through the trunk at once."}),
+        (("--threads",), {"type": int, "help": "Default: one per core."}),
+    ],
+}
+"""Settings that are often given by hand, by the section of the help."""
+
+
 def settings_options(function: Command) -> Command:
     """``--config`` and the settings that are often given by hand; both end in one `RunSettings`."""
     options = [
-        click.option("--config", type=click.Path(dir_okay=False), help="YAML file with settings; options win over it."),
-        click.option("--data-root", help="Folder that holds VOC2012/ or VOCdevkit/VOC2012/."),
-        click.option("--cache", help="Folder of patch tables and stores; default: cache."),
-        click.option("--stores", help="Folder or URL (s3://bucket/prefix) of the stores; default: the cache folder."),
-        click.option("--results", help="Folder of heads, scores and results; default: results."),
-        click.option(
-            "--trunk", help="alexnet64, random, alexnet, torchvision/NAME@LAYER, timm/NAME@LAYER, a card, ..."
-        ),
-        click.option("--source", help="What a row is: grid, windows of several scales (default), whole, or crops."),
-        click.option("--layer", help="pool5, fc6 or fc7; of other trunks a node: pipeline trunk show NAME lists them."),
-        click.option("--weights", help="safetensors file with the trunk's weights."),
-        click.option("--device", help="auto, cpu, cuda or cuda:N."),
-        click.option("--head-device", help="Of heads: auto, cpu, cuda or cuda:N."),
-        click.option("--precision", help="auto, fp32, bf16 or fp16."),
-        click.option("--backend", help="Library that runs the trunk: auto, torch or openvino (on a CPU)."),
-        click.option(
-            "--compiled/--not-compiled", default=None, help="Compile the trunk: faster, needs a C++ compiler."
-        ),
-        click.option("--method", help="patches, or dense: convolutions once over each rescaled picture."),
-        click.option("--rows", help="Of the fit split: all, or labelled, those alone that the main head learns from."),
-        click.option("--dtype", help="What a store keeps: float16, or 8bit codes over each column's range."),
-        click.option("--codec", help="How new stores compress, without loss: small, fast or zstd."),
-        click.option("--batch", type=int, help="Patches that go through the trunk at once."),
-        click.option("--single-object", help="Reading of condition (iii): fills or touches."),
-        click.option("--on-error", help="Bad pictures: fail (list them all) or skip (record them)."),
-        click.option("--k", help="Power of the mean, or max; default: 5."),
-        click.option("--seed", type=int, help="Of heads and samples; default: 0."),
-        click.option("--trunk-seed", type=int, help="Of trunks that are drawn or made here; default: 0."),
-        click.option("--threads", type=int, help="Default: one per core."),
+        click.option(*names, cls=CommonOption, section=section, **form)
+        for section, entries in COMMON_SECTIONS.items()
+        for names, form in entries
     ]
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def write_options_by_section(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write the options of a command's help: its own first, then those of many commands in their sections."""
+    own: list[tuple[str, str]] = []
+    common: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
+        if record is not None:
+            rows = common.setdefault(param.section, []) if isinstance(param, CommonOption) else own
+            rows.append(record)
+    for title, rows in {"Options": own, **common}.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 def workspace_from(options: dict[str, Any]) -> Workspace:

@@ -10,11 +10,13 @@ import importlib
 import io
 import os
 import sys
+from types import MethodType
 from typing import Any
 
 import click
 
 from pipeline.cli import signals
+from pipeline.cli.common import write_options_by_section
 from pipeline.version import __version__
 
 # In the order of the flow: the help reads as the story of the six rooms.
@@ -88,6 +90,16 @@ def _can_be_quiet(command: click.Command) -> None:
         )
 
 
+def _group_options(command: click.Command) -> None:
+    """Let the help of a command, or of all commands of a group, have its own options first."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _group_options(inner)
+    else:
+        # Of all commands alike, whatever their class: a command of its own class would be forgotten somewhere.
+        command.format_options = MethodType(write_options_by_section, command)  # type: ignore[method-assign]
+
+
 def _expand_homes(command: click.Command) -> None:
     """Let ``~`` in the paths of a command, or of all commands of a group, be the home folder."""
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
@@ -137,6 +149,7 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"pipeline.cli.{COMMANDS[name]}").command
         _can_be_quiet(command)
         _expand_homes(command)
+        _group_options(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -188,24 +201,29 @@ def main(argv: list[str] | None = None) -> Any:
     progress.quiet = False
     _never_fail_to_print()
     arguments = sys.argv[1:] if argv is None else argv
+    # click leaves colours out where there is no terminal; these two say that a terminal shall not, or cannot show any.
+    color = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
     debug = "--debug" in arguments or bool(os.environ.get("PIPELINE_DEBUG"))
     try:
         with signals.sigterm_as_interrupt():
-            cli.main(args=arguments, prog_name="pipeline", standalone_mode=False)
+            cli.main(args=arguments, prog_name="pipeline", standalone_mode=False, color=color)
     except SystemExit as end:
         # click ends so on its own where the reader of our output went away.
         sys.exit(141 if isinstance(end.__context__, BrokenPipeError) else end.code)
     except PipelineError as error:
         if debug:
             raise
-        click.secho(f"error: {error}", fg="red", err=True)
+        click.secho(f"error: {error}", fg="red", err=True, color=color)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         click.secho(
-            "interrupted: what is recorded is kept; start the same command again to resume", fg="yellow", err=True
+            "interrupted: what is recorded is kept; start the same command again to resume",
+            fg="yellow",
+            err=True,
+            color=color,
         )
         sys.exit(signals.exit_code_of(error))
     except BrokenPipeError:
@@ -220,13 +238,17 @@ def main(argv: list[str] | None = None) -> Any:
             "smaller --batch (another batch size is another store), and start the same command again to go on",
             fg="red",
             err=True,
+            color=color,
         )
         sys.exit(2)
     except OSError as error:
         if debug or error.errno not in MENDABLE:
             raise
         click.secho(
-            f"error: {error.filename or 'writing'}: {error.strerror}; {MENDABLE[error.errno]}", fg="red", err=True
+            f"error: {error.filename or 'writing'}: {error.strerror}; {MENDABLE[error.errno]}",
+            fg="red",
+            err=True,
+            color=color,
         )
         sys.exit(2)
 

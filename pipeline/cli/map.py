@@ -17,7 +17,12 @@ from pipeline.cli.common import echo_json, json_option, names_in, say, settings_
 )
 @click.option("--split", help="Split that ids are of; default: the evaluation split.")
 @click.option("--head", help="Head by name, or a file of one (.safetensors); default: the configured head.")
-@click.option("--classes", default="auto", show_default=True, help="Names, joined by commas; auto: the six highest.")
+@click.option(
+    "--classes",
+    default="auto",
+    show_default=True,
+    help="Names, joined by commas; auto: the three highest and those that are known to be in the picture.",
+)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("maps"), show_default=True, help="Folder."
 )
@@ -45,7 +50,8 @@ def command(
     """Draw heat maps, where in pictures each class is seen: photos by path, or pictures of a split by id.
 
     A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the
-    cached activations are read, and the trunk does not run. A pixel shows the mean score of the patches over it.
+    cached activations are read, the trunk does not run, and the objects of a drawn class are framed. A pixel has the mean
+    score of the patches over it: the higher, the less transparent. Lines are at 1/2 and 3/4 of a map's range.
 
     \b
     Example:

@@ -54,11 +54,11 @@ def list_recipes(as_json: bool, **options: Any) -> None:
         )
         return
     table = Table()
-    for column in ("recipe", "what", "published row", ""):
+    for column in ("recipe", "what", "published row"):
         table.add_column(column)
     for name, recipe in known_recipes(settings).items():
         title = recipe.title or f"head {name}, all else as configured"
-        table.add_row(name, title, recipe.published, "cannot run here" if name in left_out else "")
+        table.add_row(name, f"{title} (cannot run here)" if name in left_out else title, recipe.published)
     print_table(table)
     for why in left_out.values():
         click.echo(why)

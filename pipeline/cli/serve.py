@@ -18,6 +18,9 @@ from pipeline.cli.common import dataset_option, say, settings_options, workspace
 def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     """Try photos by hand, on a page in the browser: scores and heat maps by class, for any fitted head and k.
 
+    Where the evaluation split is labelled and scored, scores become probabilities that are learnt from it. Two heads
+    can be set side by side.
+
     The page is for this machine alone (127.0.0.1); photos stay in memory. Ctrl-C ends it.
 
     \b
@@ -28,14 +31,15 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
 
     from pipeline.io.errors import PipelineError
     from pipeline.stages.context import RunContext
-    from pipeline.views.serve.app import Desk, fitted_heads, known_turns, make_app
+    from pipeline.views.serve.app import Desk, calibrations_of, examples_of, fitted_heads, known_turns, make_app
 
     ws = workspace_from(options)
     run = RunContext(ws, dataset, say)
     title = run.manifest.title
     s = ws.settings
     aggregations = list(dict.fromkeys((s.main_aggregation, *s.all_aggregations)))
-    desk = Desk(ws, fitted_heads(run), aggregations, known_turns(run))
+    heads = fitted_heads(run)
+    desk = Desk(ws, heads, aggregations, known_turns(run), calibrations_of(run, heads), examples_of(run))
     try:
         server = create_server(make_app(desk, title), host="127.0.0.1", port=port)
     except OSError as error:

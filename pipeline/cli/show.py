@@ -12,6 +12,9 @@ import click
 from pipeline.cli.common import format_option
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from pipeline.views.tables.table import ResultTable
 
 
@@ -19,15 +22,41 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def print_table(table: Any) -> None:
-    """A rich table, as wide as the terminal, or as a page."""
+PAGE_WIDTH = 120
+"""Columns of a table where there is no terminal: rich would fold it at 80."""
+
+
+def print_table(table: Table) -> None:
+    """Print a rich table, as wide as the terminal, or as a page; as blocks of lines where its words do not fit."""
     import sys
 
     from rich.console import Console
+    from rich.measure import Measurement
 
-    # Without a terminal, rich would fold the table at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    anything = console.options.update(max_width=10_000)  # else it is as wide as the console at most
+    if Measurement.get(console, anything, table).minimum > console.width:
+        print_blocks(console, table)
+    else:
+        console.print(table)
+
+
+def print_blocks(console: Console, table: Table) -> None:
+    """Print a table as one block per row: its first cell, and below it each other cell behind its column's name."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    if table.title:
+        console.print(table.title)
+    cells = [list(column.cells) for column in table.columns]
+    footers = [[column.footer] for column in table.columns] if table.show_footer else []
+    for row in [*zip(*cells, strict=True), *zip(*footers, strict=True)]:
+        console.print(row[0], style="bold", overflow="fold")
+        block = Table.grid(padding=(0, 2))
+        for column, cell in list(zip(table.columns, row, strict=True))[1:]:
+            if cell:
+                block.add_row(column.header, cell)
+        console.print(Padding(block, (0, 0, 0, 2), expand=False))
 
 
 def print_rows(table: ResultTable) -> None:

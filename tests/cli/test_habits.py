@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.table import Table
+
+from pipeline.cli.common import COMMON_SECTIONS
+from pipeline.cli.show import print_table
 
 
 def test_quiet_leaves_results_and_errors(run):
@@ -94,3 +100,49 @@ def test_what_reports_can_report_as_json(run, line, key):
     ended = run(f"{line} --json")
     assert ended.code in (0, 2), ended.err
     assert json.loads(ended.out)[key] is not None
+
+
+def test_help_has_the_options_of_a_command_before_those_of_all(run):
+    for line in ("map", "cache ls", "evaluate", "recipe run"):
+        text = run(f"{line} --help").out
+        own, common = text.index("\nOptions:"), text.index("\nSettings and folders:")
+        assert own < text.index("--quiet") < common < text.index("--config") < text.index("\nMachine:")
+        assert max(map(len, text[own:].splitlines())) <= 80
+    every = [option for options in COMMON_SECTIONS.values() for (name, *_), _ in options for option in name.split("/")]
+    assert all(option in text for option in every) and len(every) == len(set(every))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_table_that_is_too_wide_is_printed_as_blocks(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    table = Table(show_footer=True)
+    for name, footer in (("store", "all"), ("rows", "3"), ("state", "")):
+        table.add_column(name, footer=footer)
+    table.add_row("a" * 72, "1", "sealed")
+    table.add_row("b", "2", "a state of several words that are folded")
+    print_table(table)
+    out = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    assert max(map(len, out.splitlines())) <= width
+    flat = out.replace("\n", "")
+    assert "a" * 72 in flat and "sealed" in out and "all" in out and "\u2503" not in out
+    narrow = Table("store", "rows")
+    narrow.add_row("a store", "1")
+    print_table(narrow)
+    assert "\u2503" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_are_left_out_where_they_are_not_wanted(variables, is_colored, tmp_path):
+    """On a terminal, which the command takes a pseudo-terminal for."""
+    inner, outer = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", **variables}
+    env = {name: value for name, value in env.items() if name != "NO_COLOR" or name in variables}
+    command = [sys.executable, "-m", "pipeline.cli.main", "fit-head", "--dataset", "nosuch"]
+    ended = subprocess.run(command, env=env, stderr=outer, stdout=subprocess.DEVNULL, cwd=tmp_path, timeout=60)
+    os.close(outer)
+    said = os.read(inner, 10_000).decode()
+    os.close(inner)
+    assert ended.returncode == 2 and "nosuch" in said and ("\x1b[31m" in said) == is_colored

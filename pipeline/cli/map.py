@@ -50,8 +50,8 @@ def command(
     """Draw heat maps, where in pictures each class is seen: photos by path, or pictures of a split by id.
 
     A photo may be in no dataset: its patches, the trunk, the head and the heat maps are one pass. For ids the
-    cached activations are read, the trunk does not run, and the objects of a drawn class are framed. A pixel has the mean
-    score of the patches over it: the higher, the less transparent. Lines are at 1/2 and 3/4 of a map's range.
+    cached activations are read, the trunk does not run, and the objects of a drawn class are framed. A pixel shows the
+    mean score of the patches over it: the higher, the less transparent. Lines are at 1/2 and 3/4 of a map's range.
 
     \b
     Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.activations.match import check_joined
 from pipeline.activations.store import Store
 from pipeline.dataset.picture import decode_image
+from pipeline.dataset.split import Annotation
 from pipeline.head.head import Head
 from pipeline.io.atomic import write_atomic
 from pipeline.io.errors import DatasetError, SettingsError, StoreError
@@ -28,13 +29,17 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
-from pipeline.views.figures.heat_maps import heat_map_sheet
+from pipeline.views.figures.heat_maps import Tile, heat_map_sheet
 from pipeline.views.photos import Look, PhotoReader, check_makes_heat_maps, shrink_for_display
 
 SHEET_PX = 640
 """Longer side of the pictures of a sheet: more than they have on it."""
-N_AUTO = 6
-"""Classes that are drawn where none are named: those with the highest scores."""
+N_AUTO = 3
+"""Classes of the highest scores that are drawn where none are named."""
+LEAST_SHARE = 0.05
+"""Of the highest score: classes below it are drawn only where they are named, or known to be in the picture."""
+MOST_AUTO = 6
+"""Classes that are drawn where none are named, with those that the picture is known to show."""
 
 
 def turns_of(run: RunContext, split: str) -> dict[str, bool]:
@@ -53,13 +58,14 @@ class SplitReader:
     Parameters
     ----------
     table, store : of one split, joined
-    paths : files of the pictures by id
+    paths, annotations : of the pictures by id
     """
 
     head: Head
     table: PatchTable
     store: Store
     paths: Mapping[str, PictureFile]
+    annotations: Mapping[str, Annotation]
 
     def looks(self, ids: Sequence[str]) -> list[Look]:
         """
@@ -85,8 +91,21 @@ class SplitReader:
             image = decode_image(self.paths[i].read_bytes(), bool(table.apply_exif[index]), i)
             scores = head.patch_scores(self.store.read_rows(rows))
             pixels, box_xyxy = shrink_for_display(image), table.windows_of_picture(index).box_xyxy
-            looks.append(Look(i, pixels, image.size, box_xyxy, head.classes, scores, head.score_kind))
+            known = self._known(index)
+            looks.append(Look(i, pixels, image.size, box_xyxy, head.classes, scores, head.score_kind, *known))
         return looks
+
+    def _known(self, index: int) -> tuple[Annotation, np.ndarray | None]:
+        """Return what the annotation says of a picture, by the classes of the head."""
+        table, classes = self.table, self.head.classes
+        place = np.array([classes.index(c) if c in classes else -1 for c in table.classes], np.int64)
+        objects = self.annotations[table.ids[index]]
+        objects = replace(objects, class_index=place[objects.class_index])
+        if not table.labelled:
+            return objects, None
+        labels = np.full(len(classes), -1, np.int8)
+        labels[place[place >= 0]] = table.picture_labels[index][place >= 0]
+        return objects, labels
 
 
 def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> SplitReader:
@@ -106,7 +125,8 @@ def open_split_reader(run: RunContext, head: Head, split: str | None = None) -> 
     table, store = open_rows(run, split)
     check_joined(store, table)
     head.check_rows(store)
-    return SplitReader(head, table, store, run.split(split).paths_by_id)
+    of_split = run.split(split)
+    return SplitReader(head, table, store, of_split.paths_by_id, of_split.annotations_by_id)
 
 
 def join_names(parts: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -125,13 +145,26 @@ def join_names(parts: Sequence[str], classes: Sequence[str]) -> list[str]:
     return names
 
 
-def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.ndarray) -> np.ndarray:
-    """Columns of the named classes, in their order; of the highest scores where none are named.
+def choose_classes(
+    classes: Sequence[str], wanted: Sequence[str], scores: np.ndarray, shown: np.ndarray | None = None
+) -> np.ndarray:
+    """Columns of the named classes, in their order; where none are named, those of the highest scores, up to three.
+
+    Parameters
+    ----------
+    shown : bool ndarray of shape (n_classes,), of the classes that are drawn in any case where none are named; at most
+        `MOST_AUTO`
 
     Raises
     ------
     SettingsError
         Names that are no classes.
+
+    Examples
+    --------
+    >>> scores, shown = np.array([0.1, 0.5, 0.2, 0.4, 0.3]), np.array([True, False, False, True, False])
+    >>> choose_classes("abcde", [], scores, shown).tolist()
+    [1, 3, 4, 0]
     """
     wanted = join_names(wanted, classes)
     unknown = [name for name in wanted if name not in classes]
@@ -139,7 +172,13 @@ def choose_classes(classes: Sequence[str], wanted: Sequence[str], scores: np.nda
         raise SettingsError(f"--classes: no class {', '.join(map(brief, unknown))}; there are {', '.join(classes)}")
     if wanted:
         return np.array([classes.index(name) for name in dict.fromkeys(wanted)])
-    return np.argsort(-scores, kind="stable")[:N_AUTO]
+    order = np.argsort(-scores, kind="stable")
+    best = order[:N_AUTO]
+    if scores[best[0]] > 0:
+        best = best[scores[best] >= LEAST_SHARE * scores[best[0]]]
+    drawn = np.zeros(len(scores), bool) if shown is None else shown.copy()
+    drawn[best] = True
+    return order[drawn[order]][:MOST_AUTO]
 
 
 @dataclass(frozen=True)
@@ -159,6 +198,17 @@ class HeatMapOptions:
     out: Path = Path("maps")
     arrays: bool = False
     highest: float | None = None
+
+
+def tiles_of(look: Look, columns: np.ndarray, scores: np.ndarray) -> list[Tile]:
+    """Heat maps of some classes with their score for the picture, and with the boxes of known objects."""
+    tiles = []
+    for column, values in zip(columns.tolist(), look.smooth_maps(columns), strict=True):
+        note = f"{scores[column]:.3g}"
+        if look.labels is not None:
+            note += {1: ", in the picture", 0: ", difficult", -1: ", not in it"}[int(look.labels[column])]
+        tiles.append(Tile(look.classes[column], note, values, *look.boxes_of(column)))
+    return tiles
 
 
 def draw_heat_maps(
@@ -204,16 +254,10 @@ def draw_heat_maps(
         taken.add(name)
         k = reported_aggregation(head.facts.settings, configured)
         scores = look.picture_scores(k)
-        columns = choose_classes(look.classes, options.classes, scores)
+        shown = None if look.labels is None else look.labels == 1
+        columns = choose_classes(look.classes, options.classes, scores, shown)
         drawn = look.shrunk(SHEET_PX)
-        sheet = heat_map_sheet(
-            drawn.pixels,
-            look.name,
-            [look.classes[c] for c in columns],
-            [f"{scores[c]:.3g}" for c in columns],
-            drawn.maps(columns),
-            options.highest,
-        )
+        sheet = heat_map_sheet(drawn.pixels, look.name, tiles_of(drawn, columns, scores), options.highest)
         path = options.out / f"{name}_map.png"
         style.save(sheet, path)
         if options.arrays:

@@ -16,6 +16,7 @@ from pipeline.activations.prefetch import rescale_image
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
 from pipeline.dataset.picture import decode_image
+from pipeline.dataset.split import EMPTY_ANNOTATION, Annotation
 from pipeline.head.head import Head
 from pipeline.head.settings import ScoreKind
 from pipeline.io.digests import sha256_bytes
@@ -28,11 +29,14 @@ from pipeline.scoring.heat_maps import heat_maps
 from pipeline.stages.runner import make_runner
 from pipeline.stages.workspace import Workspace
 from pipeline.trunk.runner import TrunkRunner
+from pipeline.views.figures.heat_maps import smooth
 
 LAST_BITS = ("how.precision", "how.batch", "how.part_rows", "how.dtype")
 """What decides no more than the last bits of a row: other values may differ from those of the head's store."""
 
 
+SMOOTH_SHARE = 0.15
+"""Of the side of the smallest patch: the deviation of the Gaussian that smooths maps which are drawn."""
 DISPLAY_PX = 1000
 """Longer side of pictures and maps that are shown; a smaller picture stays as it is."""
 
@@ -65,6 +69,9 @@ class Look:
     classes : of the head
     patch_scores : float32 ndarray of shape (n, n_classes)
     score_kind : what the scores are, such as ``softmax``
+    objects : those that its annotation has, by index into `classes`
+    labels : int8 ndarray of shape (n_classes,): 1 where the picture is known to show a class, 0 where it counts neither
+        way, -1 elsewhere; None where nothing is known of the picture
     """
 
     name: str
@@ -74,6 +81,8 @@ class Look:
     classes: tuple[str, ...]
     patch_scores: np.ndarray
     score_kind: ScoreKind
+    objects: Annotation = EMPTY_ANNOTATION
+    labels: np.ndarray | None = None
 
     def __repr__(self) -> str:
         width, height = self.size_wh
@@ -108,6 +117,17 @@ class Look:
         """Mean score of the patches over each pixel of `pixels`: float32 ndarray (len(columns), height, width)."""
         map_wh = (self.pixels.shape[1], self.pixels.shape[0])
         return heat_maps(self.box_xyxy, self.patch_scores[:, columns], self.size_wh, map_wh=map_wh)
+
+    def smooth_maps(self, columns: np.ndarray) -> np.ndarray:
+        """`maps` for the eye: smoothed, so that edges of patches are not seen, by a share of the smallest patch."""
+        smallest = (self.box_xyxy[:, 2:] - self.box_xyxy[:, :2]).min() * self.pixels.shape[1] / self.size_wh[0]
+        return smooth(self.maps(columns), SMOOTH_SHARE * float(smallest))
+
+    def boxes_of(self, column: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (n, 4) of a class's objects in pixels of `pixels`, and whether each is difficult (n,)."""
+        of_class = self.objects.class_index == column
+        factor = self.pixels.shape[1] / self.size_wh[0], self.pixels.shape[0] / self.size_wh[1]
+        return self.objects.box_xyxy[of_class] * np.tile(factor, 2), self.objects.difficult[of_class]
 
 
 def check_makes_heat_maps(head: Head) -> None:

@@ -65,6 +65,21 @@ def fits_the_screen(browser) -> bool:
     return browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
+def cut_off(browser) -> list[str]:
+    """Cells, pictures and lines that reach out of the screen, or whose content does not fit in them."""
+    script = """
+    const cut = (e) => {
+      const box = e.getBoundingClientRect();
+      const room = e.tagName === "TH" || e.tagName === "TD" ? 5 : 1;
+      return box.right > innerWidth + 1 || box.left < -1 || e.scrollWidth > e.clientWidth + room;
+    };
+    return [...document.querySelectorAll("th, td, p, li, figure, caption, h1, h2, h3, summary")]
+      .filter((e) => e.getClientRects().length && cut(e))
+      .map((e) => e.tagName + ": " + e.textContent.trim().slice(0, 60));
+    """
+    return browser.execute_script(script)
+
+
 @SCREENS
 def test_the_report_holds_on_every_screen(report, browser, set_screen, violations, complaints, width, height, dark):
     set_screen(width, height, dark)
@@ -72,6 +87,7 @@ def test_the_report_holds_on_every_screen(report, browser, set_screen, violation
     browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     assert violations() == []
     assert complaints() == []
+    assert cut_off(browser) == []
     # Every picture is really one.
     broken = "return [...document.images].filter((i) => i.complete && !i.naturalWidth).length"
     browser.execute_script("document.querySelectorAll('img').forEach((i) => (i.loading = 'eager'))")
@@ -148,12 +164,21 @@ def photo(folder: Path, index: int = 0) -> str:
 def test_a_photo_is_looked_at(server, folder, browser, set_screen, violations, complaints, width, height, dark):
     set_screen(width, height, dark)
     browser.get(server)
+    # The empty page says how to begin.
+    assert len(browser.find_elements("css selector", "#examples button")) == 6
+    assert "Head" in browser.find_element("id", "empty").text
+    wait(browser, "[...document.querySelectorAll('#examples img')].every((i) => i.complete && i.naturalWidth)")
+    assert fits_the_screen(browser)
     assert violations() == []
     browser.find_element("id", "file").send_keys(photo(folder))
-    assert wait(browser, SHOWN) == 6
+    assert wait(browser, SHOWN) == 3
     assert fits_the_screen(browser)
+    assert (
+        "order, no probabilities" in browser.find_element("id", "meaning").text
+    )  # too few pictures to learn them from
+    browser.find_element("id", "more").click()
     scores = [float(cell.text) for cell in browser.find_elements("css selector", "#scores td:last-child")]
-    assert scores == sorted(scores, reverse=True)
+    assert scores == sorted(scores, reverse=True) and len(scores) == 12
     assert violations() == []
     assert complaints() == []
 
@@ -178,10 +203,49 @@ def test_head_and_k_change_without_another_look(server, folder, browser):
     wait(browser, f"document.querySelector('#scores td:last-child').textContent !== {json.dumps(with_max)}")
     assert browser.find_element("id", "k").get_attribute("value") == "max"
     # A class that is not among the first has its map on demand.
+    browser.find_element("id", "more").click()
     button = browser.find_elements("css selector", "#scores button")[-1]
     name = button.text
     button.click()
     wait(browser, f"document.querySelector('#maps figcaption').textContent === {json.dumps(name)}")
+    assert len(browser.find_elements("css selector", "#maps li")) == 4
+
+
+def test_several_photos_stay_on_the_page(server, folder, browser):
+    browser.get(server)
+    browser.find_element("id", "file").send_keys(f"{photo(folder, 2)}\n{photo(folder, 3)}")
+    wait(
+        browser,
+        "document.querySelectorAll('#strip button').length === 2 && document.querySelectorAll('#maps li').length",
+    )
+    names = [Path(photo(folder, index)).stem for index in (2, 3)]
+    wait(browser, f"document.getElementById('caption').textContent.startsWith({json.dumps(names[1])})")
+    browser.find_element("css selector", "#strip button").click()
+    wait(browser, f"document.getElementById('caption').textContent.startsWith({json.dumps(names[0])})")
+    pressed = [b.get_attribute("aria-pressed") for b in browser.find_elements("css selector", "#strip button")]
+    assert pressed == ["true", "false"]
+
+
+def test_an_example_is_looked_at_by_two_heads(server, browser, violations):
+    browser.get(server)
+    browser.find_element("css selector", "[data-example='1']").click()
+    wait(browser, SHOWN)
+    browser.execute_script(
+        "const o = document.getElementById('other'); o.value = 'fcb'; o.dispatchEvent(new Event('change'))"
+    )
+    wait(browser, "document.querySelectorAll('#maps .pair img').length === 6")
+    columns = [cell.text for cell in browser.find_elements("css selector", "#columns th")]
+    assert columns == ["Class", "Score fca", "Score fcb"]
+    assert violations() == []
+
+
+def test_an_example_that_is_not_there_is_said(server):
+    for request in (
+        urllib.request.Request(f"{server}examples/99"),
+        urllib.request.Request(f"{server}photos", b"example=99"),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(request)
 
 
 def test_what_is_no_photo_is_said(server, folder, browser):

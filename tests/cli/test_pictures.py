@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,12 +20,20 @@ from pipeline.activations.extraction import Extraction
 from pipeline.head.facts import HeadFacts
 from pipeline.io.errors import SettingsError
 from pipeline.io.yaml import read_mapping
+from pipeline.metrics.bootstrap import bootstrap_interval
 from pipeline.patches.table_file import read_table
+from pipeline.scoring.calibration import calibrate
+from pipeline.scoring.scores import SplitScores
+from pipeline.stages import evaluate, score
 from pipeline.stages.context import RunContext
 from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
+from pipeline.views.figures.heat_maps import heat_map_sheet
 from pipeline.views.ranking import read_ranking
-from pipeline.views.serve.app import Desk, fitted_heads, known_turns
+from pipeline.views.report.intervals import Intervals, measure_intervals
+from pipeline.views.report.since import since_previous
+from pipeline.views.serve.app import Desk, calibrations_of, examples_of, fitted_heads, known_turns
 
 
 @pytest.fixture
@@ -151,12 +161,30 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_sheets_of_a_split_know_the_objects_of_its_pictures(run, work, monkeypatch):
+    sheets = []
+
+    def keep(pixels, title, tiles, highest):
+        sheets.append({tile.name: tile for tile in tiles})
+        return heat_map_sheet(pixels, title, tiles, highest)
+
+    monkeypatch.setattr("pipeline.views.heat_maps.heat_map_sheet", keep)
+    assert run("map --dataset tiny q0 q2 --config config.yaml").code == 0
+    ball, both = sheets  # what they show
+    assert ball["ball"].note.endswith("in the picture") and ball["crate"].note.endswith("not in it")
+    assert ball["ball"].box_xyxy.tolist() == [[39, 9, 59, 29]] and len(ball["crate"].box_xyxy) == 0
+    assert len(both["ball"].box_xyxy) == len(both["crate"].box_xyxy) == 1
+    shutil.copy(work / "data/tiny/JPEGImages/q0.png", work / "holiday.png")
+    assert run("map holiday.png --config config.yaml").code == 0
+    assert all(re.fullmatch(r"[\d.e-]+", tile.note) and not len(tile.box_xyxy) for tile in sheets[2].values())
+
+
 def test_report_is_one_file_with_everything_in_it(run, work, no_trunk):
     ended = run("report --dataset tiny --config config.yaml")
     assert ended.code == 0, ended.err
     assert ended.out == "results/tiny_report.html\n"
     page = Page((work / "results/tiny_report.html").read_text())
-    (path,) = re.findall(r"results/runs/[^<]*/map\.json", page.text)
+    path = re.findall(r"results/runs/[\w.-]+/map\.json", page.text)[-1]  # before it, that of the run before
     result = json.loads((work / path).read_text())
 
     fetched = [a.get(k) for tag, a in page.tags for k in ("src", "href") if a.get(k) and tag != "a"]
@@ -221,6 +249,57 @@ def test_a_ranking_has_no_ap_where_the_result_has_none(work, monkeypatch):
     )
 
 
+def test_the_headline_has_the_interval_of_the_package(work, monkeypatch):
+    monkeypatch.chdir(work)
+    run = RunContext(Workspace(parse_run_settings(read_mapping(Path("config.yaml")))), "tiny")
+    ranking, result = read_ranking(run, None, "fca"), evaluate.require(run, "fca")
+
+    found = measure_intervals(ranking, result["AP"])
+
+    low, high = bootstrap_interval(ranking.scores.by(ranking.k), ranking.labels, ranking.metric)
+    assert found.mean == pytest.approx((low, high), abs=1e-5)
+    assert set(found.of_class) == {"ball", "crate"}
+    # A class without an AP has no interval, and is not in the mean.
+    without = measure_intervals(ranking, {**result["AP"], "crate": None})
+    assert set(without.of_class) == {"ball"} and without.mean == pytest.approx(
+        bootstrap_interval(ranking.scores.by(ranking.k)[:, :1], ranking.labels[:, :1], ranking.metric), abs=1e-5
+    )
+    assert measure_intervals(ranking, {"ball": None}) == Intervals()
+
+
+def test_a_report_says_what_changed_since_the_run_before(run, work, monkeypatch):
+    for folder in (work / "results/runs").iterdir():
+        shutil.rmtree(folder)
+    assert run("evaluate --dataset tiny --config config.yaml").code == 0
+    assert run("report --dataset tiny --config config.yaml").code == 0
+    assert 'id="since"' not in (work / "results/tiny_report.html").read_text()
+    (first,) = (work / "results/runs").glob("*/map.json")
+    os.utime(first, ns=(10**18, 10**18))  # long ago
+
+    longer = yaml.safe_load((work / "config.yaml").read_text())
+    longer["heads"]["fca"]["max_epochs"] = [9, 3, 1]
+    (work / "longer.yaml").write_text(yaml.safe_dump(longer))
+    for step in ("fit-head", "score", "evaluate", "report"):
+        assert run(f"{step} --dataset tiny --config longer.yaml").code == 0
+    page = (work / "results/tiny_report.html").read_text()
+    before = json.loads(first.read_text())
+    assert 'id="since"' in page and first.relative_to(work).as_posix() in page
+    assert "[2, 1, 1]" in page and "[9, 3, 1]" in page and "2001-09-09" in page
+
+    # The difference is that of the package's own scores, paired over the pictures.
+    monkeypatch.chdir(work)
+    context = RunContext(Workspace(parse_run_settings(read_mapping(Path("longer.yaml")))), "tiny")
+    result, ranking = evaluate.require(context, "fca"), read_ranking(context, None, "fca")
+    found = since_previous(context, "fca", result, ranking)
+    assert found.before == before["mAP"] and found.now == result["mAP"]
+    assert found.difference["difference"] == pytest.approx(result["mAP"] - before["mAP"], abs=1e-5)
+    assert found.changes == [("head max epochs", "[2, 1, 1]", "[9, 3, 1]")]
+
+    # Scores that are no longer those of the result before are not compared.
+    monkeypatch.setattr(SplitScores, "by", lambda self, k: np.random.default_rng(0).random(self.scores.shape[1:]))
+    assert since_previous(context, "fca", result, ranking).difference is None
+
+
 def test_names_in_a_report_are_text_and_no_markup(run, work):
     manifest = work / "data_manifests/tiny.yaml"
     manifest.write_text(re.sub(r"title:.*", "title: '<script>alert(1)</script>'", manifest.read_text()))
@@ -254,3 +333,27 @@ def test_a_photo_of_a_split_is_turned_on_the_page_as_in_the_split(work, monkeypa
     desk.take(io.BytesIO(b"a photo"), "a.jpg")
 
     assert expected and turns == expected and recorder.seen == (b"a photo", expected)
+
+
+def test_the_page_has_probabilities_where_scores_are_there_and_enough(work, monkeypatch):
+    monkeypatch.chdir(work)
+    run = RunContext(Workspace(parse_run_settings(read_mapping(Path("config.yaml")))), "tiny")
+    heads = fitted_heads(run)
+    few = calibrations_of(run, heads)
+    assert {name for name, _ in few} >= {"fca", "fcb"} and all(np.isnan(c.slope).all() for c in few.values())
+
+    monkeypatch.setattr("pipeline.scoring.calibration.FEWEST", 1)
+    # All pictures of val have the bytes of pictures that the heads were fitted on.
+    assert calibrations_of(run, heads)["fca", "5"].n_pictures == 0
+    table = replace(current_table(run, "val"), picture_sha256=tuple("abcd"))
+    monkeypatch.setattr("pipeline.views.serve.app.current_table", lambda *args: table)
+    monkeypatch.setattr("pipeline.views.serve.app.check_scores", lambda *args: None)
+    found = calibrations_of(run, heads)["fca", "5"]
+    assert found.n_pictures == 4
+    scores = score.require(run, "fca", "val").by(5.0)
+    expected = calibrate(scores, read_ranking(run, None, "fca").labels, "softmax")
+    np.testing.assert_array_equal(found.slope, expected.slope)
+
+    assert list(examples_of(run)) == ["q0", "q1", "q2", "q3"]
+    shutil.rmtree(work / "data")
+    assert examples_of(RunContext(run.ws, "tiny")) == {}

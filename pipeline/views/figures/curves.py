@@ -51,7 +51,7 @@ def loss_chart(epochs: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def sweep_chart(values: Mapping[str, float | None], chosen: str) -> Figure:
-    """mAP by aggregation; the one that was used is dark."""
+    """mAP by aggregation; the one that was used is filled. The axis is cut, so that differences are seen."""
     known = {k: v for k, v in values.items() if v is not None}
     figure = new_figure(4.6, 0.32 * len(known) + 0.8)
     axes = figure.subplots()
@@ -60,11 +60,17 @@ def sweep_chart(values: Mapping[str, float | None], chosen: str) -> Figure:
     places = np.arange(len(known))[::-1]
     numbers = [100 * v for v in known.values()]
     for place, (k, number) in zip(places, zip(known, numbers, strict=True), strict=True):
-        axes.barh(place, number, color=LINE if k == chosen else SECOND, height=0.62)
-        axes.text(number, place, f" {number:.1f}", va="center", fontsize=8, color=INK)
+        color = LINE if k == chosen else SECOND
+        axes.plot(number, place, "o", color=color, markersize=7, markerfacecolor=color if k == chosen else "none")
+        axes.annotate(
+            f"{number:.1f}", (number, place), (9, 0), textcoords="offset points", va="center", fontsize=8, color=INK
+        )
     axes.set_yticks(places, [f"k = {k}" if k[0].isdigit() else k for k in known])
-    axes.set_xlim(0, max(numbers, default=1) * 1.15)
-    axes.set_xlabel("mAP %", fontsize=9, color=INK)
+    low, high = min(numbers, default=0), max(numbers, default=1)
+    room = max(1.0, high - low)
+    axes.set_xlim(max(0, low - 0.15 * room), high + 0.35 * room)
+    axes.set_ylim(-0.6, len(known) - 0.4)
+    axes.set_xlabel("mAP %; filled: the one used", fontsize=9, color=INK)
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -27,7 +27,7 @@ QUIET = "#59636e"
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 LINE, SECOND = "#2f7bd6", "#8b8f98"
 """Of charts: with enough contrast on white and on black."""
-MAP_COLORS = mpl.colormaps["viridis"]
+MAP_COLORS = mpl.colormaps["plasma"]
 """Even to the eye, also to one that does not tell red from green, and in grey."""
 SAVED: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pipeline"}
 """Text stays text, and equal figures give equal bytes."""
@@ -114,24 +114,18 @@ def save_vector(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def jpeg_uri(pixels: np.ndarray, most_px: int | None = None) -> str:
+def jpeg_uri(pixels: np.ndarray, most_px: int | None = None, quality: int = 83) -> str:
     """A JPEG in a URI, for a page.
 
     Parameters
     ----------
     pixels : uint8 ndarray of shape (height, width, 3)
     most_px : the longer side is made no longer than this
+    quality : of the JPEG, at most 95
     """
     image = Image.fromarray(pixels)
     if most_px is not None:
         image.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=83)
+    image.save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def over_grey(colors: Colormap, share: float) -> ListedColormap:
-    """The colours as they look when `share` of them lies over middle grey: what a colour bar must show."""
-    table = colors(np.linspace(0, 1, 256))
-    table[:, :3] = share * table[:, :3] + (1 - share) * 0.5
-    return ListedColormap(table)

@@ -8,27 +8,30 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from pipeline.io.progress import track
 from pipeline.metrics.average_precision import precision_recall
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages.context import RunContext
 from pipeline.views.figures import curves
-from pipeline.views.figures.heat_maps import blend, common_scale
+from pipeline.views.figures.heat_maps import bar_colors, common_scale, overlay
 from pipeline.views.figures.ranking import Ranked
-from pipeline.views.figures.style import MAP_COLORS, jpeg_uri, svg
+from pipeline.views.figures.style import jpeg_uri, svg
 from pipeline.views.heat_maps import SplitReader
 from pipeline.views.photos import Look
 from pipeline.views.ranking import Ranking
 from pipeline.views.report.confusion import MOST_CONFUSED, ConfusionRow, confusion_rows, wrong_pairs
+from pipeline.views.report.intervals import FEW_PICTURES, Intervals, measure_intervals
 from pipeline.views.report.protocol import protocol
 from pipeline.views.report.provenance import Stage, StoreLine
 from pipeline.views.report.read import FoundRun
+from pipeline.views.report.since import Since, since_previous
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and heat maps; of all there is AP."""
 PICTURES_A_CLASS = 5
+RANKED_PX, RANKED_QUALITY = 240, 75
+"""Of the JPEGs of ranked pictures, of which there are ten per class: a report of twenty classes is below 5 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ClassRow:
     ----------
     recall : share of its pictures that are taken for it, where every picture shows one class
     why : why it has no AP; empty where it has one
+    interval : of the AP, low and high; None where it is not defined
     """
 
     name: str
@@ -60,6 +64,12 @@ class ClassRow:
     patches: int | None
     recall: float | None = None
     why: str = ""
+    interval: tuple[float, float] | None = None
+
+    @property
+    def is_few(self) -> bool:
+        """Whether so few pictures show it that its AP says little."""
+        return self.ap is not None and self.positives < FEW_PICTURES
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class MappedClass:
     map: Shown
 
 
-def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[ClassRow]:
+def class_rows(result: Mapping[str, Any], ranking: Ranking | None, intervals: Intervals) -> list[ClassRow]:
     """One row a class that is measured."""
     pointing = (result.get("pointing") or {}).get("share", {})
     patches = (result.get("patches") or {}).get("per_class", {})
@@ -82,8 +92,18 @@ def class_rows(result: Mapping[str, Any], ranking: Ranking | None) -> list[Class
         if ranking is not None:
             positives = int((ranking.labels[:, ranking.scores.classes.index(name)] == 1).sum())
         recall, why = recalls.get(name), reasons.get(name, "")
-        rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name), recall, why))
+        sure = intervals.of_class.get(name)
+        rows.append(ClassRow(name, ap, pointing.get(name), positives, patches.get(name), recall, why, sure))
     return rows
+
+
+def chance_of(result: Mapping[str, Any], ranking: Ranking | None) -> float | None:
+    """Return the mAP that a random order would have, about: the mean share of pictures that show a class."""
+    names = [name for name, ap in result["AP"].items() if ap is not None]
+    if ranking is None or not names:
+        return None
+    labels = ranking.labels[:, [ranking.scores.classes.index(name) for name in names]]
+    return float(((labels == 1).sum(0) / np.maximum((labels != 0).sum(0), 1)).mean())
 
 
 def precision_recall_figures(ranking: Ranking, classes: Sequence[str]) -> dict[str, Figure]:
@@ -134,7 +154,7 @@ def shown_of(picture: Ranked, name: str, right: bool) -> Shown:
     what = "right" if right else "wrong"
     height, width = picture.pixels.shape[:2]
     return Shown(
-        jpeg_uri(picture.pixels),
+        jpeg_uri(picture.pixels, RANKED_PX, RANKED_QUALITY),
         width,
         height,
         f"{picture.id}, ranked {picture.rank} for {name}, {what}; it shows {shows}",
@@ -164,23 +184,23 @@ def mapped_classes(reader: SplitReader, ranked: RankedClasses) -> list[MappedCla
 
 
 def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
-    column = np.array([look.classes.index(name)])
-    values = look.maps(column)[0]
-    over = (255 * blend(look.pixels, values, common_scale(values))).astype(np.uint8)
+    column = look.classes.index(name)
     height, width = picture.pixels.shape[:2]
-    small = np.asarray(Image.fromarray(over).resize((width, height), Image.Resampling.LANCZOS))
+    drawn = look.shrunk(max(height, width))
+    values = drawn.smooth_maps(np.array([column]))[0]
+    over = overlay(drawn.pixels, values, common_scale(values), *drawn.boxes_of(column))
     highest = float(np.nanmax(values))
     alt = f"heat map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
     return MappedClass(
         name,
         Shown(jpeg_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
-        Shown(jpeg_uri(small), width, height, alt, name, f"0 to {highest:.2g}"),
+        Shown(jpeg_uri(over), width, height, alt, name, f"0 to {highest:.2g}"),
     )
 
 
 def color_bar() -> str:
     """The colours of heat maps from low to high, as a data URI."""
-    return jpeg_uri((255 * MAP_COLORS(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
+    return jpeg_uri((255 * bar_colors()(np.linspace(0, 1, 256))[None, :, :3]).astype(np.uint8).repeat(8, axis=0))
 
 
 @dataclass(frozen=True)
@@ -210,6 +230,10 @@ class Content:
     has_pointing: bool
     has_patches: bool
     undefined: dict[str, list[str]]
+    intervals: Intervals
+    chance: float | None
+    few: int
+    since: Since | None
 
 
 def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
@@ -222,7 +246,8 @@ def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
 def gather(run: RunContext, found: FoundRun) -> Content:
     """Return everything that the report of a run shows."""
     result, ranking = found.result, found.ranking
-    rows = class_rows(result, ranking)
+    intervals = measure_intervals(ranking, result["AP"]) if ranking is not None else Intervals()
+    rows = class_rows(result, ranking, intervals)
     shown = [row.name for row in rows if row.ap is not None][:MOST_CLASSES]
     ranked = {}
     if ranking is not None:
@@ -258,4 +283,8 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         has_pointing=any(row.pointing is not None for row in rows),
         has_patches=any(row.patches is not None for row in rows),
         undefined=undefined_of(found.comparison),
+        intervals=intervals,
+        chance=chance_of(result, ranking),
+        few=FEW_PICTURES,
+        since=since_previous(run, result["head"], result, ranking),
     )

@@ -16,6 +16,7 @@ from pipeline.version import __version__
 from pipeline.views.figures.style import save_vector
 from pipeline.views.report.content import Content, gather
 from pipeline.views.report.read import read_run
+from pipeline.views.report.since import find_previous
 
 HEAD_CHARACTERS = 2000
 """So far into a page stands what it was made from."""
@@ -69,6 +70,9 @@ def digest_of_inputs(run: RunContext, head: str) -> str:
     curve = run.ws.curve_path(run.dataset)
     if curve.is_file():  # only then, so that reports without one stay current
         digests.append(sha256_file(curve))
+    previous = find_previous(run, head)
+    if previous is not None:
+        digests.append(sha256_file(previous))
     return digest_of([__version__, run.settings.model_dump(mode="json"), head, digests])
 
 

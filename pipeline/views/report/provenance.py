@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.activations.run_log import RunLog, describe_shares
@@ -38,6 +39,18 @@ class StoreLine:
     users: tuple[str, ...]
 
 
+def plain_time(stamp: str) -> str:
+    """A time of a log as a person reads it; anything else as it is.
+
+    >>> plain_time("2026-11-29T07:30:46+0100"), plain_time("")
+    ('2026-11-29 06:30 UTC', '')
+    """
+    try:
+        return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S%z").astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return stamp
+
+
 def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, Any]) -> list[Stage]:
     """What ran, from the logs beside what it made."""
     stages = []
@@ -49,7 +62,9 @@ def stages_of(run: RunContext, splits: Mapping[str, str], result: Mapping[str, A
             note = describe_shares(entry.stages)
             if entry.adopted:
                 note += f"; {sum(entry.adopted.values()):,} rows taken over from {', '.join(entry.adopted)}"
-            stages.append(Stage(f"extract {split} ({role})", entry.finished, entry.rows, entry.seconds, note))
+            stages.append(
+                Stage(f"extract {split} ({role})", plain_time(entry.finished), entry.rows, entry.seconds, note)
+            )
     for name, label in (("fit_head", "fit the head"), ("score", "score")):
         if name in result["seconds"]:
             stages.append(Stage(label, "", 0, result["seconds"][name], ""))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.sgd import sgd
 
+from pipeline.head.network_settings import SgdSettings
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.settings import SgdSettings
 from pipeline.io.errors import HeadError
 
 Loss = Callable[[Tensor, Tensor], Tensor]

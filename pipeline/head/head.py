@@ -13,7 +13,7 @@ from pipeline.activations.store import Store
 from pipeline.head.facts import HeadFacts
 from pipeline.head.networks import SCORED_ROWS
 from pipeline.head.settings import ScoreKind
-from pipeline.head.task import HeadModule, PatchScorer
+from pipeline.head.task import HeadModule, PatchScorer, PooledScorer, ScaledAccumulator
 from pipeline.io.errors import HeadError
 
 
@@ -47,7 +47,7 @@ class Head:
 
     @property
     def scores_patches(self) -> bool:
-        """Whether it has `patch_scores`; other heads score one vector per picture."""
+        """Whether it has `patch_scores`, and so heat maps; other heads score one vector per picture."""
         return isinstance(self.network, PatchScorer)
 
     def check_rows(self, store: Store) -> None:
@@ -94,3 +94,27 @@ class Head:
             raise HeadError(f"head {self.name!r} scores whole pictures, not patches")
         chunks = torch.from_numpy(rows).split(SCORED_ROWS)
         return torch.cat([self.network.patch_scores(chunk) for chunk in chunks]).numpy()
+
+    def own_picture_scores(self, rows: np.ndarray) -> np.ndarray | None:
+        """Compute the scores of one picture in the head's own way; None for a head whose patch scores are aggregated.
+
+        Parameters
+        ----------
+        rows : float16 ndarray of shape (n, width), all rows of the picture
+
+        Returns
+        -------
+        float64 ndarray of shape (n_classes,)
+
+        Raises
+        ------
+        HeadError
+            The head tells the scales of patches apart, which rows alone do not say.
+        """
+        if not isinstance(self.network, PooledScorer):
+            return None
+        accumulator = self.network.accumulator(range(1))
+        if isinstance(accumulator, ScaledAccumulator):
+            raise HeadError(f"head {self.name!r} scores pictures of a store, not rows alone: it tells scales apart")
+        accumulator.add(rows, np.zeros(len(rows), np.int64))
+        return self.network.picture_scores(accumulator.columns())[0]

@@ -25,9 +25,9 @@ from pipeline.head.dropout import draw_and_drop, draw_words, drop
 from pipeline.head.fit_memory import device_bytes, fit_operations, rows_bytes, step_bytes, training_bytes
 from pipeline.head.fit_rows import FitRows, RowsInMemory
 from pipeline.head.fitting import LearningRateSchedule, Loss, LossCurve, LossSum, make_optimizer
+from pipeline.head.network_settings import NetworkSettings
 from pipeline.head.networks import STANDARDISED_ROWS, HeadNetwork
 from pipeline.head.rows import RowReader
-from pipeline.head.settings import NetworkSettings
 from pipeline.head.stacked import StackedHeads
 from pipeline.io.errors import HeadError
 from pipeline.io.memory import release_memory

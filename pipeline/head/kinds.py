@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.head import adapted, code, knn, native, ncm, strong, svm, weak
+from pipeline.head import adapted, attention, code, knn, native, ncm, strong, svm, vlad, weak
 from pipeline.head.task import HeadKind
 
 KINDS: dict[str, HeadKind[Any]] = {
@@ -16,5 +16,7 @@ KINDS: dict[str, HeadKind[Any]] = {
     "code": code.KIND,
     "knn": knn.KIND,
     "ncm": ncm.KIND,
+    "attention": attention.KIND,
+    "vlad": vlad.KIND,
 }
 """The implementation of each kind, by the ``kind`` of its settings."""

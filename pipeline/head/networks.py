@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.head.dropout import Dropout
-from pipeline.head.settings import NetworkSettings, PatchScoreKind
+from pipeline.head.network_settings import NetworkSettings
+from pipeline.head.settings import PatchScoreKind, ScoreKind
 from pipeline.trunk.runner import cpu_has_bf16
 
 SCORED_ROWS = 2048
@@ -39,6 +40,7 @@ class HeadNetwork(nn.Module):
     mean, inv_std : float32 Tensors of shape (width,), mean and inverse standard deviation of the fit rows
     """
 
+    score_kind: ScoreKind
     mean: Tensor
     inv_std: Tensor
 

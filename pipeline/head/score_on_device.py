@@ -14,7 +14,7 @@ from pipeline.head.device import Place, count_parameters
 from pipeline.head.fit_memory import rows_bytes, scoring_bytes
 from pipeline.head.head import Head
 from pipeline.head.networks import SCORED_ROWS, HeadNetwork
-from pipeline.head.task import PatchScorer
+from pipeline.head.task import PatchScorer, PooledScorer
 from pipeline.trunk.windows import page_locked, to_device
 
 
@@ -67,8 +67,14 @@ class DeviceScorer:
 
 
 def can_move(head: Head) -> bool:
-    """Return whether a GPU can compute a head's patch scores: it is a network with weights, of this package."""
-    return head.scores_patches and isinstance(head.network, nn.Module) and any(True for _ in head.network.parameters())
+    """Return whether a GPU can compute a head's patch scores: it is a network with weights, of this package.
+
+    Pictures that are scored by an accumulator of the head's own are scored on the CPU.
+    """
+    network = head.network
+    if not isinstance(network, PatchScorer) or isinstance(network, PooledScorer):
+        return False
+    return isinstance(network, nn.Module) and any(True for _ in network.parameters())
 
 
 def _copy_to(head: Head, device: torch.device) -> PatchScorer:

@@ -13,8 +13,9 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.head.network_settings import NetworkSettings
 from pipeline.io.messages import brief
-from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH, Settings
+from pipeline.io.model import MAX_BATCH, MAX_WIDTH, Settings
 from pipeline.io.own_code import find_code
 
 ScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds", "pooled"]
@@ -42,53 +43,6 @@ HEAD_GROUP = "pipeline.heads"
 """Entry points of heads that other packages bring."""
 
 
-class SgdSettings(Settings):
-    """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
-
-    rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")
-    max_epochs: tuple[int, ...] = Field((6, 2, 1), min_length=1, description="largest number of epochs per rate")
-    settled: float = Field(
-        0.01, ge=0, description="a rate ends when an epoch lowers the mean loss by less than this share"
-    )
-    batch: int = Field(256, ge=1, le=MAX_BATCH)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-
-    @model_validator(mode="after")
-    def _rates_and_epochs_pair(self) -> Self:
-        if len(self.rates) != len(self.max_epochs):
-            got = f"{brief(self.rates)} and {brief(self.max_epochs)}"
-            raise ValueError(f"rates and max_epochs must be equally long, got {got}")
-        if any(r <= 0 for r in self.rates) or any(e < 0 for e in self.max_epochs):
-            raise ValueError("rates must be positive, max_epochs at least 0")
-        if not any(self.max_epochs):
-            raise ValueError("max_epochs must allow one epoch at least")
-        if any(e > MAX_EPOCHS for e in self.max_epochs):
-            raise ValueError(f"max_epochs must be at most {MAX_EPOCHS:,}")
-        return self
-
-
-class NetworkSettings(SgdSettings):
-    """Layers of a head on standardised rows."""
-
-    hidden: tuple[int, ...] = Field((2048,), max_length=8, description="widths of the layers before FCb: FCa, ...")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on the inputs of FCa and FCb")
-    input_dropout: float | None = Field(
-        None, ge=0, lt=1, description="on the input of the first layer, where it differs from dropout"
-    )
-    standardise: bool = Field(True, description="input columns to mean 0 and deviation 1 over the fit rows")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of hidden layers, the last one is fp32 always; auto: bf16 where the CPU computes in it"
-    )
-
-    @field_validator("hidden")
-    @classmethod
-    def _widths_are_sane(cls, hidden: tuple[int, ...]) -> tuple[int, ...]:
-        if any(not 1 <= h <= MAX_WIDTH for h in hidden):
-            raise ValueError(f"hidden must be positive and at most {MAX_WIDTH:,}")
-        return hidden
-
-
 class HeadSettings(NetworkSettings):
     """A strongly supervised head: fitted on patches with labels (Oquab et al. 2014, section 3.3)."""
 
@@ -112,6 +66,27 @@ class WeakSettings(NetworkSettings):
     hidden: tuple[int, ...] = Field((1024,), max_length=8, description="widths of the layers before FCb")
     top: int = Field(1, ge=1, le=1000, description="patches whose mean score is a picture's; 1 is the maximum")
     # A fifth of the others': few pictures per step, and their best patches are alike; at 0.01 the loss rises.
+    rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
+    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="largest number of epochs per rate")
+    batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
+
+
+class AttentionSettings(NetworkSettings):
+    """A head fitted on picture labels alone, through patches that it learns to attend to (Ilse et al. 2018)."""
+
+    scores_patches: ClassVar[bool] = False
+    needs_boxes: ClassVar[bool] = False
+    kind: Literal["attention"]
+    hidden: tuple[int, ...] = Field((), max_length=8, description="widths of the layers before attention and FCb")
+    attention: int = Field(128, ge=1, le=MAX_WIDTH, description="width of the gated layer, which all classes share")
+    attention_rate: float = Field(
+        1.0, gt=0, le=1000, description="learning rate of the attention, as a multiple of FCb's"
+    )
+    maps: Literal["score", "attention"] = Field(
+        "score",
+        description="the value of a patch in heat maps: its score, as if it were the whole picture; or its attention, "
+        "the log of its weight in the picture up to a constant",
+    )
     rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
     max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="largest number of epochs per rate")
     batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
@@ -150,6 +125,26 @@ class SvmSettings(Settings):
         if any(not 1e-6 <= c <= 1e6 for c in costs):
             raise ValueError("costs must lie in 1e-6..1e6")
         return costs
+
+
+class VladSettings(SvmSettings):
+    """A linear SVM per class on an orderless encoding of a picture's patches, scale by scale (Gong et al. 2014)."""
+
+    # All that is said of an SVM holds but for its kind; and the vectors keep their own lengths.
+    kind: Literal["vlad"]  # type: ignore[assignment]
+    encoding: Literal["vlad", "fisher"] = Field(
+        "vlad", description="vlad: residuals to the nearest words; fisher: gradients of a mixture of Gaussians"
+    )
+    levels: int = Field(3, ge=1, le=256, description="groups of neighbouring scales, each with words of its own")
+    words: int = Field(32, ge=1, le=4096, description="words per level, or Gaussians")
+    components: int = Field(64, ge=1, le=MAX_WIDTH, description="principal components of a row, over all levels")
+    sample: int = Field(
+        20_000, ge=10, le=10_000_000, description="fit rows, about, from which components and words are learnt"
+    )
+    pooling: tuple[Literal["mean", "max"], ...] = Field(
+        (), description="further vectors of each level that are joined: the mean or the maximum of its rows"
+    )
+    standardise: Literal[False] = Field(False, description="never: each vector keeps its length")
 
 
 class AdaptedSettings(HeadSettings):
@@ -285,12 +280,14 @@ AnyHead = Annotated[
     | Annotated[OwnSettings, Tag("own")]
     | Annotated[CodeSettings, Tag("code")]
     | Annotated[KnnSettings, Tag("knn")]
-    | Annotated[NcmSettings, Tag("ncm")],
+    | Annotated[NcmSettings, Tag("ncm")]
+    | Annotated[AttentionSettings, Tag("attention")]
+    | Annotated[VladSettings, Tag("vlad")],
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
 HEAD_KINDS: tuple[str, ...] = tuple(get_args(member)[1].tag for member in get_args(get_args(AnyHead)[0]))
-CPU_KINDS = ("own", "code", "knn", "ncm")
+CPU_KINDS = ("own", "code", "knn", "ncm", "attention")
 """Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 
 
@@ -304,6 +301,8 @@ HEADS: dict[str, AnyHead] = {
     "multilabel": HeadSettings(targets="several"),
     "weak": WeakSettings(kind="weak", hidden=(), top=20, max_epochs=(6, 2)),
     "weak-fca": WeakSettings(kind="weak", hidden=(1024,), top=20, max_epochs=(6, 2)),
+    "attention": AttentionSettings(kind="attention"),
+    "vlad": VladSettings(kind="vlad"),
     "svm": SvmSettings(kind="svm", pooling=("mean", "max")),
     "knn": KnnSettings(kind="knn"),
     "knn-patches": KnnSettings(kind="knn", takes="patches"),

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.head.device import upload_numbers
 from pipeline.head.dropout import Dropout, draw_words
+from pipeline.head.network_settings import SgdSettings
 from pipeline.head.networks import HeadNetwork
-from pipeline.head.settings import SgdSettings
 
 
 class StackedHeads:

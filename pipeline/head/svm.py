@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,38 +50,98 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     HeadError
         Pictures without labels, or no class with a positive and a negative picture.
     """
-    table, used = task.table, fit_pictures(task)
-    _import_svm()  # before memory is counted
+    used = fit_pictures(task)
     columns = task.store.width * len(settings.pooling)
-    n_fits = (FOLDS * len(settings.costs) if len(settings.costs) > 1 else 0) + 1
-    n_svms, n_forms = n_fits * task.n_classes, FOLDS + 1
+
+    def bytes_of(n: int) -> int:
+        return _bytes_of_fit(task, settings, used, n) if n else _bytes_beside_gpu(task, settings, used)
+
+    fitting = choose_way(task, settings.costs, used, columns, bytes_of)
+    vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
+    release_memory()
+    network, facts = fitting.run(vectors, settings, partial(make_network, task.store.width, task.n_classes, settings))
+    return Fitted(network.eval(), [], facts)
+
+
+@dataclass(frozen=True)
+class SvmFit:
+    """How the SVMs of a task are fitted on one vector per picture.
+
+    Attributes
+    ----------
+    used : int64 ndarray (n,), the pictures
+    text, threads : what is fitted, for messages; classes that are fitted side by side on a CPU
+    """
+
+    task: FitTask
+    used: np.ndarray
+    text: str
+    place: Place
+    threads: int
+
+    def run(self, vectors: np.ndarray, settings: SvmSettings, make: Callable[[], Svm]) -> tuple[Svm, dict[str, Any]]:
+        """Choose C by cross-validation, and fit one SVM per class; return them and the facts of their fit.
+
+        Parameters
+        ----------
+        vectors : float64 ndarray (n, n_columns), changed in place
+        settings : of the standardisation, and the values of C
+        make : makes a network of so many columns
+
+        Raises
+        ------
+        HeadError
+            No class with a positive and a negative picture.
+        """
+        task, table = self.task, self.task.table
+        labels = table.picture_labels[self.used]
+        both = labelled_both_ways(table, labels)
+        n_svms = _n_fits(settings.costs) * task.n_classes
+        with Progress(f"fit {task.name}", n_svms, "SVMs") as progress, explain_full_memory(self.place, self.text):
+            fits = _Fits(vectors, labels, settings, task, self.place, self.threads, progress, make)
+            tried = _cross_validate(fits, [table.picture_sha256[i] for i in self.used])
+            cost = max(settings.costs, key=lambda c: (tried.get(c, 0.0), -c))
+            ((network, unsettled),) = fits.run([(None, cost)])
+        facts = {
+            "cost": cost,
+            "cross_validated_mAP": {f"{c:g}": round(value, 6) for c, value in tried.items()},
+            "folds": FOLDS if tried else 0,
+            **count_pictures(table.classes, labels, both),
+            "unsettled": [table.classes[column] for column in unsettled],
+        }
+        return network, {"svm": facts, **fact_of_device(self.place.device)}
+
+
+def choose_way(
+    task: FitTask, costs: Sequence[float], used: np.ndarray, columns: int, bytes_of: Callable[[int], int]
+) -> SvmFit:
+    """Choose where the SVMs are fitted, and how many side by side, before anything is read; say it.
+
+    Parameters
+    ----------
+    used : int64 ndarray (n,), the pictures
+    columns : of a picture's vector
+    bytes_of : most bytes that a fit takes with so many classes side by side; with 0, on a GPU
+
+    Raises
+    ------
+    HeadError
+        The fit does not fit into the memory budget.
+    """
+    _import_svm()  # before memory is counted
+    n_svms, n_forms = _n_fits(costs) * task.n_classes, FOLDS + 1
     text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
     operations = svm_on_device.operations(len(used), columns, n_svms)
     place = task.device.choose(text, operations, svm_on_device.working_bytes(len(used), columns, n_svms, n_forms))
     threads = 1 if place.on_gpu else _threads(task, used, columns)
-    if place.on_gpu:
-        ways = {_pooled(1): _bytes_beside_gpu(task, settings, used, n_svms)}
-    else:
-        ways = {_pooled(n): _bytes_of_fit(task, settings, used, n) for n in _halvings(threads)}
+    ways = {_pooled(n): bytes_of(0 if place.on_gpu else n) for n in _halvings(threads)}
     way = task.reader.budget.choose(text, ways)
-    threads = next(n for n in _halvings(threads) if _pooled(n) == way)
-    vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
-    release_memory()
-    labels = table.picture_labels[used]
-    both = labelled_both_ways(table, labels)
-    with Progress(f"fit {task.name}", n_svms, "SVMs") as progress, explain_full_memory(place, text):
-        fits = _Fits(vectors, labels, settings, task, place, threads, progress)
-        tried = _cross_validate(fits, [table.picture_sha256[i] for i in used])
-        cost = max(settings.costs, key=lambda c: (tried.get(c, 0.0), -c))
-        ((network, unsettled),) = fits.run([(None, cost)])
-    facts = {
-        "cost": cost,
-        "cross_validated_mAP": {f"{c:g}": round(value, 6) for c, value in tried.items()},
-        "folds": FOLDS if tried else 0,
-        **count_pictures(table.classes, labels, both),
-        "unsettled": [table.classes[column] for column in unsettled],
-    }
-    return Fitted(network.eval(), [], {"svm": facts, **fact_of_device(place.device)})
+    return SvmFit(task, used, text, place, next(n for n in _halvings(threads) if _pooled(n) == way))
+
+
+def _n_fits(costs: Sequence[float]) -> int:
+    """Count the fits of all classes: of every fold and C, where there is a C to choose, and of all pictures."""
+    return (FOLDS * len(costs) if len(costs) > 1 else 0) + 1
 
 
 KIND: HeadKind[SvmSettings] = HeadKind.of_single(make_network, fit)
@@ -116,7 +177,7 @@ def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray, thread
     return bytes_of_fit(task, settings, len(used), copies)
 
 
-def _bytes_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray, n_svms: int) -> int:
+def _bytes_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int:
     """Return the most bytes of the CPU's memory that a fit on a GPU takes."""
     inside = np.bincount(fold_of([task.table.picture_sha256[i] for i in used]), minlength=FOLDS)
     largest_fold = int(inside.max()) / max(1, len(used))
@@ -124,9 +185,14 @@ def _bytes_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray, n_
     # distances, and these standardised.
     standardising = 16 if settings.standardise else 0
     scoring = math.ceil(24 * largest_fold) if len(settings.costs) > 1 else 0
-    signs = 5 * len(used) * n_svms  # by network, those of usable classes, all of them twice, and page-locked
-    moving = BLOCKS * BLOCK_BYTES
-    return bytes_of_fit(task, settings, len(used), 8 + max(standardising, scoring)) + signs + moving
+    moving = bytes_of_moving(len(used), task.n_classes, settings.costs)
+    return bytes_of_fit(task, settings, len(used), 8 + max(standardising, scoring)) + moving
+
+
+def bytes_of_moving(n_vectors: int, n_classes: int, costs: Sequence[float]) -> int:
+    """Return the most bytes of the CPU's memory that it takes to move vectors and labels to a GPU."""
+    # Signs by network, those of usable classes, all of them twice, and page-locked.
+    return 5 * n_vectors * n_classes * _n_fits(costs) + BLOCKS * BLOCK_BYTES
 
 
 def fold_of(file_sha256: Sequence[str]) -> np.ndarray:
@@ -148,6 +214,7 @@ class _Fits:
     vectors : float64 ndarray (n, n_columns)
     labels : int8 ndarray (n, n_classes), 1, 0, -1
     threads : classes that are fitted side by side on a CPU
+    make : makes a network without weights
     """
 
     vectors: np.ndarray
@@ -157,6 +224,7 @@ class _Fits:
     place: Place
     threads: int
     progress: Progress
+    make: Callable[[], Svm]
 
     def run(self, wanted: Sequence[tuple[np.ndarray | None, float]]) -> Iterator[tuple[Svm, list[int]]]:
         """Fit SVMs of all classes for each of some pairs.
@@ -169,7 +237,7 @@ class _Fits:
         ------
         network, and the columns of classes that did not converge
         """
-        networks = (make_network(self.task.store.width, self.labels.shape[1], self.settings) for _ in wanted)
+        networks = (self.make() for _ in wanted)
         if self.place.on_gpu:
             yield from self._run_on_device(list(networks), wanted)
             return

@@ -20,6 +20,7 @@ class Svm(PooledNetwork, nn.Module):
     width : columns of a row
     n_classes : int
     settings : SvmSettings
+    n_columns : of a vector; None for those of the pooled rows
 
     Attributes
     ----------
@@ -32,10 +33,10 @@ class Svm(PooledNetwork, nn.Module):
     mean: Tensor
     inv_std: Tensor
 
-    def __init__(self, width: int, n_classes: int, settings: SvmSettings) -> None:
+    def __init__(self, width: int, n_classes: int, settings: SvmSettings, n_columns: int | None = None) -> None:
         super().__init__()
         self.width, self.settings = width, settings
-        n_columns = width * len(settings.pooling)
+        n_columns = width * len(settings.pooling) if n_columns is None else n_columns
         self.register_buffer("weight", torch.zeros(n_classes, n_columns))
         self.register_buffer("bias", torch.zeros(n_classes))
         self.register_buffer("mean", torch.zeros(n_columns))

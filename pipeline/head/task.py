@@ -24,7 +24,10 @@ HIGHEST_PROBABILITY = 1 + 1e-6
 
 
 class HeadModule(Protocol):
-    """The network of a head; it also is a `PatchScorer` or a `PooledScorer`."""
+    """The network of a head; it also is a `PatchScorer` or a `PooledScorer`.
+
+    One that is both scores pictures as a `PooledScorer`, and its `patch_scores` are the values of patches in heat maps.
+    """
 
     @property
     def score_kind(self) -> ScoreKind:
@@ -69,10 +72,21 @@ class Accumulator(Protocol):
 
 
 @runtime_checkable
+class ScaledAccumulator(Protocol):
+    """An accumulator that tells the scales of patches apart."""
+
+    def add_scaled(self, rows: np.ndarray, picture: np.ndarray, scale: np.ndarray) -> None:
+        """Add as `Accumulator` does, of scales (n,), uint8: the index of each row's scale in the grid."""
+
+    def columns(self) -> Columns:
+        """Return the columns of the range, after the last row."""
+
+
+@runtime_checkable
 class PooledScorer(Protocol):
     """A network that scores one vector per picture, pooled over its rows."""
 
-    def accumulator(self, pictures: range) -> Accumulator:
+    def accumulator(self, pictures: range) -> Accumulator | ScaledAccumulator:
         """Return an accumulator for one pass over the parts that hold rows of a range of pictures."""
 
     def picture_scores(self, columns: Columns) -> np.ndarray:

@@ -6,7 +6,9 @@ convolutional neural networks": search over positions and scales, maximum per pi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from pipeline.head.bags import Bag, PictureBags
 from pipeline.head.device import BLOCK_BYTES, BLOCKS, CPU, explain_full_memory, fact_of_device
 from pipeline.head.fit_memory import fit_operations, rows_bytes, scoring_bytes, step_bytes, training_bytes
 from pipeline.head.fitting import LearningRateSchedule, LossCurve, Sgd, logistic_loss, make_optimizer
+from pipeline.head.network_settings import NetworkSettings
 from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
 from pipeline.head.task import FitTask, Fitted, HeadKind
@@ -124,17 +127,8 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     HeadError
         No picture has a label.
     """
-    table = task.table
-    wanted = ~task.is_held_out
-    if table.labelled:
-        wanted = wanted & (table.picture_labels != 0).any(1)
-    bags = task.reader.bags(table.first_row, wanted)
-    if not table.labelled or not (table.picture_labels[bags.wanted] == 1).any():
-        raise HeadError(
-            f"{table.dataset} {table.split}: no picture to fit {task.name} on has a label of a class; "
-            f"check the lists and boxes with: pipeline data check {table.dataset}"
-        )
-    labels = table.picture_labels[bags.wanted]
+    bags = labelled_bags(task)
+    labels = task.table.picture_labels[bags.wanted]
     network = make_network(task.store.width, task.n_classes, settings)
     generator = torch.Generator().manual_seed(task.seed)
     network.initialise(generator)
@@ -153,17 +147,44 @@ def fit(task: FitTask, settings: WeakSettings) -> Fitted:
     else:
         if settings.standardise:
             network.standardise_over(torch.from_numpy(rows) for _, rows in bags.in_order())
-        epochs = _run_epochs(network, bags, task, settings, generator)
+        step = partial(take_step, network, top=settings.top)
+        epochs = run_epochs(network, bags, task, settings, generator, step)
     fitted_in = {"precision": network.precision, **fact_of_device(place.device)}
     network.move(CPU)
-    counts = (labels == 1).sum(0)
+    return Fitted(network, epochs, {"patches": count_bags(task, bags), **fitted_in})
+
+
+def labelled_bags(task: FitTask) -> PictureBags:
+    """Return the fit pictures that have a label of a class, with all of their rows.
+
+    Raises
+    ------
+    HeadError
+        There is none, or none shows a class.
+    """
+    table = task.table
+    wanted = ~task.is_held_out
+    if table.labelled:
+        wanted = wanted & (table.picture_labels != 0).any(1)
+    bags = task.reader.bags(table.first_row, wanted)
+    if not table.labelled or not (table.picture_labels[bags.wanted] == 1).any():
+        raise HeadError(
+            f"{table.dataset} {table.split}: no picture to fit {task.name} on has a label of a class; "
+            f"check the lists and boxes with: pipeline data check {table.dataset}"
+        )
+    return bags
+
+
+def count_bags(task: FitTask, bags: PictureBags) -> dict[str, Any]:
+    """Return the facts of a fit on bags from which `HeadFacts.never_learnt` follows: a JSON object."""
+    classes, labels = task.table.classes, task.table.picture_labels[bags.wanted]
     facts: dict[str, Any] = {
         "looked_at": bags.n_rows,
-        "pictures_per_class": {c: int(n) for c, n in zip(table.classes, counts, strict=True)},
+        "pictures_per_class": {c: int(n) for c, n in zip(classes, (labels == 1).sum(0), strict=True)},
     }
     if not (labels == -1).any(0).all():
-        facts["never_negative"] = [table.classes[c] for c in np.flatnonzero(~(labels == -1).any(0))]
-    return Fitted(network, epochs, {"patches": facts, **fitted_in})
+        facts["never_negative"] = [classes[c] for c in np.flatnonzero(~(labels == -1).any(0))]
+    return facts
 
 
 def _working_bytes(network: HeadNetwork, bags: PictureBags, settings: WeakSettings) -> int:
@@ -177,14 +198,20 @@ def _working_bytes(network: HeadNetwork, bags: PictureBags, settings: WeakSettin
     return training_bytes(network) + choice + max(learning, scoring_bytes(network, n_rows), standardising)
 
 
-def _run_epochs(
-    network: HeadNetwork, bags: PictureBags, task: FitTask, settings: WeakSettings, generator: torch.Generator
+def run_epochs(
+    network: HeadNetwork,
+    bags: PictureBags,
+    task: FitTask,
+    settings: NetworkSettings,
+    generator: torch.Generator,
+    take: Callable[[Sgd, list[Bag], Tensor], float],
 ) -> LossCurve:
-    """Run all epochs; the network is left in eval mode.
+    """Run all epochs on bags; the network is left in eval mode.
 
     Parameters
     ----------
     generator : of the order of pictures
+    take : takes one step, and returns the mean loss before it: of an optimizer, a batch and its labels
     """
     optimizer = make_optimizer(network, settings)
     schedule = LearningRateSchedule(settings, task.name)
@@ -198,7 +225,7 @@ def _run_epochs(
             network.train()
             total = 0.0
             for batch in bags.in_batches(settings.batch, generator):
-                loss = take_step(network, optimizer, batch, labels[[picture for picture, _ in batch]], settings.top)
+                loss = take(optimizer, batch, labels[[picture for picture, _ in batch]])
                 total += loss * len(batch)
                 progress.advance(len(batch), note=f"rate {schedule.rate:g}, loss {loss:.3f}")
             schedule.end_epoch(total / len(bags))

@@ -22,7 +22,7 @@ from pipeline.activations.store import Store
 from pipeline.head.device import HeadDevice, Place, explain_full_memory
 from pipeline.head.head import Head
 from pipeline.head.score_on_device import DeviceScorer, PendingScores, can_move, device_bytes, scoring_operations
-from pipeline.head.task import Accumulator, Columns, PooledScorer
+from pipeline.head.task import Accumulator, Columns, PooledScorer, ScaledAccumulator
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
 from pipeline.patches.table import PatchTable
@@ -85,13 +85,37 @@ class PatchwiseScores:
         return columns if self._peaks is None else {**columns, "peak_xy": self._peaks.result()}
 
 
+class MappedPictures:
+    """The accumulator of heads that score pictures in a way of their own, and patches for heat maps.
+
+    Parameters
+    ----------
+    pictures : the range
+    table : of the highest points of heat maps
+    """
+
+    def __init__(self, head: Head, pictures: range, of_pictures: Accumulator, table: PatchTable) -> None:
+        self._head, self._pictures, self._of_pictures = head, pictures, of_pictures
+        self._peaks = Peaks(table, pictures)
+
+    def add(self, rows: np.ndarray, picture: np.ndarray) -> None:
+        """See `Accumulator`."""
+        self._of_pictures.add(rows, picture)
+        inside = slice(*np.searchsorted(picture, [self._pictures.start, self._pictures.stop]))
+        self._peaks.add(self._head.patch_scores(rows)[inside], picture[inside])
+
+    def columns(self) -> Columns:
+        """Return the head's own columns, and ``peak_xy`` as in `SplitScores`."""
+        return {**self._of_pictures.columns(), "peak_xy": self._peaks.result()}
+
+
 def make_accumulator(
     head: Head,
     pictures: range,
     aggregations: Sequence[AggregationLike],
     table: PatchTable | None = None,
     scorer: DeviceScorer | None = None,
-) -> Accumulator:
+) -> Accumulator | ScaledAccumulator:
     """Make the accumulator of a head.
 
     Parameters
@@ -101,7 +125,10 @@ def make_accumulator(
     table, scorer : as for `PatchwiseScores`
     """
     if isinstance(head.network, PooledScorer):
-        return head.network.accumulator(pictures)
+        accumulator = head.network.accumulator(pictures)
+        if table is None or not head.scores_patches or isinstance(accumulator, ScaledAccumulator):
+            return accumulator
+        return MappedPictures(head, pictures, accumulator, table)
     return PatchwiseScores(head, pictures, aggregations, table, scorer if can_move(head) else None)
 
 
@@ -253,25 +280,30 @@ class SplitScoring:
             return [accumulator.columns() for accumulator in accumulators]
 
     def _score_parts(
-        self, pictures: range, accumulators: Sequence[Accumulator], advance: Callable[[int], None]
+        self, pictures: range, accumulators: Sequence[Accumulator | ScaledAccumulator], advance: Callable[[int], None]
     ) -> None:
         first, stop = self._rows_of(pictures)
         parts = [part for part in self.store.parts if part.start < stop and first < part.stop] if first < stop else []
+        scaled = any(isinstance(accumulator, ScaledAccumulator) for accumulator in accumulators)
         for part, values in self.store.iter_parts(parts):
-            rows, picture = self._choose(part, values)
+            rows, picture, chosen = self._choose(part, values)
+            scale = self.store.read_object("scale", part)[chosen] if scaled else np.zeros(0, np.uint8)
             if len(picture):
                 for accumulator in accumulators:
-                    accumulator.add(rows, picture)
+                    if isinstance(accumulator, ScaledAccumulator):
+                        accumulator.add_scaled(rows, picture, scale)
+                    else:
+                        accumulator.add(rows, picture)
             del values, rows
             advance(min(part.stop, stop) - max(part.start, first))
 
-    def _choose(self, part: Part, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of the wanted pictures in a part, and their pictures."""
+    def _choose(self, part: Part, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
+        """Return the rows of the wanted pictures in a part, their pictures, and which rows of the part they are."""
         picture = self.table.picture_of(slice(part.start, part.stop))
         if self._wanted is None:
-            return rows, picture
+            return rows, picture, slice(None)
         chosen = self._wanted[picture]
-        return rows[chosen], picture[chosen]
+        return rows[chosen], picture[chosen], chosen
 
     def join(self, ranges: Sequence[Sequence[Columns]]) -> list[SplitScores]:
         """Join the columns of ranges that follow one another from the first picture to the last.

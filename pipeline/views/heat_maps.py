@@ -30,7 +30,7 @@ from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures import style
 from pipeline.views.figures.heat_maps import Tile, heat_map_sheet
-from pipeline.views.photos import Look, PhotoReader, check_makes_heat_maps, shrink_for_display
+from pipeline.views.photos import Look, Photo, PhotoReader, check_makes_heat_maps, look_at, shrink_for_display
 
 SHEET_PX = 640
 """Longer side of the pictures of a sheet: more than they have on it."""
@@ -89,10 +89,10 @@ class SplitReader:
             index = table.ids.index(i)
             rows = np.arange(*table.first_row[index : index + 2])
             image = decode_image(self.paths[i].read_bytes(), bool(table.apply_exif[index]), i)
-            scores = head.patch_scores(self.store.read_rows(rows))
             pixels, box_xyxy = shrink_for_display(image), table.windows_of_picture(index).box_xyxy
-            known = self._known(index)
-            looks.append(Look(i, pixels, image.size, box_xyxy, head.classes, scores, head.score_kind, *known))
+            look = look_at(head, Photo(i, pixels, image.size, box_xyxy, self.store.read_rows(rows)))
+            objects, labels = self._known(index)
+            looks.append(replace(look, objects=objects, labels=labels))
         return looks
 
     def _known(self, index: int) -> tuple[Annotation, np.ndarray | None]:

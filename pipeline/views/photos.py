@@ -72,6 +72,8 @@ class Look:
     objects : those that its annotation has, by index into `classes`
     labels : int8 ndarray of shape (n_classes,): 1 where the picture is known to show a class, 0 where it counts neither
         way, -1 elsewhere; None where nothing is known of the picture
+    own_scores : float64 ndarray of shape (n_classes,), of the whole picture, by heads that score pictures in a way of
+        their own (``pooled``); None where patch scores are aggregated
     """
 
     name: str
@@ -83,6 +85,7 @@ class Look:
     score_kind: ScoreKind
     objects: Annotation = EMPTY_ANNOTATION
     labels: np.ndarray | None = None
+    own_scores: np.ndarray | None = None
 
     def __repr__(self) -> str:
         width, height = self.size_wh
@@ -106,7 +109,10 @@ class Look:
         """
         aggregation = Aggregation.parse(k)
         if not aggregation.applies_to(self.score_kind):
-            raise HeadError(f"{self.score_kind} scores have no aggregation k={k}; expected max, top:T or lme:R")
+            expected = "max, top:T or lme:R" if self.own_scores is None else "pooled"
+            raise HeadError(f"{self.score_kind} scores have no aggregation k={k}; expected {expected}")
+        if self.own_scores is not None:
+            return self.own_scores.copy()
         return aggregation.apply(self.patch_scores[None].astype(np.float64))[0]
 
     def shrunk(self, most_px: int) -> Look:
@@ -170,6 +176,20 @@ class Photo:
     def __repr__(self) -> str:
         width, height = self.size_wh
         return f"<Photo {shorten(self.name)}, {width:,} x {height:,} px: {len(self.rows):,} patches>"
+
+
+def look_at(head: Head, photo: Photo) -> Look:
+    """Return what a head says of a photo and of its patches."""
+    return Look(
+        photo.name,
+        photo.pixels,
+        photo.size_wh,
+        photo.box_xyxy,
+        head.classes,
+        head.patch_scores(photo.rows),
+        head.score_kind,
+        own_scores=head.own_picture_scores(photo.rows),
+    )
 
 
 class PhotoReader:
@@ -248,10 +268,7 @@ class PhotoReader:
 
     def judge(self, photo: Photo) -> Look:
         """Return the head's scores of a photo and its patches."""
-        scores = self.head.patch_scores(photo.rows)
-        return Look(
-            photo.name, photo.pixels, photo.size_wh, photo.box_xyxy, self.head.classes, scores, self.head.score_kind
-        )
+        return look_at(self.head, photo)
 
     def look(self, path: Path, known_turns: Mapping[str, bool] = MappingProxyType({})) -> Look:
         """`read` and `judge` a photo."""

@@ -31,8 +31,15 @@ HEADS = {
     "svm": {"kind": "svm"},
     "adapted": {"kind": "adapted", "hidden": [2], "precision": "fp32"},
     "own": {"kind": "own"},
+    "attention": {"kind": "attention", "attention": 2},
+    "vlad": {"kind": "vlad"},
+    "vlad, fisher": {"kind": "vlad", "encoding": "fisher", "pooling": ["mean"]},
 }
-NETWORKS = {"adapted": {"network": {"fc_widths": [4, 2]}}}
+NETWORKS = {
+    "adapted": {"network": {"fc_widths": [4, 2]}},
+    "vlad": {"network": {"shape": [2, 3, 2]}},
+    "vlad, fisher": {"network": {"shape": [1, 2, 3]}},
+}
 FACTS = {
     "name": "made",
     "dataset": "tiny",

@@ -12,6 +12,8 @@ from pipeline.head.task import PatchScorer, PooledScorer
 
 FURTHER = {"adapted": {"fc_widths": [6, 5]}, "knn": {"n_rows": 30}}
 """Arguments of networks that are made from more than their settings."""
+MAPPED = {"attention"}
+"""Kinds that score pictures in a way of their own, and patches for heat maps."""
 NEEDED = {"code": {"code": "support.own_class:Zeros"}}
 """Settings without a default."""
 
@@ -25,8 +27,9 @@ def test_a_network_scores_patches_or_whole_pictures(kind):
     settings = TypeAdapter(AnyHead).validate_python({"kind": kind, **NEEDED.get(kind, {})})
     network = KINDS[kind].make_network(8, 3, settings, **FURTHER.get(kind, {})).eval()
 
-    assert isinstance(network, PatchScorer) != isinstance(network, PooledScorer)
-    assert isinstance(network, PatchScorer) == settings.scores_patches
+    # `patch_scores` of a network that pools are for heat maps.
+    assert isinstance(network, PooledScorer) != settings.scores_patches
+    assert isinstance(network, PatchScorer) == (settings.scores_patches or kind in MAPPED)
     assert network.score_kind in get_args(ScoreKind)
     if isinstance(network, PatchScorer):
         with torch.inference_mode():

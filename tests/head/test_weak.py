@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.bags import WIDTH, draw_rows, make_table
 from support.heads import fit_head
 from torch import nn
 
@@ -19,53 +20,11 @@ from pipeline.head.networks import HeadNetwork
 from pipeline.head.settings import WeakSettings
 from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import mean_average_precision
-from pipeline.patches.labels import Overlap
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 
 LABELS = LabelSettings()
-WIDTH = 16
 QUICK = WeakSettings(kind="weak", hidden=(8,), top=2, batch=4, rates=(0.01, 0.001), max_epochs=(2, 1), settled=0)
-
-
-def draw_rows(seed: int, sizes: list[int], n_showing: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of pictures, and labels of three classes; a picture may show none or several.
-
-    Class c is high in column c of `n_showing` patches of a picture that shows it. All patches of a picture
-    are moved together, in all columns: what a network would learn that took every patch for the class.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.where(rng.random((len(sizes), 3)) < 0.35, 1, -1).astype(np.int8)
-    rows = []
-    for shown, size in zip(labels == 1, sizes, strict=True):
-        values = rng.normal(0, 0.5, (size, WIDTH)) + rng.normal(0, 0.8, WIDTH)
-        for c in np.flatnonzero(shown):
-            values[rng.choice(size, min(n_showing, size), replace=False), c] += 4
-        rows.append(values)
-    return np.concatenate(rows).astype(np.float16), labels
-
-
-def make_table(make, sizes: list[int], labels: np.ndarray):
-    """A table without any object: its pictures have labels, and its patches none."""
-    n = sum(sizes)
-    nothing = np.zeros(n, np.uint8)
-    table = replace(
-        make.table(len(sizes)),
-        picture=np.repeat(np.arange(len(sizes)), sizes).astype(np.int32),
-        box_xyxy=np.zeros((n, 4), np.float32),
-        scale=nothing,
-        overlap=Overlap(
-            n_filling=nothing,
-            n_touching=nothing,
-            filling_class=np.full(n, -1, np.int16),
-            filling_difficult=np.zeros(n, bool),
-            fill_row=np.zeros(0, np.int64),
-            fill_class=np.zeros(0, np.int16),
-            fill_difficult=np.zeros(0, bool),
-        ),
-        picture_labels=labels,
-    )
-    return replace(table, rows_digest=table.compute_rows_digest())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +32,7 @@ def scene(make, tmp_path_factory):
     """Forty pictures of 1 to 40 patches, in parts of 50: most parts end within a picture."""
     sizes = np.random.default_rng(3).integers(1, 41, 40).tolist()
     rows, labels = draw_rows(0, sizes)
-    table = make_table(make, sizes, labels)
+    table = make_table(sizes, labels)
     return table, make.store(tmp_path_factory.mktemp("weak") / "s.zarr", table, rows), rows
 
 
@@ -99,7 +58,7 @@ def test_few_patches_of_a_picture_carry_its_class(make, tmp_path):
     ours, theirs = [], []
     for seed in (0, 7):
         rows, labels = draw_rows(seed, SIZES)
-        table = make_table(make, SIZES, labels)
+        table = make_table(SIZES, labels)
         head = fit(make.store(tmp_path / f"{seed}.zarr", table, rows, 4096), table, settings)
         # The same network, for which every patch of a picture shows what the picture shows.
         every = HeadNetwork(WIDTH, 3, settings, "log-odds")
@@ -117,7 +76,7 @@ def test_few_patches_of_a_picture_carry_its_class(make, tmp_path):
 def test_one_row_a_picture(make, tmp_path):
     sizes = [1] * 300
     rows, labels = draw_rows(0, sizes)
-    table = make_table(make, sizes, labels)
+    table = make_table(sizes, labels)
 
     head = fit(
         make.store(tmp_path / "whole.zarr", table, rows, 100), table, QUICK.model_copy(update={"max_epochs": (6, 2)})

@@ -199,7 +199,8 @@ def test_configured_heads_go_before_built_in_ones():
 def test_the_built_in_heads():
     widths = {name: HEADS[name].hidden for name in ("fca", "fcb", "fca2")}
     assert widths == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
-    assert {name for name, head in HEADS.items() if not head.needs_boxes} == {"svm", "weak", "weak-fca", "knn", "ncm"}
+    of_pictures = {"svm", "weak", "weak-fca", "knn", "ncm", "attention", "vlad"}
+    assert {name for name, head in HEADS.items() if not head.needs_boxes} == of_pictures
 
 
 KEPT = (1.0, 3.0, 5.0, 8.0, "max", "top:5", "top:20", "lme:8")

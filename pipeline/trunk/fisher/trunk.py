@@ -60,9 +60,15 @@ def fisher_gradients(x: Tensor, weights: Tensor, means: Tensor, deviations: Tens
     Tensor of shape (2, k, d): by the means, by the deviations
     """
     share = posteriors(x, weights, means, deviations)
-    zeroth = share.mean(0)[:, None]
-    first = share.T @ x / len(x)
-    second = share.T @ x**2 / len(x)
+    moments = share.mean(0), share.T @ x / len(x), share.T @ x**2 / len(x)
+    return gradients_of_moments(*moments, weights, means, deviations)
+
+
+def gradients_of_moments(
+    zeroth: Tensor, first: Tensor, second: Tensor, weights: Tensor, means: Tensor, deviations: Tensor
+) -> Tensor:
+    """Compute `fisher_gradients` from the mean posterior (k,), and those times x and x**2 (k, d)."""
+    zeroth = zeroth[:, None]
     by_means = (first - zeroth * means) / deviations
     by_deviations = (second - 2 * means * first + zeroth * means**2) / deviations**2 - zeroth
     return torch.stack([by_means, by_deviations / math.sqrt(2)]) / weights.sqrt()[:, None]

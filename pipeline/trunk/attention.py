@@ -97,7 +97,7 @@ class AttentionRecorder(TorchFunctionMode):
     def values(self) -> Callable[[Any], bool]:
         """Return a function that tells whether a value of the run is inside of attention."""
         found, computed = inside_attention(self._steps), self._computed
-        return lambda value: id(value) in found and computed.get(id(value)) is value  # type: ignore[comparison-overlap]
+        return lambda value: id(value) in found and computed.get(id(value)) is value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -179,7 +179,9 @@ def _values(probe: Any) -> dict[str, Any]:
 
 def _names_in_attention(probe: Any) -> set[str]:
     """Return the names of the values inside of attention."""
-    computed, names, steps = set(), dict[tuple[str, int], set[str]](), []
+    computed: set[tuple[str, int]] = set()
+    names: dict[tuple[str, int], set[str]] = {}
+    steps: list[Step] = []
     for op in probe.get_ordered_ops():
         read = [value.get_source_output() for value in op.inputs()]
         keys = [(value.get_node().get_name(), value.get_index()) for value in read]

@@ -19,7 +19,7 @@ def command(dataset: str, port: int, open_page: bool, **options: Any) -> None:
     """Try photos by hand, on a page in the browser: scores and heat maps by class, for any fitted head and k.
 
     Where the evaluation split is labelled and scored, scores become probabilities that are learnt from it. Two heads
-    can be set side by side.
+    can be compared.
 
     The page is for this machine alone (127.0.0.1); photos stay in memory. Ctrl-C ends it.
 

@@ -202,10 +202,8 @@ class Desk:
         return buffer.getvalue()
 
 
-def make_app(desk: Desk, title: str) -> Flask:
-    """Make the page and its requests: take a photo or an example, and return scores and heat maps of one."""
-    app = Flask(__name__, template_folder=".", static_folder="static")
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+def _guard(app: Flask) -> None:
+    """Answer this machine's own page alone, and let that page load nothing from elsewhere."""
 
     @app.before_request
     def only_from_here() -> None:
@@ -221,6 +219,14 @@ def make_app(desk: Desk, title: str) -> Flask:
         response.headers["Content-Security-Policy"] = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
         response.headers["Cache-Control"] = "no-store"
         return response
+
+
+def make_app(desk: Desk, title: str) -> Flask:
+    """Make the page and its requests: take a photo or an example, and return scores and heat maps of one."""
+    app = Flask(__name__, template_folder=".", static_folder="static")
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+
+    _guard(app)
 
     @app.get("/")
     def page() -> str:

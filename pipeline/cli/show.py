@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,7 +274,7 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         from pipeline.views.tables.results import make_tables
         from pipeline.views.tables.write import FORMATS
 
-        contents = [_read_result(path) for path in files]
+        contents = _read_results(files)
         with _named(", ".join(map(str, files))):
             click.echo(FORMATS[form](make_tables(contents, per_class)), nl=False)
         return
@@ -286,17 +286,28 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         "curve": print_curve,
         "ladder": print_ladder,
     }
-    for path in files:
-        content = _read_result(path)
+    for path, content in zip(files, _read_results(files), strict=True):
         with _named(str(path)):
             printers[str(kind_of(content))](content)
+
+
+def _read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read result files; those that are not current are named."""
+    from pipeline.cache.of_result import EvaluatedBefore
+    from pipeline.views.tables.stale import why_stale
+
+    contents, before = [_read_result(path) for path in files], EvaluatedBefore()
+    for path, content in zip(files, contents, strict=True):
+        with _named(str(path)):
+            if (reason := why_stale(content, before)) is not None:
+                click.secho(f"NOTE: {path}: stale: {reason}", fg="yellow", err=True)
+    return contents
 
 
 def _read_result(path: Path) -> dict[str, Any]:
     from pipeline.io.atomic import read_json
     from pipeline.io.errors import PipelineError
     from pipeline.views.tables.results import KINDS, kind_of
-    from pipeline.views.tables.stale import why_stale
 
     try:
         content = read_json(path)
@@ -304,9 +315,6 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise PipelineError(f"{path}: cannot be read as a result: {error}") from error
     if kind_of(content) is None:
         raise PipelineError(f"{path}: not a result; expected one of {', '.join(KINDS)} in it")
-    with _named(str(path)):
-        if (reason := why_stale(content)) is not None:
-            click.secho(f"NOTE: {path}: stale: {reason}", fg="yellow", err=True)
     return content
 
 

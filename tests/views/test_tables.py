@@ -12,7 +12,9 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.cli import run_command
+from support.dataset import write_annotation
 
 from pipeline.views.tables.table import Column, ResultTable
 from pipeline.views.tables.write import FORMATS
@@ -237,6 +239,62 @@ def test_results_that_the_manifest_contradicts_are_said_to_be_stale(work, key, v
     assert [line for line in shown.err.splitlines() if line] == [f"NOTE: {file}: stale: {words}" for file in files]
     assert len(re.findall(f"NOTE: results/runs/.*/map.json: stale: {words}", listed.err)) >= 2
     assert "stale" not in run_command(work, "results", "ls", "--dataset", "other").err
+
+
+def change_picture(work: Path) -> None:
+    file = work / "data/tiny/JPEGImages/q1.png"
+    Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+
+
+def change_annotation(work: Path) -> None:
+    write_annotation(work / "data/tiny/Annotations/p1.xml", ["ball"])
+
+
+def remove_heads(work: Path) -> None:
+    for file in (work / "results/heads").glob("*.safetensors"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_picture, "tiny val: pictures changed: q1"),
+        (change_annotation, "tiny train: annotations or lists changed"),
+        (remove_heads, "it has not been fitted yet"),
+    ],
+)
+def test_results_that_another_run_would_change_are_said_to_be_stale(work, change, words):
+    """Results of seven sets of settings: which ones, the names of their files prove."""
+    files = [f"results/tiny_{name}.json" for name in ("map", "compare", "heads")]
+    before = run_command(work, "results", "ls")
+    change(work)
+    shown, listed = run_command(work, "show", *files), run_command(work, "results", "ls")
+
+    assert shown.code == listed.code == 0 and listed.out == before.out
+    for file in files:
+        assert re.search(f"NOTE: {file}: stale: .*{words}", shown.err), shown.err
+    n_results = len([*(work / "results").glob("runs/*/map.json"), *(work / "results").glob("recipes/*.json")])
+    assert len(re.findall(f"NOTE: results/.*: stale: .*{words}", listed.err)) == n_results > 10
+
+
+def test_a_copy_of_a_result_that_was_measured_again_is_stale(work):
+    change_picture(work)
+    for line in ("extract --split val", "score", "evaluate --k max"):
+        argv = (*line.split(), "--dataset", "tiny", "--config", "config.yaml")
+        assert run_command(work, *argv).code == 0
+    copy = json.loads((work / "results/tiny_map.json").read_text())
+
+    shown = run_command(work, "show", "results/tiny_map.json", copy["paths"]["result"])
+    (note,) = (line for line in shown.err.splitlines() if line)
+    assert note.startswith("NOTE: results/tiny_map.json: stale: " + copy["paths"]["result"])
+    assert "was evaluated again since, and differs: " in note and "fingerprints" in note
+
+
+def test_without_the_files_of_a_run_its_result_is_only_compared_with_the_manifest(work):
+    change_picture(work)
+    (work / "cache").rename(work / "away")
+    shown = run_command(work, "show", "results/tiny_map.json")
+    assert shown.code == 0 and not shown.err.strip()
 
 
 def test_charts_are_files_of_equal_bytes(work):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.of_result import EvaluatedBefore
 from pipeline.io.atomic import read_json
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.views.tables.stale import why_stale
@@ -46,15 +47,17 @@ def runs_table(results: Path, dataset: str | None = None) -> ResultTable:
 
     Returns
     -------
-    Table; its notes name files that are no results, and results that the manifest contradicts.
+    Table; its notes name files that are no results, and results that are not current.
     """
-    rows, notes = [], []
+    rows, notes, before = [], [], EvaluatedBefore()
     for of, pattern in PATTERNS.items():
         for path in sorted(results.glob(pattern)):
             try:
                 content = read_json(path)
                 rows.append(_row(of, path, content))
-                if (reason := why_stale(content)) is not None and dataset in (None, rows[-1]["dataset"]):
+                if dataset not in (None, rows[-1]["dataset"]):
+                    continue
+                if (reason := why_stale(content, before)) is not None:
                     notes.append(f"{path}: stale: {reason}")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 notes.append(f"{path}: left out, not a result: {type(error).__name__} {error}")

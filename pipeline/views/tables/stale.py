@@ -1,28 +1,40 @@
-"""What a manifest says against a result that was measured before."""
+"""Whether a result that was measured before is of its dataset, settings and files as they are now."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.cache.of_result import EvaluatedBefore
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.errors import SettingsError
 
 
-def why_stale(result: Mapping[str, Any]) -> str | None:
-    """Return why a result, or a comparison, is not of its dataset as the manifest describes it now.
+def why_stale(result: Mapping[str, Any], before: EvaluatedBefore | None = None) -> str | None:
+    """Return why a result, or a comparison, is not what would be measured now.
 
-    Roles, metric and classes are compared. Pictures, annotations and settings are not: a result file does not say where
-    they lie; ``pipeline report`` and ``pipeline cache explain`` compare them.
+    The manifest's roles, metric and classes are compared, then the files of its runs: pictures, annotations, weights,
+    stores, heads and scores. A sweep, a learning curve and scores that were given name no files, and of results whose
+    files are not here nothing more can be told: for them the manifest alone is compared.
+
+    Parameters
+    ----------
+    before : shared where several results are compared, so that each input is opened once
 
     Returns
     -------
     The first difference, in words; None if there is none, or no manifest that can be read.
     """
     try:
-        manifest = load_manifest(str(result["dataset"]))
+        reason = _contradicted(result)
     except SettingsError:
         return None
+    return reason or (before or EvaluatedBefore()).why_due(result)
+
+
+def _contradicted(result: Mapping[str, Any]) -> str | None:
+    """Return what a manifest says against a result."""
+    manifest = load_manifest(str(result["dataset"]))
     scored = [name for name in manifest.classes if name not in manifest.unscored]
     measured = [item["AP"] for item in (result, *result.get("recipes", ())) if "AP" in item]
     if any(list(aps) != scored for aps in measured):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,9 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
 @click.option(
     "--root",
     help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), or with class folders "
-    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; or a URL, a list of URLs or tar archives of "
-    "pictures without labels; with --table, the folder of its pictures, by default the table's.",
+    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; or a URL or a list of URLs of pictures without "
+    "labels; or tar archives, labels beside the pictures (KEY.cls) or none; with --table, the folder of its pictures, "
+    "by default the table's.",
 )
 @click.option(
     "--table",
@@ -173,6 +175,9 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     multiple=True,
     help="File or folder of annotations, with --layout, where it is not found; once per split, whose name it has.",
 )
+@click.option(
+    "--label", help="Of tar archives: where the label of KEY.jpg is: cls, in KEY.cls, or json:NAME, a key of KEY.json."
+)
 @click.option("--layout", type=click.Choice(ANNOTATED), help="Format of the annotations; default: recognised.")
 @click.option(
     "--label-separator",
@@ -187,6 +192,7 @@ def new_dataset(
     folders: Any,
     no_labels: bool,
     annotations: tuple[str, ...],
+    label: str | None,
     layout: str | None,
     label_separator: str | None,
     zero: str | None,
@@ -207,9 +213,14 @@ def new_dataset(
     from pipeline.dataset.describe.pictures import new_elsewhere_manifest
     from pipeline.dataset.describe.recognise import recognise_folder
     from pipeline.dataset.describe.table import TableOptions, describe_table
+    from pipeline.dataset.describe.webdataset import describe_elsewhere
     from pipeline.dataset.places import is_elsewhere
 
     manifests = Path("data_manifests")
+    if label is not None and (root is None or not is_elsewhere(root) or no_labels):
+        raise click.UsageError("--label goes with tar archives as --root, such as 'shard-{000..012}.tar'.")
+    if label is not None and label != "cls" and not re.fullmatch("json:.+", label):
+        raise click.UsageError(f"--label: expected cls or json:NAME, got {label!r}.")
     if table is not None:
         if folders is not None or layout is not None or annotations or no_labels:
             raise click.UsageError("--folders, --annotations, --layout and --no-labels go with --root alone.")
@@ -223,8 +234,10 @@ def new_dataset(
         raise click.UsageError("Missing option '--root' or '--table'.")
     elif is_elsewhere(root) and layout is not None:
         raise click.UsageError("--layout goes with a folder here: pictures from elsewhere are read without labels.")
-    elif is_elsewhere(root):
+    elif is_elsewhere(root) and no_labels:
         path = new_elsewhere_manifest(root, name, manifests, overwrite=rest["overwrite"], say=say)
+    elif is_elsewhere(root):
+        path = describe_elsewhere(root, name, manifests, label=label, say=say, **rest)
     elif label_separator is not None or zero is not None or minus_one is not None:
         raise click.UsageError("--label-separator, --zero and --minus-one go with --table alone.")
     else:

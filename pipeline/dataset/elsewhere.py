@@ -41,7 +41,7 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
     DatasetError
         Everything wrong with it, in one message.
     """
-    files, problems = _files_of(manifest, split)
+    files, problems = files_of(manifest, split)
     refuse_split(manifest, split, manifest.folder, problems)
     n = len(files)
     digest = digest_of([manifest.layout, list(files), None])
@@ -51,7 +51,12 @@ def read(manifest: Manifest, split: str, folder: Path, on_error: str = "fail") -
 
 def state(manifest: Manifest, split: str, folder: Path) -> str:
     """Digest names, sizes and versions of all pictures; none is read."""
-    files, problems = _files_of(manifest, split)
+    return state_of_files(manifest, split)
+
+
+def state_of_files(manifest: Manifest, split: str) -> str:
+    """Digest names, sizes and versions of all pictures of a split."""
+    files, problems = files_of(manifest, split)
     states = [FileState.of(file) or [str(file)] for file in files.values()]
     return digest_of([manifest.layout, manifest.exif, list(files), states, len(problems)])
 
@@ -60,7 +65,7 @@ def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCh
     """Compare what is listed with the split's list, if it has one."""
     entry = manifest.splits[split]
     try:
-        files, problems = _files_of(manifest, split)
+        files, problems = files_of(manifest, split)
     except DatasetError as error:
         return SplitCheck(split, entry.labelled, None, entry.pictures, faults=(str(error),), boxes=False)
     faults = list(problems)
@@ -70,12 +75,17 @@ def check(manifest: Manifest, split: str, folder: Path, depth: Depth) -> SplitCh
     return SplitCheck(split, entry.labelled, len(files), entry.pictures, faults=tuple(faults), boxes=False)
 
 
-def _files_of(manifest: Manifest, split: str) -> tuple[dict[str, RemoteFile], list[str]]:
+def index_folder(manifest: Manifest) -> Path | None:
+    """Return the folder of the indexes of archives; None where the manifest lies in no file."""
+    return None if manifest.path is None else manifest.path.parent / manifest.name / "index"
+
+
+def files_of(manifest: Manifest, split: str) -> tuple[dict[str, RemoteFile], list[str]]:
     """Return the files of a split by their ids, and problems, one line each."""
     if split not in manifest.splits:
         raise DatasetError(f"{manifest.name}: no split {split!r}; there are {', '.join(manifest.splits)}")
     entry, here = manifest.splits[split], None if manifest.path is None else manifest.path.parent
-    named = list_files(manifest.folder, None if here is None else here / manifest.name / "index")
+    named = list_files(manifest.folder, index_folder(manifest))
     ids = [id_of(name) for name, _ in named]
     problems = name_clashes([name for name, _ in named], ids)
     files = dict(zip(ids, (file for _, file in named), strict=True))

@@ -40,7 +40,8 @@ class Manifest(Settings):
     layout: Layout = Field(
         "voc",
         description="VOC's; that of its action task; without boxes: <class>/<picture>, or a CSV file of pictures "
-        "and labels; pictures without labels, in whatever folders; or that of another format of annotations",
+        "and labels; pictures without labels, in whatever folders; tar archives of pictures and labels; or that of "
+        "another format of annotations",
     )
     samples: Literal["persons", "pictures"] = Field(
         "pictures", description="what is scored in the layout voc-action: each listed person, or each picture"
@@ -57,6 +58,13 @@ class Manifest(Settings):
         min_length=1,
         max_length=10,
         description="between several labels in one field of layout table: '|', say, or 'list' for ['cat', 'dog']",
+    )
+    label: str | None = Field(
+        None,
+        pattern=r"^(cls|json:.+)$",
+        max_length=100,
+        description="of layout webdataset: where the label of KEY.jpg is: cls, in KEY.cls, or json:NAME, under NAME in "
+        "KEY.json",
     )
     class_names: str | None = Field(
         None, description="file with the names of classes, of formats that have one, in the folder or absolute"
@@ -98,12 +106,12 @@ class Manifest(Settings):
     @property
     def has_boxes(self) -> bool:
         """Whether objects have boxes; without boxes, pictures have labels and patches have none."""
-        return self.layout not in ("folders", "table", "pictures") and self.boxes
+        return self.layout not in ("folders", "table", "pictures", "webdataset") and self.boxes
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether `folder` is a URL, a list of URLs or tar archives, and no folder of this machine."""
-        return self.layout == "pictures" and is_elsewhere(self.folder)
+        return self.layout in ("pictures", "webdataset") and is_elsewhere(self.folder)
 
     @property
     def has_labels(self) -> bool:
@@ -192,8 +200,14 @@ class Manifest(Settings):
             raise ValueError("table: names the CSV file of layout table, and goes with no other")
         if self.table is not None and ".." in PurePosixPath(self.table).parts:
             raise ValueError("table: must not contain '..'")
-        if "://" in self.folder and self.layout != "pictures":
-            raise ValueError("folder: a URL goes with layout pictures; other layouts are read from this machine")
+        if "://" in self.folder and self.layout not in ("pictures", "webdataset"):
+            raise ValueError(
+                "folder: a URL goes with layouts pictures and webdataset; others are read from this machine"
+            )
+        if self.layout == "webdataset" and not is_elsewhere(self.folder):
+            raise ValueError("folder: layout webdataset needs archives (shard-{000..012}.tar, DIR/*.tar) or a URL")
+        if (self.layout == "webdataset") != (self.label is not None):
+            raise ValueError("label: says where the labels of layout webdataset are, and goes with no other")
         self._splits_fit_the_layout()
         if self.layout != "table" and (self.minus_one != "absent" or self.label_separator is not None):
             raise ValueError("minus_one and label_separator go with layout table alone")

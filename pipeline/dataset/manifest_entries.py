@@ -12,7 +12,7 @@ from pipeline.io.messages import brief
 from pipeline.io.model import MAX_SEED, Settings
 
 MAX_PICTURES = 1_000_000_000
-Layout = Literal["voc", "voc-action", "folders", "table", "pictures", Annotated]
+Layout = Literal["voc", "voc-action", "folders", "table", "pictures", "webdataset", Annotated]
 EVERY = "all"
 """Split of all pictures, of a dataset without labels."""
 

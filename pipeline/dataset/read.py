@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.dataset import annotated, elsewhere, labelled, voc, voc_action
+from pipeline.dataset import annotated, elsewhere, labelled, voc, voc_action, webdataset
 from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.dataset.manifest import Manifest, dataset_folder
 from pipeline.dataset.report import CheckReport, Depth, SplitCheck
@@ -43,12 +43,14 @@ LAYOUTS: dict[str, LayoutReader] = {
     "table": labelled,
     **dict.fromkeys(ANNOTATED, annotated),
     "pictures": labelled,
+    "webdataset": webdataset,
 }
 
 
 def find_reader(manifest: Manifest) -> LayoutReader:
     """Return the module that reads a dataset, by its layout and by where it is."""
-    return elsewhere if manifest.is_elsewhere else LAYOUTS[manifest.layout]
+    is_list = manifest.is_elsewhere and manifest.layout == "pictures"
+    return elsewhere if is_list else LAYOUTS[manifest.layout]
 
 
 def read_split(manifest: Manifest, split: str, data_root: str | Path | None = None, on_error: str = "fail") -> Split:

@@ -26,7 +26,7 @@ AHEAD_BYTES = 256 * 1024
 """Read at once: the headers of many small members, or of one large one."""
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
     """A file elsewhere as a stream, read in ranges of `AHEAD_BYTES`; parts that are passed over are not read."""
 
     def __init__(self, file: RemoteFile) -> None:
@@ -99,7 +99,7 @@ def index_tar(archive: RemoteFile, cache: Path | None) -> list[Member]:
 
 
 def _read_headers(archive: RemoteFile) -> list[Member]:
-    stream, members = _Ranges(archive), _Members()
+    stream, members = Ranges(archive), _Members()
     again = "write the archive again, or leave it out"
     begin = stream.read(TAR_BLOCK)
     stream.seek(0)

@@ -50,7 +50,8 @@ def set_marker(marker: Path, output: Path, state: Any, why_due: Callable[[], str
             noted_now = f"due: {due}\n"
     if noted != noted_now:
         write_atomic(marker, noted_now.encode())
-    os.utime(marker, ns=(LONG_AGO * 10**9, LONG_AGO * 10**9) if due is None else (_younger_than(output),) * 2)
+    at = LONG_AGO * 10**9 if due is None else _younger_than(output)
+    os.utime(marker, ns=(at, at))
     return marker
 
 

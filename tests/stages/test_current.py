@@ -80,6 +80,7 @@ ELSEWHERE = {
     "class_names": "of layouts with files of annotations, whose labels are compared",
     "boxes": "of layouts with files of annotations, which are compared by their content",
     "label_separator": "of tables alone, whose labels are compared",
+    "label": "of a layout of its own, whose labels are compared",
     "minus_one": "of tables alone, whose labels are compared",
     "pictures_folder": "other pictures: compared by their content",
     "annotations_folder": "other annotations: compared by their content",

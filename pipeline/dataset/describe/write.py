@@ -30,7 +30,7 @@ def say_to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def refuse(where: Path, problems: Sequence[str]) -> None:
+def refuse(where: Path | str, problems: Sequence[str]) -> None:
     """Raise an error that lists problems, if there are any.
 
     Raises

@@ -56,7 +56,7 @@ def echo_json(value: Any) -> None:
 
 def complete_dataset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of datasets, for the shell."""
-    from pipeline.dataset.manifest import known_datasets
+    from pipeline.dataset.manifest_places import known_datasets
 
     return [name for name in known_datasets() if name.startswith(incomplete)]
 

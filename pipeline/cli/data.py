@@ -40,7 +40,8 @@ def list_datasets(as_json: bool) -> None:
     Example:
       pipeline data list
     """
-    from pipeline.dataset.manifest import known_datasets, load_manifest
+    from pipeline.dataset.manifest import load_manifest
+    from pipeline.dataset.manifest_places import known_datasets
     from pipeline.io.errors import SettingsError
 
     if as_json:
@@ -137,7 +138,7 @@ def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -
     "--root",
     help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), or with class folders "
     "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone; or a URL or a list of URLs of pictures without "
-    "labels; or tar archives, labels beside the pictures (KEY.cls) or none; with --table, the folder of its pictures, "
+    "labels; or tar archives, labels next to the pictures (KEY.cls) or none; with --table, the folder of its pictures, "
     "by default the table's.",
 )
 @click.option(

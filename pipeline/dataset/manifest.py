@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,6 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.dataset.manifest_entries import Archive, Drawn, Layout, SplitEntry, fill_in_roles, inside
+from pipeline.dataset.manifest_places import known_datasets, manifest_folders
 from pipeline.dataset.places import is_elsewhere
 from pipeline.io.errors import MissingDataError, SettingsError
 from pipeline.io.likeness import suggest
@@ -232,23 +232,6 @@ class Manifest(Settings):
             raise ValueError(f"splits: in layout {self.layout}, each split needs a list, 'ids'")
         if not is_annotated and (self.class_names or not self.boxes or any(entry.annotations for entry in entries)):
             raise ValueError(f"annotations, class_names and boxes go with the layouts {', '.join(ANNOTATED)}")
-
-
-def manifest_folders(extra: Path | None = None) -> list[Path]:
-    """List the folders of manifests: `extra`, the working folder, the package's checkout, its installation."""
-    folders = [
-        Path("data_manifests"),
-        Path(__file__).resolve().parents[2] / "data_manifests",
-        Path(sys.prefix) / "share" / "pipeline" / "data_manifests",
-    ]
-    if extra is not None:
-        folders.insert(0, extra)
-    return folders
-
-
-def known_datasets() -> list[str]:
-    """List the names of all manifests that can be found."""
-    return sorted({p.stem for folder in manifest_folders() for p in folder.glob("*.yaml") if p.stem != "published"})
 
 
 def known_splits() -> list[str]:

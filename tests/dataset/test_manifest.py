@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.dataset.manifest import data_root, dataset_folder, known_datasets, load_manifest
+from pipeline.dataset.manifest import data_root, dataset_folder, load_manifest
+from pipeline.dataset.manifest_places import known_datasets
 from pipeline.io.errors import MissingDataError, SettingsError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"

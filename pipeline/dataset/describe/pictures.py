@@ -19,8 +19,8 @@ from pipeline.dataset.describe.write import (
 )
 from pipeline.dataset.elsewhere import list_files
 from pipeline.dataset.listing import absent_pictures, id_of, name_clashes
-from pipeline.dataset.manifest import known_datasets
 from pipeline.dataset.manifest_entries import EVERY
+from pipeline.dataset.manifest_places import known_datasets
 from pipeline.dataset.places import ARCHIVE, absolute_place, is_elsewhere, name_of_place
 from pipeline.dataset.split import PICTURE_SUFFIXES
 from pipeline.dataset.unlabelled import DEPTH, list_pictures

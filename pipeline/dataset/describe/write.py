@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 
 from pipeline.dataset.describe.names import role_of
-from pipeline.dataset.manifest import NAME, Manifest, known_datasets
+from pipeline.dataset.manifest import NAME, Manifest
+from pipeline.dataset.manifest_places import known_datasets
 from pipeline.dataset.read import read_split
 from pipeline.dataset.split import Split
 from pipeline.dataset.voc import labels_from_objects

@@ -5,6 +5,7 @@
 #   snakemake --cores 8 results/voc12_heads.json          all configured heads over one store
 #   snakemake --cores 8 results/voc12_compare.json        all recipes beside each other and published rows
 #   snakemake --cores 8 results/voc12_sweep.json          head, reading and k chosen on held-out pictures
+#   snakemake --cores 8 results/photos_features.parquet   rows of pictures without labels, for other programs
 #
 # Any manifest's name may stand for voc12. Settings: --config trunk=random aggregation=3 data_root=DIR ...
 from snakemake.utils import min_version

@@ -60,6 +60,24 @@ rule html_report:
         "pipeline report --dataset {wildcards.dataset:q} --output {output.page:q} --config {params.config} 2>&1 | tee {log:q}"
 
 
+# Rows of a dataset with one split, such as pictures without labels, for other programs.
+rule features:
+    input:
+        unpack(ask(FLOW.features_inputs)),
+        due=ask(DUE.features),
+    output:
+        features=f"{RUN.settings.results}/{{dataset}}_features.parquet",
+    log:
+        "logs/features/{dataset}.log",
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        config=ask(FLOW.features_config),
+    shell:
+        "pipeline export --dataset {wildcards.dataset:q} --to {output.features:q} --overwrite"
+        " --config {params.config} > {log:q} 2>&1"
+
+
 rule heads:
     input:
         due=ask(DUE.heads),

@@ -14,6 +14,9 @@ from pipeline.io.atomic import make_folder, replacing
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.numbers import format_bytes
 from pipeline.io.progress import Progress, Say, silent
+from pipeline.stages import extract
+from pipeline.stages.context import RunContext
+from pipeline.stages.stored import open_features
 
 
 def export(contents: Contents, target: str, *, command: str = "", overwrite: bool = False, say: Say = silent) -> Path:
@@ -94,6 +97,23 @@ def holds_already(contents: Contents, target: str) -> bool:
     wanted = json.loads(json.dumps(contents.provenance()))
     of_the_run = {"command", "pipeline"}
     return found is not None and {**found, **dict.fromkeys(of_the_run)} == {**wanted, **dict.fromkeys(of_the_run)}
+
+
+def why_due(run: RunContext, split: str, target: str) -> str | None:
+    """Return why the rows of patches of a split must be exported, or None if a file holds what would be written now.
+
+    Raises
+    ------
+    PipelineError
+        The rows are not extracted, or pictures and patch table are both missing.
+    """
+    if not Path(target).exists():
+        return "it has not been exported yet"
+    reason = extract.why_due(run, split)
+    if reason is not None:
+        return reason
+    contents = Contents(open_features(run, split), "patch", "mean", run.settings.labels, False)
+    return None if holds_already(contents, target) else "it holds other rows or labels"
 
 
 def _counted(contents: Contents, progress: Progress) -> Iterator[Block]:

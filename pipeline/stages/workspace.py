@@ -250,6 +250,9 @@ class Workspace:
     def heads_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_heads.json"
 
+    def features_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_features.parquet"
+
     def compare_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_compare.json"
 

@@ -25,6 +25,7 @@ from pipeline.workflow.markers import set_marker, state_of_files
 
 RECIPE = "pipeline.recipes.recipe"
 COMPARE = "pipeline.recipes.compare"
+EXPORT = "pipeline.exchange.export"
 REPORT = "pipeline.views.report.page"
 
 
@@ -118,6 +119,11 @@ class Due:
             return None if named.read_bytes() == result.read_bytes() else "it is another run's result"
 
         return self._marker(run, "map", named, State(files=(result,)), why_due)
+
+    def features(self, wildcards: Wildcards) -> Path:
+        run, split = self._main(wildcards), self._flow.exported_split(wildcards.dataset)
+        output, state = run.ws.features_path(run.dataset), self._state_of_rows(run, split)
+        return self._marker(run, "features", output, state, lambda: _load(EXPORT).why_due(run, split, str(output)))
 
     def report(self, wildcards: Wildcards) -> Path:
         run = self._main(wildcards)

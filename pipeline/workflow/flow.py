@@ -18,6 +18,7 @@ import yaml
 from pipeline.dataset.manifest import load_manifest
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
+from pipeline.io.errors import SettingsError
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.stages.boxes import check_heads, check_trunk, refuse_without_labels
@@ -184,7 +185,31 @@ class Flow:
             for split in (manifest.fit, manifest.eval)
         ]
 
+    def exported_split(self, dataset: str) -> str:
+        """Return the split whose rows are exported: the only one, as that of pictures without labels.
+
+        Raises
+        ------
+        SettingsError
+            There are several.
+        """
+        splits = list(self.manifest(dataset).splits)
+        if len(splits) > 1:
+            raise SettingsError(
+                f"{self.run.features_path(dataset)}: is of datasets with one split, and {dataset} has "
+                f"{', '.join(splits)}; export one with: pipeline export --dataset {dataset} --split {splits[0]} "
+                f"--to {dataset}_{splits[0]}.parquet, with the same settings"
+            )
+        return splits[0]
+
+    def features_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        return self._table_and_receipt(wildcards.dataset, self.exported_split(wildcards.dataset))
+
     # ---- settings of a job, as a file
+
+    def features_config(self, wildcards: Wildcards) -> str:
+        key = {"store": self.run.store_digest, "labels": self.run.settings.labels.model_dump(mode="json")}
+        return self._settings_file(self.run, "features", digest_of(key)[:DIGITS])
 
     def table_config(self, wildcards: Wildcards) -> str:
         return self._settings_file(self.tables[wildcards.digest], "patches", wildcards.digest)

@@ -6,7 +6,7 @@ from pipeline.dataset.manifest import known_datasets, known_splits
 from pipeline.io.errors import PipelineError
 from pipeline.trunk.sources import MADE_TRUNKS
 from pipeline.workflow.due import Due
-from pipeline.workflow.flow import Flow
+from pipeline.workflow.flow import Flow, refuse_lost_keys
 
 
 def stop(error):
@@ -28,6 +28,7 @@ def ask(question):
 
 
 try:
+    refuse_lost_keys(workflow.configfiles)
     FLOW = Flow(config)
 except PipelineError as error:
     stop(error)

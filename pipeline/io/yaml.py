@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.io.messages import brief
 MAX_BYTES = 500_000
 MAX_ALIASES = 100
 MAX_MERGED_KEYS = 10_000
+TWICE = "keys that stand there twice, of which one would be lost"
 MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -34,16 +36,37 @@ class _BoundedLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := sorted(value for (tag, value), n in keys.items() if n > 1 and tag != MERGE)[:10]:
-            raise yaml.YAMLError(
-                f"line {node.start_mark.line + 1}: keys that stand there twice, of which one would be lost: "
-                f"{', '.join(map(brief, twice))}"
-            )
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {TWICE}: {', '.join(map(brief, twice))}")
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MAX_MERGED_KEYS:
             raise yaml.YAMLError(f"more than {MAX_MERGED_KEYS:,} merged keys")
+
+
+def read_json_or_mapping(path: Path) -> dict[Any, Any]:
+    """Read the mapping in a file of JSON, which may be indented by tabs, or of YAML.
+
+    Raises
+    ------
+    SettingsError
+        A key stands twice in it, or it is no mapping.
+    """
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=lambda pairs: _each_key_once(pairs, path))
+    except SettingsError:
+        raise
+    except (ValueError, RecursionError):
+        return read_mapping(path)
+    return content if isinstance(content, dict) else read_mapping(path)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    keys = Counter(key for key, _ in pairs)
+    if twice := sorted(key for key, n in keys.items() if n > 1)[:10]:
+        raise SettingsError(f"{path}: {TWICE}: {', '.join(map(brief, twice))}")
+    return dict(pairs)
 
 
 def read_mapping(path: Path, error: type[PipelineError] = SettingsError) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ torch or decodes a picture.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import SettingsError
+from pipeline.io.yaml import read_json_or_mapping
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
 from pipeline.stages.boxes import check_heads, check_trunk, refuse_without_labels
@@ -34,6 +35,18 @@ class Wildcards(Protocol):
     head: str
     recipe: str
     digest: str
+
+
+def refuse_lost_keys(config_files: Iterable[str | Path]) -> None:
+    """Refuse settings files in which a key stands twice: Snakemake, which reads them, keeps the last one in silence.
+
+    Raises
+    ------
+    SettingsError
+    """
+    for file in map(Path, config_files):
+        if file.is_file():  # of a job on another machine it need not be there
+            read_json_or_mapping(file)
 
 
 class Flow:

@@ -71,6 +71,16 @@ def test_features_of_several_splits_are_exported_one_by_one(new_work):
     assert made.code != 0 and "pipeline export --dataset tiny --split train" in made.output
 
 
+def test_a_key_that_stands_twice_in_a_settings_file_is_refused(new_work):
+    """Snakemake itself would keep the last one."""
+    for text in ("seed: 1\nheads: {}\nseed: 2\n", '{"seed": 1,\n\t"heads": {}, "seed": 2}'):
+        (new_work.path / "config.yaml").write_text(text)
+        made = new_work.snakemake()
+        assert made.code != 0 and "twice, of which one would be lost: 'seed'" in made.output, made.output
+    (new_work.path / "config.yaml").write_text("\ufeffseed: 1\nheads: {}\n")
+    assert new_work.snakemake("results/tiny_map.json", "--dry-run").code == 0
+
+
 def test_the_workflow_is_a_module_of_another(new_work):
     (new_work.path / "Snakefile").unlink()
     (new_work.path / "Snakefile").write_text(

@@ -23,12 +23,13 @@ from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.score import SplitScoring, score_split
+from pipeline.views.photos import Photo, look_at
 
 QUICK = AttentionSettings(
     kind="attention", attention=6, attention_rate=3, batch=4, rates=(0.02, 0.002), max_epochs=(2, 1), settled=0
 )
 LEARNING = QUICK.model_copy(update={"attention_rate": 10.0, "max_epochs": (12, 3), "dropout": 0.2})
-SIZES = [20] * 100
+SIZES = [20] * 60
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def test_it_attends_to_the_patches_that_carry_a_class(make, tmp_path):
     assert attending > 0.9 and attending > equal + 0.1, (attending, equal)
     head = fit(store, table, LEARNING.model_copy(update={"maps": "attention"}))
     for c in range(3):
-        showing = unseen[:, c].reshape(100, 20) > 2.5
-        found = head.patch_scores(unseen)[:, c].reshape(100, 20)
+        showing = unseen[:, c].reshape(60, 20) > 2.5
+        found = head.patch_scores(unseen)[:, c].reshape(60, 20)
         shown = unseen_labels[:, c] == 1
         assert found[shown][showing[shown]].mean() > found[shown][~showing[shown]].mean() + 1
 
@@ -293,5 +294,20 @@ def test_maps_show_scores_or_attention_and_pictures_are_scored_alike(made, make,
     assert np.allclose(heads[1].patch_scores(made.rows), e.detach(), atol=1e-5)
     for scores, head in zip(found, heads, strict=True):
         (alone,) = score_split(made.store, table, [head], [])
-        if scores.peak_xy is not None:
-            assert np.array_equal(alone.peak_xy, scores.peak_xy, equal_nan=True)
+        assert np.isfinite(scores.peak_xy[table.picture_labels == 1]).all()
+        assert np.array_equal(alone.peak_xy, scores.peak_xy, equal_nan=True)
+    assert not np.array_equal(found[0].peak_xy, found[1].peak_xy, equal_nan=True)
+
+
+def test_a_look_at_a_photo_has_the_head_s_own_scores(scene):
+    table, store, rows = scene
+    head = fit(store, table, QUICK.model_copy(update={"maps": "attention"}))
+    own = slice(*table.first_row[:2])
+    boxes = np.tile([0.0, 0, 16, 16], (len(rows[own]), 1))
+    look = look_at(head, Photo("a", np.zeros((16, 16, 3), np.uint8), (16, 16), boxes, rows[own]))
+
+    assert np.allclose(look.picture_scores("pooled"), scores_of(store, table, head)[0], atol=1e-5)
+    assert np.array_equal(look.patch_scores, head.patch_scores(rows[own]))
+    assert look.maps(np.array([1])).shape == (1, 16, 16)
+    with pytest.raises(HeadError, match="no aggregation k=max; expected pooled"):
+        look.picture_scores("max")

@@ -117,6 +117,19 @@ def average_precision(scores: np.ndarray, labels: np.ndarray, metric: Literal["v
     precision, recall = precision_recall(scores, labels)
     if not (np.asarray(labels) == 1).any():
         return float("nan")
+    return area_of_curve(precision, recall, metric)
+
+
+def area_of_curve(precision: np.ndarray, recall: np.ndarray, metric: Literal["voc07", "voc12"]) -> float:
+    """Compute the average precision of a curve, 0..1, by one of the two rules of `average_precision`.
+
+    Parameters
+    ----------
+    precision, recall : float ndarrays of shape (n,), of rising recall; recall may end below 1, 0 counts beyond it
+
+    >>> area_of_curve(np.array([1.0, 0.5]), np.array([0.25, 0.5]), "voc12")
+    0.375
+    """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if metric == "voc07":
         # The devkit's thresholds are 0:0.1:1; recalls such as 3/10 must meet theirs exactly.

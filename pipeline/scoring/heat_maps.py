@@ -146,6 +146,29 @@ def heat_maps(
     return grid.pixels(grid.smoothed_mean(scores) if smoothed else grid.mean(scores), map_wh)
 
 
+class PictureGrids:
+    """The grids of a table's pictures; pictures of one size have the same patches, and a dataset has few sizes.
+
+    Parameters
+    ----------
+    table : of a grid of patches
+    """
+
+    def __init__(self, table: PatchTable) -> None:
+        self._table = table
+        self._grids: dict[bytes, CoverageGrid] = {}
+
+    def of(self, index: int) -> CoverageGrid:
+        """Return the grid of a picture."""
+        boxes = self._table.windows_of_picture(index).box_xyxy
+        key = boxes.tobytes()
+        if key not in self._grids:
+            if len(self._grids) >= 100:
+                self._grids.clear()
+            self._grids[key] = CoverageGrid(boxes, self._table.size_wh[index])
+        return self._grids[key]
+
+
 class Peaks:
     """Find the highest points of the maps of a range of pictures, of the classes that each picture shows.
 
@@ -159,7 +182,7 @@ class Peaks:
         self._table, self._start = table, pictures.start
         self._peak_xy = np.full((len(pictures), len(table.classes), 2), np.nan, np.float32)
         self._pictures = WholePictures(len(table.classes))
-        self._grids: dict[bytes, CoverageGrid] = {}
+        self._grids = PictureGrids(table)
 
     def add(self, patch_scores: np.ndarray, picture: np.ndarray) -> None:
         """Add patches (n, n_classes) of pictures (n,) of the range, rising, also from call to call."""
@@ -175,18 +198,8 @@ class Peaks:
             shown = np.flatnonzero(self._table.picture_labels[index] == 1)
             if len(shown):
                 rows = slice(*np.searchsorted(picture, [index, index + 1]))
-                grid = self._grid(index)
+                grid = self._grids.of(index)
                 self._peak_xy[index - self._start, shown] = grid.peak(grid.smoothed_mean(scores[rows][:, shown]))
-
-    def _grid(self, index: int) -> CoverageGrid:
-        # Pictures of one size have the same patches, and a dataset has few sizes.
-        boxes = self._table.windows_of_picture(index).box_xyxy
-        key = boxes.tobytes()
-        if key not in self._grids:
-            if len(self._grids) >= 100:
-                self._grids.clear()
-            self._grids[key] = CoverageGrid(boxes, self._table.size_wh[index])
-        return self._grids[key]
 
 
 def lack_peaks(peak_xy: np.ndarray, table: PatchTable) -> bool:

@@ -195,14 +195,14 @@ def bytes_of_moving(n_vectors: int, n_classes: int, costs: Sequence[float]) -> i
     return 5 * n_vectors * n_classes * _n_fits(costs) + BLOCKS * BLOCK_BYTES
 
 
-def fold_of(file_sha256: Sequence[str]) -> np.ndarray:
-    """Return the fold of each picture, 0 to ``FOLDS - 1``, by a hash of the digest of its file alone.
+def fold_of(file_sha256: Sequence[str], n_folds: int = FOLDS) -> np.ndarray:
+    """Return the fold of each picture, 0 to ``n_folds - 1``, by a hash of the digest of its file alone.
 
     >>> fold_of(["a", "b", "c", "d"]).tolist()
     [2, 1, 1, 1]
     """
     digests = [hashlib.sha256(f"fold {i}".encode()).digest() for i in file_sha256]
-    return np.array([int.from_bytes(digest[:8], "big") % FOLDS for digest in digests], np.int64)
+    return np.array([int.from_bytes(digest[:8], "big") % n_folds for digest in digests], np.int64)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_a_page_on_the_demo_runs(demo_extracted, tmp_path, monkeypatch, page):
 @pytest.mark.parametrize("page", ["own-photos", "own-annotations", "without-labels"])
 def test_a_tutorial_runs_in_a_folder_of_its_own(tmp_path, monkeypatch, page):
     home = tmp_path / "home"
-    draw_demo(home / "my-pictures", 8, 4, seed=0)
+    draw_demo(home / "my-pictures", 6, 3, seed=0)
     drawn = sorted((home / "my-pictures/JPEGImages").glob("*.jpg"))
     for i, picture in enumerate(drawn):
         (home / "scenes" / ("beach", "wood")[i % 2]).mkdir(parents=True, exist_ok=True)

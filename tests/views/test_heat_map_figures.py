@@ -60,6 +60,11 @@ def test_lines_lie_at_their_shares_of_the_range():
         assert row[at - 4 : at].min() < 90 and row[at + 1 : at + 5].min() < 90  # ... in dark edges
     higher = luminance(overlay(GREY[:, :89], 1 + values / 4, common_scale(np.ones(1) * 2)))[30]
     assert ((higher > 240) == (row > 240)).mean() > 0.95  # the same lines, on a higher level
+    # Where nothing is known there is no line, and what is known has the lines of its own range.
+    half = 1 + values / 2
+    half[:, 61:] = np.nan
+    found = luminance(overlay(GREY[:, :89], half, common_scale(np.ones(1) * 2)))[30]
+    assert np.allclose(found[61:], 128) and found[29:32].max() > 200 and (found[:20] < 200).all()
     even = overlay(GREY, np.full((60, 90), 0.5), common_scale(np.ones(1)))
     assert len(np.unique(even.reshape(-1, 3), axis=0)) == 1  # no line where all is one value
 

@@ -67,7 +67,7 @@ def _line(image: np.ndarray, cover: np.ndarray, color: float) -> None:
 
 def _add_contours(image: np.ndarray, share: np.ndarray, width_px: float) -> None:
     """Draw lines of equal value, white in a dark edge, into an image (height, width, 3), 0..1."""
-    low, high = float(share.min()), float(share.max())
+    low, high = float(np.nanmin(share, initial=1)), float(np.nanmax(share, initial=0))
     if min(share.shape) < 2 or high - low < LEAST_RANGE:
         return
     slope = np.hypot(*np.gradient(share))
@@ -75,7 +75,7 @@ def _add_contours(image: np.ndarray, share: np.ndarray, width_px: float) -> None
         # The distance to the line in pixels, to first order; where the map is flat there is no line.
         away = np.abs(share - level) / np.maximum(slope, 1e-4)
         for width, color in ((width_px + 1.5, 0.1), (width_px, 1.0)):
-            _line(image, np.clip((width + 1) / 2 - away, 0, 1), color)
+            _line(image, np.nan_to_num(np.clip((width + 1) / 2 - away, 0, 1)), color)
 
 
 def _add_boxes(image: np.ndarray, box_xyxy: np.ndarray, dashed: np.ndarray, width_px: float) -> np.ndarray:
@@ -99,9 +99,9 @@ def _dashes(length: float, dash: float) -> list[tuple[float, float]]:
 
 
 def share_of(values: np.ndarray, scale: Normalize) -> np.ndarray:
-    """Return where values lie between the ends of a scale: float64 ndarray, 0..1; 0 where they are NaN."""
+    """Return where values lie between the ends of a scale: float64 ndarray, 0..1; NaN where they are NaN."""
     assert scale.vmin is not None and scale.vmax is not None
-    return np.nan_to_num(np.clip((values - scale.vmin) / (scale.vmax - scale.vmin), 0, 1).astype(float))
+    return np.clip((values - scale.vmin) / (scale.vmax - scale.vmin), 0, 1).astype(float)
 
 
 def overlay(
@@ -126,7 +126,8 @@ def overlay(
     """
     share = share_of(values, scale)
     image = _muted(pixels)
-    image += (MOST_OPAQUE * share)[..., None] * (MAP_COLORS(share)[..., :3] - image)
+    known = np.nan_to_num(share)
+    image += (MOST_OPAQUE * known)[..., None] * (MAP_COLORS(known)[..., :3] - image)
     thicker = max(1.0, max(share.shape) / LINES_AT_PX)
     _add_contours(image, share, CONTOUR_PX * thicker)
     dashed = np.zeros(len(box_xyxy), bool) if dashed is None else dashed

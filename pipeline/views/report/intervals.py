@@ -16,7 +16,7 @@ FEW_PICTURES = 20
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % intervals over pictures (bootstrap): low and high, 0..1, up to the shift to the measured value.
+    """95 % intervals over pictures (bootstrap): low and high, 0..1.
 
     Attributes
     ----------
@@ -42,11 +42,16 @@ def measure_intervals(ranking: Ranking, measured: Mapping[str, float | None]) ->
     values = bootstrap_class_ap(ranking.scores.by(ranking.k)[:, columns], ranking.labels[:, columns], ranking.metric)
     defined = ~np.isnan(values).all(1)  # else a warning
     means = np.nanmean(values[defined], axis=1)
-    mean = interval(means, measured=float(np.mean(list(known.values()))))
+    mean = _within(*interval(means, measured=float(np.mean(list(known.values())))))
     of_class = {
-        name: (max(0.0, low), min(1.0, high))
+        name: _within(low, high)
         for (name, ap), column in zip(known.items(), values.T, strict=True)
         for low, high in [interval(column, measured=ap)]
         if not np.isnan(low)
     }
     return Intervals(mean, of_class)
+
+
+def _within(low: float, high: float) -> tuple[float, float]:
+    """Cut an interval at 0 and 1, over which the shift to the measured value may take it."""
+    return max(0.0, low), min(1.0, high)

@@ -61,9 +61,10 @@ class Since:
 def find_previous(run: RunContext, head: str) -> Path | None:
     """Return the result file of the same dataset and split that was written last before a head's; None for none."""
     file = evaluate.path(run, head)
-    if not file.is_file():
-        return None
-    written, split = file.stat().st_mtime_ns, read_json(file).get("split")
+    try:
+        written, split = file.stat().st_mtime_ns, read_json(file)["split"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not evaluated yet, or damaged, which is said where the result is read
     earlier = []
     for path in (run.ws.results / "runs").glob("*/map.json"):
         if path != file and path.stat().st_mtime_ns < written:
@@ -71,7 +72,8 @@ def find_previous(run: RunContext, head: str) -> Path | None:
     for _, path in sorted(earlier, reverse=True):
         try:
             result = read_json(path)
-            if result["dataset"] == run.dataset and result["split"] == split and result["mAP"] is not None:
+            is_comparable = result["dataset"] == run.dataset and result["split"] == split
+            if is_comparable and result["mAP"] is not None and result["AP"] and result["fingerprints"]:
                 return path
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no result of ours, or half of one: it is not shown

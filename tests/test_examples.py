@@ -159,7 +159,8 @@ def test_example_runs(prepared, line):
     words = shlex.split(line, comments=True)[1:]
     for name, ours in STANDS_FOR.items():
         words = [re.sub(rf"(?<![\w-]){re.escape(name)}(?!\w)", ours, word) for word in words]
-    if "--config" not in words and takes_settings(words) and (words[:2] != ["data", "check"] or "--deep" in words):
+    by_settings = words[:2] != ["data", "check"] or {"--deep", "--near", "--labels"} & set(words)
+    if "--config" not in words and takes_settings(words) and by_settings:
         words += ["--config", "fast.yaml"]
     if words[:2] == ["data", "new"] and (prepared / f"data_manifests/{words[-1]}.yaml").exists():
         (prepared / f"data_manifests/{words[-1]}.yaml").unlink()

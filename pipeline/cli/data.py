@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from pipeline.cli.common import echo_json, json_option, say, workspace_from
+from pipeline.cli.common import echo_json, json_option, say
+from pipeline.cli.data_check import check_dataset
 from pipeline.dataset.formats.names import ANNOTATED
-
-if TYPE_CHECKING:
-    from pipeline.dataset.manifest import Manifest
-    from pipeline.dataset.report import CheckReport
 
 ROOT = click.option("--data-root", help="Folder that holds datasets; default: data, or $PIPELINE_DATA.")
 
@@ -29,6 +25,9 @@ def command() -> None:
       pipeline data check voc12 --data-root ~/VOCdevkit
       pipeline data new --root ~/my-pictures --name mine
     """
+
+
+command.add_command(check_dataset)
 
 
 @command.command("list")
@@ -76,61 +75,6 @@ def fetch_dataset(name: str, data_root: str | None) -> None:
     from pipeline.dataset.manifest import load_manifest
 
     click.echo(f"{fetch(load_manifest(name), root_of(data_root), say)}")
-
-
-@command.command("check")
-@click.argument("name")
-@ROOT
-@click.option("--deep", is_flag=True, help="Decode every picture and plan its patches, as 'pipeline patches' does.")
-@click.option(
-    "--config", type=click.Path(dir_okay=False), help="With --deep: YAML file with the settings of the run to come."
-)
-def check_dataset(name: str, data_root: str | None, deep: bool, config: str | None) -> None:
-    """Say whether all pictures, annotations and lists of a dataset are there.
-
-    \b
-    Example:
-      pipeline data check voc12 --deep
-    """
-    from pipeline.dataset.fetch import check
-    from pipeline.dataset.manifest import data_root as root_of
-    from pipeline.dataset.manifest import load_manifest
-    from pipeline.io.errors import DatasetError
-    from pipeline.io.messages import enumerate_problems
-
-    manifest = load_manifest(name)
-    if deep:
-        report = _check_deep(manifest, data_root, config)
-    elif config is not None:
-        raise click.UsageError("--config goes with --deep: files are compared without any settings.")
-    else:
-        report = check(manifest, root_of(data_root) if data_root else None)
-    click.echo(f"{name} in {report.elsewhere or report.folder}" if report.folder else f"{name}: not found")
-    for split in report.splits:
-        click.echo(f"  {split}")
-    if not report.ok:
-        lines = [f"{name}: {len(report.problems)} problem(s)", enumerate_problems(report.problems), *report.advice]
-        raise DatasetError("\n".join(lines))
-    click.echo("complete")
-
-
-def _check_deep(manifest: Manifest, data_root: str | None, config: str | None) -> CheckReport:
-    """Check as the stage ``patches`` would, under the settings of ``--config``."""
-    from pipeline.patches.check import check_for_patches
-
-    settings = workspace_from({"config": config, "data_root": data_root}).settings
-    sources = settings.sources
-    if config is None and manifest.by_person:
-        sources = sources.model_copy(update={"source": "boxes"})  # the only one that goes with persons
-    return check_for_patches(
-        manifest,
-        settings.data_root,
-        sources,
-        on_error=settings.on_error,
-        max_skipped=settings.max_skipped,
-        workers=settings.threads or len(os.sched_getaffinity(0)),
-        say=say,
-    )
 
 
 @command.command("new")

@@ -38,6 +38,7 @@ SECTIONS = {
     "Scoring": {
         "score": ("score", "Score the pictures of a split with fitted heads."),
         "evaluate": ("evaluate", "Average precision from scores, or files for the evaluation server."),
+        "localise": ("localise", "Measure boxes drawn from heat maps: CorLoc, and AP of detection."),
         "recipe": ("recipe", "List, show and run named systems over the same activations."),
         "compare": ("compare", "Compare recipes, with published rows below."),
         "curve": ("curve", "Measure recipes fitted on more and more pictures: learning curves."),

@@ -278,6 +278,9 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         with _named(", ".join(map(str, files))):
             click.echo(FORMATS[form](make_tables(contents, per_class)), nl=False)
         return
+    from pipeline.cli.data_check import print_label_faults, print_near
+    from pipeline.cli.localise import print_boxes
+
     printers = {
         "comparison": print_comparison,
         "sweep": print_sweep,
@@ -285,6 +288,9 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         "given": print_given,
         "curve": print_curve,
         "ladder": print_ladder,
+        "near": print_near,
+        "boxes": print_boxes,
+        "labels": print_label_faults,
     }
     for path, content in zip(files, _read_results(files), strict=True):
         with _named(str(path)):

@@ -1,8 +1,9 @@
 """Whether two pictures are one photo, resized, cropped, mirrored or compressed again: from small grey pictures alone.
 
-The smaller content is laid over the larger one at several sizes and all places, and the highest correlation counts
-(normalised cross-correlation, as in template matching: Lewis, *Fast normalized cross-correlation*, Vision Interface
-1995). It tells copies from pictures of the same kind of thing, whose features are as similar but whose pixels are not.
+What is compared is their detail: grey levels less those of a blurred copy, since a bright sky over a dark field is the
+same in many photos. The smaller content is laid over the larger one at several sizes and all places, and the highest
+correlation counts (normalised cross-correlation, as in template matching: Lewis, *Fast normalized cross-correlation*,
+Vision Interface 1995). It tells copies from pictures of the same kind of thing, whose features are as similar.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ SMALLEST_CROP = 0.6
 """The smallest crop that is found, as a share of the sides of the whole picture."""
 CROPS = tuple(np.geomspace(1.0, SMALLEST_CROP, 24).round(3).tolist())
 """Sizes that are tried, so near to one another that no edge is off by more than half a pixel."""
-FLAT = 4.0
-"""Deviation, in grey levels of 255, below which a picture has no structure that could be correlated."""
+BLUR_PX = 2.0
+"""Deviation of the Gaussian whose blur is taken away."""
+FLAT = 1.0
+"""Deviation of the detail, in grey levels of 255, below which there is nothing that could be correlated."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Match:
 
     Attributes
     ----------
-    correlation : -1 to 1, of their grey levels where they lie over one another best
+    correlation : -1 to 1, of their detail where they lie over one another best
     mirrored : whether one of them was mirrored for that
     """
 
@@ -46,15 +49,16 @@ def grey_picture(image: Image.Image) -> np.ndarray:
 def match_pictures(first: np.ndarray, second: np.ndarray) -> Match:
     """Find how well two pictures agree, as they are or with one of them mirrored.
 
-    Pictures without structure (`FLAT`) agree by their mean grey alone: 1 for the same grey, else 0.
+    Two pictures without detail (`FLAT`) agree, by 1, if they have one shape and no grey level differs by more than 4.
 
     Parameters
     ----------
     first, second : uint8 ndarrays (height, width), from `grey_picture`
     """
-    if min(first.std(), second.std()) < FLAT:
-        both = max(first.std(), second.std()) < FLAT
-        return Match(float(both and abs(float(first.mean()) - float(second.mean())) < FLAT), False)
+    is_flat = [_detail(grey).std() < FLAT for grey in (first, second)]
+    if any(is_flat):
+        same = all(is_flat) and first.shape == second.shape
+        return Match(float(same and bool((np.abs(first.astype(float) - second) <= 4).all())), False)
     plain, mirrored = np.maximum(_best_places(first, second), _best_places(second, first)).tolist()
     return Match(max(plain, mirrored), mirrored > plain)
 
@@ -67,7 +71,7 @@ def _best_places(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
     float64 ndarray (2,), -1 to 1: as it is, and mirrored
     """
     largest = min(whole.shape[0] / part.shape[0], whole.shape[1] / part.shape[1])
-    image, best, tried = Image.fromarray(part), np.full(2, -1.0), set()
+    image, detail, best, tried = Image.fromarray(part), _detail(whole), np.full(2, -1.0), set()
     for crop in CROPS:
         h, w = (
             max(1, min(limit, round(side * largest * crop)))
@@ -76,9 +80,17 @@ def _best_places(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
         if (h, w) in tried:
             continue
         tried.add((h, w))
-        template = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC), np.float32)
-        best = np.maximum(best, _correlate(whole.astype(np.float32), template))
+        template = _detail(np.asarray(image.resize((w, h), Image.Resampling.BICUBIC)))
+        best = np.maximum(best, _correlate(detail, template))
     return best
+
+
+def _detail(grey: np.ndarray) -> np.ndarray:
+    """Take the blurred picture away: float32 ndarray of the same shape."""
+    from scipy import ndimage  # the import takes time, and most commands do without
+
+    values = grey.astype(np.float32)
+    return values - ndimage.gaussian_filter(values, BLUR_PX, mode="nearest")
 
 
 def _correlate(whole: np.ndarray, template: np.ndarray) -> np.ndarray:

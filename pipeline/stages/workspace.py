@@ -265,6 +265,15 @@ class Workspace:
     def ladder_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_ladder.json"
 
+    def near_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_near.json"
+
+    def label_faults_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_labels.json"
+
+    def data_page_path(self, dataset: str) -> Path:
+        return self.results / f"{dataset}_data.html"
+
     def sweep_path(self, dataset: str) -> Path:
         return self.results / f"{dataset}_sweep.json"
 

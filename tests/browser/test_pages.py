@@ -36,6 +36,8 @@ STEPS = (
     "score --dataset demo --head fca",
     "evaluate --dataset demo --head fca",
     "compare --dataset demo --heads",
+    "localise --dataset demo --head fca",
+    "data check demo --near --labels --cosine 0.95 --correlation 0.6",
 )
 SCREENS = pytest.mark.parametrize(
     ("width", "height", "dark"),
@@ -53,6 +55,17 @@ def folder(tmp_path_factory) -> Path:
     (folder / "results/demo_heads.json").rename(folder / "results/demo_compare.json")
     run_to_success(folder, "report --dataset demo --config config.yaml")
     return folder
+
+
+@SCREENS
+def test_the_page_of_the_data_holds_on_every_screen(
+    folder, browser, set_screen, violations, complaints, width, height, dark
+):
+    browser.get((folder / "results/demo_data.html").as_uri())
+    set_screen(width, height, dark)
+    assert fits_the_screen(browser)
+    assert violations() == []
+    assert complaints() == []
 
 
 @pytest.fixture

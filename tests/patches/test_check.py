@@ -136,4 +136,6 @@ def test_class_folders_and_tables(tmp_path):
 
 def test_settings_go_with_a_deep_check(tmp_path):
     (tmp_path / "c.yaml").write_text("threads: 1\n")
-    assert "--config goes with --deep" in run_command(tmp_path, "data", "check", "demo", "--config", "c.yaml").err
+    assert (
+        "--config: settings go with --deep" in run_command(tmp_path, "data", "check", "demo", "--config", "c.yaml").err
+    )

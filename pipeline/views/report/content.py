@@ -26,6 +26,8 @@ from pipeline.views.report.protocol import protocol
 from pipeline.views.report.provenance import Stage, StoreLine
 from pipeline.views.report.read import FoundRun
 from pipeline.views.report.since import Since, since_previous
+from pipeline.views.sections.boxes import boxes_section
+from pipeline.views.sections.page import data_sections
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and heat maps; of all there is AP."""
@@ -205,7 +207,10 @@ def color_bar() -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything on the page; `figures` are the charts as they are, to be written into files."""
+    """Everything on the page; `figures` are the charts as they are, to be written into files.
+
+    `boxes` and `data` are sections as HTML, empty where there is nothing to show.
+    """
 
     title: str
     result: dict[str, Any]
@@ -234,6 +239,8 @@ class Content:
     chance: float | None
     few: int
     since: Since | None
+    boxes: str
+    data: str
 
 
 def undefined_of(comparison: Mapping[str, Any] | None) -> dict[str, list[str]]:
@@ -287,4 +294,6 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         chance=chance_of(result, ranking),
         few=FEW_PICTURES,
         since=since_previous(run, result["head"], result, ranking),
+        boxes=boxes_section(run, result["head"], result["split"]),
+        data=data_sections(run),
     )

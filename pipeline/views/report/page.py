@@ -10,7 +10,7 @@ import jinja2
 from pipeline.io.atomic import write_atomic
 from pipeline.io.digests import digest_of, sha256_file
 from pipeline.io.numbers import format_bytes, format_seconds
-from pipeline.stages import evaluate
+from pipeline.stages import evaluate, label_faults, localise, near
 from pipeline.stages.context import RunContext
 from pipeline.version import __version__
 from pipeline.views.figures.style import save_vector
@@ -67,9 +67,9 @@ def digest_of_inputs(run: RunContext, head: str) -> str:
     """Return the digest of the files and settings from which a report would be written now."""
     files = (evaluate.path(run, head), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
     digests = [sha256_file(file) if file.is_file() else None for file in files]
-    curve = run.ws.curve_path(run.dataset)
-    if curve.is_file():  # only then, so that reports without one stay current
-        digests.append(sha256_file(curve))
+    optional = (run.ws.curve_path(run.dataset), near.path(run), label_faults.path(run), *localise.paths(run, head))
+    # Only those that are there, so that reports without them stay current.
+    digests += [sha256_file(file) for file in optional if file.is_file()]
     previous = find_previous(run, head)
     if previous is not None:
         digests.append(sha256_file(previous))

@@ -16,6 +16,9 @@ KINDS = {
     "measured": "given",
     "curves": "curve",
     "rungs": "ladder",
+    "pairs": "near",
+    "box_AP": "boxes",
+    "faults": "labels",
 }
 """Kinds of result files by the key that tells them."""
 
@@ -46,11 +49,16 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
             "given": given_table,
             "curve": curve_table,
             "ladder": ladder_table,
+            "near": near_table,
+            "boxes": boxes_table,
+            "labels": faults_table,
         }
         return [makers[str(kind_of(content))](content) for content in contents]
     results = [content for content in contents if kind_of(content) == "result"]
     tables = [classes_table(results)] if results else []
     for content in contents:
+        if kind_of(content) in ("near", "boxes", "labels"):
+            raise PipelineError("--per-class: near-duplicates, labels and boxes have tables of their own; leave it out")
         if kind_of(content) == "given":
             raise PipelineError("--per-class: scores made elsewhere stand in a table of their own; leave it out")
         if kind_of(content) in ("curve", "ladder"):
@@ -231,6 +239,57 @@ def sweep_table(swept: Mapping[str, Any]) -> ResultTable:
     ]
     title = f"{swept['dataset']}: mAP % on {swept['held_out_pictures']} held-out fit pictures, and on {swept['split']}"
     return ResultTable(title, columns, rows)
+
+
+def boxes_table(result: Mapping[str, Any]) -> ResultTable:
+    """Make the table of boxes drawn from maps: a row per class, and the means."""
+    corloc, ap = result["CorLoc"], result["box_AP"]
+    columns = (
+        Column("class", "class"),
+        Column("CorLoc", "CorLoc %", "share"),
+        Column("box_AP", f"AP of boxes ({result['metric']}) %", "share"),
+        Column("objects", "objects", is_number=True),
+    )
+    rows = [[name, share, ap["by_class"][name], result["objects"][name]] for name, share in corloc["by_class"].items()]
+    footer = ["mean", corloc["mean"], ap["mean"], sum(result["objects"].values())]
+    where = f"{result['dataset']} {result['split']}: boxes from maps of head {result['head']}"
+    title = f"{where} on {result['trunk']} {result['layer']}, share {result['share']:g}"
+    return ResultTable(title, columns, rows, footer, tuple(result["definition"].values()))
+
+
+def faults_table(found: Mapping[str, Any]) -> ResultTable:
+    """Make the table of contradicted labels: a row per picture and class, by falling margin."""
+    columns = (
+        Column("id", "picture"),
+        Column("class", "class"),
+        Column("label", "label"),
+        Column("probability", "P(class) %", "share"),
+        Column("margin", "margin %", "share"),
+    )
+    rows = [[fault[column.name] for column in columns] for fault in found["faults"]]
+    title = f"{found['dataset']} {found['split']}: {len(rows):,} labels that held-out scores contradict"
+    return ResultTable(title, columns, rows, notes=(found["definition"],))
+
+
+def near_table(found: Mapping[str, Any]) -> ResultTable:
+    """Make the table of near-duplicates: a row per pair, leaks first."""
+    columns = (
+        Column("leak", "leak", "flag"),
+        *(Column(f"{which}_{name}", f"{which} {name}") for which in ("first", "second") for name in ("split", "id")),
+        Column("correlation", "pixels", "share"),
+        Column("cosine", "rows", "share"),
+        *(Column(name, title, "flag") for name, title in (("mirrored", "mirrored"), ("same_file", "same file"))),
+    )
+    rows = [
+        [
+            pair["leak"],
+            *(pair[which][name] for which in ("first", "second") for name in ("split", "id")),
+            *(pair[name] for name in ("correlation", "cosine", "mirrored", "same_file")),
+        ]
+        for pair in found["pairs"]
+    ]
+    title = f"{found['dataset']} {' and '.join(found['splits'])}: {len(rows):,} pairs of near-duplicates"
+    return ResultTable(title, columns, rows, notes=(found["definition"],))
 
 
 def classes_table(results: Sequence[Mapping[str, Any]]) -> ResultTable:

@@ -39,11 +39,14 @@ def _contradicted(result: Mapping[str, Any]) -> str | None:
     measured = [item["AP"] for item in (result, *result.get("recipes", ())) if "AP" in item]
     if any(list(aps) != scored for aps in measured):
         return f"the manifest has other classes: {', '.join(scored[:10])}{', ...' if len(scored) > 10 else ''}"
-    if result["split"] not in manifest.splits:
+    roles = list(dict.fromkeys((manifest.fit, manifest.eval)))
+    if "splits" in result and list(result["splits"]) != roles:  # of what was searched in both
+        return f"it is of {', '.join(result['splits'])}, and the manifest says {', '.join(roles)}"
+    if result.get("split", manifest.eval) not in manifest.splits:
         return f"the manifest has no split {result['split']!r}"
     # Scores that were given were fitted elsewhere.
-    if result.get("fit_split", manifest.fit) not in (manifest.fit, result["split"]):
+    if result.get("fit_split", manifest.fit) not in (manifest.fit, result.get("split")):
         return f"fitted on {result['fit_split']!r}, and the manifest says fit: {manifest.fit}"
-    if result["metric"] != manifest.metric:
+    if result.get("metric", manifest.metric) != manifest.metric:
         return f"measured by {result['metric']}, and the manifest says metric: {manifest.metric}"
     return None

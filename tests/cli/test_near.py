@@ -1,0 +1,145 @@
+"""`pipeline data check --near --labels`: copies of drawn scenes, leaks first; a picture in a wrong folder."""
+
+import io
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.dataset.demo.scenes import draw_scene
+from pipeline.io.atomic import read_json
+
+CONFIG = {"trunk": "alexnet64", "precision": "fp32", "threads": 1, "grid": {"scales": [1.0]}}
+NEAR = ("data", "check", "copies", "--near", "--config", "config.yaml")
+COPIES = {
+    ("train__s1", "val__same"),
+    ("train__s2", "val__smaller"),
+    ("train__s3", "val__cropped"),
+    ("train__s4", "train__mirrored"),
+}
+"""By the name of the file, with its split."""
+
+
+def crop(image: Image.Image, share: float) -> Image.Image:
+    width, height = round(share * image.width), round(share * image.height)
+    return image.crop((image.width - width, 0, image.width, height))
+
+
+def draw_pictures(root: Path) -> None:
+    for split, seeds in (("train", range(8)), ("val", range(20, 24))):
+        (root / split / "scene").mkdir(parents=True)
+        for seed in seeds:
+            draw_scene(np.random.default_rng(seed))[0].save(root / split / "scene" / f"s{seed}.jpg", quality=95)
+    shutil.copy(root / "train/scene/s1.jpg", root / "val/scene/same.jpg")
+    first = {n: Image.open(io.BytesIO((root / f"train/scene/s{n}.jpg").read_bytes())) for n in (2, 3, 4)}
+    first[2].resize((first[2].width // 2, first[2].height // 2)).save(root / "val/scene/smaller.jpg", quality=40)
+    crop(first[3], 0.85).save(root / "val/scene/cropped.png")
+    first[4].transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "train/scene/mirrored.jpg", quality=90)
+    # A second class, with a scene among its pictures.
+    for split, n_pictures in (("train", 9), ("val", 2)):
+        (root / split / "noise").mkdir()
+        for n in range(n_pictures):
+            noise = np.random.default_rng([n, split == "val"]).integers(0, 256, (20, 26, 3), np.uint8)
+            Image.fromarray(noise).resize((260, 200)).save(root / split / "noise" / f"g{n}.png")
+    draw_scene(np.random.default_rng(30))[0].save(root / "train/noise/wrong.jpg", quality=95)
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory, run_in):
+    """Runs commands where the pictures are, extracted."""
+    folder = tmp_path_factory.mktemp("near")
+    draw_pictures(folder / "set")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    lines = ["data new --root set --name copies"]
+    lines += [f"extract --dataset copies --split {split} --config config.yaml" for split in ("train", "val")]
+    for line in lines:
+        ended = run_in(folder, *line.split())
+        assert ended.code == 0, ended.err
+    run = partial(run_in, folder)
+    return run, folder
+
+
+def name_of(picture: dict) -> str:
+    return f"{picture['split']}__{picture['id'].rpartition('/')[2].rpartition('__')[2]}"
+
+
+def names_of(pair: dict) -> tuple[str, ...]:
+    return tuple(sorted(name_of(pair[which]) for which in ("first", "second")))
+
+
+def test_copies_are_found_and_leaks_come_first(copies):
+    run, folder = copies
+    ended = run(*NEAR, "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+
+    assert {names_of(pair) for pair in found["pairs"]} == {tuple(sorted(pair)) for pair in COPIES}
+    assert [pair["leak"] for pair in found["pairs"]] == [True, True, True, False]
+    by_name = {names_of(pair): pair for pair in found["pairs"]}
+    assert by_name["train__s1", "val__same"]["same_file"]
+    assert [name for name, pair in by_name.items() if pair["mirrored"]] == [("train__mirrored", "train__s4")]
+    assert found["compared"] > len(found["pairs"])  # rows alone would not tell
+    assert len(found["groups"]) == 4
+    assert found == read_json(folder / "results/copies_near.json")
+
+    page = (folder / "results/copies_data.html").read_text()
+    assert page.count("<img") == 8
+    assert page.index("Leaks: one in train, one in val: 3") < page.index("Both in train: 1")
+
+
+def test_printed_and_shown_again(copies):
+    run, _ = copies
+    ended = run(*NEAR)
+    shown = run("show", "results/copies_near.json")
+    table = run("show", "results/copies_near.json", "--format", "csv")
+
+    assert ended.code == shown.code == table.code == 0, ended.err + shown.err + table.err
+    assert "complete\nnear-duplicates: 3 pairs across splits, 1 within train, 0 within val" in ended.out
+    assert ended.out.count("  LEAK ") == 3 and shown.out in ended.out
+    assert len(table.out.splitlines()) == 5
+
+
+def test_thresholds_decide_and_are_said(copies):
+    run, _ = copies
+
+    strict = json.loads(run(*NEAR, "--json", "--correlation", "0.99999").out)
+    narrow = json.loads(run(*NEAR, "--json", "--cosine", "0.99999").out)
+
+    assert {names_of(pair) for pair in strict["pairs"]} == {("train__s1", "val__same")}
+    assert narrow["compared"] < 4 and "0.99999" in narrow["definition"]
+    for option, value in (("--cosine", "0"), ("--correlation", "1.5")):
+        ended = run(*NEAR, option, value)
+        assert ended.code == 2 and "above 0, at most 1" in ended.err
+
+
+def test_what_goes_with_what(copies):
+    run, _ = copies
+
+    assert "--config: settings go with --deep, --near" in run("data", "check", "copies", "--config", "c.yaml").err
+    assert "--cosine and --correlation go with --near" in run("data", "check", "copies", "--cosine", "0.5").err
+    missing = run("data", "check", "copies", "--near", "--trunk", "random")
+    assert missing.code == 2 and "pipeline extract --dataset copies --split train --trunk random" in missing.err
+
+
+def test_a_picture_in_the_wrong_folder_is_named_by_both_classes(copies):
+    run, folder = copies
+    options = ("data", "check", "copies", "--labels", "--config", "config.yaml")
+    ended, as_json = run(*options), run(*options, "--json")
+    assert ended.code == as_json.code == 0, ended.err + as_json.err
+    found = json.loads(as_json.out)
+
+    named = {(name_of({"split": "train", **fault}), fault["class"], fault["label"]) for fault in found["faults"]}
+    assert named == {("train__wrong", "noise", "present"), ("train__wrong", "scene", "absent")}
+    assert found["left_out"] == {} and found["pictures"] == 19
+    assert run("show", "results/copies_labels.json").out in ended.out
+    page = (folder / "results/copies_data.html").read_text()
+    assert "The label says absent, the scores say present: 1" in page
+
+    again = run("data", "check", "copies", "--near", "--labels", "--config", "config.yaml", "--json")
+    both = json.loads(again.out)
+    assert both["labels"]["faults"] == found["faults"] and len(both["near"]["pairs"]) == len(COPIES)

@@ -106,6 +106,18 @@ def test_a_rung_takes_nothing_of_another_trunk():
     assert changed.precision == "fp32" and not changed.ladder
 
 
+def test_the_report_has_it_while_it_is_current(folder, made):
+    report = ["report", "--dataset", "tiny", "--config"]
+    ended = run_command(folder, *report, "ladder.yaml")
+    assert ended.code == 0, ended.err
+    page = (folder / "results/tiny_report.html").read_text()
+    assert '<h2 id="ladder">' in page and 'data-label="2 per class"' in page
+    config = yaml.safe_load((folder / "ladder.yaml").read_text())
+    (folder / "other.yaml").write_text(yaml.safe_dump({**config, "seeds": [7]}))
+    ended = run_command(folder, *report, "other.yaml")
+    assert ended.code == 0 and "tiny_ladder.json" in ended.err and "left out of the report" in ended.err, ended.err
+
+
 @pytest.mark.parametrize(
     ("config", "line", "problem"),
     [

@@ -224,6 +224,7 @@ class Content:
     color_bar: str
     comparison: dict[str, Any] | None
     curve: dict[str, Any] | None
+    ladder: dict[str, Any] | None
     stages: list[Stage]
     stores: list[StoreLine]
     protocol: list[str]
@@ -279,6 +280,7 @@ def gather(run: RunContext, found: FoundRun) -> Content:
         color_bar=color_bar(),
         comparison=found.comparison,
         curve=found.curve,
+        ladder=found.ladder,
         stages=found.stages,
         stores=found.stores,
         protocol=protocol(result, run.settings.sources),

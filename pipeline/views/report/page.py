@@ -67,7 +67,8 @@ def digest_of_inputs(run: RunContext, head: str) -> str:
     """Return the digest of the files and settings from which a report would be written now."""
     files = (evaluate.path(run, head), run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
     digests = [sha256_file(file) if file.is_file() else None for file in files]
-    optional = (run.ws.curve_path(run.dataset), near.path(run), label_faults.path(run), *localise.paths(run, head))
+    drawn = (run.ws.curve_path(run.dataset), run.ws.ladder_path(run.dataset))
+    optional = (*drawn, near.path(run), label_faults.path(run), *localise.paths(run, head))
     # Only those that are there, so that reports without them stay current.
     digests += [sha256_file(file) for file in optional if file.is_file()]
     previous = find_previous(run, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pipeline.head.file import load_head
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import PipelineError
-from pipeline.recipes import compare, curve
+from pipeline.recipes import compare, curve, ladder
 from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
 from pipeline.stages.workspace import Workspace
@@ -27,7 +28,7 @@ class FoundRun:
     ranking : of the split that was measured; None where nothing was
     heat_maps : scores its pictures patch by patch; None where the head has no scores of patches of a grid
     comparison : of recipes or heads on the dataset; None where there is none
-    curve : learning curves of the dataset; None where there are none that are current
+    curve, ladder : learning curves of the dataset, and recipes by trunk; None where there are none that are current
     stages, stores : what ran, and what the result was computed from
     """
 
@@ -36,6 +37,7 @@ class FoundRun:
     heat_maps: SplitReader | None
     comparison: dict[str, Any] | None
     curve: dict[str, Any] | None
+    ladder: dict[str, Any] | None
     stages: list[Stage]
     stores: list[StoreLine]
 
@@ -62,24 +64,27 @@ def read_run(run: RunContext, head: str) -> FoundRun:
         ranking=ranking,
         heat_maps=heat_maps,
         comparison=comparison,
-        curve=read_curve(run),
+        curve=_read_current(run, curve.path(run), curve.why_due, "pipeline curve"),
+        ladder=_read_current(run, ladder.path(run), ladder.why_due, "pipeline ladder"),
         stages=stages_of(run, splits, result),
         stores=stores_of(run, splits),
     )
 
 
-def read_curve(run: RunContext) -> dict[str, Any] | None:
-    """Return the learning curves, or None if there are none that are current; says where they are not."""
-    if not curve.path(run).is_file():
+def _read_current(
+    run: RunContext, file: Path, why_due: Callable[[RunContext], str | None], command: str
+) -> dict[str, Any] | None:
+    """Return the content of a file, or None if it is not there or not current; says where it is not."""
+    if not file.is_file():
         return None
     try:
-        reason = curve.why_due(run)
+        reason = why_due(run)
     except PipelineError as error:  # a store that is gone, a recipe that is not known any more
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        run.say(f"{curve.path(run)}: {reason}; left out of the report; make it again: pipeline curve")
+        run.say(f"{file}: {reason}; left out of the report; make it again: {command}")
         return None
-    return read_json(curve.path(run))
+    return read_json(file)
 
 
 def current_comparison(run: RunContext, of_heads: bool = False) -> dict[str, Any] | None:

@@ -36,19 +36,23 @@ class EvaluatedBefore:
     _receipts: dict[Path, list[CachedReceipt]] = field(default_factory=dict)
     _reasons: dict[Path, str | None] = field(default_factory=dict)
 
-    def why_due(self, result: Mapping[str, Any]) -> str | None:
+    def why_due(self, result: Mapping[str, Any], file: Path) -> str | None:
         """Return why a result is not what an evaluation would give now.
 
         Parameters
         ----------
         result : of a run (``..._map.json``), of a recipe, or a comparison of recipes or heads
+        file : from which it was read
 
         Returns
         -------
         The first reason. None if there is none, and where it cannot be told: the files of the run, the receipts of its
-        stores, or both pictures and patch tables are not here.
+        stores, or both pictures and patch tables are not here; paths in it are of another folder than this one.
         """
-        for recipe in result.get("recipes", ()):
+        is_here = file.resolve().is_relative_to(Path.cwd())
+        if not is_here and not all(path.is_absolute() for path in _paths_in(result)):
+            return None
+        for recipe in _recipes_in(result):
             reason = self._of_recipe(recipe)
             if reason is not None:
                 return f"{recipe['name']}: {reason}"
@@ -58,11 +62,13 @@ class EvaluatedBefore:
         """Compare the runs of a recipe, one per seed, or the recipes that it joins."""
         if outcome.get("join"):
             return self._of_join(outcome)
-        for run in outcome["runs"]:
+        for index, run in enumerate(outcome["runs"]):
             found = _read(Path(run["result"]))
             if found is None:
                 continue
-            if any(run[name] != found[name] for name in SCORED) or outcome["fingerprints"] != found["fingerprints"]:
+            # The stores of an outcome are those of its first run: with each seed a trunk may be drawn anew.
+            is_of_others = index == 0 and outcome["fingerprints"] != found["fingerprints"]
+            if is_of_others or any(run[name] != found[name] for name in SCORED):
                 return f"{run['result']} was evaluated again since, and differs"
             reason = self._of_run(found)
             if reason is not None:
@@ -162,6 +168,18 @@ class EvaluatedBefore:
         if cache not in self._receipts:
             self._receipts[cache] = read_receipts(Workspace(RunSettings(cache=cache.as_posix())))[0]
         return self._receipts[cache]
+
+
+def _recipes_in(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the recipes of a comparison with their runs; learning curves name theirs alone."""
+    return [item for item in result.get("recipes", ()) if isinstance(item, dict) and "runs" in item]
+
+
+def _paths_in(result: Mapping[str, Any]) -> list[Path]:
+    """Return the paths of the files of its runs that a result names."""
+    of_runs = [run for item in (result, *_recipes_in(result)) for run in item.get("runs", ())]
+    named = [result.get("paths", {}).get("result"), *(run.get("result") or run.get("scores") for run in of_runs)]
+    return [Path(path) for path in named if path is not None]
 
 
 def _read(file: Path) -> dict[str, Any] | None:

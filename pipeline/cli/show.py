@@ -305,7 +305,7 @@ def _read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
     contents, before = [_read_result(path) for path in files], EvaluatedBefore()
     for path, content in zip(files, contents, strict=True):
         with _named(str(path)):
-            if (reason := why_stale(content, before)) is not None:
+            if (reason := why_stale(content, path, before)) is not None:
                 click.secho(f"NOTE: {path}: stale: {reason}", fg="yellow", err=True)
     return contents
 

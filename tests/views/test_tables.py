@@ -290,6 +290,24 @@ def test_a_copy_of_a_result_that_was_measured_again_is_stale(work):
     assert "was evaluated again since, and differs: " in note and "fingerprints" in note
 
 
+def test_trunks_that_are_drawn_anew_for_each_seed_make_no_outcome_stale(work):
+    line = "recipe run random --dataset tiny --config config.yaml"
+    assert run_command(work, *line.split()).code == 0
+    (outcome,) = (work / "results/recipes").glob("tiny-random-*.json")
+    assert "stale" not in run_command(work, "show", str(outcome.relative_to(work))).err
+    assert "stale" not in run_command(work, "results", "ls").err
+
+
+def test_a_result_of_another_folder_is_not_compared_with_files_of_this_one(work, stepped, tmp_path):
+    change_picture(work)
+    for line in ("extract --split val", "score", "evaluate --k max"):
+        argv = (*line.split(), "--dataset", "tiny", "--config", "config.yaml")
+        assert run_command(work, *argv).code == 0
+    other = stepped[0] / "results"
+    assert "stale" not in run_command(work, "show", str(other / "tiny_map.json")).err
+    assert "stale" not in run_command(work, "results", "ls", "--results", str(other)).err
+
+
 def test_without_the_files_of_a_run_its_result_is_only_compared_with_the_manifest(work):
     change_picture(work)
     (work / "cache").rename(work / "away")

@@ -57,7 +57,7 @@ def runs_table(results: Path, dataset: str | None = None) -> ResultTable:
                 rows.append(_row(of, path, content))
                 if dataset not in (None, rows[-1]["dataset"]):
                     continue
-                if (reason := why_stale(content, before)) is not None:
+                if (reason := why_stale(content, path, before)) is not None:
                     notes.append(f"{path}: stale: {reason}")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 notes.append(f"{path}: left out, not a result: {type(error).__name__} {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.cache.of_result import EvaluatedBefore
@@ -10,15 +11,16 @@ from pipeline.dataset.manifest import load_manifest
 from pipeline.io.errors import SettingsError
 
 
-def why_stale(result: Mapping[str, Any], before: EvaluatedBefore | None = None) -> str | None:
+def why_stale(result: Mapping[str, Any], file: Path, before: EvaluatedBefore) -> str | None:
     """Return why a result, or a comparison, is not what would be measured now.
 
     The manifest's roles, metric and classes are compared, then the files of its runs: pictures, annotations, weights,
-    stores, heads and scores. A sweep, a learning curve and scores that were given name no files, and of results whose
-    files are not here nothing more can be told: for them the manifest alone is compared.
+    stores, heads and scores. A sweep, a learning curve, a ladder and scores that were given name no files, and of
+    results whose files are not here nothing more can be told: for them the manifest alone is compared.
 
     Parameters
     ----------
+    file : from which it was read
     before : shared where several results are compared, so that each input is opened once
 
     Returns
@@ -29,7 +31,7 @@ def why_stale(result: Mapping[str, Any], before: EvaluatedBefore | None = None) 
         reason = _contradicted(result)
     except SettingsError:
         return None
-    return reason or (before or EvaluatedBefore()).why_due(result)
+    return reason or before.why_due(result, file)
 
 
 def _contradicted(result: Mapping[str, Any]) -> str | None:

@@ -80,7 +80,7 @@ class AttentionSettings(NetworkSettings):
     hidden: tuple[int, ...] = Field((), max_length=8, description="widths of the layers before attention and FCb")
     attention: int = Field(128, ge=1, le=MAX_WIDTH, description="width of the gated layer, which all classes share")
     attention_rate: float = Field(
-        1.0, gt=0, le=1000, description="learning rate of the attention, as a multiple of FCb's"
+        10.0, gt=0, le=1000, description="learning rate of the attention, as a multiple of FCb's"
     )
     maps: Literal["score", "attention"] = Field(
         "score",
@@ -88,7 +88,7 @@ class AttentionSettings(NetworkSettings):
         "the log of its weight in the picture up to a constant",
     )
     rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
-    max_epochs: tuple[int, ...] = Field((12, 4), min_length=1, description="largest number of epochs per rate")
+    max_epochs: tuple[int, ...] = Field((6, 2), min_length=1, description="largest number of epochs per rate")
     batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
 
 
@@ -130,7 +130,7 @@ class SvmSettings(Settings):
 class VladSettings(SvmSettings):
     """A linear SVM per class on an orderless encoding of a picture's patches, scale by scale (Gong et al. 2014)."""
 
-    # All that is said of an SVM holds but for its kind; and the vectors keep their own lengths.
+    # All that is said of an SVM holds but for its kind.
     kind: Literal["vlad"]  # type: ignore[assignment]
     encoding: Literal["vlad", "fisher"] = Field(
         "vlad", description="vlad: residuals to the nearest words; fisher: gradients of a mixture of Gaussians"
@@ -142,9 +142,9 @@ class VladSettings(SvmSettings):
         20_000, ge=10, le=10_000_000, description="fit rows, about, from which components and words are learnt"
     )
     pooling: tuple[Literal["mean", "max"], ...] = Field(
-        (), description="further vectors of each level that are joined: the mean or the maximum of its rows"
+        ("mean", "max"),
+        description="further vectors of each level that are joined: the mean or the maximum of its rows; may be none",
     )
-    standardise: Literal[False] = Field(False, description="never: each vector keeps its length")
 
 
 class AdaptedSettings(HeadSettings):

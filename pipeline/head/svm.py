@@ -333,12 +333,12 @@ def _fit_classes(
 
 
 def _set_standardisation(network: Svm, vectors: np.ndarray) -> None:
-    mean, inv_std = _standardisation(vectors)
+    mean, inv_std = standardisation(vectors)
     network.mean.copy_(torch.from_numpy(mean))
     network.inv_std.copy_(torch.from_numpy(inv_std))
 
 
-def _standardisation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardisation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean and inverse deviation of each column; a column without deviation becomes 0.
 
     The inverse deviation is divided by the root of the number of columns. So vectors keep a length near 1, and one

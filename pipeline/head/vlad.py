@@ -16,8 +16,8 @@ from torch import nn
 from pipeline.head.codebook import N_SCALES, WORDS_OF_ROWS, Codebook, EncodedPictures, fit_codebook
 from pipeline.head.fit_memory import SLACK, reading_bytes, rows_bytes
 from pipeline.head.pooled import fit_pictures
-from pipeline.head.settings import ScoreKind, VladSettings
-from pipeline.head.svm import bytes_of_moving, choose_way
+from pipeline.head.settings import ScoreKind, SvmSettings, VladSettings
+from pipeline.head.svm import bytes_of_moving, choose_way, standardisation
 from pipeline.head.svm_network import Svm
 from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
@@ -95,16 +95,22 @@ def fit(task: FitTask, settings: VladSettings) -> Fitted:
     fit_codebook(network.book, np.concatenate([chunk.numpy() for chunk in sample.chunks(8192)]), level, task.seed)
     release_memory()
     vectors = _encode_store(task, network.book)[used].astype(np.float64)
-    centre = vectors.mean(0)
-    vectors -= centre
+    mean, inv_std = standardisation(vectors)
+    if not settings.standardise:
+        inv_std = np.ones_like(inv_std)
+    vectors -= mean
+    vectors *= inv_std
     basis = span(vectors)
     inside = vectors if basis is None else vectors @ basis
-    make = partial(Svm, task.store.width, task.n_classes, settings, inside.shape[1])
-    small, facts = fitting.run(inside, settings, make)
+    # Standardised already, over all fit pictures: no label is in that.
+    plain = SvmSettings(kind="svm", standardise=False, costs=settings.costs)
+    make = partial(Svm, task.store.width, task.n_classes, plain, inside.shape[1])
+    small, facts = fitting.run(inside, plain, make)
     weight = small.weight.double().numpy()
     network.svm.weight.copy_(torch.from_numpy(weight if basis is None else weight @ basis.T))
     network.svm.bias.copy_(small.bias)
-    network.svm.mean.copy_(torch.from_numpy(centre))
+    network.svm.mean.copy_(torch.from_numpy(mean))
+    network.svm.inv_std.copy_(torch.from_numpy(inv_std))
     n_levels, n_words, n_components = shape
     codebook = {
         "rows": len(chosen),

@@ -113,7 +113,10 @@ class LocalFolder:
         return dict(sorted((path.relative_to(self.path).as_posix(), path.lstat().st_size) for path in files))
 
     def folders(self) -> list[str]:
-        return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.is_dir())
+        except FileNotFoundError:  # a file in its place is no empty folder
+            return []
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)

@@ -278,3 +278,10 @@ def test_trouble_is_said_in_words_of_a_user(error, message):
     with pytest.raises(PipelineError, match=f"^{message}"):
         raise explained
     assert "GiB" not in str(disk_trouble(OSError(errno.EIO, os.strerror(errno.EIO)), open_folder("memory://x")))
+
+
+def test_a_file_is_no_empty_folder_and_a_missing_folder_is(tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(NotADirectoryError):
+        open_folder(str(tmp_path / "cache")).folders()
+    assert open_folder(str(tmp_path / "absent")).folders() == []

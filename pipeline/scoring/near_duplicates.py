@@ -23,6 +23,10 @@ MOST_PAIRS = 200_000
 """More pairs than this are not compared: so many mean that the threshold does not tell pictures apart."""
 
 
+ROUNDING = 1e-6
+"""By so much the cosine of equal rows may miss 1."""
+
+
 def picture_rows(store: Store, table: PatchTable) -> np.ndarray:
     """Compute the whole-picture row of each picture, in one pass over the store.
 
@@ -72,7 +76,7 @@ def similar_pairs(rows: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nd
     """
     found, n_found = [(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))], 0
     for block, cosine in _blocks(rows):
-        first, second = np.nonzero(np.triu(cosine >= threshold, 1))
+        first, second = np.nonzero(np.triu(cosine >= threshold - ROUNDING, 1))
         n_found += len(first)
         if n_found > MOST_PAIRS:
             raise DatasetError(

@@ -192,13 +192,18 @@ class Pictures:
         return grey_picture(decode_image(data, bool(table.apply_exif[place]), table.ids[place]))
 
     def match(self, pairs: np.ndarray) -> list[Match]:
-        """Compare pairs (n, 2) by their pixels; each picture is decoded once."""
-        needed = np.unique(pairs).tolist()
+        """Compare pairs (n, 2) by their pixels; each picture is decoded once, and none of equal files."""
+        different = [pair for pair in pairs.tolist() if not self._same_file(*pair)]
+        needed = sorted({index for pair in different for index in pair})
         grey = {index: self._grey(index) for index in track(needed, "pictures to compare", len(needed), "pictures")}
-        return [
-            match_pictures(grey[first], grey[second])
-            for first, second in track(pairs.tolist(), "compare pictures", len(pairs), "pairs")
-        ]
+        matches = {
+            (first, second): match_pictures(grey[first], grey[second])
+            for first, second in track(different, "compare pictures", len(different), "pairs")
+        }
+        return [matches.get((first, second), Match(1.0, False)) for first, second in pairs.tolist()]
+
+    def _same_file(self, first: int, second: int) -> bool:
+        return self._sha256(first) == self._sha256(second)
 
     def describe(self, first: int, second: int, cosine: float, match: Match) -> dict[str, Any]:
         """Return a pair as a JSON object."""
@@ -208,7 +213,7 @@ class Pictures:
             "cosine": number(cosine),
             "correlation": number(match.correlation),
             "mirrored": match.mirrored,
-            "same_file": self._sha256(first) == self._sha256(second),
+            "same_file": self._same_file(first, second),
             "leak": self.split_of(first) != self.split_of(second),
         }
 

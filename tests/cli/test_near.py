@@ -107,11 +107,12 @@ def test_printed_and_shown_again(copies):
 def test_thresholds_decide_and_are_said(copies):
     run, _ = copies
 
-    strict = json.loads(run(*NEAR, "--json", "--correlation", "0.99999").out)
-    narrow = json.loads(run(*NEAR, "--json", "--cosine", "0.99999").out)
+    strict = json.loads(run(*NEAR, "--json", "--correlation", "1").out)
+    narrow = json.loads(run(*NEAR, "--json", "--cosine", "1").out)
 
     assert {names_of(pair) for pair in strict["pairs"]} == {("train__s1", "val__same")}
-    assert narrow["compared"] < 4 and "0.99999" in narrow["definition"]
+    assert {names_of(pair) for pair in narrow["pairs"]} == {("train__s1", "val__same")}
+    assert narrow["compared"] == 1 and "a cosine of 1 or more" in narrow["definition"]
     for option, value in (("--cosine", "0"), ("--correlation", "1.5")):
         ended = run(*NEAR, option, value)
         assert ended.code == 2 and "above 0, at most 1" in ended.err

@@ -43,6 +43,7 @@ STANDS_FOR = {
     "chair,sofa": "cat,house",
     "ilsvrc2012.txt": "1000.txt",
     "NODE": "head",
+    "lite0.yaml": "fast.yaml",
     "~": "home",
 }
 """Names of what is too large to be drawn here, and of a person's own folders."""

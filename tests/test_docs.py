@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.cli import run_to_success
 from support.demo import copy_demo
 from support.examples import all_commands, examples_of
@@ -127,3 +130,40 @@ def test_the_documentation_is_built_without_a_warning(tmp_path):
     for words in all_commands():
         for line in examples_of(words):
             assert line in shown, f"not a code block: {line}"
+
+
+DRAWING = runpy.run_path(str(ROOT / "tools/draw_docs_pictures.py"))
+MADE = json.loads((ROOT / "docs/pictures/made.json").read_text())
+MOST_LATE = timedelta(days=14)
+"""By so much the pictures may be older than the last change of the code that draws them."""
+
+
+def test_every_picture_of_the_documentation_is_one_that_was_drawn():
+    files = {path.stem for path in (ROOT / "docs/pictures").glob("*.png")}
+    assert files == set(MADE) == set(DRAWING["DRAWERS"]) == set(DRAWING["SOURCES"])
+    for name, made in MADE.items():
+        path = ROOT / f"docs/pictures/{name}.png"
+        assert path.stat().st_size < 400_000
+        with Image.open(path) as picture:
+            assert picture.size == (made["width"], made["height"]), name
+
+
+@pytest.mark.parametrize("name", ["map", "ranking", "taught"])
+def test_pictures_of_the_documentation_are_as_wide_as_those_drawn_now(name, demo_folder, tmp_path):
+    source = DRAWING[f"draw_{name}"](demo_folder)
+    width, _ = DRAWING["shrink"](source, tmp_path / "picture.png")  # the height is that of the scene
+    # Letters differ a little from machine to machine.
+    assert width == pytest.approx(MADE[name]["width"], rel=0.03), f"run: python tools/draw_docs_pictures.py {name}"
+
+
+@pytest.mark.parametrize("name", sorted(DRAWING["SOURCES"]))
+def test_pictures_of_the_documentation_are_not_older_than_the_code_that_draws_them(name):
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    if git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("needs the history")
+    assert all((ROOT / source).exists() for source in DRAWING["SOURCES"][name])
+    changed = git("log", "-1", "--format=%cs", "--", *DRAWING["SOURCES"][name])
+    late = date.fromisoformat(changed) - date.fromisoformat(MADE[name]["made"])
+    assert late <= MOST_LATE, f"run: python tools/draw_docs_pictures.py {name}"

@@ -100,6 +100,7 @@ def run_recipes(names: tuple[str, ...], dataset: str, scheduler: str | None, **o
       pipeline recipe run strong --dataset voc12 --scheduler local:4
     """
     from pipeline.activations.engines import check_scheduler
+    from pipeline.cli.show import print_points
     from pipeline.recipes import recipe
     from pipeline.stages.context import RunContext
 
@@ -107,6 +108,8 @@ def run_recipes(names: tuple[str, ...], dataset: str, scheduler: str | None, **o
     check_scheduler(scheduler)  # before anything is read
     for name in names:
         outcome = recipe.make(run, name)
+        if "points" in outcome["choice"]:
+            print_points(outcome)
         std = "" if outcome["std"] is None else f" +- {100 * outcome['std']:.1f} over {len(outcome['runs'])} seeds"
         score = "no mAP" if outcome["mAP"] is None else f"{100 * outcome['mAP']:.1f} mAP{std}"
         click.echo(f"{name}: {score}  {recipe.path(run, name)}")

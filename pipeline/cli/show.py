@@ -239,11 +239,23 @@ def _print_aggregations(recipes: list[dict[str, Any]]) -> None:
 
 def print_sweep(swept: dict[str, Any]) -> None:
     """One row for each head, reading and k; the chosen one is marked."""
-    from pipeline.views.tables.results import sweep_table
+    from pipeline.views.tables.points import sweep_table
 
-    table = sweep_table(swept)
+    _print_with_notes(sweep_table(swept))
+
+
+def print_points(outcome: dict[str, Any]) -> None:
+    """One row for each point that a recipe chose from; the chosen one is marked."""
+    from pipeline.views.tables.points import points_table
+
+    _print_with_notes(points_table(outcome))
+
+
+def _print_with_notes(table: ResultTable) -> None:
     click.echo(table.title)
     print_rows(table)
+    for note in table.notes:
+        click.echo(note)
 
 
 @click.command("show")
@@ -291,6 +303,7 @@ def command(files: tuple[Path, ...], form: str, per_class: bool) -> None:
         "near": print_near,
         "boxes": print_boxes,
         "labels": print_label_faults,
+        "points": print_points,
     }
     for path, content in zip(files, _read_results(files), strict=True):
         with _named(str(path)):

@@ -14,6 +14,7 @@ from pipeline.head.device import HeadDevice
 from pipeline.head.facts import HeadFacts
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
+from pipeline.head.points import points_of
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
 from pipeline.head.task import FitTask, Fitted
@@ -62,8 +63,15 @@ def fit_heads(
     Raises
     ------
     StoreError, HeadError
-        Store and table do not belong together; nothing to fit on.
+        Store and table do not belong together; nothing to fit on; a head with a grid, which is not one head.
     """
+    for name, of_head in settings.items():
+        if of_head.grid:
+            raise HeadError(
+                f"head {name!r} has a grid of {len(points_of(of_head)):,} points, of which one is to be chosen on "
+                f"held-out fit pictures: pipeline sweep, with the setting compare: [{name}], or pipeline recipe run, "
+                "which fits the chosen one"
+            )
     reader = reader or RowReader(store)
     check_joined(store, table, reader.stored_rows)
     if isinstance(held_out_share, np.ndarray):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.head import adapted, attention, code, knn, native, ncm, strong, svm, vlad, weak
+from pipeline.head import adapted, attention, code, knn, logistic, native, ncm, strong, svm, vlad, weak
 from pipeline.head.task import HeadKind
 
 KINDS: dict[str, HeadKind[Any]] = {
@@ -18,5 +18,6 @@ KINDS: dict[str, HeadKind[Any]] = {
     "ncm": ncm.KIND,
     "attention": attention.KIND,
     "vlad": vlad.KIND,
+    "logistic": logistic.KIND,
 }
 """The implementation of each kind, by the ``kind`` of its settings."""

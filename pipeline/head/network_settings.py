@@ -6,11 +6,12 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.head.points import GridOfHeads
 from pipeline.io.messages import brief
-from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH, Settings
+from pipeline.io.model import MAX_BATCH, MAX_EPOCHS, MAX_WIDTH
 
 
-class SgdSettings(Settings):
+class SgdSettings(GridOfHeads):
     """How a network on cached rows is fitted (Oquab et al. 2014, section 3.3)."""
 
     rates: tuple[float, ...] = Field((0.01, 0.001, 0.0001), min_length=1, description="learning rates, in turn")

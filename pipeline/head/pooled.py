@@ -89,7 +89,7 @@ def pool_fit_pictures(task: FitTask, settings: Pooling, bytes_per_value: int) ->
     columns = task.store.width * len(settings.pooling)
     text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
     task.reader.budget.choose(text, {"pooled": bytes_of_fit(task, settings, len(used), bytes_per_value)})
-    vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise)
+    vectors = join_pooled(pool_store(task, settings.pooling)[:, used], settings.normalise)
     return PooledFit(used, vectors, table.picture_labels[used])
 
 
@@ -107,11 +107,15 @@ def fit_pictures(task: FitTask) -> np.ndarray:
     return np.flatnonzero(~task.is_held_out)
 
 
-def pool_store(task: FitTask, settings: Pooling) -> np.ndarray:
+def pool_store(task: FitTask, pooling: Sequence[str]) -> np.ndarray:
     """Pool the rows (n_poolings, n_pictures, width) of all pictures, in one pass; NaN for held-out pictures."""
     task.reader.require_all_rows()
+    return task.reader.pooled(pooling, task.is_held_out, lambda names: _pool_store(task, names))
+
+
+def _pool_store(task: FitTask, pooling: Sequence[str]) -> np.ndarray:
     table, store = task.table, task.store
-    pooled = PooledRows(len(table.ids), store.width, settings.pooling)
+    pooled = PooledRows(len(table.ids), store.width, pooling)
     with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
             picture = table.picture_of(slice(part.start, part.stop))
@@ -124,10 +128,11 @@ def pool_store(task: FitTask, settings: Pooling) -> np.ndarray:
 def bytes_of_fit(task: FitTask, settings: Pooling, n_used: int, bytes_per_value: int) -> int:
     """Return the most bytes that a fit takes: while it pools rows, or with all vectors."""
     table, width, n_poolings = task.table, task.store.width, len(settings.pooling)
+    n_kept = len(task.reader.pooling)  # for further heads, beside the vectors of this one
     n_rows = int(np.diff(table.first_row).max(initial=0))
     # Per picture and column float64 sums, float16 maxima, the float64 mean, both in float32, and both stacked.
-    pooling = len(table.ids) * width * (18 + 4 * n_poolings) + 16 * n_rows * width
-    fitting = n_used * width * n_poolings * bytes_per_value
+    pooling = len(table.ids) * width * (18 + 4 * max(n_poolings, n_kept)) + 16 * n_rows * width
+    fitting = n_used * width * n_poolings * bytes_per_value + 4 * len(table.ids) * width * n_kept
     return max(pooling, fitting) + reading_bytes(task.store) + SLACK
 
 

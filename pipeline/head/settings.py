@@ -13,9 +13,11 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.network_settings import NetworkSettings
+from pipeline.head.points import GridOfHeads
 from pipeline.io.messages import brief
-from pipeline.io.model import MAX_BATCH, MAX_WIDTH, Settings
+from pipeline.io.model import MAX_BATCH, MAX_WIDTH
 from pipeline.io.own_code import find_code
 
 ScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds", "pooled"]
@@ -92,7 +94,7 @@ class AttentionSettings(NetworkSettings):
     batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
 
 
-class SvmSettings(Settings):
+class SvmSettings(GridOfHeads):
     """A linear SVM per class on one vector per picture (Razavian et al. 2014)."""
 
     scores_patches: ClassVar[bool] = False
@@ -171,7 +173,7 @@ class AdaptedSettings(HeadSettings):
         return self
 
 
-class OwnSettings(Settings):
+class OwnSettings(GridOfHeads):
     """The outputs of the trunk's own last layer, where it was trained on the dataset's classes; nothing is fitted."""
 
     scores_patches: ClassVar[bool] = True
@@ -179,7 +181,7 @@ class OwnSettings(Settings):
     kind: Literal["own"]
 
 
-class VectorSettings(Settings):
+class VectorSettings(GridOfHeads):
     """What heads have in common that take either one pooled vector per picture, or patches."""
 
     takes: Literal["pictures", "patches"] = Field(
@@ -258,6 +260,10 @@ class KnnSettings(VectorSettings):
     k: int = Field(20, ge=1, le=100_000, description="neighbours that vote")
     temperature: float = Field(0.07, gt=0, le=100, description="a vote weighs exp(cosine / temperature)")
 
+    @property
+    def has_chance(self) -> bool:
+        return self.takes == "patches"
+
 
 class NcmSettings(VectorSettings):
     """Nearest class mean (Mensink et al. 2013), after centring and scaling to length 1 (Wang et al. 2019)."""
@@ -265,6 +271,10 @@ class NcmSettings(VectorSettings):
     kind: Literal["ncm"]
     centre: bool = Field(True, description="take the mean of the fit rows off first")
     unit_length: bool = Field(True, description="scale rows to length 1 after that")
+
+    @property
+    def has_chance(self) -> bool:
+        return self.takes == "patches"
 
 
 def _kind_of(value: object) -> str:
@@ -282,12 +292,13 @@ AnyHead = Annotated[
     | Annotated[KnnSettings, Tag("knn")]
     | Annotated[NcmSettings, Tag("ncm")]
     | Annotated[AttentionSettings, Tag("attention")]
-    | Annotated[VladSettings, Tag("vlad")],
+    | Annotated[VladSettings, Tag("vlad")]
+    | Annotated[LogisticSettings, Tag("logistic")],
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
 HEAD_KINDS: tuple[str, ...] = tuple(get_args(member)[1].tag for member in get_args(get_args(AnyHead)[0]))
-CPU_KINDS = ("own", "code", "knn", "ncm", "attention")
+CPU_KINDS = ("own", "code", "knn", "ncm", "attention", "logistic")
 """Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 
 

@@ -57,7 +57,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         return _bytes_of_fit(task, settings, used, n) if n else _bytes_beside_gpu(task, settings, used)
 
     fitting = choose_way(task, settings.costs, used, columns, bytes_of)
-    vectors = join_pooled(pool_store(task, settings)[:, used], settings.normalise).astype(np.float64)
+    vectors = join_pooled(pool_store(task, settings.pooling)[:, used], settings.normalise).astype(np.float64)
     release_memory()
     network, facts = fitting.run(vectors, settings, partial(make_network, task.store.width, task.n_classes, settings))
     return Fitted(network.eval(), [], facts)
@@ -254,7 +254,7 @@ class _Fits:
         insides = [everything if inside is None else inside for inside, _ in wanted]
         for network, inside in zip(networks, insides, strict=True):
             if self.settings.standardise and inside.any():
-                _set_standardisation(network, self.vectors[inside])
+                set_standardisation(network, self.vectors[inside])
         costs = [cost for _, cost in wanted]
         unsettled = svm_on_device.fit(networks, self.vectors, self.labels, insides, costs, self.place.device)
         self.progress.advance(len(wanted) * self.labels.shape[1])
@@ -304,7 +304,7 @@ def _fit_classes(
     from sklearn.exceptions import ConvergenceWarning
 
     if network.settings.standardise and len(vectors):
-        _set_standardisation(network, vectors)
+        set_standardisation(network, vectors)
     vectors -= network.mean.double().numpy()
     vectors *= network.inv_std.double().numpy()
 
@@ -332,7 +332,7 @@ def _fit_classes(
     return unsettled
 
 
-def _set_standardisation(network: Svm, vectors: np.ndarray) -> None:
+def set_standardisation(network: Svm, vectors: np.ndarray) -> None:
     mean, inv_std = standardisation(vectors)
     network.mean.copy_(torch.from_numpy(mean))
     network.inv_std.copy_(torch.from_numpy(inv_std))

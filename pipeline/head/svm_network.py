@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.pooled import PooledNetwork
 from pipeline.head.settings import SvmSettings
 
@@ -33,7 +34,9 @@ class Svm(PooledNetwork, nn.Module):
     mean: Tensor
     inv_std: Tensor
 
-    def __init__(self, width: int, n_classes: int, settings: SvmSettings, n_columns: int | None = None) -> None:
+    def __init__(
+        self, width: int, n_classes: int, settings: SvmSettings | LogisticSettings, n_columns: int | None = None
+    ) -> None:
         super().__init__()
         self.width, self.settings = width, settings
         n_columns = width * len(settings.pooling) if n_columns is None else n_columns

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.head.device import BLOCK_BYTES, upload, upload_numbers
+from pipeline.head.newton import solver_bytes
 from pipeline.head.svm_network import Svm
-from pipeline.head.svm_newton import Problems, solve, solver_bytes
+from pipeline.head.svm_newton import Problems, solve
 
 PASSES = 200
 """Products with the vectors that a fit is taken to need, to say how large the work is."""

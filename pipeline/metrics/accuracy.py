@@ -55,6 +55,35 @@ class Confusion:
         return float((np.diag(self.counts)[totals > 0] / totals[totals > 0]).mean())
 
 
+def _decide(
+    scores: np.ndarray, labels: np.ndarray, answers: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the class that each picture shows, the one that it is taken for, and whether it is taken for one at all.
+
+    Parameters, errors as of `measure_confusion`.
+    """
+    scores, labels = np.asarray(scores, float), np.asarray(labels)
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores and labels must have one shape (n, n_classes), got {scores.shape}, {labels.shape}")
+    if not shows_one_class(labels):
+        raise ValueError("every picture must have one positive class and no difficult one, of two classes at least")
+    values = np.where(np.isnan(scores), -np.inf, scores)
+    if answers is not None:
+        values = np.where(answers, values, -np.inf)
+    highest = values.max(1, keepdims=True)
+    is_highest = (values == highest) & (highest > -np.inf)
+    return labels.argmax(1), is_highest.argmax(1), is_highest.sum(1) == 1
+
+
+def is_right(scores: np.ndarray, labels: np.ndarray, answers: np.ndarray | None = None) -> np.ndarray:
+    """Return which pictures are taken for their class: bool ndarray (n_pictures,), whose mean is the accuracy.
+
+    Parameters, errors as of `measure_confusion`.
+    """
+    shown, taken_for, is_decided = _decide(scores, labels, answers)
+    return is_decided & (shown == taken_for)
+
+
 def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarray | None = None) -> Confusion:
     """Count what each picture is taken for: the class of its highest score.
 
@@ -78,21 +107,11 @@ def measure_confusion(scores: np.ndarray, labels: np.ndarray, answers: np.ndarra
     >>> of_two.counts.tolist(), of_two.undecided.tolist(), round(of_two.accuracy, 3)
     ([[1, 1], [0, 0]], [1, 0], 0.333)
     """
-    scores, labels = np.asarray(scores, float), np.asarray(labels)
-    if scores.ndim != 2 or scores.shape != labels.shape:
-        raise ValueError(f"scores and labels must have one shape (n, n_classes), got {scores.shape}, {labels.shape}")
-    if not shows_one_class(labels):
-        raise ValueError("every picture must have one positive class and no difficult one, of two classes at least")
-    values = np.where(np.isnan(scores), -np.inf, scores)
-    if answers is not None:
-        values = np.where(answers, values, -np.inf)
-    highest = values.max(1, keepdims=True)
-    is_highest = (values == highest) & (highest > -np.inf)
-    is_decided = is_highest.sum(1) == 1
-    shown, taken_for = labels.argmax(1), is_highest.argmax(1)
-    counts = np.zeros((labels.shape[1],) * 2, np.int64)
+    shown, taken_for, is_decided = _decide(scores, labels, answers)
+    n_classes = np.shape(labels)[1]
+    counts = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(counts, (shown[is_decided], taken_for[is_decided]), 1)
-    return Confusion(counts, np.bincount(shown[~is_decided], minlength=labels.shape[1]))
+    return Confusion(counts, np.bincount(shown[~is_decided], minlength=n_classes))
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:

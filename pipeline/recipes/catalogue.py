@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,8 +22,9 @@ from pipeline.io.model import explain_validation
 from pipeline.io.names import make_file_part
 from pipeline.io.yaml import read_mapping
 from pipeline.stages.boxes import refuse_without_boxes, refuse_without_labels
-from pipeline.stages.settings import RecipeSettings, RunSettings
-from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, names_layer
+from pipeline.stages.recipe_settings import RecipeSettings
+from pipeline.stages.settings import RunSettings
+from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, find_source, names_layer
 
 
 @cache
@@ -55,8 +57,12 @@ def find_recipe(settings: RunSettings, name: str) -> RecipeSettings:
     return known[name]
 
 
-def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
+def apply_recipe(settings: RunSettings, name: str, seed: int, layer: str | None = None) -> RunSettings:
     """The settings of a run of one recipe with one seed; its head has the recipe's name.
+
+    Parameters
+    ----------
+    layer : one of the recipe's `layers`; None for the first of them
 
     Raises
     ------
@@ -78,11 +84,29 @@ def apply_recipe(settings: RunSettings, name: str, seed: int) -> RunSettings:
     values.update(seed=seed, head=name, heads={**values["heads"], name: values["head"]}, recipes={})
     if recipe.reseed_trunk:
         values["trunk_seed"] = seed
+    at_layers = [_at_layer(values, name, trunk, each) for each in recipe.layers] or [values]
     try:
-        return RunSettings.model_validate(values)
+        runs = [RunSettings.model_validate(at_layer) for at_layer in at_layers]
     except ValidationError as error:
         problems = enumerate_problems(explain_validation(error, HEAD_KINDS))
         raise SettingsError(f"recipe {name!r} cannot run with these settings\n{problems}") from error
+    return runs[0 if layer is None else recipe.layers.index(layer)]
+
+
+def _at_layer(values: dict[str, Any], name: str, trunk: str, layer: str) -> dict[str, Any]:
+    """Return values of settings at another layer, which ends the name of some trunks, such as ``timm/x@norm:class``.
+
+    Raises
+    ------
+    SettingsError
+        The trunk has no layers to choose from.
+    """
+    if not names_layer(trunk):
+        return {**values, "layer": layer}
+    source = find_source(trunk)
+    if source is None or source.imported or source.coded:
+        raise SettingsError(f"recipe {name!r}: trunk {trunk!r} has one layer, so none can be chosen; leave layers out")
+    return {**values, "trunk": f"{trunk.partition('@')[0]}@{layer}"}
 
 
 def members_of(settings: RunSettings, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:

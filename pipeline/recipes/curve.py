@@ -172,6 +172,11 @@ def draw(run: RunContext, plan: CurvePlan) -> list[dict[str, Any]]:
         found = find_recipe(run.settings, name)
         if found.join or (_is_whole_network(run, name) and found.trunk != "no-pretrain"):
             raise SettingsError(f"recipe {name!r} has no head that is fitted on rows, so it has no learning curve")
+        if found.has_points:
+            raise SettingsError(
+                f"recipe {name!r} has a grid or layers to choose from, and nothing is chosen for a curve; name a "
+                "recipe of one point"
+            )
         check_recipe(run.settings, name, run.manifest)
     manifest = run.manifest
     table = current_table(run, manifest.eval)

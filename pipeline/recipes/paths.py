@@ -10,9 +10,20 @@ from pipeline.recipes.catalogue import apply_recipe, find_recipe, members_of
 from pipeline.stages.workspace import DIGITS, Workspace
 
 
-def recipe_workspace(ws: Workspace, name: str, seed: int) -> Workspace:
-    """Return the workspace of one recipe with one seed; its head has the recipe's name."""
-    return Workspace(apply_recipe(ws.settings, name, seed))
+def recipe_workspace(ws: Workspace, name: str, seed: int, layer: str | None = None) -> Workspace:
+    """Return the workspace of one recipe with one seed; its head has the recipe's name.
+
+    Parameters
+    ----------
+    layer : one of the recipe's `layers`; None for the first of them
+    """
+    return Workspace(apply_recipe(ws.settings, name, seed, layer))
+
+
+def recipe_workspaces(ws: Workspace, name: str, seed: int) -> list[Workspace]:
+    """Return the workspaces of one recipe with one seed, one for each layer that it chooses from."""
+    layers = find_recipe(ws.settings, name).layers or (None,)
+    return [recipe_workspace(ws, name, seed, layer) for layer in layers]
 
 
 def recipe_digest(ws: Workspace, name: str) -> str:
@@ -23,7 +34,7 @@ def recipe_digest(ws: Workspace, name: str) -> str:
         parts: list[Any] = [recipe.by, *(recipe_digest(ws, member) for member in recipe.join)]
     else:
         runs = [recipe_workspace(ws, name, seed) for seed in ws.settings.seeds]
-        parts = [*(run.run_digest(name) for run in runs), recipe.aggregation is None]
+        parts = [*(run.run_digest(name) for run in runs), recipe.aggregation is None, *recipe.layers]
     return digest_of([name, recipe.title, recipe.published, ws.settings.held_out, *parts])[:DIGITS]
 
 

@@ -8,7 +8,6 @@ resumes where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,15 @@ from pipeline.recipes.catalogue import check_recipe, find_recipe, members_of
 from pipeline.recipes.join import describe_members, facts_of_member, join_seed, undefined_in_all
 from pipeline.recipes.outcome import Outcome, mean_accuracy, mean_each, read_outcome
 from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
-from pipeline.scoring.aggregation import Aggregation
+from pipeline.recipes.points import Chosen, choose_point, ensure_activations
 from pipeline.scoring.ensemble import fit_stack, mean_rank
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores
-from pipeline.stages import evaluate, extract, fit_head, patches, score, trunk
+from pipeline.stages import evaluate, fit_head, patches, score
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table
-from pipeline.stages.settings import RecipeSettings
-from pipeline.stages.workspace import Workspace
+from pipeline.stages.recipe_settings import RecipeSettings
 
 
 def path(run: RunContext, name: str) -> Path:
@@ -152,11 +150,10 @@ def _with_first_seed(run: RunContext, name: str) -> RunContext:
 
 
 def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, Any]:
-    aggregation, choice = _choose_aggregation(run, name, recipe)
+    chosen = choose_point(run, name, recipe) if recipe.has_points else _choose_aggregation(run, name, recipe)
     results = []
     for seed in run.settings.seeds:
-        settings = recipe_workspace(run.ws, name, seed).settings
-        with_seed = run.on(Workspace(settings.model_copy(update={"aggregation": aggregation.to_json()})))
+        with_seed = run.on(chosen.workspace(run.ws, name, seed))
         current_scores(with_seed, name)
         results.append(evaluate.make(with_seed, name))
     first, seconds = results[0], [result["seconds"] for result in results]
@@ -164,10 +161,10 @@ def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
         "head": first["recipe"]["head"],
         "trunk": first["trunk"],
         "layer": first["layer"],
-        "source": settings.source,
+        "source": with_seed.settings.source,
         "reading": first["recipe"]["reading"],
         "k": first["k"],
-        "choice": choice,
+        "choice": chosen.about,
         "k_sweep": mean_each([result["k_sweep"] for result in results]),
         "seconds": {
             stage: round(float(np.mean([s.get(stage, 0.0) for s in seconds])), 2) for stage in ("fit_head", "score")
@@ -186,10 +183,10 @@ def _run_head(run: RunContext, name: str, recipe: RecipeSettings) -> dict[str, A
     }
 
 
-def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> tuple[Aggregation, dict[str, Any]]:
+def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> Chosen:
     """Return a recipe's aggregation and how it came about: stated, or the best on held-out fit pictures."""
     if recipe.stated_aggregation is not None:
-        return recipe.stated_aggregation, {"chosen": "stated"}
+        return Chosen(recipe.stated_aggregation, {"chosen": "stated"})
     first = _with_first_seed(run, name)
     scores = current_scores(first, name, held_out=True)
     labels, is_held_out = _held_out_labels(first)
@@ -208,7 +205,8 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> t
         f"{name}: aggregation {best} chosen on {len(labels)} held-out fit pictures ({100 * measured[best]:.1f} mAP)"
     )
     by_name = {str(a): value for a, value in means.items()}
-    return best, {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
+    about = {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
+    return Chosen(best, about)
 
 
 def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:
@@ -221,19 +219,9 @@ def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:
 def current_scores(run: RunContext, name: str, held_out: bool = False) -> SplitScores:
     """Return scores of the evaluation split, or of the held-out fit pictures; missing inputs are made first."""
     splits = {run.ws.split_of_rows(run.manifest, name, held_out), score.scored_split(run, held_out=held_out)}
-    _ensure_activations(run, sorted(splits))
+    ensure_activations(run, sorted(splits))
     fit_head.ensure(run, [name], held_out)
     return score.current_scores(run, name, held_out=held_out)
-
-
-def _ensure_activations(run: RunContext, splits: Sequence[str]) -> None:
-    for split in splits:
-        current_table(run, split)
-    if trunk.why_due(run) is not None:
-        trunk.make(run)
-    for split in splits:
-        if extract.why_due(run, split) is not None:
-            extract.make(run, extract.open_inputs(run, split))
 
 
 # ---- joins
@@ -269,6 +257,9 @@ def _held_out_scores(run: RunContext, name: str) -> np.ndarray:
         raise PipelineError(f"recipe {name!r} is a stack: it has no held-out scores of its own to learn from")
     if recipe.join:
         return mean_rank([_held_out_scores(run, member) for member in recipe.join])
+    outcome = current_outcome(run, name)
     first = _with_first_seed(run, name)
+    if recipe.has_points:
+        first = run.on(Chosen.of_outcome(outcome).workspace(run.ws, name, run.settings.seeds[0]))
     is_held_out = _held_out_labels(first)[1]
-    return current_scores(first, name, held_out=True).by(current_outcome(run, name)["k"])[is_held_out]
+    return current_scores(first, name, held_out=True).by(outcome["k"])[is_held_out]

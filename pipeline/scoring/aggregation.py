@@ -182,7 +182,7 @@ def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
     >>> str(natural_aggregation({"kind": "weak", "top": 20})), str(natural_aggregation({"kind": "svm"}))
     ('top:20', 'pooled')
     """
-    if head["kind"] in ("svm", "attention", "vlad") or head.get("takes") == "pictures":
+    if head["kind"] in ("svm", "logistic", "attention", "vlad") or head.get("takes") == "pictures":
         return POOLED
     if head["kind"] == "weak":
         return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))

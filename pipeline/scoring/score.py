@@ -11,7 +11,7 @@ both ranges, and nothing of a picture has to be joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.activations.partition import Part, share_bounds
 from pipeline.activations.store import Store
 from pipeline.head.device import HeadDevice, Place, explain_full_memory
 from pipeline.head.head import Head
+from pipeline.head.pooled import PooledNetwork
 from pipeline.head.score_on_device import DeviceScorer, can_move, device_bytes, scoring_operations
 from pipeline.head.task import Accumulator, Columns, PooledScorer, ScaledAccumulator
 from pipeline.io.errors import HeadError
@@ -170,13 +171,21 @@ class SplitScoring:
         columns of each head: the same bits, whatever the range and the other heads
         """
         scorer = DeviceScorer(self.heads, self.place) if self.place.on_gpu else None
-        accumulators = [
-            make_accumulator(self.heads[index], pictures, self._aggregations[index], self._mapped, scorer)
-            for index in (range(len(self.heads)) if which is None else which)
-        ]
+        # Heads that pool alike have one accumulator.
+        accumulators: dict[Hashable, Accumulator | ScaledAccumulator] = {}
+        keys: list[Hashable] = []
+        for index in range(len(self.heads)) if which is None else which:
+            network: Any = self.heads[index].network
+            pools = getattr(type(network), "accumulator", None) is PooledNetwork.accumulator
+            keys.append(network.settings.pooling if pools else index)
+            if keys[-1] not in accumulators:
+                accumulators[keys[-1]] = make_accumulator(
+                    self.heads[index], pictures, self._aggregations[index], self._mapped, scorer
+                )
         with explain_full_memory(self.place, f"score {self.table.dataset} {self.table.split}"):
-            self._score_parts(pictures, accumulators, advance)
-            return [accumulator.columns() for accumulator in accumulators]
+            self._score_parts(pictures, list(accumulators.values()), advance)
+            columns = {key: accumulator.columns() for key, accumulator in accumulators.items()}
+            return [columns[key] for key in keys]
 
     def _score_parts(
         self, pictures: range, accumulators: Sequence[Accumulator | ScaledAccumulator], advance: Callable[[int], None]

@@ -17,6 +17,7 @@ from pipeline.head.device import HeadDevice
 from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
+from pipeline.head.points import Point, in_words, points_of
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
 from pipeline.io.atomic import read_json, write_json
@@ -33,6 +34,7 @@ from pipeline.scoring.scores import SplitScores
 from pipeline.stages import extract, fit_head
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
+from pipeline.stages.held_out import HeldOutMeasure
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import VERSIONS
@@ -48,11 +50,13 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep compares: every head under every label rule and every aggregation.
+    """What a sweep compares: every point of every head under every label rule and every aggregation.
 
     Attributes
     ----------
+    heads : by name; one without a grid is one point
     held_out_share : of the fit pictures, on which the choice is made
+    seeds : of fits; measures are means over them
     budget : of the memory of each fit
     device : on which heads are fitted and score
     """
@@ -61,7 +65,7 @@ class Grid:
     rules: Sequence[LabelSettings]
     aggregations: Sequence[Aggregation]
     held_out_share: float
-    seed: int
+    seeds: Sequence[int]
     metric: Literal["voc07", "voc12"]
     budget: MemoryBudget = MemoryBudget()
     device: HeadDevice = HeadDevice()
@@ -95,13 +99,16 @@ def _digest_of_inputs(run: RunContext) -> str:
     s = run.settings
     opened = [open_rows(run, split) for split in (run.manifest.fit, run.manifest.eval)]
     rules = _rules(run)
-    settings = [
-        {name: s.head_settings(name).model_dump(mode="json") for name in s.compared_heads(run.manifest.has_boxes)},
+    heads = {name: s.head_settings(name) for name in s.compared_heads(run.manifest.has_boxes)}
+    settings: list[Any] = [
+        {name: head.model_dump(mode="json") for name, head in heads.items()},
         [rule.model_dump(mode="json") for rule in rules],
         [aggregation.to_json() for aggregation in s.all_aggregations],
-        [s.held_out, s.seed],
+        [s.held_out, *_seeds(run, heads)],
     ]
     data = [[store.fingerprint for _, store in opened], [table.labels_digest(s.labels) for table, _ in opened]]
+    if HeldOutMeasure.tells_one_class(opened[0][0]):
+        settings.append("by accuracy")  # before, by mAP
     return digest_of([VERSIONS, settings, data, run.facts_of_roles()])
 
 
@@ -112,12 +119,18 @@ def _rules(run: RunContext) -> list[LabelSettings]:
     return [s.labels.model_copy(update={"single_object": reading}) for reading in readings]
 
 
+def _seeds(run: RunContext, heads: Mapping[str, AnyHead]) -> tuple[int, ...]:
+    """Return the seeds of a sweep: all where a head has a grid, since of many points by one seed the luckiest wins."""
+    return run.settings.seeds if any(head.grid for head in heads.values()) else (run.settings.seed,)
+
+
 def make(run: RunContext) -> dict[str, Any]:
-    """Fit and score every head under every label rule, choose, and write the table of all.
+    """Fit and score every point of every head under every label rule, choose, and write the table of all.
 
     Returns
     -------
-    JSON object with ``rows`` (one per head, label rule and k) and ``chosen``, the row with the highest held-out mAP
+    JSON object with ``rows`` (one per point of a head, label rule and k) and ``chosen``, the row with the highest
+    held-out mAP, or accuracy where every picture shows one class
     """
     manifest, s = run.manifest, run.settings
     compared = run.compared_heads
@@ -132,7 +145,7 @@ def make(run: RunContext) -> dict[str, Any]:
         _rules(run),
         s.all_aggregations,
         s.held_out,
-        s.seed,
+        _seeds(run, heads),
         manifest.metric,
         fit_head.memory_budget(run),
         fit_head.head_device(run),
@@ -140,7 +153,7 @@ def make(run: RunContext) -> dict[str, Any]:
     swept = sweep_grid(fit, shown, grid)
     chosen = swept["chosen"]
     run.say(
-        f"chosen on {swept['held_out_pictures']} held-out fit pictures: head {chosen['head']}, "
+        f"chosen on {swept['held_out_pictures']} held-out fit pictures: head {name_row(chosen)}, "
         f"single_object {chosen['single_object']}, k {chosen['k']}"
     )
     result = {
@@ -151,6 +164,7 @@ def make(run: RunContext) -> dict[str, Any]:
         "trunk": s.trunk,
         "layer": shown.store.identity.layer,
         "seed": s.seed,
+        **({"seeds": list(grid.seeds)} if len(grid.seeds) > 1 else {}),
         **swept,
         "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
         "made_from": _digest_of_inputs(run),
@@ -160,16 +174,24 @@ def make(run: RunContext) -> dict[str, Any]:
     return result
 
 
-def sweep_grid(fit: LabelledRows, shown: LabelledRows, grid: Grid) -> dict[str, Any]:
-    """Measure every point of a grid, and choose by the mAP on held-out fit pictures.
+def name_row(row: Mapping[str, Any]) -> str:
+    """Name the head of a row, and its point where it has a grid."""
+    return f"{row['head']} {in_words(row['point'])}" if "point" in row else row["head"]
+
+
+def sweep_grid(fit: LabelledRows, shown: LabelledRows | None, grid: Grid) -> dict[str, Any]:
+    """Measure every point of a grid, and choose one on held-out fit pictures.
+
+    It is chosen by the mAP, or by the accuracy where every fit picture shows one class; of equal ones the first.
 
     Parameters
     ----------
-    fit, shown : the fit split, and the split that is shown and not chosen on
+    fit, shown : the fit split, and the split that is shown and not chosen on, if any is
 
     Returns
     -------
-    JSON object: ``held_out_pictures`` (how many), ``rows`` (one per point), ``chosen`` (a row)
+    JSON object: ``held_out_pictures`` (how many), ``rows`` (one per point and aggregation), ``chosen`` (a row), and
+    ``chosen_by`` where that is the accuracy
 
     Raises
     ------
@@ -177,59 +199,115 @@ def sweep_grid(fit: LabelledRows, shown: LabelledRows, grid: Grid) -> dict[str, 
         No held-out picture shows any class.
     """
     is_held_out = hold_out_pictures(fit.table.picture_sha256, grid.held_out_share)
-    rows = _measure(fit, shown, grid, is_held_out)
+    measure = HeldOutMeasure(fit.table, is_held_out, grid.metric)
+    rows = _measure(fit, shown, grid, measure)
     n_held_out = int(is_held_out.sum())
-    measured = [row for row in rows if row["held_out_mAP"] is not None]
+    by = "held_out_accuracy" if measure.one_class and n_held_out else "held_out_mAP"
+    measured = [row for row in rows if row[by] is not None]
     if not measured:
         raise HeadError(
             f"{fit.table.dataset} {fit.table.split}: no positive picture among the {n_held_out} held out, "
             "so nothing can be chosen; raise held_out"
         )
-    chosen = max(measured, key=lambda row: row["held_out_mAP"])
-    return {"held_out_pictures": n_held_out, "rows": rows, "chosen": chosen}
+    chosen = max(measured, key=lambda row: row[by])  # the first of equal ones
+    told = {} if by == "held_out_mAP" else {"chosen_by": "accuracy"}
+    return {"held_out_pictures": n_held_out, "rows": rows, "chosen": chosen, **told}
 
 
-def _measure(fit: LabelledRows, shown: LabelledRows, grid: Grid, is_held_out: np.ndarray) -> list[dict[str, Any]]:
-    """Return one row per point: mAP on held-out fit pictures, and on the split that is shown.
+@dataclass(frozen=True)
+class _Case:
+    """One point of a head under one label rule; `name` is for messages, and unique under that rule."""
+
+    head: str
+    point: Point
+    settings: AnyHead
+    rule: LabelSettings
+
+    @property
+    def name(self) -> str:
+        return f"{self.head} {in_words(self.point)}" if self.point else self.head
+
+
+def _measure(
+    fit: LabelledRows, shown: LabelledRows | None, grid: Grid, measure: HeldOutMeasure
+) -> list[dict[str, Any]]:
+    """Return one row per point and aggregation: measured on held-out fit pictures, and on the split that is shown.
 
     For the first, heads are fitted on the rest of the fit pictures; for the second on all of them.
     """
-    points = [(rule, name) for rule in grid.rules for name in grid.heads]
-    reader = RowReader(fit.store, budget=grid.budget)
-
-    def fit_all(share: float) -> list[Head]:
-        of_rules = [
-            dict(
-                fit_heads(
-                    fit.store,
-                    fit.table,
-                    grid.heads,
-                    rule,
-                    grid.seed,
-                    held_out_share=share,
-                    reader=reader,
-                    device=grid.device,
-                )
-            )
-            for rule in grid.rules
-        ]
-        return [by_name[name] for by_name in of_rules for name in grid.heads]
-
-    def mean_ap(scores: SplitScores, k: Aggregation, labels: np.ndarray, pictures: Any = slice(None)) -> float | None:
-        return number(mean_average_precision(scores.by(k)[pictures], labels[pictures], grid.metric)[0])
-
-    on_part, on_all = fit_all(grid.held_out_share), fit_all(0.0)
-    held_out_scores = score_split(fit.store, fit.table, on_part, grid.aggregations, is_held_out, grid.device)
-    shown_scores = score_split(shown.store, shown.table, on_all, grid.aggregations, device=grid.device)
-    return [
-        {
-            "head": name,
-            "single_object": rule.single_object,
-            "k": str(k),
-            "held_out_mAP": mean_ap(of_part, k, fit.table.scored_labels, is_held_out),
-            "mAP": mean_ap(of_all, k, leave_out_certain(shown.table.scored_labels)),
-            "positive": (head.facts.patches or {}).get("positive"),  # of strong heads
-        }
-        for (rule, name), head, of_part, of_all in zip(points, on_all, held_out_scores, shown_scores, strict=True)
-        for k in of_all.aggregations
+    cases = [
+        _Case(name, point, settings, rule)
+        for rule in grid.rules
+        for name, head in grid.heads.items()
+        for point, settings in points_of(head)
     ]
+    reader = RowReader(fit.store, budget=grid.budget, pooling=_poolings(cases))
+    of_part = _scores(fit, fit, cases, grid, reader, measure.is_held_out)
+    of_all = [] if shown is None else _scores(fit, shown, cases, grid, reader, None)
+    rows = []
+    for index, case in enumerate(cases):
+        for k in of_part[index][0].aggregations:
+            row = {"head": case.head, "single_object": case.rule.single_object, "k": str(k)}
+            row |= measure.of(of_part[index], k)
+            if shown is not None:
+                labels = leave_out_certain(shown.table.scored_labels)
+                values = [mean_average_precision(scores.by(k), labels, grid.metric)[0] for scores in of_all[index]]
+                row["mAP"] = number(float(np.mean(values)))
+            patches = (of_all or of_part)[index][0].facts.head.patches or {}
+            row["positive"] = patches.get("positive")  # of strong heads
+            if case.point:
+                row["point"] = case.point
+            if case.point or shown is None:
+                row |= measure.spread_of(of_part[index], k, grid.seeds)
+            rows.append(row)
+    return rows
+
+
+def _poolings(cases: Sequence[_Case]) -> tuple[str, ...]:
+    """Return the poolings that several heads on pooled vectors need, each once: made in one pass over the rows."""
+    each = [getattr(case.settings, "pooling", ()) for case in cases if not case.settings.scores_patches]
+    return tuple(dict.fromkeys(name for names in each for name in names)) if len(each) > 1 else ()
+
+
+def _scores(
+    fit: LabelledRows,
+    scored: LabelledRows,
+    cases: Sequence[_Case],
+    grid: Grid,
+    reader: RowReader,
+    is_held_out: np.ndarray | None,
+) -> list[list[SplitScores]]:
+    """Fit all cases and score a split, one pass over its rows per seed.
+
+    Parameters
+    ----------
+    is_held_out : pictures that are not fitted on, and are scored; None for a fit on all, and a score of all
+
+    Returns
+    -------
+    of each case one per seed; one alone where chance has no part in the fit
+    """
+    share = 0.0 if is_held_out is None else grid.held_out_share
+    found: list[list[SplitScores]] = [[] for _ in cases]
+    for number_of_seed, seed in enumerate(grid.seeds):
+        drawn = [i for i, case in enumerate(cases) if number_of_seed == 0 or case.settings.has_chance]
+        heads: dict[int, Head] = {}
+        for rule in grid.rules:
+            of_rule = {cases[i].name: i for i in drawn if cases[i].rule is rule}
+            fitted = fit_heads(
+                fit.store,
+                fit.table,
+                {name: cases[i].settings for name, i in of_rule.items()},
+                rule,
+                seed,
+                held_out_share=share,
+                reader=reader,
+                device=grid.device,
+            )
+            heads |= {of_rule[name]: head for name, head in fitted}
+        if drawn:
+            in_order = [heads[i] for i in drawn]
+            each = score_split(scored.store, scored.table, in_order, grid.aggregations, is_held_out, grid.device)
+            for i, scores in zip(drawn, each, strict=True):
+                found[i].append(scores)
+    return found

@@ -21,7 +21,7 @@ from pipeline.io.digests import digest_of
 from pipeline.io.errors import SettingsError
 from pipeline.io.yaml import read_json_or_mapping
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, heads_run, members_of, parts_of
-from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspace
+from pipeline.recipes.paths import recipe_digest, recipe_path, recipe_workspaces
 from pipeline.stages.boxes import check_heads, check_trunk, refuse_without_labels
 from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.workspace import DIGITS, VERSIONS, Workspace
@@ -278,7 +278,10 @@ class Flow:
 
 
 def runs_of(ws: Workspace, name: str) -> list[Workspace]:
-    """Return the runs of a recipe, one per seed; of a join, those of its members."""
+    """Return the runs of a recipe, one per seed and layer; of a join, those of its members."""
     return [
-        recipe_workspace(ws, member, seed) for member in members_of(ws.settings, name) for seed in ws.settings.seeds
+        run
+        for member in members_of(ws.settings, name)
+        for seed in ws.settings.seeds
+        for run in recipe_workspaces(ws, member, seed)
     ]

@@ -15,7 +15,8 @@ from pipeline.recipes.catalogue import (
 )
 from pipeline.recipes.paths import recipe_digest, recipe_workspace
 from pipeline.stages.parse_settings import parse_run_settings
-from pipeline.stages.settings import RecipeSettings, RunSettings
+from pipeline.stages.recipe_settings import RecipeSettings
+from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
 NAMED = (

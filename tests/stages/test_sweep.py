@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
 from support.stores import draw_rows, seal_store
 from support.tables import table_of_two_to_five
 from support.threads import one_thread  # noqa: F401
 
-from pipeline.head.settings import HeadSettings
+from pipeline.head import pooled
+from pipeline.head.logistic_settings import LogisticSettings
+from pipeline.head.points import in_words, points_of
+from pipeline.head.settings import HeadSettings, KnnSettings, NcmSettings, SvmSettings, WeakSettings
+from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
@@ -34,10 +41,9 @@ def val(tmp_path_factory) -> LabelledRows:
     return labelled_rows(tmp_path_factory.mktemp("stores"), "val", 21)
 
 
-def grid(heads, aggregations, held_out_share: float, rules=None) -> Grid:
-    return Grid(
-        heads, rules or [LabelSettings()], tuple(map(Aggregation.parse, aggregations)), held_out_share, 0, "voc12"
-    )
+def grid(heads, aggregations, held_out_share: float, rules=None, seeds=(0,)) -> Grid:
+    parsed = tuple(map(Aggregation.parse, aggregations))
+    return Grid(heads, rules or [LabelSettings()], parsed, held_out_share, seeds, "voc12")
 
 
 def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
@@ -52,7 +58,8 @@ def test_a_sweep_chooses_by_held_out_pictures_and_shows_the_rest(train, val):
         ("fcb", "touches", "1"),
         ("fcb", "touches", "max"),
     ]
-    assert result["chosen"]["held_out_mAP"] == max(r["held_out_mAP"] for r in result["rows"])
+    assert result["chosen_by"] == "accuracy"  # every picture shows one class
+    assert result["chosen"]["held_out_accuracy"] == max(r["held_out_accuracy"] for r in result["rows"])
     assert 0 < result["held_out_pictures"] < 36
     assert all(0 < r["mAP"] <= 1 and r["positive"] == 36 for r in result["rows"])
 
@@ -83,3 +90,100 @@ def test_a_sweep_gives_the_same_choice_whatever_the_evaluation_split_says(train,
         chosen.append({k: v for k, v in result["chosen"].items() if k != "mAP"})
 
     assert chosen[0] == chosen[1]
+
+
+# ---- grids of heads
+
+
+def several_classes(rows: LabelledRows) -> LabelledRows:
+    """The same rows, where every seventh picture shows a second class, so that mAP decides."""
+    labels = rows.table.picture_labels.copy()
+    labels[::7] = 1
+    return replace(rows, table=replace(rows.table, picture_labels=labels))
+
+
+DECAYS, POOLINGS = (10.0, 1e-2, 1e-4), (("mean",), ("mean", "max"))
+PROBE = LogisticSettings(kind="logistic", grid={"pooling": POOLINGS, "weight_decay": DECAYS})
+
+
+def test_each_point_of_a_grid_is_measured_as_scikit_learn_measures_it(train, val):
+    fit, shown = several_classes(train), several_classes(val)
+    result = sweep_grid(fit, shown, grid({"probe": PROBE}, (), 0.4))
+
+    out, labels = hold_out_pictures(fit.table.picture_sha256, 0.4), fit.table.picture_labels
+    found = {(tuple(r["point"]["pooling"]), r["point"]["weight_decay"]): r for r in result["rows"]}
+    assert list(found) == [(pooling, decay) for pooling in POOLINGS for decay in DECAYS]
+    rows_of = [fit.store.read_rows(np.arange(*span)) for span in pairwise(fit.table.first_row)]
+    for (pooling, decay), row in found.items():
+        pooled = [normalize([getattr(np.asarray(r, float), name)(0) for r in rows_of]) for name in pooling]
+        x = np.hstack(pooled)
+        x = (x - x[~out].mean(0)) / x[~out].std(0) / np.sqrt(x.shape[1])
+        fits = [LogisticRegression(C=1 / (decay * (~out).sum()), tol=1e-8).fit(x[~out], y[~out]) for y in labels.T]
+        scores = np.column_stack([each.decision_function(x[out]) for each in fits])
+        assert row["held_out_mAP"] == pytest.approx(mean_average_precision(scores, labels[out], "voc12")[0], abs=1e-6)
+        assert row["interval"]["low"] <= row["held_out_mAP"] <= row["interval"]["high"]
+    # A grid that did nothing would give one figure.
+    assert len({row["held_out_mAP"] for row in result["rows"]}) > 2
+    best = max(row["held_out_mAP"] for row in result["rows"])
+    assert result["chosen"] == next(row for row in result["rows"] if row["held_out_mAP"] == best)
+    assert "chosen_by" not in result
+
+
+GRIDDED = {
+    "logistic": PROBE,
+    "svm": SvmSettings(kind="svm", grid={"pooling": POOLINGS, "costs": [[0.1], [10.0]]}),
+    "knn": KnnSettings(kind="knn", grid={"k": [1, 5], "pooling": POOLINGS}),
+    "ncm": NcmSettings(kind="ncm", grid={"centre": [True, False]}),
+    "weak": WeakSettings(kind="weak", hidden=(), batch=8, max_epochs=(2, 1), grid={"top": [1, 3], "hidden": [[], [4]]}),
+    "strong": HeadSettings(
+        hidden=(),
+        batch=8,
+        max_epochs=(2, 1, 1),
+        grid={"rates": [[0.1, 0.01, 0.001], [0.01, 0.001, 1e-4]], "dropout": [0, 0.5], "background_share": [0.1, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GRIDDED)
+def test_a_grid_is_the_list_of_heads_that_would_be_written_by_hand(train, val, kind):
+    head = GRIDDED[kind]
+    by_hand = {in_words(point): settings for point, settings in points_of(head)}
+    ks = (1.0, "max") if kind == "strong" else ("max",)
+
+    of_grid = sweep_grid(train, val, grid({"it": head}, ks, 0.3, seeds=(0, 1)))
+    listed = [sweep_grid(train, val, grid(by_hand, ks, 0.3, seeds=(seed,))) for seed in (0, 1)]
+
+    assert [in_words(row["point"]) for row in of_grid["rows"]] == [row["head"] for row in listed[0]["rows"]]
+    for row, *each in zip(of_grid["rows"], *(one["rows"] for one in listed), strict=True):
+        for name in ("held_out_mAP", "held_out_accuracy", "mAP"):
+            assert row[name] == pytest.approx(np.mean([one[name] for one in each]), abs=2e-6)
+        assert [run["accuracy"] for run in row["runs"]] == [one["held_out_accuracy"] for one in each]
+    assert of_grid["chosen"] == max(of_grid["rows"], key=lambda row: row["held_out_accuracy"])
+
+
+def test_of_equal_points_the_first_is_chosen(train, val):
+    # Nearest neighbours of all pictures: the temperature is so high that all vote alike.
+    head = KnnSettings(kind="knn", k=100, grid={"temperature": [100.0, 99.0, 98.0]})
+    result = sweep_grid(train, None, grid({"knn": head}, (), 0.3))
+    assert len({row["held_out_accuracy"] for row in result["rows"]}) == 1
+    assert result["chosen"]["point"] == {"temperature": 100.0} and "mAP" not in result["chosen"]
+
+
+def test_the_choice_among_points_is_blind_to_the_evaluation_split_and_to_ids(train, val):
+    first = sweep_grid(train, val, grid({"probe": PROBE}, (), 0.4))
+    relabelled = replace(val, table=replace(val.table, picture_labels=-val.table.picture_labels))
+    second = sweep_grid(train, relabelled, grid({"probe": PROBE}, (), 0.4))
+    none = sweep_grid(train, None, grid({"probe": PROBE}, (), 0.4))
+    assert first["chosen"]["point"] == second["chosen"]["point"] == none["chosen"]["point"]
+    without = [{k: v for k, v in row.items() if k != "mAP"} for row in first["rows"]]
+    assert without == none["rows"] == [{k: v for k, v in row.items() if k != "mAP"} for row in second["rows"]]
+
+
+def test_rows_are_pooled_once_for_all_points(train, val, monkeypatch):
+    passes = []
+    monkeypatch.setattr(pooled, "_pool_store", lambda task, names: passes.append(names) or pool(task, names))
+    sweep_grid(train, None, grid({"probe": PROBE, "knn": GRIDDED["knn"]}, (), 0.4, seeds=(0, 1)))
+    assert passes == [("mean", "max")]
+
+
+pool = pooled._pool_store

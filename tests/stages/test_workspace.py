@@ -127,6 +127,7 @@ CHANGED_HEAD = {
     "momentum": 0.8,
     "weight_decay": 1e-3,
     "precision": "fp32",
+    "grid": {"dropout": [0.1, 0.5]},
 }
 
 

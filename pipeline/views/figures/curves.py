@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.views.figures.style import INK, LINE, QUIET, SECOND, new_figure
+from pipeline.head.points import in_words, value_in_words
+from pipeline.views.figures.style import INK, LINE, MAP_COLORS, QUIET, SECOND, WRONG, new_figure
 
 
 def _plain(axes: Axes) -> None:
@@ -112,4 +114,53 @@ def learning_chart(joined: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("fit pictures; band: 95 % interval over pictures", fontsize=9, color=INK)
     axes.set_ylabel("mAP %", fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return figure
+
+
+MOST_ROWS = 60
+"""Of a heat map of points; of further ones the table says more."""
+
+
+def points_chart(choice: Mapping[str, Any], chosen: Mapping[str, Any]) -> Figure:
+    """Measure of each point that a recipe chose from: the last setting of the grid to the right, all else downwards.
+
+    Parameters
+    ----------
+    choice : of an outcome, with ``points``
+    chosen : the one of them that is framed
+    """
+    points = choice["points"]
+    across = list(points[0].get("point", {}))[-1:]
+
+    def place(row: Mapping[str, Any]) -> tuple[str, str]:
+        point = row.get("point", {})
+        column = " ".join(value_in_words(point[name]) for name in across)
+        others = in_words({name: value for name, value in point.items() if name not in across})
+        several_k = f"k {row['k']}" if len({each["k"] for each in points}) > 1 else ""
+        return " ".join(filter(None, [row.get("layer"), others, several_k])), column
+
+    places = [place(row) for row in points]
+    lines = list(dict.fromkeys(line for line, _ in places))
+    columns = list(dict.fromkeys(column for _, column in places))
+    # The chosen line is among those that are drawn.
+    first = max(0, min(lines.index(place(chosen)[0]) - MOST_ROWS // 2, len(lines) - MOST_ROWS))
+    lines = lines[first : first + MOST_ROWS]
+    values = np.full((len(lines), len(columns)), np.nan)
+    for row, (line, column) in zip(points, places, strict=True):
+        if line in lines and row[f"held_out_{choice['by']}"] is not None:
+            values[lines.index(line), columns.index(column)] = 100 * row[f"held_out_{choice['by']}"]
+    figure = new_figure(2.2 + 0.75 * len(columns), 0.34 * len(lines) + 1.0)
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap=MAP_COLORS, aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for y, x in zip(*np.nonzero(~np.isnan(values)), strict=True):
+        color = "black" if values[y, x] > middle else "white"
+        axes.text(x, y, f"{values[y, x]:.1f}", ha="center", va="center", fontsize=8, color=color)
+    at = columns.index(place(chosen)[1]), lines.index(place(chosen)[0])
+    axes.add_patch(Rectangle((at[0] - 0.5, at[1] - 0.5), 1, 1, fill=False, edgecolor=WRONG, linewidth=2.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.set_xlabel(" ".join(across), fontsize=9, color=INK)
+    figure.colorbar(image, ax=axes).ax.tick_params(colors=INK, labelsize=8)
     return figure

@@ -28,6 +28,7 @@ from pipeline.views.report.read import FoundRun
 from pipeline.views.report.since import Since, since_previous
 from pipeline.views.sections.boxes import boxes_section
 from pipeline.views.sections.page import data_sections
+from pipeline.views.tables.points import chosen_row, points_table
 
 MOST_CLASSES = 40
 """Of so many classes, the first of the manifest, there are curves, pictures and heat maps; of all there is AP."""
@@ -206,6 +207,36 @@ def color_bar() -> str:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a recipe of the comparison chose from: a heat map, and the rows of its table as people read them."""
+
+    chart: str
+    titles: list[str]
+    rows: list[list[str]]
+    pictures: int
+    by: str
+
+
+def choices_of(comparison: Mapping[str, Any] | None) -> dict[str, tuple[Figure, Mapping[str, Any]]]:
+    """The heat map of each recipe that chose among points, and the recipe, by its name."""
+    recipes = comparison["recipes"] if comparison is not None else ()
+    return {
+        recipe["name"]: (curves.points_chart(recipe["choice"], chosen_row(recipe["choice"], recipe["k"])), recipe)
+        for recipe in recipes
+        if "points" in recipe["choice"]
+    }
+
+
+def _choice(number: int, figure: Figure, recipe: Mapping[str, Any], dataset: str) -> Choice:
+    table = points_table({**recipe, "dataset": dataset})
+    choice = recipe["choice"]
+    words = f"held-out {choice['by']} of each point of {recipe['name']}"
+    rows = [[column.shown(cell) for column, cell in zip(table.columns, row, strict=True)] for row in table.rows]
+    titles = ["" if column.kind == "flag" else column.title for column in table.columns]
+    return Choice(svg(figure, f"points{number}", words), titles, rows, choice["pictures"], choice["by"])
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything on the page; `figures` are the charts as they are, to be written into files.
 
@@ -223,6 +254,7 @@ class Content:
     mapped: list[MappedClass]
     color_bar: str
     comparison: dict[str, Any] | None
+    choices: dict[str, Choice]
     curve: dict[str, Any] | None
     ladder: dict[str, Any] | None
     stages: list[Stage]
@@ -263,6 +295,7 @@ def gather(run: RunContext, found: FoundRun) -> Content:
             ranked[name] = ranking.of_class(name, PICTURES_A_CLASS)
     confused = confusion_rows(result)
     figures = figures_of(result, found.comparison, found.curve)
+    choices = choices_of(found.comparison)
     of_classes = precision_recall_figures(ranking, shown) if ranking else {}
     return Content(
         title=run.manifest.title,
@@ -274,11 +307,19 @@ def gather(run: RunContext, found: FoundRun) -> Content:
             for number, (name, figure) in enumerate(of_classes.items())
         },
         charts=charts(figures),
-        figures={**figures, **{f"precision_recall_{name}": figure for name, figure in of_classes.items()}},
+        figures={
+            **figures,
+            **{f"points_{name}": figure for name, (figure, _) in choices.items()},
+            **{f"precision_recall_{name}": figure for name, figure in of_classes.items()},
+        },
         ranked=ranked_pictures(ranked),
         mapped=mapped_classes(found.heat_maps, ranked) if found.heat_maps else [],
         color_bar=color_bar(),
         comparison=found.comparison,
+        choices={
+            name: _choice(number, figure, recipe, run.dataset)
+            for number, (name, (figure, recipe)) in enumerate(choices.items())
+        },
         curve=found.curve,
         ladder=found.ladder,
         stages=found.stages,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.io.errors import PipelineError
 from pipeline.scoring.aggregation import Aggregation
+from pipeline.views.tables.points import points_table, sweep_table
 from pipeline.views.tables.table import Column, ResultTable
 
 KINDS = {
@@ -24,7 +25,12 @@ KINDS = {
 
 
 def kind_of(content: Any) -> str | None:
-    """Return the kind of a result, a value of `KINDS` (``given``: of scores made elsewhere); None for no result."""
+    """Return the kind of a result, a value of `KINDS` (``given``: of scores made elsewhere); None for no result.
+
+    The outcome of a recipe that chose among points is ``points``; that of any other is a result.
+    """
+    if isinstance(content, dict) and isinstance(content.get("choice"), dict) and "points" in content["choice"]:
+        return "points"
     return next((kind for key, kind in KINDS.items() if isinstance(content, dict) and key in content), None)
 
 
@@ -52,6 +58,7 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
             "near": near_table,
             "boxes": boxes_table,
             "labels": faults_table,
+            "points": points_table,
         }
         return [makers[str(kind_of(content))](content) for content in contents]
     results = [content for content in contents if kind_of(content) == "result"]
@@ -63,6 +70,8 @@ def make_tables(contents: Sequence[Mapping[str, Any]], per_class: bool = False) 
             raise PipelineError("--per-class: scores made elsewhere stand in a table of their own; leave it out")
         if kind_of(content) in ("curve", "ladder"):
             raise PipelineError("--per-class: curves and ladders have no AP by class; give results and comparisons")
+        if kind_of(content) == "points":
+            raise PipelineError("--per-class: points of a grid have no AP by class; give results and comparisons")
         if kind_of(content) == "sweep":
             raise PipelineError("--per-class: a sweep has no AP by class; give results and comparisons")
         if kind_of(content) == "comparison":
@@ -222,23 +231,6 @@ def _undefined_notes(joined: Mapping[str, Any]) -> list[str]:
             text = f"its difference is over the {len(classes)} classes that {joined['reference']} has an AP of, too"
             notes.append(f"{recipe['name']}: {text}")
     return notes
-
-
-def sweep_table(swept: Mapping[str, Any]) -> ResultTable:
-    """Make the table of a sweep: a row for each head, reading and k; the chosen one is marked."""
-    columns = (
-        *(Column(name, name) for name in ("head", "single_object")),
-        Column("k", "k", is_number=True),
-        Column("held_out_mAP", "held out", "share", has_best=True),
-        Column("mAP", swept["split"], "share", has_best=True),
-        Column("chosen", "chosen", "flag"),
-    )
-    rows = [
-        [*(row[name] for name in ("head", "single_object", "k", "held_out_mAP", "mAP")), row == swept["chosen"]]
-        for row in swept["rows"]
-    ]
-    title = f"{swept['dataset']}: mAP % on {swept['held_out_pictures']} held-out fit pictures, and on {swept['split']}"
-    return ResultTable(title, columns, rows)
 
 
 def boxes_table(result: Mapping[str, Any]) -> ResultTable:

@@ -81,7 +81,10 @@ def apply_recipe(settings: RunSettings, name: str, seed: int, layer: str | None 
     values.update(RecipeSettings.model_dump(recipe, mode="json", include=set(recipe.changes)))
     if recipe.stated_aggregation is not None:
         values["aggregation"] = recipe.stated_aggregation.to_json()
-    values.update(seed=seed, head=name, heads={**values["heads"], name: values["head"]}, recipes={})
+    # The setting `compare` may name heads that recipes bring.
+    named = {each: settings.known_heads[each].model_dump(mode="json") for each in settings.compare}
+    brought = {each: head for each, head in named.items() if each in settings.recipes}
+    values.update(seed=seed, head=name, heads={**brought, **values["heads"], name: values["head"]}, recipes={})
     if recipe.reseed_trunk:
         values["trunk_seed"] = seed
     at_layers = [_at_layer(values, name, trunk, each) for each in recipe.layers] or [values]

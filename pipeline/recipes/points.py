@@ -83,8 +83,8 @@ def choose_point(run: RunContext, name: str, recipe: RecipeSettings) -> Chosen:
             head_device(of_layer),
         )
         swept = sweep_grid(LabelledRows(*open_rows(of_layer, run.manifest.fit)), None, grid)
-        told = {} if layer is None else {"layer": layer}
-        rows += [{**told, **{k: v for k, v in row.items() if k != "head"}} for row in swept["rows"]]
+        told: dict[str, Any] = {} if layer is None else {"layer": layer}
+        rows += [told | {k: v for k, v in row.items() if k != "head"} for row in swept["rows"]]
     by = swept.get("chosen_by", "mAP")
     measured = (row for row in rows if row[f"held_out_{by}"] is not None)
     best = max(measured, key=lambda row: row[f"held_out_{by}"])

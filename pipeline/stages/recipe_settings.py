@@ -40,7 +40,7 @@ class RecipeSettings(Settings):
     reseed_trunk: bool = Field(False, description="a trunk of its own for each seed")
     join: tuple[str, ...] = Field((), description="recipes whose picture scores are joined")
     by: Literal["rank", "stack"] = Field(
-        "rank", description="join by mean rank, or by a logistic regression a class on held-out scores"
+        "rank", description="join by mean rank, or by a logistic regression per class on held-out scores"
     )
 
     @field_validator("head", mode="before")

@@ -247,7 +247,7 @@ def _measure(
     rows = []
     for index, case in enumerate(cases):
         for k in of_part[index][0].aggregations:
-            row = {"head": case.head, "single_object": case.rule.single_object, "k": str(k)}
+            row: dict[str, Any] = {"head": case.head, "single_object": case.rule.single_object, "k": str(k)}
             row |= measure.of(of_part[index], k)
             if shown is not None:
                 labels = leave_out_certain(shown.table.scored_labels)

@@ -83,15 +83,17 @@ def choose_point(run: RunContext, name: str, recipe: RecipeSettings) -> Chosen:
             head_device(of_layer),
         )
         swept = sweep_grid(LabelledRows(*open_rows(of_layer, run.manifest.fit)), None, grid)
-        told: dict[str, Any] = {} if layer is None else {"layer": layer}
-        rows += [told | {k: v for k, v in row.items() if k != "head"} for row in swept["rows"]]
+        for row in swept["rows"]:
+            of_point: dict[str, Any] = {"layer": layer, **row}
+            left_out = ("head", *(["layer"] if layer is None else []))
+            rows.append({key: value for key, value in of_point.items() if key not in left_out})
     by = swept.get("chosen_by", "mAP")
     measured = (row for row in rows if row[f"held_out_{by}"] is not None)
     best = max(measured, key=lambda row: row[f"held_out_{by}"])
     where = " ".join(filter(None, [best.get("layer"), in_words(best.get("point", {})), f"k {best['k']}"]))
     n_held_out = swept["held_out_pictures"]
     run.say(f"{name}: {where} chosen among {len(rows)} on {n_held_out} held-out fit pictures by {by}")
-    about = {
+    about: dict[str, Any] = {
         "chosen": "held-out",
         "seeds": list(run.settings.seeds),
         "pictures": n_held_out,

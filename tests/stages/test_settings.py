@@ -46,7 +46,7 @@ def test_all_mistakes_are_reported_at_once():
         "heads.mine.dropout: Input should be less than 1, got 1.0",
     ):
         assert f"  - {line}" in text
-    assert "lyer: Extra inputs are not permitted, got 'fc6'; did you mean layer or layers?" in text
+    assert "lyer: Extra inputs are not permitted, got 'fc6'; did you mean layer, layers or ladder?" in text
     assert "data_root" not in text  # the nearest names, not all of them
     assert isinstance(caught.value, PipelineError)
 

@@ -315,6 +315,13 @@ HEADS: dict[str, AnyHead] = {
     "attention": AttentionSettings(kind="attention"),
     "vlad": VladSettings(kind="vlad"),
     "svm": SvmSettings(kind="svm", pooling=("mean", "max")),
+    "probe": LogisticSettings(
+        kind="logistic",
+        grid={
+            "pooling": (["mean"], ["max"], ["mean", "max"]),
+            "weight_decay": (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003),
+        },
+    ),
     "knn": KnnSettings(kind="knn"),
     "knn-patches": KnnSettings(kind="knn", takes="patches"),
     "ncm": NcmSettings(kind="ncm"),

@@ -91,5 +91,7 @@ def check_trunk(manifest: Manifest, settings: RunSettings) -> None:
 
 def heads_without_boxes(settings: RunSettings) -> list[str]:
     """Return the known heads that learn from labels of pictures alone, the default one first."""
-    names = [name for name, head in settings.known_heads.items() if not head.needs_boxes and head.kind != "own"]
+    names = [
+        name for name, head in settings.known_heads.items() if not (head.needs_boxes or head.grid or head.kind == "own")
+    ]
     return sorted(names, key=lambda name: name != settings.main_head(False))

@@ -54,7 +54,7 @@ def test_the_last_setting_changes_first_and_texts_of_numbers_are_numbers():
 
 
 def test_a_head_without_a_grid_is_one_point_and_says_nothing_of_grids():
-    for head in HEADS.values():
+    for head in (head for name, head in HEADS.items() if name != "probe"):
         assert points_of(head) == [({}, head)]
         assert "grid" not in head.model_dump(mode="json")
 

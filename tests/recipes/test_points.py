@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     splits = {"train": ("p", 16), "val": ("q", 4)}
     make_dataset(path / "data/tiny", splits, lambda file, names, shade: draw_scene(file, names, 90 + (shade - 90) // 2))
     write_manifest(path)
-    config = {**CONFIG, "held_out": 0.4, "seeds": [0, 1], "recipes": RECIPES, "compare": ["few", "fcb"]}
+    config = {**CONFIG, "held_out": 0.4, "seeds": [0, 1], "recipes": RECIPES, "compare": ["few", "fcb"], "head": "fcb"}
     heads = {"fcb": {"hidden": [], "max_epochs": [2, 1, 1]}, "few": RECIPES["few"]["head"]}
     (path / "points.yaml").write_text(yaml.safe_dump({**config, "aggregations": [1, "max"], "heads": heads}))
     return path

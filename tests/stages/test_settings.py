@@ -199,7 +199,7 @@ def test_configured_heads_go_before_built_in_ones():
 def test_the_built_in_heads():
     widths = {name: HEADS[name].hidden for name in ("fca", "fcb", "fca2")}
     assert widths == {"fca": (2048,), "fcb": (), "fca2": (2048, 2048)}
-    of_pictures = {"svm", "weak", "weak-fca", "knn", "ncm", "attention", "vlad"}
+    of_pictures = {"svm", "weak", "weak-fca", "knn", "ncm", "attention", "vlad", "probe"}
     assert {name for name, head in HEADS.items() if not head.needs_boxes} == of_pictures
 
 

@@ -55,7 +55,8 @@ def points_of(head: HeadT) -> list[tuple[Point, HeadT]]:
     for point in _combinations(head.grid):
         settings = at_point(head, point)
         values = settings.model_dump(mode="json")
-        found.append(({name: values[name] for name in point}, settings))
+        # Some settings leave out their usual value, so that older names stay.
+        found.append(({name: values.get(name, getattr(settings, name)) for name in point}, settings))
     return found
 
 
@@ -82,13 +83,14 @@ def in_words(point: Mapping[str, Any]) -> str:
 def value_in_words(value: Any) -> str:
     """Name a value of a point.
 
-    >>> value_in_words([0.01, 0.001]), value_in_words([]), value_in_words(None)
-    ('0.01+0.001', 'none', 'none')
+    >>> value_in_words([0.01, 0.001]), value_in_words([]), value_in_words(None), value_in_words(0.12345678)
+    ('0.01+0.001', 'none', 'none', '0.12345678')
     """
     if isinstance(value, list | tuple):
         return "+".join(map(value_in_words, value)) or "none"
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)  # two points never have one name
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
 

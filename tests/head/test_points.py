@@ -53,6 +53,19 @@ def test_the_last_setting_changes_first_and_texts_of_numbers_are_numbers():
     ]
 
 
+def test_points_that_differ_in_a_late_digit_have_names_of_their_own():
+    head = gridded("logistic", grid={"weight_decay": [0.001, 0.0010000001]})
+    assert [in_words(point) for point, _ in points_of(head)] == ["weight_decay=0.001", "weight_decay=0.0010000001"]
+
+
+def test_a_usual_value_that_names_leave_out_is_a_value_of_a_point():
+    head = gridded("adapted", retrain=["fc6", "fc7"], grid={"start": ["trunk", "random"]})
+    assert [(point, settings.start) for point, settings in points_of(head)] == [
+        ({"start": "trunk"}, "trunk"),
+        ({"start": "random"}, "random"),
+    ]
+
+
 def test_a_head_without_a_grid_is_one_point_and_says_nothing_of_grids():
     for head in (head for name, head in HEADS.items() if name != "probe"):
         assert points_of(head) == [({}, head)]

@@ -121,9 +121,10 @@ def fit(task: FitTask, settings: LogisticSettings) -> Fitted:
     """
     softmax = _takes_softmax(task, settings)
     n, columns = int((~task.is_held_out).sum()), task.store.width * len(settings.pooling)
-    # The float32 vectors, and what the solver holds.
+    # The float32 vectors, and what the solver holds; before it, float64 ones and their distances from the mean.
     solving = math.ceil(solver_bytes(n, columns, task.n_classes, 1) / max(1, n * columns))
-    pooled = pool_fit_pictures(task, settings, bytes_per_value=4 + solving)
+    standardising = 16 if settings.standardise else 0
+    pooled = pool_fit_pictures(task, settings, bytes_per_value=4 + max(solving, standardising))
     labels, vectors = pooled.labels, torch.from_numpy(pooled.vectors).double()
     both = labelled_both_ways(task.table, labels)
     network = make_network(task.store.width, task.n_classes, settings, softmax)

@@ -9,7 +9,11 @@ from sklearn.preprocessing import Normalizer
 from support.heads import fit_head
 
 from pipeline.head.file import load_head, save_head
+from pipeline.head.fit import fit_heads
+from pipeline.head.fit_memory import SLACK, reading_bytes
+from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.logistic_settings import LogisticSettings
+from pipeline.head.rows import RowReader
 from pipeline.io.errors import HeadError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
@@ -151,6 +155,28 @@ def test_the_same_bits_with_any_seed_and_wherever_parts_end(many, make, tmp_path
     ]
     assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0])
     assert not settings().has_chance
+
+
+class Noted(MemoryBudget):
+    """Notes how much memory was stated."""
+
+    def choose(self, what, ways, peak=0):
+        way = super().choose(what, ways, peak)
+        stated.append(ways[way])
+        return way
+
+
+stated: list[int] = []
+
+
+def test_the_memory_that_is_stated_holds_the_standardising(make, tmp_path):
+    table = make.table(90, "train")
+    rows = np.tile(hard_rows(table), 64)
+    store = make.store(tmp_path / "wide.zarr", table, rows)
+    reader = RowReader(store, budget=Noted())
+    list(fit_heads(store, table, {"probe": settings()}, LABELS, 0, reader=reader))
+    # Vectors in float32, in float64, and their distances from the mean.
+    assert stated[-1] - SLACK - reading_bytes(store) >= (4 + 8 + 8) * 90 * 2 * 512
 
 
 def test_a_picture_without_rows_has_no_score(many):

@@ -272,7 +272,7 @@ def _train_networks(run: RunContext, plan: CurvePlan, name: str) -> Iterator[Fit
     """Train a network on each subset with each seed, and score the evaluation split; what is current is reused."""
     table = current_table(run.on(recipe_workspace(run.ws, name, run.settings.seeds[0])), run.manifest.fit)
     for size in _sizes_that_are_there(run, plan, table):
-        part = {} if size == ALL else {"part": f"{plan.by}:{size}"}
+        part = {"part": None if size == ALL else f"{plan.by}:{size}"}
         settings = run.settings.model_copy(update={"no_pretrain": run.settings.no_pretrain.model_copy(update=part)})
         for seed in run.settings.seeds:
             context = run.on(recipe_workspace(Workspace(settings), name, seed))

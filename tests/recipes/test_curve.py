@@ -168,6 +168,7 @@ def test_a_draw_that_failed_takes_no_other_draws_figure(monkeypatch):
 def test_a_network_from_nothing_is_trained_on_each_subset(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["no_pretrain"] = {"updates": 3, "batch": 8, "peak_rates": [], "peak_rate": 0.01, "held_out": 0.0}
+    config["no_pretrain"]["part"] = "pictures:2"  # is of other runs: all pictures are all
     config["seeds"] = [0, 1]
     (folder / "scratch.yaml").write_text(yaml.safe_dump(config))
     line = "curve --dataset tiny --recipe no-pretrain --recipe ncm --pictures 3,all --config scratch.yaml --json"

@@ -35,6 +35,9 @@ def recipe_digest(ws: Workspace, name: str) -> str:
     else:
         runs = [recipe_workspace(ws, name, seed) for seed in ws.settings.seeds]
         parts = [*(run.run_digest(name) for run in runs), recipe.aggregation is None, *recipe.layers]
+        # Digests sort keys, and of equal points the first is chosen. Left out where the order is that of the alphabet.
+        order = [] if recipe.head is None else list(recipe.head.grid)
+        parts += [order] if order != sorted(order) else []
     return digest_of([name, recipe.title, recipe.published, ws.settings.held_out, *parts])[:DIGITS]
 
 

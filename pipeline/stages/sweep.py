@@ -109,6 +109,10 @@ def _digest_of_inputs(run: RunContext) -> str:
     data = [[store.fingerprint for _, store in opened], [table.labels_digest(s.labels) for table, _ in opened]]
     if HeldOutMeasure.tells_one_class(opened[0][0]):
         settings.append("by accuracy")  # before, by mAP
+    # Digests sort keys, and of equal rows the first is chosen. Left out where the order is that of the alphabet.
+    order = [[name, *head.grid] for name, head in heads.items()]
+    if order != sorted([name, *sorted(grid)] for name, *grid in order):
+        settings.append(order)
     return digest_of([VERSIONS, settings, data, run.facts_of_roles()])
 
 

@@ -18,6 +18,7 @@ from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
 GRID = {"pooling": [["mean"], ["mean", "max"]], "weight_decay": [0.1, "1e-3"]}
+GRID_OF_SVM = {"pooling": [["mean"], ["max"]], "standardise": [True, False]}
 RECIPES = {
     "few": {"head": {"kind": "logistic", "grid": GRID}},
     "layers": {"layers": ["fc6", "fc7"], "head": {"kind": "logistic", "grid": {"weight_decay": [0.1, 0.001]}}},
@@ -142,6 +143,14 @@ def test_layers_are_of_the_digest_and_of_the_name_of_some_trunks():
     settings = RunSettings(trunk="timm/vit_tiny_patch16_224.augreg_in21k@norm:class", recipes=recipes)
     trunks = [ws.settings.trunk.partition("@")[2] for ws in recipe_workspaces(Workspace(settings), "it", 0)]
     assert trunks == ["norm:class", "norm:tokens"]
+
+
+def test_the_order_of_a_grid_is_of_the_digest_as_it_decides_ties():
+    def digest(*names):
+        head = {"kind": "svm", "grid": {name: GRID_OF_SVM[name] for name in names}}
+        return recipe_digest(Workspace(RunSettings(recipes={"it": {"head": head}})), "it")
+
+    assert digest("pooling", "standardise") != digest("standardise", "pooling")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
+from pipeline.stages import sweep
+from pipeline.stages.settings import RunSettings
 from pipeline.stages.sweep import Grid, LabelledRows, sweep_grid
 
 
@@ -187,3 +190,19 @@ def test_rows_are_pooled_once_for_all_points(train, val, monkeypatch):
 
 
 pool = pooled._pool_store
+
+
+def test_the_order_of_heads_and_of_settings_is_of_the_digest_as_it_decides_ties(train, monkeypatch):
+    monkeypatch.setattr(sweep, "open_rows", lambda run, split: (train.table, train.store))
+    manifest = SimpleNamespace(fit="train", eval="val", has_boxes=True)
+    grid_of = {"pooling": [["mean"], ["max"]], "standardise": [True, False]}
+
+    def digest(compare, names):
+        heads = {"a": {"kind": "ncm"}, "b": {"kind": "svm", "grid": {name: grid_of[name] for name in names}}}
+        settings = RunSettings(heads=heads, compare=compare)
+        return sweep._digest_of_inputs(SimpleNamespace(settings=settings, manifest=manifest, facts_of_roles=list))
+
+    orders = [
+        (compare, names) for compare in (["a", "b"], ["b", "a"]) for names in (list(grid_of), list(grid_of)[::-1])
+    ]
+    assert len({digest(*order) for order in orders}) == 4

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from pipeline.activations.run_log import RunLog
+from pipeline.activations.store import Store
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import SettingsError
@@ -23,7 +25,8 @@ from pipeline.metrics.bootstrap import bootstrap_interval
 from pipeline.recipes import curve, recipe
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, members_of
 from pipeline.recipes.outcome import Outcome
-from pipeline.recipes.paths import recipe_digest, recipe_workspace
+from pipeline.recipes.paths import recipe_digest, recipe_workspace, recipe_workspaces
+from pipeline.recipes.points import Chosen
 from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.stages.boxes import refuse_without_labels
@@ -201,8 +204,9 @@ def _row(run: RunContext, outcome: Outcome) -> dict[str, Any]:
 
 
 def _few_shots(run: RunContext, names: Sequence[str], shots: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """Return the points of the learning curve by recipe; joins have none."""
-    fitted = tuple(name for name in names if not find_recipe(run.settings, name).join)
+    """Return the points of the learning curve by recipe; joins have none, nor have recipes that choose a point."""
+    found = {name: find_recipe(run.settings, name) for name in names}
+    fitted = tuple(name for name, each in found.items() if not each.join and not each.has_points)
     if not shots or not fitted:
         return {}
     curves = curve.draw(run, curve.CurvePlan(fitted, "shots", tuple(shots)))
@@ -212,22 +216,25 @@ def _few_shots(run: RunContext, names: Sequence[str], shots: Sequence[int]) -> d
 def _rows_of(run: RunContext, names: Sequence[str]) -> dict[str, Any]:
     """Return layers, columns, rows and bytes of the stores of a rung's recipes, and what extracting them took.
 
-    A layer or source of its own is a store of its own; all that the recipes read are counted.
+    A layer or source of its own is a store of its own; all that the recipes read are counted, also layers that a recipe
+    chose among. Of a pass that extracted several stores each counts its share of the seconds.
     """
-    stores, seconds = {}, {}
+    stores: dict[str, Store] = {}
     for name in dict.fromkeys(member for each in names for member in members_of(run.settings, each)):
-        context = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
-        outcome = recipe.current_outcome(run, name)
-        for split in dict.fromkeys((run.manifest.fit, run.manifest.eval)):
-            store = sealed_store(context, split)
+        layer = Chosen.of_outcome(recipe.current_outcome(run, name)).layer
+        seed, fitted_on = run.settings.seeds[0], run.ws.split_of_rows(run.manifest, name)
+        read = [(ws, fitted_on) for ws in recipe_workspaces(run.ws, name, seed)]
+        read.append((recipe_workspace(run.ws, name, seed, layer), run.manifest.eval))
+        for ws, split in read:
+            store = sealed_store(run.on(ws), split)
             stores[store.fingerprint] = store
-            seconds[store.fingerprint] = outcome["extract_seconds"].get(f"extract_{split}")
     widest = max(stores.values(), key=lambda store: store.n_bytes, default=None)
-    known = [value for value in seconds.values() if value is not None]
+    logs = [RunLog.of_store(run.ws.cache, store.folder.name).read() for store in stores.values()]
+    seconds = sum(entry.seconds / entry.stores for entries in logs for entry in entries)
     return {
         "layer": None if widest is None else widest.identity["how.layer"],
         "columns": None if widest is None else widest.width,
         "rows": sum(store.n_rows for store in stores.values()),
         "bytes": sum(store.n_bytes for store in stores.values()),
-        "extract_seconds": round(sum(known), 1) if len(known) == len(seconds) else None,
+        "extract_seconds": round(seconds, 1) if all(logs) else None,
     }

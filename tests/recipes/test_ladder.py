@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from support.cli import run_command
 
+from pipeline.activations.run_log import LogEntry, RunLog
 from pipeline.recipes import ladder
 from pipeline.recipes.ladder import LadderPlan, rung_settings
 from pipeline.recipes.paths import recipe_path
 from pipeline.stages.context import RunContext
 from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
 RUNGS = {"fc7": {"trunk": "random"}, "fc6": {"trunk": "random", "layer": "fc6"}}
@@ -68,6 +71,40 @@ def test_bytes_and_rows_are_those_of_the_stores(folder, made):
     for rung in made["rungs"]:
         assert rung["layer"] == rung["name"] and rung["rows"] > 0 and rung["extract_seconds"] is not None
         assert 0 < rung["bytes"] < 4 * rung["rows"] * rung["columns"]
+
+
+class ShownRun:
+    """A run of settings alone."""
+
+    manifest = SimpleNamespace(fit="train", eval="val")
+
+    def __init__(self, ws):
+        self.ws, self.settings, self.on = ws, ws.settings, ShownRun
+
+
+def test_a_recipe_that_chose_a_layer_has_read_the_stores_of_all_and_draws_no_curve(tmp_path, monkeypatch):
+    recipes = {"layered": {"layers": ["fc6", "fc7"], "head": {"kind": "ncm"}}, "both": {"join": ["layered", "knn"]}}
+    run = ShownRun(Workspace(RunSettings(trunk="random", layer="fc6", cache=str(tmp_path), recipes=recipes)))
+    sizes = {"train": 100, "val": 10}
+
+    def store(run, split):
+        layer, n = run.settings.layer, sizes[split]
+        name, n_bytes = f"{split}-{layer}.zarr", n * (2 if layer == "fc6" else 3)
+        about = {"fingerprint": name, "identity": {"how.layer": layer}, "folder": SimpleNamespace(name=name)}
+        return SimpleNamespace(n_rows=n, width=8, n_bytes=n_bytes, **about)
+
+    for name, n_stores in (("train-fc6", 2), ("train-fc7", 2), ("val-fc6", 1), ("val-fc7", 1)):
+        entry = LogEntry.of_this_run(rows=1, parts=1, stores=n_stores, seconds=10, stages={})
+        RunLog.of_store(tmp_path, f"{name}.zarr").append(entry)
+    choices = {"layered": {"layer": "fc7"}, "knn": {"chosen": "stated"}}
+    outcomes = {name: {"k": "pooled", "choice": choice} for name, choice in choices.items()}
+    monkeypatch.setattr(ladder, "sealed_store", store)
+    monkeypatch.setattr(ladder.recipe, "current_outcome", lambda run, name: outcomes[name])
+    expected = {"layer": "fc7", "columns": 8, "rows": 220, "bytes": 550, "extract_seconds": 30.0}
+    assert ladder._rows_of(run, ["both"]) == expected
+
+    monkeypatch.setattr(ladder.curve, "draw", lambda run, plan: [{"name": name, "points": []} for name in plan.recipes])
+    assert list(ladder._few_shots(run, ["layered", "knn", "probe", "both"], (1,))) == ["knn"]
 
 
 def test_it_is_current_until_a_rung_changes(folder, made, monkeypatch):

@@ -60,7 +60,8 @@ def calibrate(scores: np.ndarray, labels: np.ndarray, kind: ScoreKind) -> Calibr
             slope, offset = _fit_curve(x, y)
             if slope > 0:
                 curves[column] = slope, offset
-    return Calibration(curves[:, 0], curves[:, 1], takes_logarithm, int((labels != 0).any(1).sum()))
+    n_pictures = int(((labels != 0) & np.isfinite(values)).any(1).sum())
+    return Calibration(curves[:, 0], curves[:, 1], takes_logarithm, n_pictures)
 
 
 def _inner(scores: np.ndarray, takes_logarithm: bool) -> np.ndarray:

@@ -63,6 +63,7 @@ def test_pictures_that_do_not_count_decide_nothing():
     with_zero = np.concatenate([labels, [[0] * 3, [1] * 3]])
     a, b = calibrate(scores, labels, "logistic"), calibrate(more, with_zero, "logistic")
     np.testing.assert_allclose(a.slope, b.slope)
+    assert a.n_pictures == b.n_pictures == len(labels)
 
 
 def test_scores_of_any_size_and_pictures_that_are_told_apart_wholly():

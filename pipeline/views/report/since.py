@@ -124,7 +124,7 @@ def changes_of(previous: Mapping[str, Any], result: Mapping[str, Any]) -> list[t
     if versions[0] != versions[1]:
         rows.append(("pipeline", *versions))
     more = len(rows) - MOST_CHANGES
-    return [*rows[:MOST_CHANGES], *([("and more", "", f"{more} in all")] if more > 0 else [])]
+    return [*rows[:MOST_CHANGES], *([("and more", "", f"{len(rows)} in all")] if more > 0 else [])]
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:

@@ -33,7 +33,8 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    # Names are printed as they are: [small] is no style, and :cat: no picture.
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH, markup=False, emoji=False)
     anything = console.options.update(max_width=10_000)  # else it is as wide as the console at most
     if Measurement.get(console, anything, table).minimum > console.width:
         print_blocks(console, table)

@@ -16,6 +16,7 @@ from PIL import Image
 from support.cli import run_command
 from support.dataset import write_annotation
 
+from pipeline.cli.show import print_rows
 from pipeline.views.tables.table import Column, ResultTable
 from pipeline.views.tables.write import FORMATS
 
@@ -327,3 +328,12 @@ def test_charts_are_files_of_equal_bytes(work):
         data = (work / "one" / name).read_bytes()
         assert data == (work / "two" / name).read_bytes()
         assert data.startswith(b"%PDF") if name.endswith("pdf") else b"<svg" in data and b"currentColor" not in data
+
+
+def test_names_are_printed_as_they_are(capsys):
+    """Square brackets and colons are no styles and no pictures."""
+    names = ["dog [small]", "cat [a]", "x[/b]", "a :cat: b"]
+    table = ResultTable("T", (Column("class", "class"), Column("AP", "AP", "share")), [[n, 0.5] for n in names])
+    print_rows(table)
+    printed = capsys.readouterr().out
+    assert [name for name in names if name not in printed] == []

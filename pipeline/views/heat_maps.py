@@ -204,10 +204,12 @@ def tiles_of(look: Look, columns: np.ndarray, scores: np.ndarray) -> list[Tile]:
     """Heat maps of some classes with their score for the picture, and with the boxes of known objects."""
     tiles = []
     for column, values in zip(columns.tolist(), look.smooth_maps(columns), strict=True):
-        note = f"{scores[column]:.3g}"
+        note, boxes = f"{scores[column]:.3g}", look.boxes_of(column)
         if look.labels is not None:
-            note += {1: ", in the picture", 0: ", difficult", -1: ", not in it"}[int(look.labels[column])]
-        tiles.append(Tile(look.classes[column], note, values, *look.boxes_of(column)))
+            # Without a difficult object, a label that counts neither way is not known.
+            neither = "difficult" if boxes[1].any() else "not known"
+            note += {1: ", in the picture", 0: f", {neither}", -1: ", not in it"}[int(look.labels[column])]
+        tiles.append(Tile(look.classes[column], note, values, *boxes))
     return tiles
 
 

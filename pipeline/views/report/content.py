@@ -191,13 +191,14 @@ def _mapped(name: str, picture: Ranked, look: Look) -> MappedClass:
     height, width = picture.pixels.shape[:2]
     drawn = look.shrunk(max(height, width))
     values = drawn.smooth_maps(np.array([column]))[0]
-    over = overlay(drawn.pixels, values, common_scale(values), *drawn.boxes_of(column))
+    scale = common_scale(values)
+    over = overlay(drawn.pixels, values, scale, *drawn.boxes_of(column))
     highest = float(np.nanmax(values))
     alt = f"heat map of {name} over {picture.id}: yellow where its patches score highest, {highest:.2g} at most"
     return MappedClass(
         name,
         Shown(jpeg_uri(picture.pixels), width, height, f"{picture.id}, which shows {name}", picture.id, ""),
-        Shown(jpeg_uri(over), width, height, alt, name, f"0 to {highest:.2g}"),
+        Shown(jpeg_uri(over), width, height, alt, name, f"{scale.vmin:.2g} to {scale.vmax:.2g}"),
     )
 
 

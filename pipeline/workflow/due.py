@@ -128,8 +128,12 @@ class Due:
     def report(self, wildcards: Wildcards) -> Path:
         run = self._main(wildcards)
         output, head = run.ws.report_path(run.dataset), run.settings.main_head(run.manifest.has_boxes)
-        comparisons = (run.ws.compare_path(run.dataset), run.ws.heads_path(run.dataset))
-        state = State(files=(self._flow.main_run(wildcards), *comparisons))
+        result, ws, name = self._flow.main_run(wildcards), run.ws, run.dataset
+        joined = (ws.compare_path(name), ws.heads_path(name), ws.curve_path(name), ws.ladder_path(name))
+        of_data = (ws.near_path(name), ws.label_faults_path(name))
+        # Boxes of each split, and results of which one may be that of the run before.
+        of_runs = (*sorted(result.parent.glob("boxes_*.json")), *sorted((ws.results / "runs").glob("*/map.json")))
+        state = State(files=(result, *joined, *of_data, *of_runs))
         return self._marker(run, "report", output, state, lambda: _load(REPORT).why_due(run, head))
 
     def recipe(self, wildcards: Wildcards) -> Path:

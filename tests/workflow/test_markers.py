@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.io.errors import StoreError
+from pipeline.workflow.due import Due
+from pipeline.workflow.flow import Flow
 from pipeline.workflow.markers import set_marker, state_of_files
 
 
@@ -94,3 +97,27 @@ def test_states_of_files_change_with_size_and_time_and_say_what_is_missing(outpu
     assert before[1] is None
     os.utime(output, (1_500_000_001, 1_500_000_001))
     assert state_of_files(output, tmp_path / "none") != before
+
+
+def test_the_report_is_asked_for_again_when_a_file_that_it_shows_is_new(tmp_path, monkeypatch):
+    """All that `digest_of_inputs` of the report reads: a marker keeps the answer as long as these files stay."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(Due, "_marker", lambda self, run, stage, output, state, why_due: seen.append((run, state)))
+
+    def state_now() -> list[object]:
+        due = Due(Flow({"trunk": "random"}))
+        due.report(SimpleNamespace(dataset="demo"))
+        return state_of_files(*seen[-1][1].files), [str(file) for file in seen[-1][1].files]
+
+    states = [state_now()]
+    ws = seen[0][0].ws
+    of_run = ws.run_dir("demo", "fca")
+    joined = [ws.compare_path("demo"), ws.heads_path("demo"), ws.curve_path("demo"), ws.ladder_path("demo")]
+    of_data = [ws.near_path("demo"), ws.label_faults_path("demo")]
+    of_runs = [of_run / "map.json", of_run / "boxes_val.json", ws.results / "runs/demo-weak-0/map.json"]
+    for file in [*joined, *of_data, *of_runs]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        states.append(state_now())
+        assert states[-1] != states[-2], file

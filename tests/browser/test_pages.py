@@ -252,6 +252,21 @@ def test_an_example_is_looked_at_by_two_heads(server, browser, violations):
     assert violations() == []
 
 
+def test_another_k_of_a_second_head_and_a_scale_below_0_are_said(server, browser):
+    browser.get(server)
+    browser.find_element("css selector", "[data-example='0']").click()
+    wait(browser, SHOWN)
+    assert browser.find_element("id", "lowest").text == "0"
+    browser.execute_script(
+        "const [one] = shown; show([one, {...one, head: 'other', k: 'pooled', lowest: -2.5, highest: -1}]);"
+    )
+    columns = [cell.text for cell in browser.find_elements("css selector", "#columns th")]
+    assert columns == ["Class", "Score fca", "Score other (k = pooled)"]
+    assert "other (k = pooled): Scores are an order" in browser.find_element("id", "meaning").text
+    assert browser.find_element("id", "lowest").text == "fca 0, other -2.5"
+    assert "other -1.0 mean score" in browser.find_element("id", "highest").text
+
+
 def test_an_example_that_is_not_there_is_said(server):
     for request in (
         urllib.request.Request(f"{server}examples/99"),

@@ -30,6 +30,7 @@ from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.patches import current_table
 from pipeline.stages.workspace import Workspace
 from pipeline.views.figures.heat_maps import heat_map_sheet
+from pipeline.views.photos import Photo
 from pipeline.views.ranking import read_ranking
 from pipeline.views.report.intervals import Intervals, measure_intervals
 from pipeline.views.report.since import since_previous
@@ -324,14 +325,15 @@ def test_a_photo_of_a_split_is_turned_on_the_page_as_in_the_split(work, monkeypa
     class Recorder:
         def read(self, path, turns):
             self.seen = path.read_bytes(), turns
-            return object()
+            return Photo(path.stem, np.zeros((1, 1, 3), np.uint8), (1, 1), np.zeros((0, 4)), np.zeros((0, 4)))
 
     turns = known_turns(RunContext(Workspace(settings), "tiny"))
     desk = Desk(Workspace(settings), {}, (), turns)
     desk.readers["fca"] = recorder = Recorder()
-    desk.take(io.BytesIO(b"a photo"), "a.jpg")
+    keys = [desk.take(io.BytesIO(b"a photo"), name) for name in ("IMG.2024.01", "IMG.2024.02", "..")]
 
     assert expected and turns == expected and recorder.seen == (b"a photo", expected)
+    assert [desk._photos[key].name for key in keys] == ["IMG.2024.01", "IMG.2024.02", ".."]
 
 
 def test_the_page_has_probabilities_where_scores_are_there_and_enough(work, monkeypatch):

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -87,7 +88,7 @@ class Desk:
         Parameters
         ----------
         stream : the photo's file
-        name : of the file
+        name : of the photo, for people: of a file without its suffix
 
         Raises
         ------
@@ -103,12 +104,12 @@ class Desk:
     def _read(self, stream: IO[bytes], name: str) -> Photo:
         reader = next(iter(self.readers.values()))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / (Path(name).stem or "photo")
+            path = Path(folder) / (Path(name).name.strip(".") or "photo")
             with open(path, "wb") as file:
                 shutil.copyfileobj(stream, file)
             release_memory()  # else the allocator keeps much of what was freed, here and in other threads
             try:
-                return reader.read(path, self.known_turns)
+                return replace(reader.read(path, self.known_turns), name=Path(name).name)
             finally:
                 release_memory()
 
@@ -146,7 +147,7 @@ class Desk:
         maps = drawn.smooth_maps(columns)
         # One scale for all maps of the photo by a head, so that they compare.
         scale = common_scale(drawn.smooth_maps(order[:N_MAPS]) if wanted else maps)
-        assert scale.vmax is not None
+        assert scale.vmin is not None and scale.vmax is not None
         return {
             "photo": key,
             "name": photo.name,
@@ -156,6 +157,7 @@ class Desk:
             "patches": len(photo.rows),
             "picture": jpeg_uri(photo.pixels, MAP_PX),
             "thumbnail": jpeg_uri(photo.pixels, THUMBNAIL_PX),
+            "lowest": float(scale.vmin),
             "highest": float(scale.vmax),
             "calibrated_on": calibration.n_pictures if calibration is not None and is_calibrated else None,
             "scores": [
@@ -246,7 +248,7 @@ def make_app(desk: Desk, title: str) -> Flask:
             return jsonify(error="no photo in the request"), 400
         try:
             if given is not None:
-                key = desk.take(given.stream, given.filename or "photo")
+                key = desk.take(given.stream, Path(given.filename or "photo").stem)
             else:
                 assert example is not None
                 key = desk.take(*desk.example(example))

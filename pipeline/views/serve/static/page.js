@@ -71,13 +71,16 @@ function mapItems(answers) {
 }
 
 const number = (s) => (Math.abs(s) >= 0.001 || s === 0 ? s.toFixed(3) : s.toExponential(1));
+const short = (s) => (s === 0 ? "0" : s.toPrecision(2));
+// A head, and its k where that is not the chosen one, which only some heads have.
+const headOf = (answer) => (answer.k === shown[0].k ? answer.head : `${answer.head} (k = ${answer.k})`);
 const percent = (p) => (p < 0.005 ? "< 1 %" : p > 0.995 ? "> 99 %" : `${Math.round(100 * p)} %`);
 
 function drawTable() {
   const several = shown.length > 1;
   const cells = ["Class"];
   for (const answer of shown) {
-    const of = several ? ` ${answer.head}` : "";
+    const of = several ? ` ${headOf(answer)}` : "";
     if (answer.calibrated_on !== null) cells.push(`Probability${of}`);
     cells.push(`Score${of}`);
   }
@@ -103,7 +106,7 @@ function drawTable() {
   $("more").textContent = `Show all ${rows.length} classes`;
   $("meaning").textContent = shown
     .map((answer) => {
-      const of = several ? `${answer.head}: ` : "";
+      const of = several ? `${headOf(answer)}: ` : "";
       if (answer.calibrated_on === null) return `${of}Scores are an order, no probabilities: higher is more likely, 0.5 means nothing.`;
       return `${of}Probability: the share of pictures scored like this that show the class, learnt from ${answer.calibrated_on.toLocaleString("en")} pictures that the head was not fitted on.`;
     })
@@ -121,8 +124,10 @@ function show(answers) {
   $("caption").textContent = `${answer.name}: ${answer.patches.toLocaleString("en")} patches`;
   $("k").replaceChildren(...answer.ks.map((k) => new Option(k, k, false, k === answer.k)));
   $("k").disabled = answer.ks.length < 2;
-  const highest = answers.map((each) => (answers.length > 1 ? `${each.head} ` : "") + each.highest.toPrecision(2));
-  $("highest").textContent = `${highest.join(", ")} mean score of the patches over a pixel`;
+  const ends = (end) => answers.map((each) => (answers.length > 1 ? `${each.head} ` : "") + short(each[end])).join(", ");
+  // From 0, except where no value of a map is above it.
+  $("lowest").textContent = answers.every((each) => each.lowest === 0) ? "0" : ends("lowest");
+  $("highest").textContent = `${ends("highest")} mean score of the patches over a pixel`;
   drawTable();
   $("maps").replaceChildren(...mapItems(answers));
   for (const button of $("strip").querySelectorAll("button")) {

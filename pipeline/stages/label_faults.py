@@ -62,7 +62,7 @@ def _digest_of_inputs(run: RunContext) -> str:
     table, store = open_rows(run, run.manifest.fit)
     settings = [run.settings.head_settings(HEAD).model_dump(mode="json"), run.settings.seed]
     seen = [table.split, table.pictures_digest(), table.picture_labels.tolist(), store.fingerprint]
-    return digest_of([FORMAT, VERSIONS, settings, seen, list(table.classes), list(table.unscored)])
+    return digest_of([FORMAT, VERSIONS, settings, seen, list(table.classes), list(table.unscored), run.manifest.metric])
 
 
 def make(run: RunContext) -> dict[str, Any]:

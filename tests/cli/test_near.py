@@ -141,6 +141,15 @@ def test_a_picture_in_the_wrong_folder_is_named_by_both_classes(copies):
     page = (folder / "results/copies_data.html").read_text()
     assert "The label says absent, the scores say present: 1" in page
 
+    manifest = folder / "data_manifests/copies.yaml"
+    as_it_is = manifest.read_text()
+    assert "metric: voc12" in as_it_is and found["metric"] == "voc12"
+    manifest.write_text(as_it_is.replace("metric: voc12", "metric: voc07"))
+    by_other_metric = run("data", "check", "copies", "--near", "--config", "config.yaml")
+    manifest.write_text(as_it_is)
+    assert "copies_labels.json: it is of other rows, labels or settings" in by_other_metric.err
+    assert "Labels that held-out" not in (folder / "results/copies_data.html").read_text()
+
     again = run("data", "check", "copies", "--near", "--labels", "--config", "config.yaml", "--json")
     both = json.loads(again.out)
     assert both["labels"]["faults"] == found["faults"] and len(both["near"]["pairs"]) == len(COPIES)

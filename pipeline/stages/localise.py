@@ -36,8 +36,8 @@ BOX = (
 )
 CORLOC = (
     f"of the pictures that show a class, the share whose box of the highest score overlaps an object of it by "
-    f"{MIN_OVERLAP:g} or more (intersection over union); whole: the same for the whole picture as the box; the means "
-    "are over classes"
+    f"{MIN_OVERLAP:g} or more (intersection over union), a difficult one too; whole: the same for the whole "
+    "picture as the box; the means are over classes"
 )
 AP_OF_BOXES = (
     f"average precision of all boxes of a class by VOC's detection rule: a box is right if it overlaps an object by "
@@ -228,6 +228,8 @@ def read(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     except PipelineError as error:
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        run.say(f"{file}: {reason}; measure again: pipeline localise --dataset {run.dataset} --head {head}")
+        of_split = f" --split {split}" if split not in (None, run.manifest.eval) else ""
+        again = f"pipeline localise --dataset {run.dataset} --head {head}{of_split}"
+        run.say(f"{file}: {reason}; measure again: {again}")
         return None
     return read_json(file)

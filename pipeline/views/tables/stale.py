@@ -15,8 +15,9 @@ def why_stale(result: Mapping[str, Any], file: Path, before: EvaluatedBefore) ->
     """Return why a result, or a comparison, is not what would be measured now.
 
     The manifest's roles, metric and classes are compared, then the files of its runs: pictures, annotations, weights,
-    stores, heads and scores. A sweep, a learning curve, a ladder and scores that were given name no files, and of
-    results whose files are not here nothing more can be told: for them the manifest alone is compared.
+    stores, heads and scores. A sweep, a learning curve, a ladder, near-duplicates, judged labels, boxes and scores that
+    were given name no files, and of results whose files are not here nothing more can be told: for them the manifest
+    alone is compared.
 
     Parameters
     ----------
@@ -38,8 +39,15 @@ def _contradicted(result: Mapping[str, Any]) -> str | None:
     """Return what a manifest says against a result."""
     manifest = load_manifest(str(result["dataset"]))
     scored = [name for name in manifest.classes if name not in manifest.unscored]
-    measured = [item["AP"] for item in (result, *result.get("recipes", ())) if "AP" in item]
-    if any(list(aps) != scored for aps in measured):
+    named = [list(item["AP"]) for item in (result, *result.get("recipes", ())) if "AP" in item]
+    if "box_AP" in result:
+        named.append(list(result["box_AP"]["by_class"]))
+    if "faults" in result and result["split"] != manifest.fit:
+        return f"labels of {result['split']!r} were judged, and the manifest says fit: {manifest.fit}"
+    if "faults" in result:  # judged, or not and why
+        judged = {*result["classes"], *result["left_out"]}
+        named.append([*filter(judged.__contains__, scored), *sorted(judged - set(scored))])
+    if any(names != scored for names in named):
         return f"the manifest has other classes: {', '.join(scored[:10])}{', ...' if len(scored) > 10 else ''}"
     roles = list(dict.fromkeys((manifest.fit, manifest.eval)))
     if "splits" in result and list(result["splits"]) != roles:  # of what was searched in both

@@ -19,6 +19,7 @@ from pipeline.head.fitting import Sgd, make_optimizer
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AttentionSettings
 from pipeline.io.errors import HeadError
+from pipeline.io.memory import resident_memory
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
@@ -269,7 +270,7 @@ def test_bytes_do_not_depend_on_where_rows_lie(scene, tmp_path):
     small = RowReader(store, budget=MemoryBudget(0, scratch=tmp_path))
     with pytest.raises(HeadError, match="memory"):
         fit(store, table, reader=small)
-    roomy = RowReader(store, budget=MemoryBudget(2**30, scratch=tmp_path))
+    roomy = RowReader(store, budget=MemoryBudget(resident_memory() + 2**30, scratch=tmp_path))
     assert save_head(fit(store, table, reader=roomy), tmp_path / "b.safetensors") == plain
 
 

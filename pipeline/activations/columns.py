@@ -20,6 +20,7 @@ def patch_columns(
     scale: np.ndarray,
     flip: np.ndarray | None = None,
     label: np.ndarray | None = None,
+    turn: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Name the columns of patches.
 
@@ -30,11 +31,12 @@ def patch_columns(
     scale : uint8 ndarray (n,)
     flip : bool ndarray (n,); None if no patch is mirrored
     label : int16 ndarray (n,): index into `classes`, -1 background, -2 not used; None without labels
+    turn : float32 ndarray (n,), degrees by which the picture was turned; None if none was
 
     Returns
     -------
-    ``picture`` (text), ``x0``, ``y0``, ``x1``, ``y1``, ``scale``, and where there are such ``flip``, ``label`` and
-    ``class`` (text; empty for background and patches that are not used)
+    ``picture`` (text), ``x0``, ``y0``, ``x1``, ``y1``, ``scale``, and where there are such ``flip``, ``turn``,
+    ``label`` and ``class`` (text; empty for background and patches that are not used)
 
     >>> label = np.array([0], np.int16)
     >>> columns = patch_columns("ab", ["cat"], np.array([1]), np.zeros((1, 4)), np.zeros(1, np.uint8), label=label)
@@ -46,6 +48,8 @@ def patch_columns(
     columns["scale"] = scale
     if flip is not None:
         columns["flip"] = flip
+    if turn is not None:
+        columns["turn"] = turn
     if label is not None:
         columns["label"] = label
         columns["class"] = _texts([*classes, ""])[np.where(label < 0, len(classes), label)]

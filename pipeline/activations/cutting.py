@@ -12,6 +12,8 @@ from pipeline.trunk.windows import PlacedWindows
 
 REACH = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}
 """Pixels that a resize filter reads to each side."""
+LARGEST_TURNED = 8
+"""Long side of a picture that is turned, as a multiple of the patch's side: a larger one is shrunk first."""
 
 
 def _filter(interpolation: str) -> Image.Resampling:
@@ -117,6 +119,26 @@ def squash_windows(pixels: np.ndarray, box_xyxy: np.ndarray, px: int, interpolat
     return np.stack([np.asarray(item) for item in cut])
 
 
+def squash_turned(pixels: np.ndarray, degrees: float, px: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Turn a whole picture about its middle, and resize it to ``px`` by ``px``: uint8 ndarray (px, px, 3).
+
+    Parameters
+    ----------
+    degrees : counter-clockwise; beyond its edges the picture is mirrored, so that there are no blank corners
+    """
+    height, width = pixels.shape[:2]
+    # A long and narrow picture, turned at its full size, would take the square of its length.
+    shrink = max(1.0, max(height, width) / (LARGEST_TURNED * px))
+    if shrink > 1:
+        width, height = max(1, round(width / shrink)), max(1, round(height / shrink))
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), _filter(interpolation)))
+    border = math.ceil((math.hypot(width, height) - min(width, height)) / 2) + 2
+    columns, rows = mirror_index(-border, width + border, width), mirror_index(-border, height + border, height)
+    turned = Image.fromarray(pixels[rows[:, None], columns]).rotate(degrees, Image.Resampling.BICUBIC)
+    box = (border, border, border + width, border + height)
+    return np.asarray(turned.resize((px, px), _filter(interpolation), box=box))
+
+
 def cut_patches(
     pixels: np.ndarray,
     box_xyxy: np.ndarray,
@@ -125,6 +147,7 @@ def cut_patches(
     px: int,
     flip: np.ndarray | None = None,
     interpolation: str = "bilinear",
+    turn: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cut all patches of a picture: uint8 ndarray of shape (n, px, px, 3), in the order of the rows.
 
@@ -132,10 +155,14 @@ def cut_patches(
     ----------
     flip : bool ndarray of shape (n,), patches to mirror left to right after cutting; None for none
     interpolation : Pillow's filter, such as ``bilinear`` or ``bicubic``
+    turn : float32 ndarray of shape (n,), degrees by which the picture is turned first; None for no patch. A turned
+        patch is of the whole picture
     """
     if source != "grid":
         cut = mirror_windows if source == "boxes" else squash_windows
         patches = cut(pixels, box_xyxy, px, interpolation)
+        for row in np.flatnonzero(turn).tolist() if turn is not None else ():
+            patches[row] = squash_turned(pixels, float(turn[row]), px, interpolation)
         if flip is not None:
             patches[flip] = patches[flip, :, ::-1]
         return patches

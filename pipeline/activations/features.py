@@ -212,7 +212,8 @@ class Features:
         Returns
         -------
         DataFrame with the columns of a patch (``picture``, ``x0``, ``y0``, ``x1``, ``y1``, ``scale``, ``flip``,
-        ``label``, ``class``) or of a picture (``picture``, ``class``, ``label_<class>``), as far as there are such
+        ``turn``, ``label``, ``class``) or of a picture (``picture``, ``class``, ``label_<class>``), as far as there are
+        such
 
         Raises
         ------
@@ -251,8 +252,8 @@ class Features:
 
         Returns
         -------
-        ``picture``, ``box_xyxy`` and ``scale``, as the attributes of these names; ``flip`` and ``label`` if there are
-        such
+        ``picture``, ``box_xyxy`` and ``scale``, as the attributes of these names; ``flip``, ``turn`` and ``label`` if
+        there are such
         """
         geometry = {name: self.store.read_object(name, part) for name in GEOMETRY}
         return {**geometry, **self._of_table(slice(part.start, part.stop), label_rule)}
@@ -261,9 +262,11 @@ class Features:
         arrays = {}
         if self.table is not None:
             index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.arange(len(self))[rows]
-            flip = self.table.rows_at(index if isinstance(self._rows, slice) else self._rows[index]).flip
-            if flip is not None:
-                arrays["flip"] = flip
+            of_table = self.table.rows_at(index if isinstance(self._rows, slice) else self._rows[index])
+            if of_table.flip is not None:
+                arrays["flip"] = of_table.flip
+            if of_table.turn is not None:
+                arrays["turn"] = of_table.turn
         if self.has_patch_labels:
             key = label_rule.model_dump_json()
             if key not in self._labels_by_rule:

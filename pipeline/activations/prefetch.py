@@ -35,8 +35,8 @@ def queue_scales(plans: Iterable[RowPlan], runner: TrunkRunner, clock: StageCloc
         with clock.measure("rescale"):
             boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
             if plan.source != "grid":
-                flip = None if plan.flip is None else plan.flip[rows]
-                patches = cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation)
+                flip, turn = (None if column is None else column[rows] for column in (plan.flip, plan.turn))
+                patches = cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation, turn)
                 return runner.load_windows([_stack_patches(patches)])
             if runner.rescales(interpolation):
                 size_wh = (pixels.shape[1], pixels.shape[0])
@@ -88,8 +88,9 @@ def prefetch_patches(
 
     def cut_picture(plan: RowPlan, pixels: np.ndarray, rows: slice) -> np.ndarray:
         with clock.measure("rescale and cut"):
-            flip = None if plan.flip is None else plan.flip[rows]
-            return cut_patches(pixels, plan.box_xyxy[rows], plan.scale[rows], plan.source, px, flip, interpolation)
+            boxes, scale = plan.box_xyxy[rows], plan.scale[rows]
+            flip, turn = (None if column is None else column[rows] for column in (plan.flip, plan.turn))
+            return cut_patches(pixels, boxes, scale, plan.source, px, flip, interpolation, turn)
 
     with PictureQueue([plan], cut_picture, clock) as queue:
         for _ in plan.pictures:

@@ -34,6 +34,7 @@ class RowPlan:
     source : where the windows come from
     flip : bool ndarray (n,), rows of mirrored patches; None if no row is mirrored
     pictures : the pictures of the rows, in rising order of their index
+    turn : float32 ndarray (n,), degrees by which pictures are turned first; None if none is
     """
 
     picture: np.ndarray
@@ -42,6 +43,7 @@ class RowPlan:
     source: str
     flip: np.ndarray | None
     pictures: tuple[PlannedPicture, ...]
+    turn: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:
@@ -56,9 +58,9 @@ class RowPlan:
         """
         picture = self.picture[rows]
         needed = set(np.unique(picture).tolist())
-        flip = None if self.flip is None else self.flip[rows]
+        flip, turn = (None if column is None else column[rows] for column in (self.flip, self.turn))
         pictures = tuple(item for item in self.pictures if item.index in needed)
-        return RowPlan(picture, self.box_xyxy[rows], self.scale[rows], self.source, flip, pictures)
+        return RowPlan(picture, self.box_xyxy[rows], self.scale[rows], self.source, flip, pictures, turn)
 
 
 def plan_rows(table: PatchTable, picture_paths: Mapping[str, PictureFile], rows: slice | np.ndarray) -> RowPlan:
@@ -74,4 +76,5 @@ def plan_rows(table: PatchTable, picture_paths: Mapping[str, PictureFile], rows:
         )
         for index in np.unique(of_table.picture).tolist()
     )
-    return RowPlan(of_table.picture, of_table.box_xyxy, of_table.scale, table.source, of_table.flip, pictures)
+    geometry = of_table.picture, of_table.box_xyxy, of_table.scale
+    return RowPlan(*geometry, table.source, of_table.flip, pictures, of_table.turn)

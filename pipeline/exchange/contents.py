@@ -30,7 +30,8 @@ class Block:
     ----------
     features : ndarray (n, width), n >= 0
     arrays : by name, each of n entries: of patches ``picture`` (int32), ``box_xyxy`` (float32 (n, 4)), ``scale``
-        (uint8), and if there are such ``flip`` (bool) and ``label`` (int16); of pictures ``picture``
+        (uint8), and if there are such ``flip`` (bool), ``turn`` (float32) and ``label`` (int16); of pictures
+        ``picture``
     n_stored : rows of the store that were read for it
     """
 

@@ -15,8 +15,8 @@ SHOWN = 5
 def match_rows(given: GivenRows, table: PatchTable) -> np.ndarray:
     """Find the row of the file for each row of a table.
 
-    Rows of pictures are matched by id; rows of patches by id, box, and scale and flip where the file has them. The
-    order of the file does not matter, and rows of pictures that the table does not have are left out.
+    Rows of pictures are matched by id; rows of patches by id, box, and scale, flip and turn as far as the file has
+    them. The order of the file does not matter, and rows of pictures that the table does not have are left out.
 
     Returns
     -------
@@ -72,13 +72,15 @@ def _match_windows(given: GivenRows, table: PatchTable, picture: np.ndarray, row
     if "scale" in given.windows:
         expected.append(own.scale)
         found.append(given.windows["scale"][rows])
-    if own.flip is not None:
-        if "flip" not in given.windows:
+    for name, values, what in (("flip", own.flip, "mirrored"), ("turn", own.turn, "turned")):
+        if values is None:
+            continue
+        if name not in given.windows:
             raise DatasetError(
-                f"{given.path}: {table.dataset} {table.split} has mirrored patches, and the file has no column 'flip'"
+                f"{given.path}: {table.dataset} {table.split} has {what} patches, and the file has no column {name!r}"
             )
-        expected.append(own.flip)
-        found.append(given.windows["flip"][rows])
+        expected.append(values)
+        found.append(given.windows[name][rows])
     expected, found = [own.picture, *expected], [picture[rows], *found]
     of_table, of_file = (np.lexsort(keys[::-1]) for keys in (expected, found))
     counts = [np.bincount(keys[0], minlength=len(table.ids)) for keys in (expected, found)]

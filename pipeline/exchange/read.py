@@ -33,7 +33,8 @@ class GivenRows:
     path : of the file, for messages
     values : ndarray (n, width) of floating-point numbers, on the disk; read it in slices or by index
     picture : ids, one per row
-    windows : ``box_xyxy`` (float32 (n, 4)) and, if the file has them, ``scale`` and ``flip``; none for rows of pictures
+    windows : ``box_xyxy`` (float32 (n, 4)) and, if the file has them, ``scale``, ``flip`` and ``turn``; none for rows
+        of pictures
     """
 
     path: Path
@@ -54,7 +55,7 @@ def open_rows(path: Path, ids: Path | None, scratch: Path) -> Iterator[GivenRows
     Parameters
     ----------
     path : ``.npy``, an array (n, width), or ``.parquet`` with columns ``picture`` and ``features``, a list of numbers
-        per row; rows of patches have ``x0``, ``y0``, ``x1``, ``y1``, and may have ``scale`` and ``flip``
+        per row; rows of patches have ``x0``, ``y0``, ``x1``, ``y1``, and may have ``scale``, ``flip`` and ``turn``
     ids : of ``.npy``: text, the picture of each row on a line; None for the table that an export wrote next to it
     scratch : folder for a temporary file, which is gone afterwards
 
@@ -112,7 +113,7 @@ def _open_parquet(path: Path, scratch: Path) -> Iterator[GivenRows]:
         for name in ("picture", FEATURES):
             if name not in names:
                 raise DatasetError(f"{path}: no column {name!r}{suggest(name, names)}; rename the one that is meant")
-        others = [name for name in (*CORNERS, "scale", "flip") if name in names]
+        others = [name for name in (*CORNERS, "scale", "flip", "turn") if name in names]
         table = file.read(columns=["picture", *others])
         columns = {name: table[name].to_numpy() for name in others}
         with tempfile.TemporaryFile(dir=scratch) as stream:
@@ -168,4 +169,6 @@ def _given(path: Path, values: np.ndarray, picture: list[Any], columns: dict[str
         for name, dtype in (("scale", np.uint8), ("flip", bool)):
             if name in columns:
                 windows[name] = np.asarray(columns[name]).astype(np.int64).astype(dtype)
+        if "turn" in columns:
+            windows["turn"] = np.asarray(columns["turn"]).astype(np.float32)
     return GivenRows(path, values, [normalise(name) for name in picture], windows)

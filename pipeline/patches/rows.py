@@ -28,30 +28,34 @@ class Rows:
     box_xyxy : float32 ndarray (n, 4), continuous, pixels of the picture; those of ``boxes`` may leave it
     scale : uint8 ndarray (n,), index into the grid's scales, or the number of the crop
     flip : bool ndarray (n,), patches that are mirrored left to right; None if no patch of the table is
+    turn : float32 ndarray (n,), degrees, as of `Windows`; None if no patch of the table is turned
     """
 
     picture: np.ndarray
     box_xyxy: np.ndarray
     scale: np.ndarray
     flip: np.ndarray | None
+    turn: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.picture)
 
     def at(self, rows: slice | np.ndarray) -> Rows:
         """Return some of the rows."""
-        flip = None if self.flip is None else self.flip[rows]
-        return Rows(self.picture[rows], self.box_xyxy[rows], self.scale[rows], flip)
+        flip, turn = (None if column is None else column[rows] for column in (self.flip, self.turn))
+        return Rows(self.picture[rows], self.box_xyxy[rows], self.scale[rows], flip, turn)
 
     def followed_by(self, others: Rows) -> Rows:
         """Return these rows, and after them others of the same table."""
         both = (self, others)
         flips = [rows.flip for rows in both if rows.flip is not None]
+        turns = [rows.turn for rows in both if rows.turn is not None]
         return Rows(
             np.concatenate([rows.picture for rows in both]),
             np.concatenate([rows.box_xyxy for rows in both]),
             np.concatenate([rows.scale for rows in both]),
             np.concatenate(flips) if flips else None,
+            np.concatenate(turns) if turns else None,
         )
 
 

@@ -47,7 +47,8 @@ class GridSettings(Settings):
 class CropSettings(Settings):
     """Jittered crops of a whole picture (Krizhevsky et al. 2012; Razavian et al. 2014): `source: crops`.
 
-    The whole picture, squashed to a square, and for each share five squares: in the centre and in the four corners.
+    The whole picture, squashed to a square; for each share five squares, in the centre and in the four corners; and the
+    whole picture turned.
     """
 
     whole: bool = Field(True, description="the whole picture is one of the crops")
@@ -55,6 +56,21 @@ class CropSettings(Settings):
         (0.875,), max_length=25, description="sides of the squares, as shares of the picture's short side"
     )
     flips: bool = Field(True, description="each crop once more, mirrored left to right")
+    # Left out where there are none, so that what was named before there were any keeps its name.
+    turns: tuple[float, ...] = Field(
+        (),
+        max_length=25,
+        exclude_if=lambda turns: not turns,
+        description="degrees, counter-clockwise, by which the whole picture is turned about its middle, once for each; "
+        "beyond its edges it is mirrored",
+    )
+
+    @field_validator("turns")
+    @classmethod
+    def _turns_differ(cls, turns: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not -180 < t <= 180 or t == 0 for t in turns) or len(set(turns)) < len(turns):
+            raise ValueError(f"must lie between -180 and 180, not be 0, and differ, got {brief(list(turns))}")
+        return turns
 
     @field_validator("shares")
     @classmethod
@@ -65,8 +81,11 @@ class CropSettings(Settings):
 
     @model_validator(mode="after")
     def _there_is_a_crop(self) -> Self:
-        if not (self.whole or self.shares):
+        if not (self.whole or self.shares or self.turns):
             raise ValueError("no crop is left: allow whole, or give shares")
+        n_crops = (self.whole + 5 * len(self.shares) + len(self.turns)) * (1 + self.flips)
+        if n_crops > 256:  # their numbers are kept in a byte
+            raise ValueError(f"shares, turns and flips make {n_crops} crops of a picture, at most 256 are allowed")
         return self
 
 

@@ -23,11 +23,14 @@ class Windows(NamedTuple):
     box_xyxy : float64 ndarray of shape (n, 4), continuous, in pixels of the picture
     scale : uint8 ndarray of shape (n,), index into the grid's scales; for other sources the patch's number
     flip : bool ndarray of shape (n,), mirrored left to right after cutting; None if no patch of the source ever is
+    turn : float32 ndarray of shape (n,), degrees, counter-clockwise, by which the picture is turned about its middle
+        before the patch is cut; None if no patch of the source ever is
     """
 
     box_xyxy: np.ndarray
     scale: np.ndarray
     flip: np.ndarray | None
+    turn: np.ndarray | None = None
 
 
 def plan_windows(width: int, height: int, settings: SourceSettings, sample_xyxy: np.ndarray | None = None) -> Windows:
@@ -63,7 +66,7 @@ def plan_windows(width: int, height: int, settings: SourceSettings, sample_xyxy:
                 f"at least {settings.grid.min_side_px:g} are needed",
                 ("grid.min_side_px", smallest),
             )
-        return _with_mirrored(crop_windows(width, height, settings.crops), settings.crops.flips)
+        return _plan_crops(width, height, settings.crops)
     if sample_xyxy is None:
         raise BadPictureError("no box: source boxes needs samples that are persons")
     return _with_mirrored(square_window(sample_xyxy, settings.boxes.margin)[None], settings.boxes.flips)
@@ -89,7 +92,19 @@ def crop_windows(width: int, height: int, crops: CropSettings) -> np.ndarray:
         right, bottom = width - side, height - side
         corners = [(right / 2, bottom / 2), (0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
         boxes += [[x, y, x + side, y + side] for x, y in corners]
-    return np.array(boxes)
+    return np.array(boxes).reshape(-1, 4)
+
+
+def _plan_crops(width: int, height: int, crops: CropSettings) -> Windows:
+    """Plan the crops of a picture; turned ones, which are of the whole picture, come after the others."""
+    whole = np.array([0.0, 0.0, width, height])
+    boxes = np.concatenate([crop_windows(width, height, crops), np.tile(whole, (len(crops.turns), 1))])
+    windows = _with_mirrored(boxes, crops.flips)
+    if not crops.turns:
+        return windows
+    turn = np.zeros(len(boxes), np.float32)
+    turn[-len(crops.turns) :] = crops.turns
+    return windows._replace(turn=np.concatenate([turn] * (1 + crops.flips)))
 
 
 def square_window(box_xyxy: np.ndarray, margin: float) -> np.ndarray:

@@ -193,7 +193,7 @@ class PatchTable:
         index = np.arange(*rows.indices(self.n_rows)) if isinstance(rows, slice) else rows
         picture = self.picture_of(index)
         starts = np.flatnonzero(np.diff(picture, prepend=-1)).tolist()
-        boxes, scales, flips = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)], []
+        boxes, scales, flips, turns = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)], [], []
         for start, stop in itertools.pairwise([*starts, len(index)]):
             of_picture = int(picture[start])
             windows = self.windows_of_picture(of_picture)
@@ -202,7 +202,10 @@ class PatchTable:
             scales.append(windows.scale[own])
             if windows.flip is not None:
                 flips.append(windows.flip[own])
-        return Rows(picture, np.concatenate(boxes), np.concatenate(scales), np.concatenate(flips) if flips else None)
+            if windows.turn is not None:
+                turns.append(windows.turn[own])
+        flip, turn = (np.concatenate(columns) if columns else None for columns in (flips, turns))
+        return Rows(picture, np.concatenate(boxes), np.concatenate(scales), flip, turn)
 
     def rows_of(self, pictures: range) -> Rows:
         """Compute the rows of a range of pictures."""
@@ -273,19 +276,22 @@ class PatchTable:
         return digest_of(list(zip(self.ids, self.picture_sha256, strict=True)))
 
     def compute_rows_digest(self, rows: Iterable[Rows] | None = None) -> str:
-        """Digest ids, source, scales, boxes and flips, by which a store's rows are joined to a table.
+        """Digest ids, source, scales, boxes, flips and turns, by which a store's rows are joined to a table.
 
         Parameters
         ----------
         rows : all rows of the pictures, range by range; None for those that are planned
         """
-        digests, is_mirrored = ColumnDigests(), False
+        digests, is_mirrored, is_turned = ColumnDigests(), False, False
         for some in map(self.rows_of, self.ranges()) if rows is None else rows:
             box_xyxy, picture = some.box_xyxy.astype("<f4"), some.picture.astype("<i4")
             digests.update(picture=picture, box_xyxy=box_xyxy, scale=some.scale)
             if some.flip is not None:
                 is_mirrored = True
                 digests.update(flip=some.flip.astype("u1"))
+            if some.turn is not None:
+                is_turned = True
+                digests.update(turn=some.turn.astype("<f4"))
         scaled = {"from_numbers": self.from_numbers} if self.from_numbers else {}
         return digest_of(
             {
@@ -297,6 +303,7 @@ class PatchTable:
                 **{name: digests[name] for name in ("picture", "box_xyxy", "scale")},
                 "scales": list(self.grid.scales),
                 **({"flip": digests["flip"]} if is_mirrored else {}),
+                **({"turn": digests["turn"]} if is_turned else {}),
                 **scaled,
             }
         )

@@ -191,3 +191,57 @@ def test_interpolation_is_the_asked_one(source):
     assert np.array_equal(
         cut_patches(pixels, box, scale, source, 16), cut_patches(pixels, box, scale, source, 16, None, "bilinear")
     )
+
+
+def turned(pixels, degrees, px=24, **options):
+    turn = np.array([degrees], np.float32)
+    whole = np.array([[0, 0, pixels.shape[1], pixels.shape[0]]], float)
+    (got,) = cut_patches(pixels, whole, np.zeros(1, np.uint8), "crops", px, turn=turn, **options)
+    return got.astype(int)
+
+
+def test_a_picture_is_turned_counter_clockwise_about_its_middle():
+    pixels = np.random.default_rng(4).integers(0, 256, (48, 48, 3), np.uint8)
+    inside = slice(1, -1)  # at the edges the filter reads what is mirrored
+    plain = turned(pixels, 0)[inside, inside]
+    for quarter in (1, 2, 3):
+        degrees = 90 * quarter if quarter < 3 else -90
+        assert np.abs(turned(pixels, degrees)[inside, inside] - np.rot90(plain, quarter)).max() <= 2
+    wide = np.random.default_rng(5).integers(0, 256, (40, 70, 3), np.uint8)
+    upside_down = turned(wide, 0)[::-1, ::-1]
+    assert np.abs(turned(wide, 180) - upside_down)[inside, inside].max() <= 2
+
+
+@pytest.mark.parametrize(("degrees", "size"), [(-30, (60, 90)), (30, (90, 60)), (77, (64, 64))])
+def test_a_turned_picture_is_mirrored_beyond_its_edges(degrees, size):
+    """Against every pixel sought for itself, in a picture that changes slowly."""
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([128 + 90 * np.sin(x / 17) * np.cos(y / 13), 2 * x, 2 * y], axis=2).clip(0, 255).astype(np.uint8)
+    px = 20
+    got = turned(pixels, degrees, px)
+    angle = np.deg2rad(degrees)
+    for row in range(px):
+        for column in range(px):
+            across, down = (column + 0.5) * width / px - width / 2, (row + 0.5) * height / px - height / 2
+            at_x = across * np.cos(angle) - down * np.sin(angle) + width / 2
+            at_y = across * np.sin(angle) + down * np.cos(angle) + height / 2
+            places = [int(np.floor(at)) for at in (at_y, at_x)]
+            source = tuple(mirror_index(at, at + 1, n)[0] for at, n in zip(places, size, strict=True))
+            assert np.abs(got[row, column] - pixels[source]).max() <= 14
+
+
+def test_turned_and_mirrored_patches_beside_others():
+    pixels = np.random.default_rng(6).integers(0, 256, (40, 60, 3), np.uint8)
+    boxes = np.array([[5, 5, 35, 35], [0, 0, 60, 40], [0, 0, 60, 40]], float)
+    turn, flip = np.array([0, 30, 30], np.float32), np.array([False, False, True])
+    plain, left, mirrored = cut_patches(pixels, boxes, np.arange(3, dtype=np.uint8), "crops", 16, flip, turn=turn)
+    assert np.array_equal(plain, squash_windows(pixels, boxes[:1], 16)[0])
+    assert np.array_equal(mirrored, np.fliplr(left)) and np.array_equal(left, turned(pixels, 30, 16))
+
+
+def test_a_long_picture_is_turned_within_little_memory():
+    pixels = np.zeros((4, 20_000, 3), np.uint8)
+    pixels[:, :10_000] = 200
+    got = turned(pixels, 10, 8)
+    assert got.shape == (8, 8, 3) and got[:, :3].min() > 150 and got[:, 5:].max() < 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,15 @@ import pytest
 import yaml
 from support.cli import Ended, run_command
 from support.dataset import CONFIG, copy_work
+from support.tables import table_of_strips
 
 import pipeline
 from pipeline.activations.store import Store
 from pipeline.activations.writer import StoreWriter
+from pipeline.exchange.match import match_rows
+from pipeline.exchange.read import GivenRows
+from pipeline.io.errors import DatasetError
+from pipeline.patches.settings import CropSettings
 
 TRAIN, VAL = [f"p{i}" for i in range(6)], [f"q{i}" for i in range(4)]
 CLASSES = np.arange(6) % 3  # ball, crate, both: as the pictures are drawn
@@ -199,6 +204,20 @@ def test_patches_come_back_as_they_were_exported(stepped, tmp_path, monkeypatch,
     assert np.array_equal(back[:], original[:]) and np.array_equal(back.labels, original.labels)
     line = "--dataset tiny --config patches.yaml --trunk imported/back --head fca"
     assert work.run(f"fit-head {line}").code == 0
+
+
+def test_turned_patches_of_one_box_are_told_apart_by_the_turn(tmp_path):
+    crops = CropSettings(shares=(), turns=(-30, 30), flips=False)
+    table = replace(table_of_strips(2), source="crops", crops=crops, first_row=np.array([0, 3, 6]))
+    own = table.rows_at(slice(None))
+    order = np.array([5, 3, 1, 0, 4, 2])
+    columns = {"box_xyxy": own.box_xyxy[order], "flip": own.flip[order], "turn": own.turn[order]}
+    picture = [table.ids[i] for i in own.picture[order]]
+    given = GivenRows(tmp_path / "rows.parquet", np.zeros((6, 1)), picture, columns)
+
+    assert order[match_rows(given, table)].tolist() == list(range(6))
+    with pytest.raises(DatasetError, match="has turned patches, and the file has no column 'turn'"):
+        match_rows(replace(given, windows={name: columns[name] for name in ("box_xyxy", "flip")}), table)
 
 
 def test_an_import_resumes_at_the_parts_without_a_record(empty, monkeypatch):

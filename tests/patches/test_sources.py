@@ -46,6 +46,31 @@ def test_crops_are_the_picture_its_centre_and_its_corners_then_all_of_them_mirro
     assert got.scale.tolist() == list(range(12))
 
 
+def test_turned_pictures_come_after_the_crops_and_all_of_them_mirrored():
+    got = planned("crops", crops=CropSettings(shares=(0.5,), turns=(-30, 30)))
+
+    assert got.box_xyxy[6:8].tolist() == [[0, 0, 96, 64]] * 2 and len(got.scale) == 16
+    assert got.turn.tolist() == ([0] * 6 + [-30, 30]) * 2
+    assert got.flip.tolist() == [False] * 8 + [True] * 8
+    alone = planned("crops", crops=CropSettings(whole=False, shares=(), turns=(10,), flips=False))
+    assert (alone.box_xyxy.tolist(), alone.turn.tolist(), alone.flip.tolist()) == ([[0, 0, 96, 64]], [10], [False])
+    assert planned("crops").turn is None and "turns" not in CropSettings().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("crops", "problem"),
+    [
+        ({"turns": [0]}, "not be 0"),
+        ({"turns": [10, 10]}, "differ"),
+        ({"turns": [-180]}, "between -180 and 180"),
+        ({"turns": [1 + i for i in range(25)], "shares": [0.05 + i / 100 for i in range(25)]}, "make 302 crops"),
+    ],
+)
+def test_turns_that_are_refused(crops, problem):
+    with pytest.raises(ValueError, match=problem):
+        CropSettings(**crops)
+
+
 @pytest.mark.parametrize(
     ("crops", "n"),
     [

@@ -40,6 +40,11 @@ def _windows(sources: SourceSettings) -> str:
             f"squares whose side is {100 * share:g} % of the shorter side, in the centre and the four corners"
             for share in crops.shares
         ]
+        if crops.turns:
+            degrees = " and ".join(f"{turn:g}" for turn in crops.turns)
+            parts.append(
+                f"the whole picture turned by {degrees} degrees, mirrored beyond its edges, resized to a square"
+            )
         return f"Of each picture these patches are cut: {'; '.join(parts)}{_flipped(crops.flips)}."
     if sources.source == "boxes":
         boxes = sources.boxes

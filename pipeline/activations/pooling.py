@@ -110,18 +110,21 @@ class PooledPictures:
         return {self.COLUMN: np.moveaxis(self._pooled.result(), 1, 0)}
 
 
-def join_pooled(pooled: np.ndarray, normalise: bool) -> np.ndarray:
+def join_pooled(pooled: np.ndarray, normalise: bool, root: bool = False) -> np.ndarray:
     """Join the pooled vectors of each picture into one.
 
     Parameters
     ----------
     pooled : float32 ndarray of shape (n_poolings, n_pictures, width)
     normalise : scale each to Euclidean length 1 before they are joined; zero stays zero
+    root : replace each value by the root of its size, with its sign, before that
 
     Returns
     -------
     float32 ndarray of shape (n_pictures, n_poolings * width)
     """
+    if root:
+        pooled = np.sign(pooled) * np.sqrt(np.abs(pooled))
     if normalise:
         length = np.sqrt(np.square(pooled, dtype=np.float64).sum(-1, keepdims=True))
         pooled = (pooled / np.where(length == 0, 1, length)).astype(np.float32)

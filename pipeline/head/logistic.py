@@ -22,8 +22,7 @@ from torch.nn import functional
 from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.newton import Curve, Loss, Solved, Vectors, minimise, solver_bytes
 from pipeline.head.pooled import count_pictures, labelled_both_ways, pool_fit_pictures
-from pipeline.head.svm import set_standardisation
-from pipeline.head.svm_network import Svm
+from pipeline.head.svm_network import Svm, set_standardisation
 from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress

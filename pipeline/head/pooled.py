@@ -50,7 +50,8 @@ class PooledNetwork:
         Of all pictures at once: the last bits of a product of matrices depend on how many rows it has.
         """
         pooled = np.ascontiguousarray(np.moveaxis(columns[PooledPictures.COLUMN], 1, 0))
-        return self.decide(join_pooled(pooled, self.settings.normalise))
+        # Only an SVM has the choice of the root.
+        return self.decide(join_pooled(pooled, self.settings.normalise, getattr(self.settings, "root", False)))
 
     def decide(self, vectors: np.ndarray) -> np.ndarray:
         """Compute scores, float64 ndarray (n, n_classes), of joined vectors, float32 (n, n_columns); NaN of NaN."""

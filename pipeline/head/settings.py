@@ -16,6 +16,7 @@ from pydantic import (
 from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.network_settings import NetworkSettings
 from pipeline.head.points import GridOfHeads
+from pipeline.head.svm_settings import SvmSettings, VladSettings
 from pipeline.io.messages import brief
 from pipeline.io.model import MAX_BATCH, MAX_WIDTH
 from pipeline.io.own_code import find_code
@@ -92,61 +93,6 @@ class AttentionSettings(NetworkSettings):
     rates: tuple[float, ...] = Field((0.002, 0.0002), min_length=1, description="learning rates, in turn")
     max_epochs: tuple[int, ...] = Field((6, 2), min_length=1, description="largest number of epochs per rate")
     batch: int = Field(16, ge=1, le=MAX_BATCH, description="pictures per step")
-
-
-class SvmSettings(GridOfHeads):
-    """A linear SVM per class on one vector per picture (Razavian et al. 2014)."""
-
-    scores_patches: ClassVar[bool] = False
-    needs_boxes: ClassVar[bool] = False
-    kind: Literal["svm"]
-    pooling: tuple[Literal["mean", "max"], ...] = Field(
-        ("mean", "max"), min_length=1, description="how a picture's rows become one vector; several are joined"
-    )
-    normalise: bool = Field(True, description="each pooled vector to length 1")
-    standardise: bool = Field(
-        True, description="columns to mean 0 and equal deviation over the fit pictures, after that; lengths stay near 1"
-    )
-    costs: tuple[float, ...] = Field(
-        (0.1, 0.3, 1.0, 3.0, 10.0),
-        min_length=1,
-        max_length=100,
-        description="values of C; one for all classes is chosen by cross-validation over the fit pictures",
-    )
-
-    @field_validator("pooling", "costs")
-    @classmethod
-    def _each_once(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"must name each once, got {brief(list(values))}")
-        return values
-
-    @field_validator("costs")
-    @classmethod
-    def _costs_are_positive(cls, costs: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 1e-6 <= c <= 1e6 for c in costs):
-            raise ValueError("costs must lie in 1e-6..1e6")
-        return costs
-
-
-class VladSettings(SvmSettings):
-    """A linear SVM per class on an orderless encoding of a picture's patches, scale by scale (Gong et al. 2014)."""
-
-    # All that is said of an SVM holds but for its kind.
-    kind: Literal["vlad"]  # type: ignore[assignment]
-    encoding: Literal["vlad", "fisher"] = Field(
-        "vlad", description="vlad: residuals to the nearest words; fisher: gradients of a mixture of Gaussians"
-    )
-    levels: int = Field(3, ge=1, le=256, description="groups of neighbouring scales, each with words of its own")
-    words: int = Field(32, ge=1, le=4096, description="words per level, or Gaussians")
-    components: int = Field(64, ge=1, le=MAX_WIDTH, description="principal components of a row, over all levels")
-    sample: int = Field(
-        20_000, ge=10, le=10_000_000, description="fit rows, about, from which components and words are learnt"
-    )
-    pooling: tuple[Literal["mean", "max"], ...] = Field(
-        ("mean", "max"),
-        description="further vectors of each level that are joined: the mean or the maximum of its rows; may be none",
-    )
 
 
 class AdaptedSettings(HeadSettings):

@@ -23,7 +23,8 @@ from pipeline.head import svm_on_device
 from pipeline.head.device import BLOCK_BYTES, BLOCKS, Place, explain_full_memory, fact_of_device
 from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store
 from pipeline.head.settings import SvmSettings
-from pipeline.head.svm_network import Svm, make_network
+from pipeline.head.svm_network import Svm, make_network, set_standardisation
+from pipeline.head.svm_rows import bytes_of_rows, pictures_of_rows, read_examples
 from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress
@@ -38,6 +39,8 @@ MAX_ITERATIONS = 10_000
 def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     """Pool the rows of the fit pictures, choose C by cross-validation among them, and fit one SVM per class.
 
+    Where each row is an example, no row is pooled, and C is given.
+
     All classes have one C, the one with the highest mean AP over `FOLDS` folds of the fit pictures. A picture's fold
     is fixed by a hash of the digest of its file. The two sides of a class are not reweighted: the measure is a
     ranking, and equal weights of the sides gave a lower AP.
@@ -50,26 +53,35 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
     HeadError
         Pictures without labels, or no class with a positive and a negative picture.
     """
-    used = fit_pictures(task)
+    of_rows = settings.examples == "rows"
+    used = pictures_of_rows(task) if of_rows else fit_pictures(task)
     columns = task.store.width * len(settings.pooling)
 
     def bytes_of(n: int) -> int:
-        return _bytes_of_fit(task, settings, used, n) if n else _bytes_beside_gpu(task, settings, used)
+        copies = _copies(task, used, n) if n else _copies_beside_gpu(task, settings, used)
+        moving = 0 if n else bytes_of_moving(len(used), task.n_classes, settings.costs)
+        of_fit = bytes_of_rows(task, len(used), copies) if of_rows else bytes_of_fit(task, settings, len(used), copies)
+        return of_fit + moving
 
-    fitting = choose_way(task, settings.costs, used, columns, bytes_of)
-    vectors = join_pooled(pool_store(task, settings.pooling)[:, used], settings.normalise).astype(np.float64)
+    fitting = choose_way(task, settings.costs, used, columns, bytes_of, settings.examples)
+    vectors = read_examples(task, settings, len(used)) if of_rows else _pool_examples(task, settings, used)
     release_memory()
     network, facts = fitting.run(vectors, settings, partial(make_network, task.store.width, task.n_classes, settings))
     return Fitted(network.eval(), [], facts)
 
 
+def _pool_examples(task: FitTask, settings: SvmSettings, used: np.ndarray) -> np.ndarray:
+    pooled = pool_store(task, settings.pooling)[:, used]
+    return join_pooled(pooled, settings.normalise, settings.root).astype(np.float64)
+
+
 @dataclass(frozen=True)
 class SvmFit:
-    """How the SVMs of a task are fitted on one vector per picture.
+    """How the SVMs of a task are fitted on vectors of pictures.
 
     Attributes
     ----------
-    used : int64 ndarray (n,), the pictures
+    used : int64 ndarray (n,), the picture of each vector
     text, threads : what is fitted, for messages; classes that are fitted side by side on a CPU
     """
 
@@ -95,7 +107,8 @@ class SvmFit:
         """
         task, table = self.task, self.task.table
         labels = table.picture_labels[self.used]
-        both = labelled_both_ways(table, labels)
+        of_pictures = table.picture_labels[np.unique(self.used)]
+        both = labelled_both_ways(table, of_pictures)
         n_svms = _n_fits(settings.costs) * task.n_classes
         with Progress(f"fit {task.name}", n_svms, "SVMs") as progress, explain_full_memory(self.place, self.text):
             fits = _Fits(vectors, labels, settings, task, self.place, self.threads, progress, make)
@@ -106,21 +119,27 @@ class SvmFit:
             "cost": cost,
             "cross_validated_mAP": {f"{c:g}": round(value, 6) for c, value in tried.items()},
             "folds": FOLDS if tried else 0,
-            **count_pictures(table.classes, labels, both),
+            **count_pictures(table.classes, of_pictures, both),
             "unsettled": [table.classes[column] for column in unsettled],
         }
         return network, {"svm": facts, **fact_of_device(self.place.device)}
 
 
 def choose_way(
-    task: FitTask, costs: Sequence[float], used: np.ndarray, columns: int, bytes_of: Callable[[int], int]
+    task: FitTask,
+    costs: Sequence[float],
+    used: np.ndarray,
+    columns: int,
+    bytes_of: Callable[[int], int],
+    what: str = "pictures",
 ) -> SvmFit:
     """Choose where the SVMs are fitted, and how many side by side, before anything is read; say it.
 
     Parameters
     ----------
-    used : int64 ndarray (n,), the pictures
-    columns : of a picture's vector
+    used : int64 ndarray (n,), the picture of each vector
+    columns : of a vector
+    what : the vectors are of, for messages
     bytes_of : most bytes that a fit takes with so many classes side by side; with 0, on a GPU
 
     Raises
@@ -130,7 +149,7 @@ def choose_way(
     """
     _import_svm()  # before memory is counted
     n_svms, n_forms = _n_fits(costs) * task.n_classes, FOLDS + 1
-    text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
+    text = f"fit {task.name}: {len(used):,} {what} of {columns:,} columns"
     operations = svm_on_device.operations(len(used), columns, n_svms)
     place = task.device.choose(text, operations, svm_on_device.working_bytes(len(used), columns, n_svms, n_forms))
     threads = 1 if place.on_gpu else _threads(task, used, columns)
@@ -169,24 +188,22 @@ def _threads(task: FitTask, used: np.ndarray, columns: int) -> int:
     return min(torch.get_num_threads(), task.n_classes) if fewest >= columns else 1
 
 
-def _bytes_of_fit(task: FitTask, settings: SvmSettings, used: np.ndarray, threads: int) -> int:
-    """Return the most bytes that a fit takes: while it pools rows, or while liblinear has its copies of the vectors."""
+def _copies(task: FitTask, used: np.ndarray, threads: int) -> int:
+    """Return the most bytes of each value of the vectors, while liblinear has its copies of them."""
     # The float64 vectors and, of each class at work, those without difficult pictures, and 16 bytes per value in
     # liblinear's form.
-    copies = 8 + threads * (8 * int((task.table.picture_labels[used] == 0).any()) + 16)
-    return bytes_of_fit(task, settings, len(used), copies)
+    return 8 + threads * (8 * int((task.table.picture_labels[used] == 0).any()) + 16)
 
 
-def _bytes_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int:
-    """Return the most bytes of the CPU's memory that a fit on a GPU takes."""
+def _copies_beside_gpu(task: FitTask, settings: SvmSettings, used: np.ndarray) -> int:
+    """Return the most bytes of each value of the vectors in the CPU's memory, while a GPU fits."""
     inside = np.bincount(fold_of([task.table.picture_sha256[i] for i in used]), minlength=FOLDS)
     largest_fold = int(inside.max()) / max(1, len(used))
     # Beside the float64 vectors: those of a fit and their distances from the mean, then those of a fold, their
     # distances, and these standardised.
     standardising = 16 if settings.standardise else 0
     scoring = math.ceil(24 * largest_fold) if len(settings.costs) > 1 else 0
-    moving = bytes_of_moving(len(used), task.n_classes, settings.costs)
-    return bytes_of_fit(task, settings, len(used), 8 + max(standardising, scoring)) + moving
+    return 8 + max(standardising, scoring)
 
 
 def bytes_of_moving(n_vectors: int, n_classes: int, costs: Sequence[float]) -> int:
@@ -330,21 +347,3 @@ def _fit_classes(
             network.weight[column] = torch.from_numpy(fitted.coef_[0])
             network.bias[column] = float(fitted.intercept_[0])
     return unsettled
-
-
-def set_standardisation(network: Svm, vectors: np.ndarray) -> None:
-    mean, inv_std = standardisation(vectors)
-    network.mean.copy_(torch.from_numpy(mean))
-    network.inv_std.copy_(torch.from_numpy(inv_std))
-
-
-def standardisation(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute mean and inverse deviation of each column; a column without deviation becomes 0.
-
-    The inverse deviation is divided by the root of the number of columns. So vectors keep a length near 1, and one
-    range of C serves with and without standardisation.
-    """
-    mean, deviation = vectors.mean(0), vectors.std(0)
-    varies = deviation > 1e-6 * (1e-3 + np.abs(mean))
-    inv_std = np.where(varies, 1 / np.where(varies, deviation, 1), 0) / np.sqrt(vectors.shape[1])
-    return mean, inv_std

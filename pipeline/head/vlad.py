@@ -17,8 +17,8 @@ from pipeline.head.codebook import N_SCALES, WORDS_OF_ROWS, Codebook, EncodedPic
 from pipeline.head.fit_memory import SLACK, reading_bytes, rows_bytes
 from pipeline.head.pooled import fit_pictures
 from pipeline.head.settings import ScoreKind, SvmSettings, VladSettings
-from pipeline.head.svm import bytes_of_moving, choose_way, standardisation
-from pipeline.head.svm_network import Svm
+from pipeline.head.svm import bytes_of_moving, choose_way
+from pipeline.head.svm_network import Svm, standardisation
 from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.memory import release_memory

@@ -255,3 +255,55 @@ def test_classes_in_threads_are_the_classes_in_turn(many, monkeypatch):
     few = SvmSettings(kind="svm", costs=(1.0,))
     fit_head(store, table, "svm", few, LABELS, 0, held_out_share=0.9, reader=reader)
     assert "at a time" not in said[-1]
+
+
+ROWS = SvmSettings(kind="svm", pooling=("mean",), examples="rows", root=True, standardise=False, costs=(0.2,))
+
+
+@pytest.mark.parametrize(("root", "normalise"), [(True, True), (False, True), (False, False)])
+def test_rows_as_examples_are_fitted_one_by_one_and_their_scores_averaged(many, root, normalise):
+    """The protocol of augmentation: each view is an example, and a picture's score is the mean over its views."""
+    (table, store, rows), (other, other_store, other_rows) = many["train"], many["val"]
+    settings = ROWS.model_copy(update={"root": root, "normalise": normalise})
+
+    got = decisions(fit_head(store, table, "svm", settings, LABELS, 0, held_out_share=0.3), other_store, other)
+
+    def prepared(values):
+        values = values.astype(np.float64)
+        values = np.sign(values) * np.sqrt(np.abs(values)) if root else values
+        return Normalizer().fit_transform(values) if normalise else values
+
+    inside = ~hold_out_pictures(table.picture_sha256, 0.3)[table.picture]
+    x, labels = prepared(rows[inside]), table.picture_labels[table.picture[inside]]
+    fits = [LinearSVC(C=0.2, dual="auto", tol=1e-6, random_state=0).fit(x, y == 1) for y in labels.T]
+    of_rows = np.column_stack([each.decision_function(prepared(other_rows)) for each in fits])
+    expected = of_rows.reshape(len(other.ids), 8, 3).mean(1)
+    np.testing.assert_allclose(got[0], expected, atol=1e-2)
+    assert not np.allclose(got[0], decisions(fit_head(store, table, "svm", PLAIN, LABELS, 0), other_store, other)[0])
+
+
+def test_rows_as_examples_give_the_same_bits_wherever_parts_end(many, make, tmp_path):
+    (table, store, _), (other, other_store, other_rows) = many["train"], many["val"]
+    head = fit_head(store, table, "svm", ROWS, LABELS, 0)
+    parts = make.store(tmp_path / "val.zarr", other, other_rows, part_rows=13)
+    assert np.array_equal(decisions(head, other_store, other), decisions(head, parts, other))
+    save_head(head, tmp_path / "svm.safetensors")
+    again = load_head(tmp_path / "svm.safetensors")
+    assert np.array_equal(decisions(head, other_store, other), decisions(again, other_store, other))
+
+
+def test_pooled_vectors_by_their_signed_root(many):
+    table, store, rows = many["train"]
+    head = fit_head(store, table, "svm", PLAIN.model_copy(update={"root": True}), LABELS, 0)
+    by_picture = rows.astype(np.float64).reshape(len(table.ids), 8, 8)
+    pooled = by_picture.mean(1), by_picture.max(1)
+    x = np.hstack([Normalizer().fit_transform(np.sign(v) * np.sqrt(np.abs(v))) for v in pooled])
+    expected = LinearSVC(C=1.0, dual="auto", tol=1e-6, random_state=0).fit(x, table.picture_labels[:, 0] == 1)
+    np.testing.assert_allclose(decisions(head, store, table)[0][:, 0], expected.decision_function(x), atol=5e-3)
+
+
+@pytest.mark.parametrize("changes", [{"pooling": ("max",)}, {"costs": (0.1, 1.0)}])
+def test_rows_as_examples_have_one_cost_and_the_mean(changes):
+    with pytest.raises(ValidationError, match="examples: rows goes with pooling"):
+        SvmSettings(**{**ROWS.model_dump(), **changes})
+    assert not {"examples", "root"} & set(SvmSettings(kind="svm").model_dump())

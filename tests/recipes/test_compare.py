@@ -44,7 +44,7 @@ SETTINGS = {
     "no_pretrain": {"updates": 120, "batch": 32, "peak_rate": 0.05, "peak_rates": [], "held_out": 0.0},
     "fisher": {"words": 8, "components": 16, "input_px": 128},
 }
-WHOLE = ("svm-whole", "svm-crops", "full-images", "hand-made")
+WHOLE = ("svm-whole", "svm-crops", "svm-aug", "full-images", "hand-made")
 """Recipes that look at whole pictures: objects of scenes are too small for them, so they get a picture an object."""
 IN_SCENES = tuple(name for name in builtin_recipes() if name not in WHOLE)
 ALONE = tuple(name for name in IN_SCENES if not builtin_recipes()[name].join)

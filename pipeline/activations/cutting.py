@@ -161,8 +161,9 @@ def cut_patches(
     if source != "grid":
         cut = mirror_windows if source == "boxes" else squash_windows
         patches = cut(pixels, box_xyxy, px, interpolation)
-        for row in np.flatnonzero(turn).tolist() if turn is not None else ():
-            patches[row] = squash_turned(pixels, float(turn[row]), px, interpolation)
+        for row, degrees in enumerate([] if turn is None else turn.tolist()):
+            if degrees:
+                patches[row] = squash_turned(pixels, degrees, px, interpolation)
         if flip is not None:
             patches[flip] = patches[flip, :, ::-1]
         return patches

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.activations.pooling import PooledRows, join_pooled
 from pipeline.head.networks import SCORED_ROWS
-from pipeline.head.settings import VladSettings
+from pipeline.head.svm_settings import VladSettings
 from pipeline.head.task import Columns
 from pipeline.trunk.fisher.codebook import LEAST_VARIANCE, ROUNDS
 from pipeline.trunk.fisher.trunk import gradients_of_moments, normalise_fisher, posteriors

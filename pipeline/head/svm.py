@@ -22,9 +22,9 @@ from pipeline.activations.pooling import join_pooled
 from pipeline.head import svm_on_device
 from pipeline.head.device import BLOCK_BYTES, BLOCKS, Place, explain_full_memory, fact_of_device
 from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store
-from pipeline.head.settings import SvmSettings
 from pipeline.head.svm_network import Svm, make_network, set_standardisation
 from pipeline.head.svm_rows import bytes_of_rows, pictures_of_rows, read_examples
+from pipeline.head.svm_settings import SvmSettings
 from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.memory import release_memory
 from pipeline.io.progress import Progress

@@ -16,9 +16,10 @@ from torch import nn
 from pipeline.head.codebook import N_SCALES, WORDS_OF_ROWS, Codebook, EncodedPictures, fit_codebook
 from pipeline.head.fit_memory import SLACK, reading_bytes, rows_bytes
 from pipeline.head.pooled import fit_pictures
-from pipeline.head.settings import ScoreKind, SvmSettings, VladSettings
+from pipeline.head.settings import ScoreKind
 from pipeline.head.svm import bytes_of_moving, choose_way
 from pipeline.head.svm_network import Svm, standardisation
+from pipeline.head.svm_settings import SvmSettings, VladSettings
 from pipeline.head.task import Columns, FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError
 from pipeline.io.memory import release_memory

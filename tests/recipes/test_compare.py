@@ -159,6 +159,7 @@ def test_a_join_beats_the_mean_of_its_members(compared, name):
     assert by_name[name]["mAP"] > np.mean(members)
 
 
+@pytest.mark.timeout(900)
 def test_pre_training_beats_none_and_random_weights(compared):
     by_name = rows(compared["scenes"])
 
@@ -199,6 +200,7 @@ def test_aggregations_are_chosen_on_held_out_pictures_only(compared):
     assert rows(compared["scenes"])["no-pretrain"]["choice"]["chosen"] == "stated"
 
 
+@pytest.mark.timeout(900)
 def test_a_row_is_what_its_scores_say(compared):
     """mAP, spread and join of the file, computed again from the files of scores."""
     by_name = rows(compared["twice"])

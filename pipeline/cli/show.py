@@ -175,8 +175,7 @@ def print_ladder(joined: dict[str, Any]) -> None:
     table = ladder_table(joined)
     click.echo(table.title)
     print_rows(table)
-    for note in table.notes:
-        click.echo(note)
+    click.echo("\n".join(table.notes))
     for rung in joined["rungs"]:
         for item in rung["left_out"]:
             click.echo(f"left out on {rung['name']}: {item['why']}")

@@ -19,7 +19,7 @@ from pipeline.activations.layout import PictureFiles
 from pipeline.activations.partition import parts_of
 from pipeline.activations.store import read_attributes
 from pipeline.dataset.manifest import load_manifest
-from pipeline.head.file import read_fingerprint
+from pipeline.head.facts import read_fingerprint
 from pipeline.io.atomic import read_json
 from pipeline.io.errors import HeadError, PipelineError, SettingsError, StoreError
 from pipeline.io.messages import enumerate_problems

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from pipeline.head.fit_rows import RESERVE
 from pipeline.head.pooled import PooledNetwork, count_pictures, labelled_both_ways, pool_fit_pictures
-from pipeline.head.settings import HEAD_GROUP, CodeSettings, HeadSettings, PatchScoreKind
+from pipeline.head.settings import HEAD_GROUP, HIGHEST_PROBABILITY, CodeSettings, HeadSettings, PatchScoreKind
 from pipeline.head.strong import choose_training_patches
-from pipeline.head.task import HIGHEST_PROBABILITY, FitTask, Fitted, HeadKind
+from pipeline.head.task import FitTask, Fitted, HeadKind
 from pipeline.io.errors import HeadError, PipelineError
 from pipeline.io.messages import brief
 from pipeline.io.own_code import explain, find_code, load_class

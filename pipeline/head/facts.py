@@ -1,12 +1,17 @@
-"""The facts of a head: what it was fitted on, and how, as one record."""
+"""The facts of a head: what it was fitted on, and how, as one record; read without torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from pipeline.io.errors import HeadError
+
 FORMAT = "head-3"
+LARGEST_HEADER = 2**24
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,53 @@ class HeadFacts:
         own = {name: facts[name] for name in names}
         of_kind = {name: value for name, value in facts.items() if name not in names}
         return cls(**{**own, "classes": tuple(own["classes"])}, of_kind=of_kind)
+
+
+def read_facts(path: Path) -> HeadFacts:
+    """Read the facts of a head, without reading or checking its weights.
+
+    Raises
+    ------
+    HeadError
+        Not a head.
+    """
+    facts = _read_header(path)
+    try:
+        return parse_facts(facts)
+    except (KeyError, TypeError) as error:
+        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
+
+
+def read_fingerprint(path: Path) -> str:
+    """Read the fingerprint of the store of a head, also of a head in an older format.
+
+    Raises
+    ------
+    HeadError
+        Not a head.
+    """
+    facts = _read_header(path)
+    if "fingerprint" not in facts:
+        raise HeadError(f"{path}: cannot be read as a head: it names no store")
+    return facts["fingerprint"]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Read the JSON object of the facts; its content is not checked."""
+    try:
+        with open(path, "rb") as stream:
+            size = stream.read(8)
+            return parse_header(size + stream.read(min(int.from_bytes(size, "little"), LARGEST_HEADER)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
+
+
+def parse_header(data: bytes) -> dict[str, Any]:
+    """Parse the JSON object of the facts from the beginning of a safetensors file."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return json.loads(json.loads(header)["__metadata__"]["facts"])
+
+
+def parse_facts(facts: dict[str, Any]) -> HeadFacts:
+    """Make the record from the JSON object in a file, whose ``sha256`` is of the file."""
+    return HeadFacts.from_dict({name: value for name, value in facts.items() if name != "sha256"})

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from pipeline.head.facts import FORMAT, HeadFacts
+from pipeline.head.facts import FORMAT, HeadFacts, parse_facts, parse_header, read_facts
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
 from pipeline.head.settings import HEAD_KINDS, AnyHead
@@ -27,7 +26,6 @@ NO_DIGEST = b"0" * 64
 """Placeholder in a head's file for the digest of its bytes, while the digest is computed."""
 STORED_NAMES = {"inv_std": "gain"}
 """Names in files of tensors that have another name in code."""
-LARGEST_HEADER = 2**24
 
 
 def save_head(head: Head, path: Path) -> str:
@@ -44,55 +42,6 @@ def save_head(head: Head, path: Path) -> str:
     digest = sha256_bytes(data)
     write_atomic(path, data.replace(NO_DIGEST, digest.encode(), 1))
     return digest
-
-
-def read_facts(path: Path) -> HeadFacts:
-    """Read the facts of a head, without reading or checking its weights.
-
-    Raises
-    ------
-    HeadError
-        Not a head.
-    """
-    facts = _read_header(path)
-    try:
-        return _to_facts(facts)
-    except (KeyError, TypeError) as error:
-        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
-
-
-def read_fingerprint(path: Path) -> str:
-    """Read the fingerprint of the store of a head, also of a head in an older format.
-
-    Raises
-    ------
-    HeadError
-        Not a head.
-    """
-    facts = _read_header(path)
-    if "fingerprint" not in facts:
-        raise HeadError(f"{path}: cannot be read as a head: it names no store")
-    return facts["fingerprint"]
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    """Read the JSON object of the facts; its content is not checked."""
-    try:
-        with open(path, "rb") as stream:
-            size = stream.read(8)
-            return _parse_header(size + stream.read(min(int.from_bytes(size, "little"), LARGEST_HEADER)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"{path}: cannot be read as a head: {error}") from error
-
-
-def _parse_header(data: bytes) -> dict[str, Any]:
-    """Parse the JSON object of the facts from the beginning of a safetensors file."""
-    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-    return json.loads(json.loads(header)["__metadata__"]["facts"])
-
-
-def _to_facts(facts: dict[str, Any]) -> HeadFacts:
-    return HeadFacts.from_dict({name: value for name, value in facts.items() if name != "sha256"})
 
 
 def load_head(path: Path) -> Head:
@@ -142,10 +91,10 @@ def _parse_head(data: bytes, path: Path) -> Head:
 
 def _check_bytes(data: bytes, path: Path) -> HeadFacts:
     """Check the bytes of a head against the digest in them; return its facts."""
-    stored = _parse_header(data)
+    stored = parse_header(data)
     digest = stored["sha256"]
     if len(digest) != 64 or sha256_bytes(data.replace(digest.encode(), NO_DIGEST, 1)) != digest:
         raise HeadError(f"{path}: changed since it was written; fit it again: pipeline fit-head")
     if stored["format"] != FORMAT:
         raise HeadError(f"{path}: format {stored['format']!r}, expected {FORMAT!r}; fit it again")
-    return _to_facts(stored)
+    return parse_facts(stored)

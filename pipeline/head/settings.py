@@ -27,6 +27,8 @@ ScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds", "pooled"]
 ``softmax``, probabilities of the classes and background, which sum to 1; ``logistic``, the probability of each class
 by itself; ``log-odds``, of any size; ``pooled``, scores of whole pictures: there are none of patches.
 """
+HIGHEST_PROBABILITY = 1 + 1e-6
+"""A softmax may exceed 1 by a rounding of float32."""
 PatchScoreKind: TypeAlias = Literal["softmax", "logistic", "log-odds"]
 """`ScoreKind` of heads that score patches."""
 

@@ -19,8 +19,6 @@ from pipeline.patches.table import PatchTable
 from pipeline.trunk.trunk import Trunk
 
 SettingsT = TypeVar("SettingsT")
-HIGHEST_PROBABILITY = 1 + 1e-6
-"""A softmax may exceed 1 by a rounding of float32."""
 
 
 class HeadModule(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.head.task import HIGHEST_PROBABILITY
+from pipeline.head.settings import HIGHEST_PROBABILITY
 from pipeline.scoring.aggregation import Aggregation, AggregationLike
 
 

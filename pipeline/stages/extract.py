@@ -14,7 +14,8 @@ import numpy as np
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import Folder, LocalFolder, open_folder
-from pipeline.activations.identity import Identity, explain_differences, trunk_fields
+from pipeline.activations.identify import trunk_fields
+from pipeline.activations.identity import Identity, explain_differences
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store

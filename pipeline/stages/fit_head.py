@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.activations.store import Store
 from pipeline.head.device import HeadDevice
-from pipeline.head.file import load_head, read_facts, save_head
+from pipeline.head.facts import read_facts
+from pipeline.head.file import load_head, save_head
 from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head

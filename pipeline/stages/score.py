@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.activations.engines import check_scheduler
-from pipeline.head.file import read_facts
+from pipeline.head.facts import read_facts
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.heat_maps import lack_peaks

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.activations.compute import compute_layers
-from pipeline.activations.identity import explain_differences, trunk_fields
+from pipeline.activations.identify import trunk_fields
+from pipeline.activations.identity import explain_differences
 from pipeline.activations.prefetch import rescale_image
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock

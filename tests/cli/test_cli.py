@@ -354,6 +354,16 @@ def test_exit_codes_reach_the_shell(tmp_path):
     assert "SettingsError: dataset 'tine'" in debug.stderr
 
 
+def test_listing_the_cache_costs_no_torch(tmp_path):
+    code = (
+        "import sys; from pipeline.cli.main import cli\n"
+        "cli.main(['cache', 'ls'], standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_costs_no_torch():
     code = (
         "import sys; from pipeline.cli.main import cli\n"

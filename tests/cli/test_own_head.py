@@ -14,7 +14,8 @@ from support.cli import run_command
 from support.examples import CHECKOUT
 
 import pipeline
-from pipeline.head.file import load_head, read_facts
+from pipeline.head.facts import read_facts
+from pipeline.head.file import load_head
 from pipeline.io.errors import HeadError
 
 PAGE = CHECKOUT / "docs/how-to/own-head.md"

@@ -17,8 +17,8 @@ from pipeline.dataset import VERSION as DATASET_VERSION
 from pipeline.dataset.picture import DECODER
 from pipeline.head import VERSION as HEAD_VERSION
 from pipeline.head.facts import FORMAT as HEAD_FORMAT
-from pipeline.head.facts import HeadFacts
-from pipeline.head.file import STORED_NAMES, read_facts, save_head
+from pipeline.head.facts import HeadFacts, read_facts
+from pipeline.head.file import STORED_NAMES, save_head
 from pipeline.head.head import Head
 from pipeline.head.kinds import KINDS
 from pipeline.io.checksummed import USER_BLOCK, checksummed_json

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from support.heads import fit_head
 
 from pipeline.activations.identity import which_rows
-from pipeline.head.facts import HeadFacts
-from pipeline.head.file import load_head, read_facts, read_fingerprint, save_head
+from pipeline.head.facts import HeadFacts, read_facts, read_fingerprint
+from pipeline.head.file import load_head, save_head
 from pipeline.head.fit import fit_heads
 from pipeline.head.head import Head
 from pipeline.head.rows import RowReader

@@ -11,7 +11,7 @@ import yaml
 from support.cli import run_command
 from support.dataset import CONFIG, draw_scene, make_dataset, write_manifest
 
-from pipeline.head.file import read_facts
+from pipeline.head.facts import read_facts
 from pipeline.recipes.catalogue import apply_recipe
 from pipeline.recipes.paths import recipe_digest, recipe_workspaces
 from pipeline.stages.settings import RunSettings

@@ -49,7 +49,7 @@ run-short:
 	PIPELINE_SHORT=1 $(TEST) $(SHORT) $(addprefix --ignore=,$(LEFT_OUT))
 
 # What else has a long form.
-LONG := $(shell grep -rl --include 'test_*.py' TORTURE tests | grep -v ^tests/fault)
+LONG := $(shell grep -rlE --include 'test_*.py' 'TORTURE|mark\.long' tests | grep -v ^tests/fault)
 
 docs: $(READY)
 	sphinx-build -W -q -b html docs build/docs

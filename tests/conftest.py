@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.demo import demo_extracted
+from support.torture import TORTURE
 from support.warm import warm
 from support.worked import begun, stepped
 
@@ -49,8 +50,12 @@ LONG_FILES = (
 def pytest_collection_modifyitems(config, items):
     """Begin with the long files, so that two processes with a file each end together.
 
-    With ``PIPELINE_SHORT=1`` of each test the first and the last case alone.
+    Tests that are marked `long` run in the long form alone. With ``PIPELINE_SHORT=1`` of each test the first and the
+    last case alone.
     """
+    if not TORTURE:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     if os.environ.get("PIPELINE_SHORT") == "1":
         cases = defaultdict(list)
         for item in items:

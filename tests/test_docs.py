@@ -148,7 +148,9 @@ def test_every_picture_of_the_documentation_is_one_that_was_drawn():
             assert picture.size == (made["width"], made["height"]), name
 
 
-@pytest.mark.parametrize("name", ["map", "ranking", "taught"])
+@pytest.mark.parametrize(
+    "name", ["map", *(pytest.param(name, marks=pytest.mark.long) for name in ("ranking", "taught"))]
+)
 def test_pictures_of_the_documentation_are_as_wide_as_those_drawn_now(name, demo_folder, tmp_path):
     source = DRAWING[f"draw_{name}"](demo_folder)
     width, _ = DRAWING["shrink"](source, tmp_path / "picture.png")  # the height is that of the scene

@@ -113,6 +113,7 @@ def test_picture_labels_are_enough_for_svm_and_weak(run):
     assert results["off-the-shelf"]["k"] == "pooled" and results["weak"]["k"] == "max"
 
 
+@pytest.mark.long
 def test_names_of_pictures_and_classes_decide_no_number(tmp_path, run_in):
     """The same pictures twice: with other names, so that ids and classes sort the other way round.
 

@@ -50,6 +50,7 @@ def test_workers_of_this_machine_make_the_same_bytes(work, on_disk, n):
     assert workers_of(psutil.Process()) == []
 
 
+@pytest.mark.long
 def test_workers_take_over_the_rows_of_a_store_in_another_folder(work, on_disk):
     listed = work.path / "data/tiny/ImageSets/Main/train.txt"
     ids = listed.read_text()
@@ -197,6 +198,7 @@ def test_lost_scheduler_ends_in_one_message(work, tmp_path, wait, monkeypatch):
 # --- what a user can mend
 
 
+@pytest.mark.long
 def test_changed_picture_is_one_message_and_ends_the_workers(work, capfd):
     # Behind the back of everything but the digest: as long, as old.
     picture = work.path / "data/tiny/JPEGImages/p5.png"
@@ -295,6 +297,7 @@ def at_work(work, flags, flagged, wait):
         process.communicate()
 
 
+@pytest.mark.long
 def test_interrupted_command_ends_its_workers_and_goes_on_later(at_work, work, on_disk, flags, flagged, wait):
     command = psutil.Process(at_work.pid)
     workers = workers_of(command)

@@ -72,6 +72,7 @@ def test_pictures_on_s3_have_the_rows_of_the_folder_and_no_secret_is_written(pho
     assert not any(SECRET.encode() in data for data in [*written, (ended.out + ended.err).encode()])
 
 
+@pytest.mark.long
 def test_workers_of_dask_read_archives_by_themselves(of_archives, tmp_path):
     spread = Place(tmp_path / "spread")
     spread.extract(SHARD, "--scheduler local:2")

@@ -92,6 +92,7 @@ def test_the_trunk_runs_once(bucket, job):
 # --- several processes, and one that dies
 
 
+@pytest.mark.long
 def test_killed_and_gone_on_gives_the_same_bytes(bucket, work, on_disk, flags, flagged):
     (flags / "die-at-once").write_text("picture/c/3")
     process = work.start(f"{EXTRACT} s3://bucket/killed", **flagged)
@@ -111,6 +112,7 @@ def test_killed_and_gone_on_gives_the_same_bytes(bucket, work, on_disk, flags, f
     assert not [line for line in written if re.search(r"part-0000[012]|/c/[012](/0)?$|zarr\.json", line)]
 
 
+@pytest.mark.long
 def test_two_at_once(bucket, work, on_disk, tmp_path, flags, flagged):
     (flags / "hold").touch()
     other = type(work)(shutil.copytree(work.path, tmp_path / "other"))
@@ -308,6 +310,7 @@ def test_secret_in_a_url_is_refused_and_not_repeated(work, url):
 # --- the workflow
 
 
+@pytest.mark.long
 def test_workflow_reaches_its_result(bucket, work, on_disk, warm):
     for name in ("Snakefile", "stages", "profiles", "envs"):
         (work.path / name).symlink_to(CHECKOUT / name)

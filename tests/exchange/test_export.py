@@ -339,6 +339,7 @@ for store in (small, large):
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_store(tmp_path):
     """Forty times the rows, 80 MiB of them, cost less than a quarter of their size."""
     width, part_rows, paths = 256, 4096, []

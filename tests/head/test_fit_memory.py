@@ -59,8 +59,8 @@ def fit(name: str, store: Path, scratch: Path, *beyond: str) -> subprocess.Compl
     ("name", "less_mib", "way"),
     [
         ("strong", 240, "in memory"),
-        ("adapted", 370, "in memory"),
-        ("weak", 240, "in memory"),
+        pytest.param("adapted", 370, "in memory", marks=pytest.mark.long),
+        pytest.param("weak", 240, "in memory", marks=pytest.mark.long),
         ("weak of a pool", 210, "read part by part"),
     ],
 )
@@ -83,7 +83,7 @@ def test_an_svm_states_and_keeps_its_peak(store, tmp_path):
     assert one["way"] == "pooled" and one["took"] <= one["stated"] <= 3 * one["took"] + SLACK
 
 
-@pytest.mark.parametrize("name", ["svm", "weak"])
+@pytest.mark.parametrize("name", ["svm", pytest.param("weak", marks=pytest.mark.long)])
 def test_a_fit_that_cannot_keep_its_budget_is_refused(store, tmp_path, name):
     done = fit(name, store, tmp_path, str(60 * MIB))
 

@@ -205,6 +205,7 @@ def test_a_split_without_objects_is_refused(work, tmp_path):
         pretrain_on_patches(RunContext(work, "tiny"), "empty", tmp_path, "mine", SETTINGS)
 
 
+@pytest.mark.long
 def test_the_command_chooses_the_rate_on_held_out_pictures(work, tmp_path):
     (tmp_path / "run.yaml").write_text("{grid: {scales: [1.0, 2.0], overlap: 0.5}}")
     text = invoke(

@@ -166,7 +166,11 @@ def test_nodes_of_fully_convolutional_networks(classifier, name, strides, sides)
             "mul behind hardsigmoid at features.1.block.1.fc2 joins a map .*squeeze and excitation",
         ),
         ("shufflenet_v2_x0_5", "view at stage2.0.branch1.3 is no operation on places alone, and conv2d at stage2.1"),
-        ("swin_t", "matmul at features.1.0.attn.qkv attends to all places; use method patches"),
+        pytest.param(
+            "swin_t",
+            "matmul at features.1.0.attn.qkv attends to all places; use method patches",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_networks_that_look_at_the_whole_picture_are_refused(classifier, name, message):

@@ -53,6 +53,7 @@ def test_processes_get_devices_of_their_own_and_give_them_back_when_killed(start
     assert again == a
 
 
+@pytest.mark.long
 def test_more_runs_than_devices_are_spread_over_all_of_them(start):
     assert [start()[1] for _ in range(4)] == [(0, 0), (1, 0), (0, 1), (1, 1)]
 

@@ -115,7 +115,10 @@ def test_rows_of_one_batch_outlive_the_next(load):
     assert np.array_equal(first.result()["fc7"], kept)
 
 
-@pytest.mark.parametrize(("channels", "px", "rows"), [(8, 64, 64), (96, 224, 8), (96, 225, 8), (512, 512, 1)])
+@pytest.mark.parametrize(
+    ("channels", "px", "rows"),
+    [(8, 64, 64), (96, 224, 8), (96, 225, 8), pytest.param(512, 512, 1, marks=pytest.mark.long)],
+)
 def test_the_batch_follows_from_the_largest_map(channels, px, rows):
     network = nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert OpenVinoNetwork(network, px, "fp32").batch_rows == rows

@@ -152,6 +152,7 @@ def test_batches_in_flight_do_not_mix(patches, compiled):
 # --- compiled
 
 
+@pytest.mark.long
 def test_a_compiled_trunk_gives_the_same_rows_whatever_fills_the_batch(patches, reference):
     plain, compiled = (TrunkRunner(load_trunk("random"), CPU, "fp32", compiled) for compiled in (False, True))
 

@@ -54,8 +54,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=() if name == NAMES[1] or kind in ("headless", "module.") else pytest.mark.long)
+        for kind in KINDS
+        for name in NAMES
+    ],
+)
 def test_rows_are_those_of_the_whole_file(states, tmp_path, name, kind):
     x = torch.randn(2, 3, 64, 64)
     save_file(states[name], tmp_path / "whole.safetensors")
@@ -142,7 +148,9 @@ def test_alexnet_needs_what_its_layer_needs(tmp_path, prefix):
 # --- outlines
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/squeezenet1_1", "timm/test_vit"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("torchvision/resnet18", marks=pytest.mark.long), "torchvision/squeezenet1_1", "timm/test_vit"]
+)
 def test_every_node_of_an_outline_can_be_taken(states, tmp_path, name):
     outline = outline_trunk(name)
     assert all(label in outline.nodes for label in outline.layer.split("+"))

@@ -316,6 +316,7 @@ def test_without_the_files_of_a_run_its_result_is_only_compared_with_the_manifes
     assert shown.code == 0 and not shown.err.strip()
 
 
+@pytest.mark.long
 def test_charts_are_files_of_equal_bytes(work):
     line = "report --dataset tiny --head fca --config config.yaml"
     for folder in ("one", "two"):

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pyarrow.parquet as parquet
+import pytest
 import yaml
 from support.cli import run_command
 from support.dataset import CONFIG, draw_scene
@@ -81,6 +82,7 @@ def test_a_key_that_stands_twice_in_a_settings_file_is_refused(new_work):
     assert new_work.snakemake("results/tiny_map.json", "--dry-run").code == 0
 
 
+@pytest.mark.long
 def test_the_workflow_is_a_module_of_another(new_work):
     (new_work.path / "Snakefile").unlink()
     (new_work.path / "Snakefile").write_text(

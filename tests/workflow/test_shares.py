@@ -9,6 +9,7 @@ import signal
 import time
 
 import numpy as np
+import pytest
 from support.small_parts import code_to_bind
 from support.workflow import NOTHING, bytes_of
 
@@ -114,6 +115,7 @@ def test_several_heads_share_one_store_and_need_no_pictures(finished_work):
 # --- killed in the middle
 
 
+@pytest.mark.long
 def test_a_run_killed_in_the_middle_of_extraction_goes_on(cold_work, warm):
     (receipt,) = (cold_work.path / "cache/receipts").glob("tiny-val-*.json")
     target, old_stores = str(receipt.relative_to(cold_work.path)), cold_work.stores("val")

@@ -71,6 +71,7 @@ def test_two_of_other_identities_make_two_right_stores(untouched, finished, fold
     assert differences(work.files(), {**expected_of(finished), **alone.files()}) == []
 
 
+@pytest.mark.long
 def test_one_that_goes_on_after_another_has_sealed_changes_nothing(two_parts, folder):
     """At every step by which a file gets its name: one process waits there until another has made the store."""
     whole = two_parts.copy(folder / "whole")

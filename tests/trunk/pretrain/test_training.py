@@ -200,6 +200,7 @@ def test_the_rate_that_learns_is_chosen(run, tmp_path):
     assert again.weights_sha256 == card.weights_sha256
 
 
+@pytest.mark.long
 def test_an_interrupted_choice_goes_on(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", CHOICE, stop_at="trying a peak rate of 0.05")
@@ -210,6 +211,7 @@ def test_an_interrupted_choice_goes_on(run, tmp_path):
     assert cut.trained["rates_tried"] == whole.trained["rates_tried"]
 
 
+@pytest.mark.long
 def test_trials_of_other_settings_are_refused(run, tmp_path):
     run(tmp_path, CHOICE)
     with pytest.raises(PipelineError, match=r"mine.rates.json belongs to other settings \(seed differ\)"):

@@ -15,6 +15,12 @@ from pipeline.trunk.zoo.torchvision import attach, find_weights, make_model, par
 from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
 NAMES = import_torchvision().models.list_models(import_torchvision().models)
+ONE_PER_FAMILY = {
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_32",
+    "wide_resnet50_2",
+}  # fmt: skip
 
 
 class EmptyOnMeta(TorchFunctionMode):
@@ -33,7 +39,9 @@ def on_meta(model_name):
     return name, model, preprocessing_of(model_name, entry)
 
 
-@pytest.mark.parametrize("model_name", NAMES)
+@pytest.mark.parametrize(
+    "model_name", [name if name in ONE_PER_FAMILY else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
+)
 def test_usual_layer_is_the_input_of_the_last_linear_layer(model_name):
     name, model, (px, _) = on_meta(model_name)
     _, layer, width = attach(name, model, parse_name(name, "fc7")[2], px)

@@ -30,8 +30,9 @@ demo: $(READY)
 	snakemake --quiet --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
 	@pipeline show results/demo_heads.json results/demo_map.json
 
-# Two at a time, each with one thread: more threads wait for one another on two cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time for two cores, since tests wait for processes that they start; one thread each, since more would wait
+# for one another.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(TEST)

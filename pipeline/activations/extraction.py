@@ -37,6 +37,8 @@ from pipeline.trunk.runner import TrunkRunner
 
 WRITING_BESIDE_A_GPU = 3
 """Tasks whose parts are written at the same time while a GPU computes; a CPU's cores are the trunk's."""
+LEAST_BATCHES_FOR_A_TRIAL = 20
+"""Runs of fewer batches begin without a trial of the trunk's rate."""
 
 
 @dataclass
@@ -228,8 +230,9 @@ class Extraction:
         self._check_room(n_bytes)
         n_computed = work.n_computed
         text = f"{self._describe(work.writers)}: {n_computed:,} rows to extract, at most {n_bytes / 2**20:,.0f} MiB"
-        # One batch is over before a trial would be.
-        rate = self.runner.measure_rate(self.identity.batch) if n_computed > self.identity.batch else None
+        # A trial takes two batches: too much of a short run, which soon says its rate itself.
+        long = n_computed > LEAST_BATCHES_FOR_A_TRIAL * self.identity.batch
+        rate = self.runner.measure_rate(self.identity.batch) if long else None
         if rate is not None:
             seconds = format_seconds(n_computed / rate)
             text += f"; the trunk alone needs about {seconds} ({rate:,.0f} patches/s in a trial batch)"

@@ -305,12 +305,23 @@ def test_interrupted_and_gone_on_gives_the_same_bytes(
     parts = [[16, 16, 16, 16], [16, 16, 16]]
     order = [1] if stop_at >= 4 else [goes_on_at, 1 - goes_on_at]
     assert runner.batches == [n for index in order for n in parts[index]]
-    assert runner.trials == [BATCH]
     assert any("resuming, 1 of 2 parts are recorded" in line for line in said) == (stop_at >= 4)
     assert sorted(p.name for p in cache.iterdir() if p.name != log_name(path.name)) == sorted([".partial", path.name])
     assert not list((cache / ".partial").iterdir())
     assert store.folder.path.name == uninterrupted.folder.path.name
     assert bytes_of(store.folder.path) == bytes_of(uninterrupted.folder.path)
+
+
+@pytest.mark.parametrize(("least", "trials"), [(20, []), (3, [BATCH])])
+def test_a_run_of_many_batches_begins_with_a_trial(
+    table, picture_paths, make_runner, tmp_path, monkeypatch, least, trials
+):
+    monkeypatch.setattr("pipeline.activations.extraction.LEAST_BATCHES_FOR_A_TRIAL", least)
+    runner, said = CountingRunner(make_runner()), []
+    extract(table, picture_paths, runner, tmp_path / "tried", BATCH, said.append)
+
+    assert runner.trials == trials
+    assert any("patches/s in a trial batch" in line for line in said) == bool(trials)
 
 
 def test_lost_seal_is_written_again_without_the_trunk(table, picture_paths, make_runner, tmp_path, uninterrupted):

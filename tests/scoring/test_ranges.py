@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.heads import fit_head
 from support.stores import seal_store
+from support.torture import TORTURE
 
 from pipeline.activations.partition import parts_of
 from pipeline.head.head import Head
@@ -103,7 +104,7 @@ def test_shares_join_to_the_bytes_of_one_pass(by_kind, val, stores, tmp_path, co
     assert some or joined[0].peak_xy is not None
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40 if TORTURE else 15)
 @given(st.sets(st.integers(0, 21), max_size=6), st.sampled_from([2, 16]), st.sampled_from(KINDS))
 def test_any_ranges_join_to_the_bits_of_one_pass(by_kind, val, stores, cuts, part_rows, kind):
     scoring = SplitScoring(stores[part_rows], val.table, [by_kind[kind]], AGGREGATIONS)

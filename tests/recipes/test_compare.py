@@ -45,7 +45,7 @@ SETTINGS = {
     "seeds": SEEDS,
     "held_out": 0.3,
     "no_pretrain": {
-        "updates": 120 if TORTURE else 80,
+        "updates": UPDATES,
         "batch": 32,
         "peak_rate": 0.05,
         "peak_rates": [],

@@ -11,11 +11,11 @@ import numpy as np
 from pipeline.activations import SEAL
 from pipeline.activations.donor import Donor
 from pipeline.activations.folder import Folder
-from pipeline.activations.identify import make_identity
 from pipeline.activations.identity import Identity, fingerprint, value_fields
 from pipeline.activations.part_size import rows_per_part
 from pipeline.activations.settings import StoredDtype
 from pipeline.activations.store import read_attributes
+from pipeline.activations.trunk_identity import make_identity
 from pipeline.io.errors import StoreError
 from pipeline.io.names import make_file_part
 from pipeline.patches.table import PatchTable

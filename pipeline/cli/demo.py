@@ -27,7 +27,7 @@ def command(**options: Any) -> None:
     from pipeline.io.atomic import write_json
     from pipeline.stages import evaluate, extract, fit_head, score
     from pipeline.stages.context import RunContext
-    from pipeline.views.report.page import write_report
+    from pipeline.views.report.render import write_report
 
     ws = workspace_from(options)
     run = RunContext(ws, "demo", say, "pipeline demo")

@@ -31,7 +31,7 @@ def command(dataset: str, head: str | None, output: Path | None, figures: Path |
       pipeline report --dataset demo --figures figures
     """
     from pipeline.stages.context import RunContext
-    from pipeline.views.report.page import write_report
+    from pipeline.views.report.render import write_report
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
     path = output or run.ws.report_path(dataset)

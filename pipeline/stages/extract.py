@@ -14,11 +14,11 @@ import numpy as np
 from pipeline.activations.engines import find_engine
 from pipeline.activations.extraction import Extraction
 from pipeline.activations.folder import Folder, LocalFolder, open_folder
-from pipeline.activations.identify import trunk_fields
 from pipeline.activations.identity import Identity, explain_differences
 from pipeline.activations.parts import PartMaker
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
+from pipeline.activations.trunk_identity import trunk_fields
 from pipeline.io.atomic import remove_stale_partials, write_json
 from pipeline.io.errors import StoreError
 from pipeline.io.picture_file import PictureFile

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.activations.compute import compute_layers
-from pipeline.activations.identify import trunk_fields
 from pipeline.activations.identity import explain_differences
 from pipeline.activations.prefetch import rescale_image
 from pipeline.activations.row_plan import PlannedPicture, RowPlan
 from pipeline.activations.run_log import StageClock
+from pipeline.activations.trunk_identity import trunk_fields
 from pipeline.dataset.picture import decode_image
 from pipeline.dataset.split import EMPTY_ANNOTATION, Annotation
 from pipeline.head.head import Head

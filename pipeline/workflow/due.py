@@ -26,7 +26,7 @@ from pipeline.workflow.markers import set_marker, state_of_files
 RECIPE = "pipeline.recipes.recipe"
 COMPARE = "pipeline.recipes.compare"
 EXPORT = "pipeline.exchange.export"
-REPORT = "pipeline.views.report.page"
+REPORT = "pipeline.views.report.render"
 
 
 def _stage(name: str) -> Any:

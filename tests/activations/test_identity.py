@@ -11,8 +11,8 @@ import pytest
 from support.tables import TableOfRows
 
 from pipeline.activations import identity as module
-from pipeline.activations.identify import make_identity
 from pipeline.activations.identity import FieldDifference, Identity, differences, fingerprint, how_part
+from pipeline.activations.trunk_identity import make_identity
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings
 
 CONSTANT = {"how.resize", "how.rounding", "how.colour_order", "how.method"}

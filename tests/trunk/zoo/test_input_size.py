@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.activations.identify import trunk_fields
+from pipeline.activations.trunk_identity import trunk_fields
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.load import load_trunk, outline_trunk
 from pipeline.trunk.zoo.timm import import_timm

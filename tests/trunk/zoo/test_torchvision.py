@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pipeline.activations.identify import trunk_fields
+from pipeline.activations.trunk_identity import trunk_fields
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.zoo.torchvision import attach, find_weights, make_model, parse_name, preprocessing_of

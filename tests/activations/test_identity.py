@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.tables import TableOfRows
 
-from pipeline.activations import identity as module
+from pipeline.activations import trunk_identity as module
 from pipeline.activations.identity import FieldDifference, Identity, differences, fingerprint, how_part
 from pipeline.activations.trunk_identity import make_identity
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings

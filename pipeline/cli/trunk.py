@@ -40,18 +40,16 @@ def list_trunks(part: str) -> None:
       pipeline trunk ls resnet
     """
     from pipeline.io.errors import MissingDataError
-    from pipeline.trunk.sources import FAMILY_TRUNKS
+    from pipeline.trunk.sources import FAMILY_TRUNKS, SOURCES
     from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
-    from pipeline.trunk.zoo.timm import import_timm
-    from pipeline.trunk.zoo.torchvision_import import import_torchvision
 
-    models = import_torchvision().models
     packaged = packaged_trunks()
-    names = [*FAMILY_TRUNKS, *packaged, *(f"torchvision/{name}" for name in models.list_models(models))]
-    try:
-        names += [f"timm/{name}" for name in import_timm().list_models()]
-    except MissingDataError as error:
-        say(str(error))
+    names = [*FAMILY_TRUNKS, *packaged]
+    for source in SOURCES:
+        try:
+            names += source.list_names()
+        except MissingDataError as error:
+            say(str(error))
     for name in names:
         if part in name:
             click.echo(name)

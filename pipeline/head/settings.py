@@ -245,7 +245,11 @@ AnyHead = Annotated[
     Discriminator(_kind_of),
 ]
 """Settings of a head of any kind; without ``kind`` it is a strong one."""
-HEAD_KINDS: tuple[str, ...] = tuple(get_args(member)[1].tag for member in get_args(get_args(AnyHead)[0]))
+SETTINGS_OF_KIND: dict[str, Any] = {
+    tag.tag: settings for settings, tag in map(get_args, get_args(get_args(AnyHead)[0]))
+}
+"""The class of settings of each kind of head."""
+HEAD_KINDS = tuple(SETTINGS_OF_KIND)
 CPU_KINDS = ("own", "code", "knn", "ncm", "attention", "logistic")
 """Kinds that are fitted on a CPU whatever the setting `head_device` says."""
 

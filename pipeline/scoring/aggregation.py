@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from pipeline.head.settings import ScoreKind
+from pipeline.head.settings import SETTINGS_OF_KIND, ScoreKind
 from pipeline.io.messages import brief
 
 AggregationKind = Literal["power", "max", "top", "lme", "pooled", "joined"]
@@ -182,7 +182,8 @@ def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
     >>> str(natural_aggregation({"kind": "weak", "top": 20})), str(natural_aggregation({"kind": "svm"}))
     ('top:20', 'pooled')
     """
-    if head["kind"] in ("svm", "logistic", "attention", "vlad") or head.get("takes") == "pictures":
+    scores_patches = getattr(SETTINGS_OF_KIND.get(head["kind"]), "scores_patches", True)
+    if scores_patches is False or head.get("takes") == "pictures":  # a property where it follows from what is taken
         return POOLED
     if head["kind"] == "weak":
         return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))

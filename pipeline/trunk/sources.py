@@ -6,6 +6,7 @@ entry in `SOURCES`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,13 +123,14 @@ class TrunkSource:
         return _import_function(self.fitter)
 
     def list_names(self) -> list[str]:
-        """List the names of a library's trunks, with its prefix; none where the library is not installed."""
-        if not self.lister:
-            return []
-        try:
-            return [self.prefix + name for name in _import_function(self.lister)()]
-        except MissingDataError:
-            return []
+        """List the names of a library's trunks, with its prefix; none for a source that is no library.
+
+        Raises
+        ------
+        MissingDataError
+            The library is not installed.
+        """
+        return [self.prefix + name for name in _import_function(self.lister)()] if self.lister else []
 
 
 def _import_function(name: str) -> Callable[..., Any]:
@@ -260,7 +262,10 @@ def suggest_trunk(name: str) -> str:
     bare = name.rpartition("/")[2].partition("@")[0]
     if not re.fullmatch(r"[\w.-]{1,100}", bare):
         return ""
-    libraries = {known for source in SOURCES for known in source.list_names()}
+    libraries = set()
+    for source in SOURCES:
+        with contextlib.suppress(MissingDataError):
+            libraries |= set(source.list_names())
     stem = bare.partition(".")[0]
     same = [source.prefix + stem for source in SOURCES if source.prefix and source.prefix + stem in libraries]
     close = same or nearest(name, [*(source.stem for source in SOURCES if not source.prefix), *sorted(libraries)])

@@ -210,7 +210,7 @@ def _box_of(item: dict[str, Any]) -> Box:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def box_of_segmentation(shape: object) -> Box:

@@ -135,6 +135,6 @@ def _objects_of(objects: Any) -> list[ObjectRecord]:
 def _box_of(box: Any) -> Box:
     try:
         x, y, width, height = (float(value) for value in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"expected [x, y, width, height], got {brief(box)}") from None
     return x, y, x + width, y + height

@@ -138,7 +138,8 @@ def _record_of(source: Source, path: str, where: str, task: dict[str, Any]) -> P
 def _objects_of(
     number: int, kind: str, value: dict[str, Any], size_wh: tuple[int, int], rotation: Any
 ) -> list[ObjectRecord]:
-    names = [class_name(name) for name in value.get(BOXED[kind]) or ()]
+    stated = value.get(BOXED[kind])
+    names = [class_name(name) for name in stated] if isinstance(stated, list) else []  # a text has letters, not names
     if not names or "" in names:
         raise ValueError(f"no label: expected {BOXED[kind]}, got {brief(value)}")
     if value.get("rotation") or rotation:
@@ -147,14 +148,14 @@ def _objects_of(
         points = value.get("points")
         try:
             x, y = zip(*[(float(px), float(py)) for px, py in points], strict=True)  # type: ignore[union-attr]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"points: expected [[x, y], ...], got {brief(points)}") from None
         percent = [min(x), min(y), max(x), max(y)]
         numbers = [*x, *y]
     else:
         try:
             x0, y0, width, height = numbers = [float(value[key]) for key in ("x", "y", "width", "height")]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"expected numbers x, y, width, height, got {brief(value)}") from None
         percent = [x0, y0, x0 + width, y0 + height]
     decimals = max(decimals_of(repr(item)) for item in numbers) + 2

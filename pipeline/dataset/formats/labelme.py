@@ -139,7 +139,7 @@ def _box_of(shape: dict[str, Any]) -> Box:
         raise ValueError(f"shape_type {brief(kind)} has no box: expected {', '.join(BOXED)}")
     try:
         x, y = zip(*[(float(px), float(py)) for px, py in points], strict=True)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"points: expected [[x, y], ...], got {brief(points)}") from None
     if kind == "circle":
         if len(x) != 2:

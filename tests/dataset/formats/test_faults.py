@@ -51,6 +51,7 @@ FAULTS = {
     "no area": (edit("annotations", 1, bbox=[1, 2, 0, 6]), r"images\[1\]: annotations\[1\] \(cat\): bbox without area"),
     "not finite": (edit("annotations", 1, bbox=[1, 2, float("nan"), 6]), r"annotations\[1\].*without area"),
     "no box": (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\].*neither bbox nor segmentation"),
+    "400 digits": (edit("annotations", 1, bbox=[1, 2, 10**400, 6]), r"bbox: expected \[x, y, width, height\], got"),
     "words": (edit("annotations", 1, bbox=["a", 2, 3, 4]), r"bbox: expected \[x, y, width, height\], got"),
     "unknown category": (edit("annotations", 1, category_id=8), r"annotations\[1\].*category_id 8 is in no category"),
     "category twice": (edit("categories", 1, id=7), r"categories\[1\]: id 7 is 'dog' here and 'cat' before"),
@@ -375,6 +376,7 @@ def labelme(folder, **changes) -> None:
     [
         ({"shapes": [{"label": "cat", "points": [[1, 2]], "shape_type": "point"}]}, r"1.json: shapes\[0\] .*no box"),
         ({"shapes": [{"label": "cat", "points": [1, 2]}]}, r"points: expected \[\[x, y\], ...\], got \[1, 2\]"),
+        ({"shapes": [{"label": "cat", "points": [[1, 2], [9, 10**400]]}]}, r"points: expected \[\[x, y\], ...\], got"),
         ({"shapes": [{"label": "", "points": [[1, 2], [9, 8]]}]}, r"shapes\[0\] \(no name\): label: expected a name"),
         ({"shapes": None}, "expected an object with a list 'shapes'"),
         ({"imageWidth": 7.5}, "1.json: width and height: expected whole numbers"),
@@ -392,6 +394,14 @@ def test_a_circle_has_the_box_around_it(tmp_path):
     manifest = load_manifest("own", tmp_path / "data_manifests")
     found = {**read_split(manifest, "train").annotations_by_id, **read_split(manifest, "val").annotations_by_id}
     assert found["1"].box_xyxy.tolist() == [[5, 3, 11, 9]]
+
+
+def box_of_task(names, width=10):
+    """Change the second task: in place of its choice, a box."""
+    size = {"original_width": 16, "original_height": 12}
+    value = {"x": 10, "y": 10, "width": width, "height": 20, "rectanglelabels": names}
+    mark = {"type": "rectanglelabels", **size, "value": value}
+    return lambda tasks: tasks[1]["annotations"][0].update(result=[mark])
 
 
 def tasks(folder, change=lambda tasks: None, kind: str = "choices") -> None:
@@ -423,6 +433,8 @@ def test_choices_of_label_studio_are_labels_of_pictures(tmp_path):
         (lambda t: t[1]["annotations"].append(t[0]["annotations"][0]), r"export.json: \[1\]: several annotations"),
         (lambda t: t[1].update(annotations=[]), r"export.json: \[1\]: not annotated yet"),
         (lambda t: t[1]["annotations"][0]["result"][0].update(type="brushlabels"), "'brushlabels' has no box"),
+        (box_of_task("cat"), r"\[1\]: result\[0\] .*no label: expected rectanglelabels, got"),
+        (box_of_task(["cat"], 10**400), r"\[1\]: result\[0\] .*expected numbers x, y, width, height"),
         (lambda t: t[1].pop("data"), r"\[1\]: expected a task with data.image and annotations \(export 'JSON'"),
     ],
 )

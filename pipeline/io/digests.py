@@ -62,7 +62,16 @@ class FileState(NamedTuple):
             return None
         # Names that are not UTF-8 hold halves of characters, which a database refuses.
         name = os.fsencode(str(path.absolute())).decode("utf-8", "backslashreplace")
-        return cls(name, state.st_size, state.st_mtime_ns, state.st_ino)
+        return cls(name, state.st_size, _signed(state.st_mtime_ns), _signed(state.st_ino))
+
+
+def _signed(n: int) -> int:
+    """Return a number as the signed one of 64 bits that a database holds: of inodes all bits, and times after 2262.
+
+    >>> _signed(7), _signed(-7), _signed(2**64 - 1)
+    (7, -7, -1)
+    """
+    return (n + 2**63) % 2**64 - 2**63
 
 
 class DigestMemory:

@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -135,6 +136,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, monkeypatch, fault, kind):
 KILLED = """
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 import pipeline.io.atomic
 pipeline.io.atomic.os.replace = lambda *_: os._exit(9)
 pipeline.io.atomic.write_atomic(Path(sys.argv[1]), b"half")
@@ -407,6 +409,17 @@ def test_another_file_under_the_same_name_is_noticed(tmp_path):
     os.replace(tmp_path / "q", path)  # same size, same time, another inode
 
     assert memory.digests([path]) == [sha256_bytes(b"new")]
+
+
+def test_inodes_of_64_bits_and_times_after_2262_are_remembered(tmp_path, hashed, monkeypatch):
+    path, memory = tmp_path / "p", DigestMemory(tmp_path / "m.sqlite")
+    write(path, b"old")
+    plain = os.stat(path)
+    far = SimpleNamespace(st_mode=plain.st_mode, st_size=3, st_mtime_ns=2**63 + 5, st_ino=2**64 - 7)
+    monkeypatch.setattr(type(path), "stat", lambda self, **how: far if self == path else os.stat(self, **how))
+
+    assert [memory.digests([path]), DigestMemory(tmp_path / "m.sqlite").digests([path])] == [[sha256_bytes(b"old")]] * 2
+    assert len(hashed) == 1
 
 
 def test_forget_hashes_everything_again(tmp_path):

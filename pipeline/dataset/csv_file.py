@@ -6,8 +6,10 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.io.errors import DatasetError
@@ -52,9 +54,13 @@ class CsvTable:
         """Name of a column that seems to tell the split, where there is no column ``split``."""
         return None if SPLIT in self.header else _first_like(self.header, LIKE_SPLIT)
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.header)}
+
     def column(self, name: str) -> list[str]:
         """Return the values of one column, stripped."""
-        index = self.header.index(name)
+        index = self._places[name]
         values = [row[index].strip() for row in self.rows]
         return values if name == PICTURE else [normalise(value) for value in values]
 
@@ -109,7 +115,7 @@ def read_table_file(path: Path) -> CsvTable:
         ]
         hint = "".join(renames)
         problems.append(f"no column {PICTURE!r}; the first line names the columns, got {brief(list(header))}{hint}")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
+    if twice := sorted(name for name, n in Counter(header).items() if n > 1):
         problems.append(f"columns named twice: {', '.join(map(brief, twice))}")
     problems += [
         f"line {line}: {len(row)} fields, expected {len(header)}"

@@ -178,7 +178,8 @@ def gather_pictures(table: CsvTable, folder: Path, classes: Sequence[str], rule:
 def _row_labels(table: CsvTable, classes: Sequence[str], rule: LabelRule) -> tuple[np.ndarray, list[str]]:
     """Read the labels of each row, int8 (n_rows, n_classes), and problems."""
     if not table.one_label:
-        if missing := [name for name in classes if name not in table.class_columns]:
+        known = set(table.class_columns)
+        if missing := [name for name in classes if name not in known]:
             problem = f"no column for {', '.join(map(brief, missing))}"
             return np.zeros((len(table.rows), len(classes)), np.int8), [problem]
         labels, empty, problems = column_values(table, classes)

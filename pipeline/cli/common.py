@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,6 +252,44 @@ def workspace_from(options: dict[str, Any]) -> Workspace:
     return Workspace(parse_run_settings(values, config or "settings"))
 
 
+def check_output(output: Path | None, kind: str, results: Sequence[str] = ()) -> None:
+    """Refuse a file for a result that would replace something else, such as the scores that are measured.
+
+    Parameters
+    ----------
+    kind : of the result, see `pipeline.views.tables.results.KINDS`; ``page`` of a report
+    results : names of those that would be written to it, where there may be several
+
+    Raises
+    ------
+    SettingsError
+    """
+    from pipeline.io.errors import SettingsError
+
+    if output is None:
+        return
+    if len(results) > 1:
+        raise SettingsError(f"--output takes the result of one head, got {', '.join(results)}; give --head once")
+    if output.exists() and not _is_of_kind(output, kind):
+        what = "a report" if kind == "page" else "such a result"
+        raise SettingsError(f"--output {output}: there already, and not {what}; remove it, or choose another name")
+
+
+def _is_of_kind(file: Path, kind: str) -> bool:
+    from pipeline.io.atomic import read_json
+    from pipeline.views.tables.results import kind_of
+
+    if not file.is_file():
+        return False
+    if kind == "page":
+        with open(file, "rb") as stream:
+            return stream.read(100).lstrip().lower().startswith(b"<!doctype html>")
+    try:
+        return kind_of(read_json(file)) == kind
+    except (OSError, ValueError):
+        return False
+
+
 scheduler_option = click.option(
     "--scheduler",
     help="Spread extraction and scoring: local:N processes, or a dask scheduler such as tcp://HOST:8786.",
@@ -266,11 +304,12 @@ def parse_share(text: str) -> tuple[int, int]:
     SettingsError
     """
     from pipeline.io.errors import SettingsError
+    from pipeline.io.numbers import parse_count
 
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    index, count = map(parse_count, text.partition("/")[::2])
+    if index is None or count is None or index > count:
         raise SettingsError(f"--share: expected I/N with 1 <= I <= N, such as 2/4, got {text!r}")
-    return int(index), int(count)
+    return index, count
 
 
 def this_command() -> str:

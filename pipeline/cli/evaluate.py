@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli.common import (
+    check_output,
     dataset_option,
     echo_json,
     head_option,
@@ -66,6 +67,7 @@ def command(
             raise SettingsError("--scores are of no head of ours; give --scores or --head")
         if output is not None and output.name.startswith(f"{dataset}_"):
             raise SettingsError(f"--output {output}: such names are of results that are made here; choose another")
+        check_output(output, "given")
         file, result = evaluate_scores(run, scores, split, incomplete=incomplete, made_by=made_by)
         if output is not None:
             write_json(output, result)
@@ -77,8 +79,9 @@ def command(
         return
     if made_by or incomplete:
         raise SettingsError("--made-by and --incomplete are for --scores FILE")
-    results = []
-    for head in heads or (run.head,):
+    results, names = [], heads or (run.head,)
+    check_output(output, "result", names)
+    for head in names:
         result = evaluate.make(run, head, split)
         if output is not None:
             write_json(output, result)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli.common import (
+    check_output,
     dataset_option,
     echo_json,
     head_option,
@@ -50,14 +51,12 @@ def command(
       pipeline localise --dataset demo --head fca
     """
     from pipeline.io.atomic import write_json
-    from pipeline.io.errors import SettingsError
     from pipeline.stages import localise
     from pipeline.stages.context import RunContext
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
     names = heads or (run.head,)
-    if output is not None and len(names) > 1:
-        raise SettingsError("--output takes the result of one head; give --head once")
+    check_output(output, "boxes", names)
     results = []
     for head in names:
         result = localise.make(run, head, split, localise.SHARE if share is None else share)

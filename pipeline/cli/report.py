@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import dataset_option, say, settings_options, this_command, workspace_from
+from pipeline.cli.common import check_output, dataset_option, say, settings_options, this_command, workspace_from
 
 
 @click.command("report")
@@ -34,6 +34,7 @@ def command(dataset: str, head: str | None, output: Path | None, figures: Path |
     from pipeline.views.report.render import write_report
 
     run = RunContext(workspace_from(options), dataset, say, this_command())
+    check_output(output, "page")
     path = output or run.ws.report_path(dataset)
     charts = write_report(run, head or run.head, path, figures)
     click.echo(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def evaluate_scores(
     joined = join_scores(given, where, ids, manifest.classes, incomplete=incomplete)
     measured = measure_given(joined.values, labels, manifest.classes, manifest.unscored, manifest.metric)
     notes = [f"{reason}, left out of the mean: {of}" for of, reason in measured["why_undefined"].items()]
+    if constant := _constant(joined.values, labels, measured["AP"], manifest.classes):
+        notes.append(f"one score for all pictures, so that AP is chance: {', '.join(constant)}")
     if joined.without:
         notes.append(f"{len(joined.without):,} pictures lack scores and rank last: {', '.join(joined.without[:5])}")
     ignored = sum(i in of_split.unusable for i in given.ids)
@@ -82,6 +85,14 @@ def evaluate_scores(
     path = run.ws.results / "given" / f"{run.dataset}-{name}-{file.stem}-{digest_of(key)[:DIGITS]}.json"
     write_json(path, result)
     return path, result
+
+
+def _constant(
+    values: np.ndarray, labels: np.ndarray, by_class: Mapping[str, float | None], classes: Sequence[str]
+) -> list[str]:
+    """Return the classes with an AP of which no two pictures that count have different scores, or none has one."""
+    columns = [column for column, name in enumerate(classes) if by_class.get(name) is not None]
+    return [classes[c] for c in columns if len(np.unique(values[labels[:, c] != 0, c])) == 1]
 
 
 def _usable(split: Split, where: str, max_skipped: float) -> np.ndarray:

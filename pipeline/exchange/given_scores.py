@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +69,8 @@ def read_given_scores(path: Path) -> GivenScores:
         raise DatasetError(f"{path}: no such file")
     reader = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz}[path.suffix]
     ids, classes, values = reader(path)
+    if not ids:
+        raise DatasetError(f"{path}: no row, so no scores")
     problems = [f"row {row + 1}: no id of a picture" for row, name in enumerate(ids) if not name]
     problems += [f"class {brief(name)}: {n} columns" for name, n in Counter(classes).items() if n > 1]
     problems += [
@@ -88,6 +92,8 @@ def _read_csv(path: Path) -> tuple[list[str], tuple[str, ...], np.ndarray]:
             if text.lower() in NO_SCORE:
                 continue
             try:
+                if "_" in text:  # Python takes 1_0 for 10
+                    raise ValueError
                 values[row, column] = float(text)
             except ValueError:
                 problems.append(f"line {line}, column {name!r}: {brief(text)} is no number")
@@ -100,11 +106,13 @@ def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...], np.ndarray]:
     parquet, arrow = import_extra("pyarrow.parquet"), import_extra("pyarrow")
     try:
         table = parquet.read_table(path)
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, ValueError, arrow.ArrowException) as error:
         raise DatasetError(f"{path}: cannot be read as Parquet: {error}") from error
     names = tuple(table.column_names)
     if PICTURE not in names:
         raise DatasetError(f"{path}: no column {PICTURE!r}{suggest(PICTURE, names)}; rename the one that is meant")
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise DatasetError(f"{path}: columns named twice: {', '.join(map(brief, twice))}")
     classes = tuple(name for name in names if name != PICTURE)
     columns = []
     for name in classes:
@@ -119,14 +127,16 @@ def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...], np.ndarray]:
 def _read_npz(path: Path) -> tuple[list[str], tuple[str, ...], np.ndarray]:
     names = (PICTURE, "classes", "scores")
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or for a pickle
+            raise DatasetError(f"{path}: cannot be read as arrays: no .npz file (cut short, or another format)")
         with np.load(path, allow_pickle=False) as file:
             lacking = [name for name in names if name not in file]
             if lacking:
                 raise DatasetError(
                     f"{path}: no array {', '.join(lacking)}; expected {', '.join(names)}, got {', '.join(file.files)}"
                 )
-            arrays: list[Any] = [file[name] for name in names]
-    except (OSError, ValueError, EOFError) as error:
+            arrays: list[Any] = [np.asarray(file[name]) for name in names]  # a member that is no array comes as bytes
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{path}: cannot be read as arrays: {error}") from error

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def parse_count(text: str) -> int | None:
+    """Read a whole number above 0 that is written in plain digits; None for any other text.
+
+    ``str.isdigit`` takes digits that ``int`` refuses, such as a superscript, and ``int`` refuses thousands of digits.
+
+    >>> parse_count("12"), parse_count("0"), parse_count("\u00b2"), parse_count("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(text) or None if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def format_seconds(seconds: float) -> str:

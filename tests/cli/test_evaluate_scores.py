@@ -1,9 +1,13 @@
 """Scores that were made elsewhere, evaluated on a split: as ours where they are ours, refused where none fit."""
 
 import csv
+import io
 import json
+import zipfile
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline
@@ -94,6 +98,22 @@ def test_pictures_that_lack_scores_rank_last_if_that_is_said():
     assert measured["AP"] == {"cat": 0.5, "dog": 1.0} and measured["accuracy"] == 0.0  # dog has the lower score in b
 
 
+def npz(**arrays):
+    """Bytes of a file of scores."""
+    stream = io.BytesIO()
+    np.savez(stream, **{"picture": np.array(["a"]), "classes": np.array(["c"]), "scores": np.ones((1, 1)), **arrays})
+    return stream.getvalue()
+
+
+def no_arrays():
+    """Bytes of an archive whose members have the names of arrays, and are none."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in ("picture", "classes", "scores"):
+            archive.writestr(f"{name}.npy", b"text")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "problem"),
     [
@@ -102,7 +122,12 @@ def test_pictures_that_lack_scores_rank_last_if_that_is_said():
         ("x.csv", b"picture,cat\n,1\n", "row 1: no id of a picture"),
         ("x.csv", b"image,cat\na,1\n", "no column 'picture'"),
         ("x.csv", b"picture,cat,cat\na,1,1\n", "columns named twice"),
+        ("x.csv", b"picture,cat\na,1_0\n", "line 2, column 'cat': '1_0' is no number"),
         ("x.npz", b"no archive", "cannot be read as arrays"),
+        ("x.npz", npz()[:300], "cannot be read as arrays: no .npz file"),
+        ("x.npz", npz().replace(b"scores.npy", b"scores.nqy", 1), "cannot be read as arrays"),
+        ("x.npz", no_arrays(), "expected texts, texts and numbers"),
+        ("x.npz", npz(picture=np.array([], str), scores=np.zeros((0, 1))), "no row"),
         ("x.parquet", b"no table", "cannot be read as Parquet"),
         ("x.txt", b"", "got ending '.txt'"),
     ],
@@ -129,15 +154,46 @@ def test_arrays_of_another_form_are_refused(tmp_path, arrays, problem):
         read_given_scores(tmp_path / "x.npz")
 
 
+def test_a_column_that_stands_there_twice_is_refused(tmp_path):
+    columns = [pyarrow.array(["a"]), pyarrow.array([0.1]), pyarrow.array([0.2])]
+    pq.write_table(pyarrow.Table.from_arrays(columns, names=["picture", "cat", "cat"]), tmp_path / "x.parquet")
+    with pytest.raises(DatasetError, match=r"x\.parquet: .*cat"):
+        read_given_scores(tmp_path / "x.parquet")
+
+
+def test_one_score_for_all_pictures_is_said(new_work, run_new, monkeypatch):
+    monkeypatch.chdir(new_work)
+    split = read_split(load_manifest("tiny"), "val")
+    classes, values = split.manifest.classes, np.arange(4.0)[:, None] * [0, 1]
+    file = write(new_work / "theirs.csv", split.ids, classes, values)
+
+    ended = run_new(f"evaluate --dataset tiny --config config.yaml --scores {file}")
+
+    assert ended.code == 0 and f"one score for all pictures, so that AP is chance: {classes[0]}\n" in ended.out
+
+
+def test_a_table_of_many_columns_is_read(tmp_path):
+    """Names are looked up: where each is searched among all, this takes minutes."""
+    names, values = [f"c{i}" for i in range(100_000)], np.arange(100_000.0)[None]
+    assert np.array_equal(read_given_scores(write(tmp_path / "x.csv", ["a"], names, values)).values, values)
+
+
 def test_results_keep_their_names_and_options_their_place(work, run, ours):
     file = write(work / "theirs.csv", *ours)
+    before = {path: path.read_bytes() for path in (file, work / "config.yaml", work / "results/tiny_heads.json")}
     for line, problem in (
+        (f"--scores {file} --output {file}", "there already, and not such a result"),
+        ("--output config.yaml", "there already, and not such a result"),
+        ("--output results/tiny_heads.json", "there already, and not such a result"),
+        ("--output /dev/null", "there already, and not such a result"),
+        ("--head fca --head fcb --output both.json", "--output takes the result of one head, got fca, fcb"),
         (f"--scores {file} --output results/tiny_map.json", "choose another"),
         (f"--scores {file} --head fca", "give --scores or --head"),
         ("--incomplete", "are for --scores"),
     ):
         ended = run(f"evaluate --dataset tiny --config config.yaml {line}")
         assert ended.code == 2 and problem in ended.err
+    assert {path: path.read_bytes() for path in before} == before and not (work / "both.json").exists()
 
 
 def test_pictures_whose_annotations_cannot_be_used_are_not_measured(new_work, run_new, monkeypatch):

@@ -46,7 +46,8 @@ def command(
     if pictures is not None and shots is not None:
         raise SettingsError("--pictures and --shots are two ways to draw subsets; give one of them")
     by: By = "pictures" if shots is None else "shots"
-    sizes = curve.parse_sizes(shots or pictures or "10,30,100,300,all")
+    stated = pictures if shots is None else shots
+    sizes = curve.parse_sizes("10,30,100,300,all" if stated is None else stated)
     plan = curve.CurvePlan(tuple(dict.fromkeys(recipes)), by, sizes)
     joined = curve.make(RunContext(workspace_from(options), dataset, say, this_command()), plan)
     if as_json:

@@ -52,7 +52,7 @@ def command(
     from pipeline.recipes.curve import parse_sizes
     from pipeline.stages.context import RunContext
 
-    sizes = tuple(size for size in parse_sizes(shots) if size != ALL) if shots else ()
+    sizes = tuple(size for size in parse_sizes(shots) if size != ALL) if shots is not None else ()
     check_scheduler(scheduler)  # before anything is read
     plan = ladder.LadderPlan(tuple(dict.fromkeys(recipes or RECIPES)), sizes)
     joined = ladder.make(RunContext(workspace_from(options), dataset, say, this_command(), scheduler), plan)

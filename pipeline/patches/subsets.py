@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.io.numbers import parse_count
+
 ALL = 0
 """The size that stands for all pictures."""
 By = Literal["pictures", "shots"]
@@ -62,6 +64,7 @@ def parse_part(text: str) -> tuple[By, int]:
     ValueError
     """
     by, _, size = text.partition(":")
-    if by not in ("pictures", "shots") or not size.isdigit() or int(size) < 1:
+    n = parse_count(size)
+    if by not in ("pictures", "shots") or n is None:
         raise ValueError(f"expected pictures:N or shots:N with N above 0, got {text!r}")
-    return ("pictures" if by == "pictures" else "shots"), int(size)
+    return ("pictures" if by == "pictures" else "shots"), n

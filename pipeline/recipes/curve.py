@@ -20,6 +20,7 @@ from pipeline.head.rows import RowReader
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError, HeadError, PipelineError, SettingsError
+from pipeline.io.numbers import parse_count
 from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
 from pipeline.metrics.bootstrap import bootstrap_interval, spread
 from pipeline.patches.subsets import ALL, By, choose_subset, order_of_draw
@@ -88,9 +89,10 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     SettingsError
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word == "all" or (word.isdigit() and int(word) > 0) for word in words):
+    sizes = {ALL if word == "all" else parse_count(word) for word in words}
+    if not words or None in sizes:
         raise SettingsError(f"expected numbers above 0, or all, joined by commas, such as 10,30,100,all, got {text!r}")
-    return tuple(sorted({ALL if word == "all" else int(word) for word in words}, key=lambda n: (n == ALL, n)))
+    return tuple(sorted((size for size in sizes if size is not None), key=lambda n: (n == ALL, n)))
 
 
 def path(run: RunContext) -> Path:
@@ -117,7 +119,7 @@ def _digest_of_inputs(run: RunContext, plan: CurvePlan) -> str:
     recipes = [[name, recipe_digest(run.ws, name)] for name in plan.recipes]
     seen = []
     for name in plan.recipes:
-        context = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
+        context = run.on(_first_workspace(run, name))
         for split in (run.manifest.fit, run.manifest.eval):
             table = current_table(context, split)
             seen.append([table.pictures_digest(), table.labels_digest(context.settings.labels)])
@@ -130,7 +132,8 @@ def make(run: RunContext, plan: CurvePlan) -> dict[str, Any]:
     """Fit every recipe on every subset with every seed, measure all on the evaluation split, and write the curves.
 
     A seed draws a subset and is the seed of the head. A class without a positive fit picture in a subset has one score
-    for all pictures, so that its AP is chance and all points are means over the same classes.
+    for all pictures, so that its AP is chance and all points are means over the same classes. A class that all fit
+    pictures show, or none, is left out of all of them.
 
     Raises
     ------
@@ -188,8 +191,9 @@ def draw(run: RunContext, plan: CurvePlan) -> list[dict[str, Any]]:
     curves = []
     for name in plan.recipes:
         of_sizes = {size: [f for f in fits if (f.recipe, f.size) == (name, size)] for size in plan.sizes}
-        points = [_point(run, of_size, size) for size, of_size in of_sizes.items() if of_size]
-        first = run.on(recipe_workspace(run.ws, name, run.settings.seeds[0]))
+        first = run.on(_first_workspace(run, name))
+        learnable = _learnable(current_table(first, manifest.fit))
+        points = [_point(run, of_size, size, learnable) for size, of_size in of_sizes.items() if of_size]
         about = {"name": name, "title": find_recipe(run.settings, name).title, "trunk": first.settings.trunk}
         trained = _is_whole_network(run, name)
         layer = first.settings.layer if trained else sealed_store(first, manifest.fit).identity["how.layer"]
@@ -270,7 +274,7 @@ def _is_whole_network(run: RunContext, name: str) -> bool:
 
 def _train_networks(run: RunContext, plan: CurvePlan, name: str) -> Iterator[Fit]:
     """Train a network on each subset with each seed, and score the evaluation split; what is current is reused."""
-    table = current_table(run.on(recipe_workspace(run.ws, name, run.settings.seeds[0])), run.manifest.fit)
+    table = current_table(run.on(_first_workspace(run, name)), run.manifest.fit)
     for size in _sizes_that_are_there(run, plan, table):
         part = {"part": None if size == ALL else f"{plan.by}:{size}"}
         settings = run.settings.model_copy(update={"no_pretrain": run.settings.no_pretrain.model_copy(update=part)})
@@ -286,10 +290,15 @@ def _train_networks(run: RunContext, plan: CurvePlan, name: str) -> Iterator[Fit
                 yield Fit(name, seed, size, int(chosen.sum()), scores)
 
 
-def _point(run: RunContext, fits: Sequence[Fit], size: int) -> dict[str, Any]:
-    """Return one point of a curve: the mean over draws, its spread, and its interval over pictures."""
+def _point(run: RunContext, fits: Sequence[Fit], size: int, learnable: np.ndarray) -> dict[str, Any]:
+    """Return one point of a curve: the mean over draws, its spread, and its interval over pictures.
+
+    Parameters
+    ----------
+    learnable : bool ndarray (n_classes,), the classes that count
+    """
     table, metric = current_table(run, run.manifest.eval), run.manifest.metric
-    labels = leave_out_certain(table.scored_labels)
+    labels = np.where(learnable, leave_out_certain(table.scored_labels), np.int8(0))
     done = [(fit, fit.scores) for fit in fits if fit.scores is not None]
     values = [_values(run, fit.recipe, scores, table) for fit, scores in done]
     maps = [mean_average_precision(of_seed, labels, metric)[0] for of_seed in values]
@@ -309,9 +318,21 @@ def _point(run: RunContext, fits: Sequence[Fit], size: int) -> dict[str, Any]:
     }
 
 
+def _learnable(fit: PatchTable) -> np.ndarray:
+    """Return the classes that all fit pictures show some of, and not all: bool ndarray (n_classes,).
+
+    The others have no AP by the same recipe elsewhere, as no number of pictures teaches them.
+    """
+    return (fit.picture_labels == 1).any(0) & (fit.picture_labels == -1).any(0)
+
+
+def _first_workspace(run: RunContext, recipe: str) -> Workspace:
+    return recipe_workspace(run.ws, recipe, run.settings.seeds[0])
+
+
 def _configured(run: RunContext, recipe: str) -> Aggregation:
     """Return the aggregation that a recipe states, or the configured one; nothing is chosen for a curve."""
-    return recipe_workspace(run.ws, recipe, run.settings.seeds[0]).settings.main_aggregation
+    return _first_workspace(run, recipe).settings.main_aggregation
 
 
 def _values(run: RunContext, recipe: str, scores: SplitScores, table: PatchTable) -> np.ndarray:

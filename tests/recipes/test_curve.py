@@ -47,7 +47,7 @@ def test_draws_differ():
     assert not np.array_equal(order_of_draw(files, 0), order_of_draw(files, 1))
 
 
-@pytest.mark.parametrize("text", ["", "0", "ten", "3,-1", "1.5"])
+@pytest.mark.parametrize("text", ["", "0", "ten", "3,-1", "1.5", "²", "9" * 5000])
 def test_sizes_that_are_none_are_refused(text):
     with pytest.raises(SettingsError, match="expected numbers above 0"):
         parse_sizes(text)
@@ -158,11 +158,18 @@ def test_a_draw_that_failed_takes_no_other_draws_figure(monkeypatch):
     ]
     run = SimpleNamespace(manifest=SimpleNamespace(eval="val", metric="voc12"))
 
-    point = curves._point(run, fits, 2)
+    point = curves._point(run, fits, 2, np.array([True, True]))
 
     by_seed = {each["seed"]: each["mAP"] for each in point["runs"]}
     assert set(by_seed) == {0, 2} and by_seed[0] == 1.0 and by_seed[2] < 0.6
     assert point["pictures"] == [2, 3] and point["why"] == "nothing to learn"
+    # A class that no fit picture shows has no AP by the recipe itself, and none here.
+    half = np.stack([right[:, 0], np.zeros(4)], axis=1)
+    of_both, of_first = (
+        curves._point(run, [curves.Fit("fca", 0, 2, 2, SimpleNamespace(values=half, facts=scores[0].facts))], 2, each)
+        for each in (np.array([True, True]), np.array([True, False]))
+    )
+    assert (of_both["mAP"], of_first["mAP"]) == (0.75, 1.0)
 
 
 def test_a_network_from_nothing_is_trained_on_each_subset(folder):

@@ -108,7 +108,7 @@ def curve_table(joined: Mapping[str, Any]) -> ResultTable:
             rows.append([*about, str(point["size"]), pictures, point["mAP"], point["std"], point["interval"]])
     notes = (
         f"mean and deviation over {len(joined['seeds'])} random subsets; interval: over pictures of {joined['split']}",
-        "a class without a fit picture in a subset counts with chance",
+        "a class without a fit picture in a subset counts with chance; one without any is left out",
     )
     where = f"{joined['dataset']} {joined['split']}"
     title = f"{where}: mAP ({joined['metric']}) % by fit pictures of {joined['fit_split']}"

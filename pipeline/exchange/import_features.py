@@ -28,6 +28,9 @@ from pipeline.stages.patches import current_table
 from pipeline.stages.receipt import Receipt, write_receipt
 
 BLOCK_ROWS = 1024
+MOST_CHANGE = 0.01
+"""Of the largest value of a row: by so much float16 may change it. Rounding is a twentieth of that."""
+TOO_SMALL = "multiply all rows of all splits by one number"
 
 
 def import_features(run: RunContext, split: str, given: GivenRows, made_by: str = "") -> Store:
@@ -44,7 +47,8 @@ def import_features(run: RunContext, split: str, given: GivenRows, made_by: str 
     Raises
     ------
     DatasetError
-        Rows are missing, there twice, of no window of the split, not finite, or beyond float16; all are named.
+        Rows are missing, there twice, of no window of the split, not finite, beyond float16 or too small for it; all
+        are named.
     """
     table = current_table(run, split)
     order = match_rows(given, table)
@@ -121,7 +125,11 @@ def _digest(run: RunContext, table: PatchTable, given: GivenRows, order: np.ndar
             if not problems and values.dtype != ROW_DTYPE:
                 change = np.abs(values - rows.astype(values.dtype)).max(1)
                 scale = np.abs(values).max(1)
-                largest = max(largest, float((change / np.where(scale > 0, scale, 1)).max()))
+                share = change / np.where(scale > 0, scale, 1)
+                largest = max(largest, float(share.max()))
+                for row in np.flatnonzero(share > MOST_CHANGE).tolist():
+                    picture = table.ids[int(table.picture_of(np.array([start + row]))[0])]
+                    problems.append(f"{picture}: values too small for float16, at most {scale[row]:.1e}: {TOO_SMALL}")
             digest.update(np.ascontiguousarray(rows).data)
             progress.advance(len(rows))
     if problems:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +19,14 @@ from pipeline.io.csv_line import read_csv_columns
 from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.io.extras import import_extra
 from pipeline.io.likeness import suggest
+from pipeline.io.messages import brief
 from pipeline.io.names import normalise
 
 ROWS_NEXT_TO_IT = ".rows.csv"
 """Behind the name of an npy file: its other columns, as an export writes them."""
 READ = (".npy", ".parquet")
+OTHERS = {"scale": np.uint8, "flip": bool, "turn": np.float32}
+"""Columns of patches beside their corners, as far as a file has them, and types."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,10 @@ def open_rows(path: Path, ids: Path | None, scratch: Path) -> Iterator[GivenRows
 def _open_npy(path: Path, ids: Path | None) -> GivenRows:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
+    if not isinstance(values, np.ndarray):
+        raise DatasetError(f"{path}: expected one array, as numpy.save writes it, got an archive of arrays (.npz)")
     _check_values(path, values.dtype, values.shape)
     table = path.with_name(path.name + ROWS_NEXT_TO_IT)
     if ids is None and not table.is_file():
@@ -95,12 +102,14 @@ def _open_npy(path: Path, ids: Path | None) -> GivenRows:
     try:
         columns = read_csv_columns(table) if ids is None else {"picture": _lines(ids)}
         return _given(path, values, columns.pop("picture"), columns)
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
+        raise DatasetError(f"{table}: no column {error}, the picture of each row") from error
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{ids or table}: cannot be read as the pictures of {path}: {error}") from error
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
 
 @contextmanager
@@ -113,7 +122,9 @@ def _open_parquet(path: Path, scratch: Path) -> Iterator[GivenRows]:
         for name in ("picture", FEATURES):
             if name not in names:
                 raise DatasetError(f"{path}: no column {name!r}{suggest(name, names)}; rename the one that is meant")
-        others = [name for name in (*CORNERS, "scale", "flip", "turn") if name in names]
+        if twice := sorted({name for name, n in Counter(names).items() if n > 1}):
+            raise DatasetError(f"{path}: columns named twice: {', '.join(map(brief, twice))}")
+        others = [name for name in (*CORNERS, *OTHERS) if name in names]
         table = file.read(columns=["picture", *others])
         columns = {name: table[name].to_numpy() for name in others}
         with tempfile.TemporaryFile(dir=scratch) as stream:
@@ -122,7 +133,9 @@ def _open_parquet(path: Path, scratch: Path) -> Iterator[GivenRows]:
             stream.flush()
             values = np.memmap(stream, dtype, "r", shape=shape)
             yield _given(path, values, table["picture"].to_pylist(), columns)
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, arrow.ArrowException, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
         raise DatasetError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
@@ -154,6 +167,19 @@ def _check_values(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         raise DatasetError(f"{path}: expected an array of rows and columns, got shape {shape}")
 
 
+def _numbers(path: Path, name: str, values: Any) -> np.ndarray:
+    """Return a column of patches as float64; text of a CSV is read."""
+    try:
+        numbers = np.asarray(values).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: column {name!r}: expected numbers: {error}") from error
+    most = {"scale": 255, "flip": 1}.get(name)
+    if not np.isfinite(numbers).all() or most and not np.isin(numbers, np.arange(most + 1)).all():
+        expected = f"whole numbers of 0 to {most}" if most else "numbers"
+        raise DatasetError(f"{path}: column {name!r}: expected {expected}, and some are missing or are none")
+    return numbers
+
+
 def _given(path: Path, values: np.ndarray, picture: list[Any], columns: dict[str, Any]) -> GivenRows:
     if len(picture) != len(values):
         raise DatasetError(f"{path}: {len(values):,} rows, and ids of {len(picture):,}")
@@ -165,10 +191,7 @@ def _given(path: Path, values: np.ndarray, picture: list[Any], columns: dict[str
     if there and len(there) < len(CORNERS):
         raise DatasetError(f"{path}: of a patch's box it has only {', '.join(there)}; expected {', '.join(CORNERS)}")
     if there:
-        windows["box_xyxy"] = np.stack([np.asarray(columns[name]).astype(np.float32) for name in CORNERS], axis=1)
-        for name, dtype in (("scale", np.uint8), ("flip", bool)):
-            if name in columns:
-                windows[name] = np.asarray(columns[name]).astype(np.int64).astype(dtype)
-        if "turn" in columns:
-            windows["turn"] = np.asarray(columns["turn"]).astype(np.float32)
+        numbers = {name: _numbers(path, name, columns[name]) for name in (*CORNERS, *OTHERS) if name in columns}
+        windows["box_xyxy"] = np.stack([numbers[name] for name in CORNERS], axis=1).astype(np.float32)
+        windows |= {name: numbers[name].astype(dtype) for name, dtype in OTHERS.items() if name in numbers}
     return GivenRows(path, values, [normalise(name) for name in picture], windows)

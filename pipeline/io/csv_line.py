@@ -29,7 +29,10 @@ def read_csv_columns(path: Path) -> dict[str, list[str]]:
     OSError, ValueError
         It cannot be read, or a line has another number of fields than the header.
     """
-    with open(path, encoding="utf-8", newline="") as stream:
-        header, *lines = csv.reader(stream)
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        try:
+            header, *lines = csv.reader(stream, strict=True)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
     columns = zip(*lines, strict=True) if lines else ([] for _ in header)
     return dict(zip(header, map(list, columns), strict=True))

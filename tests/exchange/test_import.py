@@ -178,7 +178,9 @@ def test_a_head_refuses_rows_that_something_else_made(empty):
 def test_rows_of_all_splits_in_one_file_are_sorted_out(empty, monkeypatch):
     monkeypatch.chdir(empty.folder)
     ids = [*VAL, *TRAIN]
-    ended = empty.take(write_npy(empty.folder, "all", ids, np.concatenate([draw_vectors(VAL), draw_vectors(TRAIN)])))
+    file = write_npy(empty.folder, "all", ids, np.concatenate([draw_vectors(VAL), draw_vectors(TRAIN)]))
+    (empty.folder / "all.txt").write_bytes("\ufeff{}\r\n".format("\r\n".join(ids)).encode())  # as Windows writes it
+    ended = empty.take(file)
     assert ended.code == 0 and "6 rows are of train; 4 of other pictures are left out" in ended.err
     assert np.array_equal(open_split(empty, "train")[:], draw_vectors(TRAIN).astype(np.float16))
 
@@ -271,9 +273,46 @@ BAD = {
         lambda f: write_npy(f, "r", TRAIN, draw_vectors(TRAIN)).split()[0],
         "give a text file of ids: --ids FILE",
     ),
+    "a table that is no CSV": (
+        lambda f: (
+            (f / "r.npy.rows.csv").write_text('picture\n"' + "p" * 200_000)
+            and write_npy(f, "r", TRAIN, draw_vectors(TRAIN)).split()[0]
+        ),
+        "r.npy.rows.csv: cannot be read as the pictures of r.npy: field larger than",
+    ),
     "fewer ids than rows": (lambda f: write_npy(f, "r", TRAIN[1:], draw_vectors(TRAIN)), "6 rows, and ids of 5"),
     "not a number": (lambda f: write_npy(f, "r", TRAIN, bad_rows(3, np.nan)), "p3: a value that is no number"),
     "too large": (lambda f: write_npy(f, "r", TRAIN, bad_rows(2, 7e4)), "p2: a value beyond float16"),
+    "too small": (lambda f: write_npy(f, "r", TRAIN, draw_vectors(TRAIN) * 1e-7), "p0: values too small for float16"),
+    "an empty file": (lambda f: (f / "r.npy").write_bytes(b"") or "r.npy --ids r.txt", "cannot be read as an array"),
+    "an archive": (
+        lambda f: np.savez(f / "r.npz", draw_vectors(TRAIN)) or (f / "r.npz").rename(f / "r.npy") and "r.npy",
+        "got an archive",
+    ),
+    "a column twice": (
+        lambda f: (
+            pq.write_table(
+                pyarrow.Table.from_arrays([TRAIN, [[0.0]] * 6, [[1.0]] * 6], ["picture", "features", "features"]),
+                f / "r.parquet",
+            )
+            or "r.parquet"
+        ),
+        "columns named twice: 'features'",
+    ),
+    "a corner in words": (
+        lambda f: write_parquet(
+            f, "r", {"picture": TRAIN, "features": [[0.0]] * 6, **{c: ["left"] * 6 for c in ("x0", "y0", "x1", "y1")}}
+        ),
+        "column 'x0': expected numbers",
+    ),
+    "a scale that is none": (
+        lambda f: write_parquet(
+            f,
+            "r",
+            {"picture": TRAIN, "features": [[0.0]] * 6, **{c: [258.0] * 6 for c in ("x0", "y0", "x1", "y1", "scale")}},
+        ),
+        "column 'scale': expected whole numbers of 0 to 255",
+    ),
     "whole numbers": (lambda f: write_npy(f, "r", TRAIN, np.ones((6, 5), int)), "expected numbers of float16"),
     "a single vector": (lambda f: write_npy(f, "r", TRAIN, np.ones(6, np.float32)), r"got shape (6,)"),
     "objects": (lambda f: write_npy(f, "r", TRAIN, np.array([{}] * 6)), "cannot be read as an array"),

@@ -70,6 +70,11 @@ class Flow:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.run = Workspace(parse_run_settings({k: v for k, v in config.items() if v is not None}, "--config"))
+        for name, place in (("cache", self.run.settings.cache), ("results", self.run.settings.results)):
+            if "{" in place or "}" in place:
+                raise SettingsError(
+                    f"{name}: {place}: in names of files braces are Snakemake's own; choose another folder"
+                )
         heads, without_boxes = (Workspace(heads_run(self.run.settings, has_boxes)) for has_boxes in (True, False))
         of_recipes = (self.run, compared_recipes(self.run.settings)[0])
         self.comparisons = {

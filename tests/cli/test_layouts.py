@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.io.errors import DatasetError
+from pipeline.io.errors import DatasetError, SettingsError
 from pipeline.recipes.catalogue import compared_recipes
 from pipeline.stages.parse_settings import parse_run_settings
 from pipeline.stages.settings import RunSettings
@@ -260,6 +260,8 @@ def test_the_workflow_has_the_same_defaults(run, monkeypatch):
 
     assert [path.name.split("-")[1] for path in files] == ["svm", "weak"]
     assert Flow({"threads": 1}).sweep_inputs(wildcards)
+    with pytest.raises(SettingsError, match="results: a{b}/c: in names of files braces are Snakemake's own"):
+        Flow({"results": "a{b}/c"})
     with pytest.raises(DatasetError, match="head 'fcb' needs boxes"):
         Flow({"compare": ["fcb"]}).sweep_inputs(wildcards)
     job = parse_run_settings(yaml.safe_load(Path(shlex.split(Flow({}).comparison_config(wildcards))[0]).read_text()))

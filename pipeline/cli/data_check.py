@@ -157,6 +157,10 @@ def print_near(found: dict[str, Any]) -> None:
     for split, n in found["skipped"].items():
         if n:
             click.secho(f"NOTE: {split}: {n:,} bad pictures were left out, and not compared", fg="yellow")
+    for split, n in found.get("rows_of_zeros", {}).items():
+        if n:
+            what = f"rows of {n:,} pictures are zeros: these were compared by the bytes of their files alone"
+            click.secho(f"NOTE: {split}: {what}", fg="yellow")
     click.echo(f"near-duplicate: {found['definition']}")
 
 

@@ -204,7 +204,8 @@ def fit_codebook(book: Codebook, rows: np.ndarray, level: np.ndarray, seed: int)
     fisher = book.settings.encoding == "fisher"
     n_levels, n_words, n_components = book.means.shape
     # One thread: several would add up in an order that differs from run to run.
-    with threadpool_limits(1), warnings.catch_warnings():
+    # Rows that are all equal have no variance, and scikit-learn divides by it for a ratio that nothing uses.
+    with threadpool_limits(1), warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         unit = torch.cat([unit_rows(chunk) for chunk in torch.from_numpy(rows).split(SCORED_ROWS)]).numpy()
         pca = PCA(n_components, svd_solver="randomized", random_state=seed).fit(unit)

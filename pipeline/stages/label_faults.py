@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def make(run: RunContext) -> dict[str, Any]:
             for index, margin in zip(found.picture.tolist(), found.margin, strict=True)
         ]
     faults.sort(key=lambda fault: -fault["margin"])
-    mean, _ = mean_average_precision(scores, leave_out_certain(table.scored_labels), run.manifest.metric)
+    mean = held_out_mean_ap(scores, table.scored_labels, run.manifest.metric)
     result = {
         "dataset": run.dataset,
         "split": table.split,
@@ -138,6 +138,18 @@ def make(run: RunContext) -> dict[str, Any]:
     }
     write_json(path(run), result)
     return result
+
+
+def held_out_mean_ap(scores: np.ndarray, labels: np.ndarray, metric: Literal["voc07", "voc12"]) -> float:
+    """Compute the mAP of held-out scores. As everywhere, a class that was not learnt, here by a fold's head, has no AP.
+
+    Parameters
+    ----------
+    scores : float64 ndarray (n_pictures, n_classes), from `held_out_scores`
+    labels : int8 ndarray of the same shape, 1, -1, or 0 (left out)
+    """
+    counted = np.where(np.isnan(scores).any(0), np.int8(0), leave_out_certain(labels))
+    return mean_average_precision(scores, counted, metric)[0]
 
 
 def held_out_scores(run: RunContext, table: PatchTable, store: Store) -> np.ndarray:

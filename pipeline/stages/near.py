@@ -6,8 +6,10 @@ for a photo and its copy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ from pipeline.dataset.picture import decode_image
 from pipeline.dataset.same_photo import GREY_PX, SMALLEST_CROP, Match, grey_picture, match_pictures
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import PipelineError, SettingsError
+from pipeline.io.errors import DatasetError, PipelineError, SettingsError
 from pipeline.io.progress import Progress, track
 from pipeline.patches.table import PatchTable
-from pipeline.scoring.near_duplicates import group_pairs, picture_rows, similar_pairs
+from pipeline.scoring.near_duplicates import MOST_PAIRS, group_pairs, picture_rows, similar_pairs
 from pipeline.scoring.results import number, versions
 from pipeline.stages.context import RunContext
 from pipeline.stages.runner import set_threads
@@ -113,6 +115,10 @@ def make(run: RunContext, thresholds: Thresholds) -> dict[str, Any]:
         candidates, cosine = similar_pairs(rows, thresholds.cosine)
         progress.advance(len(rows))
     pictures = Pictures(run, [table for table, _ in splits])
+    # A row of zeros has no direction, so that nothing is like it; of its picture the bytes tell.
+    blank = np.flatnonzero(~rows.any(1))
+    same = pictures.of_one_file(blank)
+    candidates, cosine = np.concatenate([candidates, same]), np.append(cosine, np.full(len(same), np.nan))
     matches = pictures.match(candidates)
     pairs = [
         (first, second, value, match)
@@ -134,6 +140,7 @@ def make(run: RunContext, thresholds: Thresholds) -> dict[str, Any]:
         "pairs": [pictures.describe(*pairs[i]) for i in order],
         "groups": [[pictures.name(index) for index in group] for group in group_pairs([p[:2] for p in pairs])],
         "skipped": {table.split: len(table.skipped) for table, _ in splits},
+        **({"rows_of_zeros": pictures.count(blank)} if len(blank) else {}),
         "fingerprints": {table.split: store.fingerprint for table, store in splits},
         "made_from": _digest_of_inputs(run, thresholds),
         "versions": versions(),
@@ -180,6 +187,28 @@ class Pictures:
         """Return split and id of a picture."""
         which, place = self._at(index)
         return {"split": self._tables[which].split, "id": self._tables[which].ids[place]}
+
+    def count(self, pictures: np.ndarray) -> dict[str, int]:
+        """Count some pictures by split."""
+        found = Counter(map(self.split_of, pictures.tolist()))
+        return {table.split: found[table.split] for table in self._tables}
+
+    def of_one_file(self, pictures: np.ndarray) -> np.ndarray:
+        """Return the pairs among some pictures that have one file: int64 ndarray (n_pairs, 2), rising.
+
+        Raises
+        ------
+        DatasetError
+            More than `MOST_PAIRS` pairs.
+        """
+        by_file: dict[str, list[int]] = {}
+        for index in pictures.tolist():
+            by_file.setdefault(self._sha256(index), []).append(index)
+        n_pairs = sum(len(some) * (len(some) - 1) // 2 for some in by_file.values())
+        if n_pairs > MOST_PAIRS:
+            raise DatasetError(f"{n_pairs:,} pairs of pictures have one file; at most {MOST_PAIRS:,} are compared")
+        pairs = sorted(pair for some in by_file.values() for pair in combinations(some, 2))
+        return np.array(pairs, np.int64).reshape(-1, 2)
 
     def _sha256(self, index: int) -> str:
         which, place = self._at(index)

@@ -12,7 +12,10 @@ import yaml
 from PIL import Image
 
 from pipeline.dataset.demo.scenes import draw_scene
+from pipeline.dataset.manifest import load_manifest
+from pipeline.dataset.read import read_split
 from pipeline.io.atomic import read_json
+from pipeline.stages import label_faults
 
 CONFIG = {"trunk": "alexnet64", "precision": "fp32", "threads": 1, "grid": {"scales": [1.0]}}
 NEAR = ("data", "check", "copies", "--near", "--config", "config.yaml")
@@ -118,6 +121,25 @@ def test_thresholds_decide_and_are_said(copies):
         assert ended.code == 2 and "above 0, at most 1" in ended.err
 
 
+def test_of_rows_of_zeros_the_same_file_is_found_and_it_is_said(copies, monkeypatch):
+    run, folder = copies
+    monkeypatch.chdir(folder)
+    manifest = load_manifest("copies")
+    for split in ("train", "val"):
+        ids = read_split(manifest, split).ids
+        np.save("zeros.npy", np.zeros((len(ids), 3), np.float32))
+        Path("zeros.txt").write_text("\n".join(ids))
+        line = f"import-features zeros.npy --ids zeros.txt --dataset copies --split {split} --name zeros"
+        assert run(*line.split(), "--config", "config.yaml").code == 0
+
+    ended = run(*NEAR, "--trunk", "imported/zeros", "--source", "whole")
+
+    (pair,) = read_json(folder / "results/copies_near.json")["pairs"]
+    assert names_of(pair) == ("train__s1", "val__same") and pair["leak"] and pair["cosine"] is None
+    assert "near-duplicates: 1 pairs across splits" in ended.out and "(the same file)" in ended.out
+    assert "NOTE: val: rows of 9 pictures are zeros: these were compared by the bytes of their files" in ended.out
+
+
 def test_what_goes_with_what(copies):
     run, _ = copies
 
@@ -153,3 +175,11 @@ def test_a_picture_in_the_wrong_folder_is_named_by_both_classes(copies):
     again = run("data", "check", "copies", "--near", "--labels", "--config", "config.yaml", "--json")
     both = json.loads(again.out)
     assert both["labels"]["faults"] == found["faults"] and len(both["near"]["pairs"]) == len(COPIES)
+
+
+def test_a_class_that_a_fold_could_not_learn_has_no_held_out_ap():
+    labels = np.array([[1, -1], [-1, -1], [1, 1], [-1, -1]], np.int8)
+    scores = np.array([[0.9, 0.2], [0.1, 0.1], [0.8, np.nan], [0.2, 0.3]])
+    assert label_faults.held_out_mean_ap(scores, labels, "voc12") == 1.0
+    scores[2, 1] = 0.0
+    assert label_faults.held_out_mean_ap(scores, labels, "voc12") == (1 + 0.25) / 2

@@ -82,7 +82,7 @@ def main(gigabytes: float, budget: float, width: int, hidden: int, runs: int, sc
             click.echo(json.dumps(sides[-1]))
         assert sides[0]["sha256"] == sides[1]["sha256"], "another head"
         ratios.append(sides[0]["epoch_s"] / sides[1]["epoch_s"])
-    click.echo(f"speed beside rows in memory: {statistics.median(ratios):.2f} (median of {runs})")
+    click.echo(f"speed compared with rows in memory: {statistics.median(ratios):.2f} (median of {runs})")
 
 
 if __name__ == "__main__":

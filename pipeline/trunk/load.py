@@ -46,7 +46,7 @@ def load_trunk(
         return source.import_loader()(TrunkRequest(name, layer, weights, seed, download, px))
     if Path(name).suffix in PICKLED_SUFFIXES:
         raise TrunkError(
-            f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) beside it"
+            f"trunk {name!r}: pickled weights are never loaded; expected safetensors with a card (YAML) next to it"
         )
     raise TrunkError(f"trunk {name!r}: unknown; expected one of {', '.join(LOADABLE)}{suggest_trunk(name)}")
 

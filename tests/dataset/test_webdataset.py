@@ -76,7 +76,7 @@ def test_tables_labels_and_ap_are_those_of_class_folders(tmp_path):
         path.write_bytes(data)
     new("folders", "folders")
     said = new(write_shards(tmp_path / "set", names=CLASSES), "shards")  # so that ids are those of the folders
-    assert "left out, 12, beside pictures in archives, not read (12 .txt)" in said and "ball.tar#./0000.txt" in said
+    assert "left out, 12, next to pictures in archives, not read (12 .txt)" in said and "ball.tar#./0000.txt" in said
 
     settings = parse_run_settings({**CONFIG, "source": "whole"})
     tables, results = {}, {}

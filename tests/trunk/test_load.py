@@ -268,7 +268,7 @@ def test_weights_that_are_not_finite(save_card, state, value):
         ("{name: x, architecture: alexnet64, input_px: 64, layers: {fc7: 4}}", "weights_file and weights_sha256"),
         (
             "{name: x, architecture: alexnet64, input_px: 64, layers: {fc7: 4}, weights_file: ../w, weights_sha256: a}",
-            "must be a plain name beside the card, got '../w'",
+            "must be a plain name next to the card, got '../w'",
         ),
     ],
 )

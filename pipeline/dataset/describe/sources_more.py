@@ -57,7 +57,7 @@ def find_open_images(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | N
     names = next(
         (f for f in _files(tree, ".csv") if PurePosixPath(f).name.lower().find("class-descriptions") >= 0), None
     )
-    notes = (f"not used beside boxes: {', '.join(others)}",) if with_boxes and others else ()
+    notes = (f"not used together with boxes: {', '.join(others)}",) if with_boxes and others else ()
     sources = files_by_split(tree, with_boxes or others, "open-images")
     return FoundFormat("open-images", sources, bool(with_boxes), names, notes)
 

@@ -25,7 +25,7 @@ from pipeline.io.picture_file import RemoteFile
 from pipeline.io.progress import Say
 from pipeline.io.remote import redact_url
 
-BESIDE = "beside pictures in archives, not read"
+BESIDE = "next to pictures in archives, not read"
 
 
 def describe_elsewhere(
@@ -57,7 +57,7 @@ def describe_elsewhere(
         endings = set[str]().union(*(endings_in(archive, cache) for archive in archives))
         if CLS not in endings:
             if "json" in endings:
-                say("without labels: if a key of the .json files beside the pictures is one, add --label json:KEY")
+                say("without labels: if a key of the .json files next to the pictures is one, add --label json:KEY")
             return new_elsewhere_manifest(place, name, manifests, overwrite=overwrite, say=say)
         label = CLS
     classes, labels = _labels_in(named, label, cache, place)

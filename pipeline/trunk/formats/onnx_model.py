@@ -43,7 +43,7 @@ def _external(message: Message, folder: Path) -> bytes:
     entries = {entry.text(1): entry.text(2) for entry in message.messages(13)}
     location = entries.get("location", "")
     if not location or Path(location).name != location:
-        raise ValueError(f"tensor {message.text(8)!r}: its file must lie beside the model, got {location!r}")
+        raise ValueError(f"tensor {message.text(8)!r}: its file must lie next to the model, got {location!r}")
     path = folder / location
     if not path.is_file():
         raise ValueError(f"tensor {message.text(8)!r}: {path} is missing")

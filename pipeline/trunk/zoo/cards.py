@@ -32,7 +32,7 @@ def load_card_file(request: TrunkRequest) -> Trunk:
     if path.suffix == ".safetensors":
         path = path.with_suffix(".yaml")
         if not path.is_file():
-            raise TrunkError(f"trunk {request.name!r}: no card {path}; weights need one (YAML) beside them")
+            raise TrunkError(f"trunk {request.name!r}: no card {path}; weights need one (YAML) next to them")
     return load_card(path, request.layer or DEFAULT_LAYER)
 
 
@@ -49,7 +49,7 @@ def load_card(path: Path, layer: str) -> Trunk:
     if card.architecture not in known or card.weights_file is None or card.weights_sha256 is None:
         raise TrunkError(f"{path}: expected an architecture of {', '.join(known)}, weights_file and weights_sha256")
     if Path(card.weights_file).name != card.weights_file:
-        raise TrunkError(f"{path}: weights_file must be a plain name beside the card, got {brief(card.weights_file)}")
+        raise TrunkError(f"{path}: weights_file must be a plain name next to the card, got {brief(card.weights_file)}")
     weights = path.parent / card.weights_file
     state = {} if card.architecture == ONNX else read_weights(weights)
     if not weights.is_file():

@@ -26,8 +26,8 @@ env: $(READY)
 
 demo: $(READY)
 	pipeline data fetch demo
-	snakemake --quiet --cores $(CORES) results/demo_map.json
-	snakemake --quiet --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
+	snakemake --cores $(CORES) results/demo_map.json
+	snakemake --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
 	@pipeline show results/demo_heads.json results/demo_map.json
 
 # Three at a time for two cores, since tests wait for processes that they start; one thread each, since more would wait

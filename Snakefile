@@ -3,7 +3,7 @@
 #   snakemake --cores 8 results/voc12_map.json            the main job
 #   snakemake --cores 8 results/voc12_report.html         it as one HTML file, with maps and pictures
 #   snakemake --cores 8 results/voc12_heads.json          all configured heads over one store
-#   snakemake --cores 8 results/voc12_compare.json        all recipes beside each other and published rows
+#   snakemake --cores 8 results/voc12_compare.json        all recipes compared with each other and published rows
 #   snakemake --cores 8 results/voc12_sweep.json          head, reading and k chosen on held-out pictures
 #   snakemake --cores 8 results/photos_features.parquet   rows of pictures without labels, for other programs
 #

@@ -7,6 +7,13 @@ from pipeline.io.errors import PipelineError
 from pipeline.trunk.sources import MADE_TRUNKS
 from pipeline.workflow.due import Due
 from pipeline.workflow.flow import Flow, refuse_lost_keys
+from pipeline.workflow.fold import fold_output
+from snakemake.logging import logger
+
+
+# A job on another machine, and other people's workflows, keep Snakemake's own output.
+if workflow.exec_mode.name == "DEFAULT" and workflow.modifier.is_main_snakefile():
+    fold_output(logger, workflow.output_settings)
 
 
 def stop(error):

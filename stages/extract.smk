@@ -1,5 +1,5 @@
 # The trunk, once. The store is resumable, and Snakemake deletes outputs before a job: so the output
-# is the receipt, written last, and the store stands beside it.
+# is the receipt, written last, and the store is next to it.
 rule extract:
     input:
         unpack(ask(FLOW.store_inputs)),

@@ -16,7 +16,7 @@ rule patches:
         config=ask(FLOW.table_config),
     shell:
         "pipeline patches --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
-        " --threads {threads} --config {params.config} > {log:q} 2>&1"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"
 
 
 # With scatter=N: a range of the pictures, as a job of its own. What it finds is remembered in the cache,
@@ -39,4 +39,4 @@ rule patches_share:
         config=ask(FLOW.table_config),
     shell:
         "pipeline patches --dataset {wildcards.dataset:q} --split {wildcards.split:q} --share {wildcards.i:q}/{wildcards.n:q}"
-        " --threads {threads} --config {params.config} > {log:q} 2>&1"
+        " --threads {threads} --config {params.config} 2>&1 | tee {log:q} >&2"

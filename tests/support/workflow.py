@@ -39,13 +39,14 @@ class Finished:
 
     @property
     def jobs(self) -> list[str]:
-        """Rules in the order in which they ran (or would run), each with its split or head."""
-        found = []
-        for block in re.split(r"\n(?=(?:local)?rule )", self.output)[1:]:
-            name = re.match(r"(?:local)?rule (\w+):", block)[1]
-            wildcards = dict(re.findall(r"(\w+)=([\w.-]+)", (re.search(r"wildcards: (.*)", block) or [""] * 2)[1]))
-            found.append(" ".join([name, *(wildcards[key] for key in ("split", "head", "recipe") if key in wildcards)]))
-        return found
+        """Rules in the order in which they ended (or would run), each with its split, head or recipe."""
+        planned = re.search(r"(?<=to run: )(.*?)This was a dry-run", self.output, re.DOTALL)
+        if planned:
+            names = re.findall(r"\n([^\n:]+): ", planned[1])
+        else:
+            names = re.findall(r"^(?:\d+/\d+ done: (.*)|error: (.*) failed)$", self.output, re.MULTILINE)
+        words = [(each if planned else "".join(each)).split() for each in names]
+        return [" ".join([rule, *(word for word in rest if "/" not in word)]) for rule, _, *rest in words]
 
 
 class Work:

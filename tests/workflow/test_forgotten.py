@@ -49,11 +49,18 @@ def test_failing_stage_shows_its_message_and_is_not_forgotten(finished_work):
     assert "p3" in finished.output and "cannot be decoded" in finished.output
     assert "Traceback" not in finished.output
     assert finished.jobs == ["patches train"]
+    (log,) = finished_work.path.glob("logs/patches/tiny-train-*.log")
+    after = finished.output.partition("error: patches tiny train failed\n")[2]
+    assert after.startswith("Its command:\n    pipeline patches --dataset tiny --split train ")
+    assert f"\nIts log, {log.relative_to(finished_work.path)}:\n" in after
+    assert all(f"\n    {line}\n" in after for line in log.read_text().splitlines())
+    assert "Complete log" in after  # all that Snakemake has to say
 
     due = finished_work.snakemake("results/tiny_map.json", "--dry-run")
     assert sorted(due.jobs) == sorted(
         ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]
     )
+    assert "extract tiny train: Input files updated by another job: " in due.output
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def test_run_through_slurm_ends_with_the_bytes_of_a_local_run(slurm_cluster, fir
 
 def test_profile_adds_to_the_default_one(new_work):
     """No cluster is asked in a dry run."""
-    planned = new_work.snakemake(TARGET, *PROFILE, "--dry-run")
+    planned = new_work.snakemake(TARGET, *PROFILE, "--dry-run", "-p")
 
     assert planned.code == 0, planned.output
-    assert "pipeline extract --dataset tiny" in planned.output  # printshellcmds, of the default profile
+    assert "profiles/slurm and workflow specific profile profiles/default" in planned.output
     extract = re.search(r"rule extract:.*?resources: (.*?)\n", planned.output, re.DOTALL)[1]
     assert "mem_mb=4000" in extract and "runtime=720" in extract  # of all rules, of this one

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -31,6 +32,29 @@ def test_first_run_makes_every_stage_once(first_run):
         "map", "patches train", "patches val", "score val fca",
     ]  # fmt: skip
     assert (work.trunk_runs("train"), work.trunk_runs("val")) == (1, 1)
+
+
+def test_a_run_says_a_line_per_job_and_the_stages_their_own(first_run):
+    """Snakemake's blocks are in its log alone; the notes of the stages and the table at the end stay."""
+    work, finished = first_run
+    lines = finished.output.splitlines()
+    assert "8 jobs to run: 2 patches, 2 extract, 1 fit_head, 1 score, 1 evaluate, 1 map" in lines
+    assert [line for line in lines if line.startswith("8/8")] == ["8/8 done: map tiny"]
+    assert len([line for line in lines if re.fullmatch("[1-7]/8 done: fit_head tiny fca", line)]) == 1
+    assert f"{work.stores('val')[0].relative_to(work.path)}: sealed" in lines
+    walls = (
+        "Select jobs",
+        "Building DAG",
+        "Assuming unrestricted",
+        "jobid",
+        "wildcards:",
+        "resources:",
+        "Reason",
+        "Host:",
+    )
+    assert [line for line in lines if any(wall in line for wall in walls)] == []
+    (log,) = (work.path / ".snakemake/log").glob("*.log")
+    assert log.read_text().count("rule extract:") == 2 and "wildcards: dataset=tiny, split=train" in log.read_text()
 
 
 def test_first_result_is_the_average_precision_of_its_scores(first_run):

@@ -5,7 +5,7 @@
 # make lint   formatters and linters, of code and of prose
 # make docs   the documentation, as a site in build/docs
 # make bench  the benchmarks, on the demo; BENCH="--pictures-dir DIR ..." for others (python benchmarks/bench.py --help)
-# make torture   tests in their long form: a thousand kills in place of some fifty, ten thousand faults, forty networks
+# make torture   tests in their long form: a thousand kills in place of some forty, ten thousand faults, forty networks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,9 +30,9 @@ demo: $(READY)
 	snakemake --cores $(CORES) results/demo_heads.json --config 'baselines=["random"]'
 	@pipeline show results/demo_heads.json results/demo_map.json
 
-# Three at a time for two cores, since tests wait for processes that they start; one thread each, since more would wait
+# Four at a time for two cores, since tests wait for processes that they start; one thread each, since more would wait
 # for one another.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(TEST)

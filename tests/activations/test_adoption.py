@@ -116,7 +116,7 @@ def rows_of(table, ids: str) -> int:
     return sum(int((all_rows(table).picture == table.ids.index(i)).sum()) for i in ids)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("before", "after", "new"),
     [

@@ -140,7 +140,7 @@ def test_colours_are_left_out_where_they_are_not_wanted(variables, is_colored, t
     inner, outer = pty.openpty()
     env = {**os.environ, "TERM": "xterm", **variables}
     env = {name: value for name, value in env.items() if name != "NO_COLOR" or name in variables}
-    command = [sys.executable, "-m", "pipeline.cli.main", "fit-head", "--dataset", "nosuch"]
+    command = [sys.executable, "-m", "pipeline.cli.main", "patches", "--dataset", "nosuch", "--split", "train"]
     ended = subprocess.run(command, env=env, stderr=outer, stdout=subprocess.DEVNULL, cwd=tmp_path, timeout=60)
     os.close(outer)
     said = os.read(inner, 10_000).decode()

@@ -135,7 +135,7 @@ def measure(folder: Path, run_in, write: Callable[[Path, Names], str], names: Na
     ("write", "heads"),
     [
         (write_voc, ("strong", "weak", "svm")),
-        (write_folders, ("weak", "svm")),
+        pytest.param(write_folders, ("weak", "svm"), marks=pytest.mark.long),
         (write_table, ("weak", "svm")),
     ],
     ids=["voc", "class folders", "table"],

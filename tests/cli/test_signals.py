@@ -60,7 +60,7 @@ def records(work: Path) -> dict[str, int]:
     ("ignored", "sent", "code"),
     [
         ((), [signal.SIGINT], 130),
-        ((), [signal.SIGTERM], 143),
+        pytest.param((), [signal.SIGTERM], 143, marks=pytest.mark.long),
         ((signal.SIGINT,), [signal.SIGINT, signal.SIGTERM], 143),
     ],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM under nohup"],

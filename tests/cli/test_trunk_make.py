@@ -114,9 +114,8 @@ def test_codebook_sees_the_pictures_of_the_fit_split_alone(made_place):
     assert all(np.isfinite(values).all() for values in load_file(weights).values())
 
 
-@pytest.mark.parametrize(
-    "change", [{"trunk_seed": 1}, pytest.param({"fisher": {**CONFIG["fisher"], "words": 2}}, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("change", [{"trunk_seed": 1}, {"fisher": {**CONFIG["fisher"], "words": 2}}])
 def test_another_codebook_is_another_store(made_place, change):
     for content in (CONFIG, {**CONFIG, **change}):
         (made_place / "config.yaml").write_text(yaml.safe_dump(content))

@@ -133,6 +133,7 @@ def test_two_at_once(bucket, work, on_disk, tmp_path, flags, flagged):
     assert bucket.bytes("both") == on_disk.bytes()
 
 
+@pytest.mark.long
 def test_workers_of_dask_write_the_same_bytes(bucket, work, on_disk):
     ended = work.run(f"{EXTRACT} s3://bucket/dask --scheduler local:2")
     assert ended.code == 0, ended.err

@@ -67,6 +67,7 @@ def test_scattered_run_makes_the_same_stores_and_result(new_work, first_run):
     assert NOTHING in again.output
 
 
+@pytest.mark.long
 def test_each_share_makes_parts_of_its_own(finished_work, tmp_path):
     (receipt,) = (finished_work.path / "cache/receipts").glob("tiny-val-*.json")
     target, old_stores = str(receipt.relative_to(finished_work.path)), finished_work.stores("val")

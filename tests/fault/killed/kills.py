@@ -55,7 +55,7 @@ PRELOAD = (
     "pipeline.cli.score",
 )
 TORTURE = os.environ.get("PIPELINE_TORTURE") == "1"
-"""The long form: a thousand kills in place of some fifty."""
+"""The long form: a thousand kills in place of some forty."""
 DEADLINE_S = 120.0
 
 PART_ROWS = 3  # of 102 rows: 34 parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,7 @@ class Store:
         self._records = self._check_seal()
         self._reader = PartReader(self.folder, self.identity, self._metadata, dict(enumerate(self._records)))
         self.picture_ids = attributes.picture_ids
+        self._held: dict[int, np.ndarray] = {}
 
     def _check_identity(self, expected: Mapping[str, Any]) -> None:
         stored = {key: self.identity.get(key) for key in expected}
@@ -182,7 +183,25 @@ class Store:
 
     def read_part(self, part: Part) -> np.ndarray:
         """Read the activations of one part: float16 ndarray of shape (rows of the part, width), finite."""
-        return self._reader.read_part(part)
+        held = self._held.get(part.index)
+        return self._reader.read_part(part) if held is None else held.copy()
+
+    def hold(self, advance: Callable[[int], None] = lambda n_rows: None) -> None:
+        """Read all rows, and keep them in memory: reading a part gives a copy from then on.
+
+        Parameters
+        ----------
+        advance : called with numbers of rows as they are read
+        """
+        for part, rows in self.iter_parts():
+            self._held[part.index] = rows
+            advance(part.n_rows)
+
+    def release(self) -> int:
+        """Keep no rows in memory any more; return the bytes of those that were."""
+        n_bytes = sum(rows.nbytes for rows in self._held.values())
+        self._held = {}
+        return n_bytes
 
     def rounding(self, part: Part) -> np.ndarray:
         """Return the largest error of each column's values beyond float16: float32 ndarray (width,).

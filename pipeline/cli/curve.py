@@ -22,15 +22,22 @@ from pipeline.cli.common import (
 @click.option("--recipe", "recipes", multiple=True, required=True, help="Recipe by name; may be given again.")
 @click.option("--pictures", help="Sizes of the subsets in pictures; default: 10,30,100,300,all.")
 @click.option("--shots", help="Sizes in positive pictures per class instead, such as 1,2,4,8.")
+@click.option("--again", is_flag=True, help="Fit all anew, also where the curves, or some fits, are current.")
 @settings_options
 @json_option
 def command(
-    dataset: str, recipes: tuple[str, ...], pictures: str | None, shots: str | None, as_json: bool, **options: Any
+    dataset: str,
+    recipes: tuple[str, ...],
+    pictures: str | None,
+    shots: str | None,
+    again: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Fit recipes on nested random subsets of the fit pictures, in results/{dataset}_curve.json.
 
     Each is measured on the whole evaluation split. Each of the seeds draws its own subsets. All comes from the stores
-    of the whole splits, which must be there.
+    of the whole splits, which must be there. What is current is not computed again.
 
     \b
     Example:
@@ -49,7 +56,7 @@ def command(
     stated = pictures if shots is None else shots
     sizes = curve.parse_sizes("10,30,100,300,all" if stated is None else stated)
     plan = curve.CurvePlan(tuple(dict.fromkeys(recipes)), by, sizes)
-    joined = curve.make(RunContext(workspace_from(options), dataset, say, this_command()), plan)
+    joined = curve.ensure(RunContext(workspace_from(options), dataset, say, this_command()), plan, again)
     if as_json:
         echo_json(joined)
     else:

@@ -179,11 +179,13 @@ class MemoryBudget:
     n_bytes : of the whole process; None for a share of what is free
     scratch : folder of scratch files
     say : takes one line for each fit: where its rows lie, and how much memory it takes at its peak
+    drop : frees what is kept for further fits, and returns how many bytes that were; called where a fit needs them
     """
 
     n_bytes: int | None = None
     scratch: Path = Path(tempfile.gettempdir())
     say: Say = silent
+    drop: Callable[[], int] = lambda: 0
 
     @property
     def in_scratch(self) -> str:
@@ -209,15 +211,30 @@ class MemoryBudget:
         HeadError
             Nothing fits into the budget that is set.
         """
-        release_memory()
-        held = resident_memory()
-        allowed = int(available_memory() * SHARE_OF_AVAILABLE) if self.n_bytes is None else self.n_bytes - held
+        self.has_room(next(iter(ways.values())))
+        held, allowed = resident_memory(), self.room()
         way = next((way for way, added in ways.items() if added <= allowed), list(ways)[-1])
         self.refuse_beyond(what, held, ways[way])
         needed = max(held + ways[way], peak)
         holds = f"at most {format_bytes(needed)} of memory, {format_bytes(held)} of them held already"
         self.say(f"{what}: rows {way}; {holds}")
         return way
+
+    def room(self) -> int:
+        """Return how many bytes may be added to what the process holds now; below 0 where it holds too many."""
+        if self.n_bytes is None:
+            return int(available_memory() * SHARE_OF_AVAILABLE)
+        return self.n_bytes - resident_memory()
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether so many bytes may be added; what is kept for further fits is dropped where that is needed."""
+        release_memory()
+        if n_bytes <= self.room():
+            return True
+        if not self.drop():
+            return False
+        release_memory()
+        return n_bytes <= self.room()
 
     def refuse_beyond(self, what: str, held: int, added: int) -> None:
         """Refuse what needs more memory than the budget that is set.
@@ -231,6 +248,8 @@ class MemoryBudget:
         ------
         HeadError
         """
+        if self.n_bytes is not None and held + added > self.n_bytes:
+            held -= self.drop()
         needed = held + added
         if self.n_bytes is not None and needed > self.n_bytes:
             raise HeadError(

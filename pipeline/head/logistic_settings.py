@@ -46,3 +46,7 @@ class LogisticSettings(GridOfHeads):
     @property
     def has_chance(self) -> bool:
         return False
+
+    @property
+    def pooled_by(self) -> tuple[str, ...]:
+        return self.pooling

@@ -38,6 +38,11 @@ class GridOfHeads(Settings):
         """Whether another seed makes another head."""
         return True
 
+    @property
+    def pooled_by(self) -> tuple[str, ...]:
+        """Poolings of the vectors of pictures that it learns from; none where it learns from rows."""
+        return ()
+
     @model_validator(mode="after")
     def _points_are_heads(self) -> Self:
         if self.grid:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.activations.match import check_joined
 from pipeline.activations.pooling import PooledPictures, PooledRows, join_pooled
+from pipeline.activations.store import Store
 from pipeline.head.fit_memory import SLACK, reading_bytes
-from pipeline.head.settings import ScoreKind
+from pipeline.head.fit_rows import MemoryBudget
+from pipeline.head.settings import AnyHead, ScoreKind
 from pipeline.head.task import Columns, FitTask
 from pipeline.io.errors import HeadError
 from pipeline.io.progress import Progress
@@ -89,8 +92,9 @@ def pool_fit_pictures(task: FitTask, settings: Pooling, bytes_per_value: int) ->
     table, used = task.table, fit_pictures(task)
     columns = task.store.width * len(settings.pooling)
     text = f"fit {task.name}: {len(used):,} pictures of {columns:,} columns"
+    settle(task, settings, len(used), bytes_per_value)
     task.reader.budget.choose(text, {"pooled": bytes_of_fit(task, settings, len(used), bytes_per_value)})
-    vectors = join_pooled(pool_store(task, settings.pooling)[:, used], settings.normalise)
+    vectors = join_pooled(pool_store(task, settings.pooling, used), settings.normalise)
     return PooledFit(used, vectors, table.picture_labels[used])
 
 
@@ -108,33 +112,87 @@ def fit_pictures(task: FitTask) -> np.ndarray:
     return np.flatnonzero(~task.is_held_out)
 
 
-def pool_store(task: FitTask, pooling: Sequence[str]) -> np.ndarray:
-    """Pool the rows (n_poolings, n_pictures, width) of all pictures, in one pass; NaN for held-out pictures."""
+def pool_store(task: FitTask, pooling: Sequence[str], used: np.ndarray) -> np.ndarray:
+    """Pool the rows of fit pictures, in one pass; of what was pooled for several heads, take theirs.
+
+    Parameters
+    ----------
+    used : int64 ndarray (n,), pictures that are not held out
+
+    Returns
+    -------
+    float32 ndarray (n_poolings, n, width)
+    """
     task.reader.require_all_rows()
-    return task.reader.pooled(pooling, task.is_held_out, lambda names: _pool_store(task, names))
+    if has_pooled(task, pooling):
+        return np.stack([task.reader.pooled[name][used] for name in pooling])
+    return _pool_rows(task.store, task.table, pooling, ~task.is_held_out)[:, used]
 
 
-def _pool_store(task: FitTask, pooling: Sequence[str]) -> np.ndarray:
-    table, store = task.table, task.store
+def has_pooled(task: FitTask, pooling: Sequence[str]) -> bool:
+    """Whether the rows were pooled in this way for several heads."""
+    return task.reader.pooled.keys() >= set(pooling)
+
+
+def pool_for_all(
+    store: Store, table: PatchTable, heads: Iterable[AnyHead], budget: MemoryBudget
+) -> dict[str, np.ndarray]:
+    """Pool the rows of all pictures in one pass, for several fits.
+
+    A picture's vector does not depend on the others: each fit has the bits of a pass of its own.
+
+    Parameters
+    ----------
+    heads : of each fit
+
+    Returns
+    -------
+    `RowReader.pooled`; empty where fewer than two fits need it, or memory has no room for it
+    """
+    wanted = [head.pooled_by for head in heads if head.pooled_by]
+    names = tuple(dict.fromkeys(name for names in wanted for name in names))
+    if len(wanted) < 2 or not budget.has_room(_bytes_of_pooling(store, table, len(names))):
+        return {}
+    check_joined(store, table)
+    return dict(zip(names, _pool_rows(store, table, names, np.ones(len(table.ids), bool)), strict=True))
+
+
+def _pool_rows(store: Store, table: PatchTable, pooling: Sequence[str], wanted: np.ndarray) -> np.ndarray:
+    """Pool the rows (n_poolings, n_pictures, width) of wanted pictures, in one pass; NaN for the others."""
     pooled = PooledRows(len(table.ids), store.width, pooling)
     with Progress(f"pool {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         for part, rows in store.iter_parts():
             picture = table.picture_of(slice(part.start, part.stop))
-            kept = ~task.is_held_out[picture]
+            kept = wanted[picture]
             pooled.add(rows if kept.all() else rows[kept], picture[kept])
             progress.advance(part.n_rows)
     return pooled.result()
 
 
+def settle(task: FitTask, settings: Pooling, n_used: int, bytes_per_value: int) -> None:
+    """Drop what was pooled for several heads where a fit has no room beside it: then each head pools its own."""
+    if has_pooled(task, settings.pooling) and not task.reader.budget.has_room(
+        bytes_of_fit(task, settings, n_used, bytes_per_value)
+    ):
+        task.reader.pooled = {}
+
+
 def bytes_of_fit(task: FitTask, settings: Pooling, n_used: int, bytes_per_value: int) -> int:
     """Return the most bytes that a fit takes: while it pools rows, or with all vectors."""
-    table, width, n_poolings = task.table, task.store.width, len(settings.pooling)
-    n_kept = len(task.reader.pooling)  # for further heads, beside the vectors of this one
+    values = n_used * task.store.width * len(settings.pooling)
+    if has_pooled(task, settings.pooling):
+        # Those of the fit, and while they are joined their squares or quotients in float64, and the joined ones.
+        return values * max(bytes_per_value, 4 + 8 + 4) + SLACK
+    pooling = _bytes_of_pooling(task.store, task.table, len(settings.pooling))
+    return max(pooling, values * bytes_per_value + reading_bytes(task.store) + SLACK)
+
+
+def _bytes_of_pooling(store: Store, table: PatchTable, n_poolings: int) -> int:
+    """Return the most bytes of a pass that pools all rows."""
     n_rows = int(np.diff(table.first_row).max(initial=0))
     # Per picture and column float64 sums, float16 maxima, the float64 mean, both in float32, and both stacked.
-    pooling = len(table.ids) * width * (18 + 4 * max(n_poolings, n_kept)) + 16 * n_rows * width
-    fitting = n_used * width * n_poolings * bytes_per_value + 4 * len(table.ids) * width * n_kept
-    return max(pooling, fitting) + reading_bytes(task.store) + SLACK
+    of_pictures = len(table.ids) * store.width * (18 + 4 * n_poolings)
+    return of_pictures + 16 * n_rows * store.width + reading_bytes(store) + SLACK
 
 
 def labelled_both_ways(table: PatchTable, labels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,6 @@ class _Selection(NamedTuple):
     activations: FitRows
 
 
-class _Pooled(NamedTuple):
-    is_held_out: np.ndarray
-    values: np.ndarray
-
-
 class RowReader:
     """Read rows for several heads in turn, caching the last selection.
 
@@ -31,7 +26,8 @@ class RowReader:
     ----------
     stored_rows : int64 ndarray, rising: the rows of the table that the store holds; None for all
     budget : of the memory that a fit may take
-    pooling : poolings that several heads need: all are made in one pass, and kept; none: each head makes its own
+    pooled : vectors of all pictures of the table, float32 ndarrays (n_pictures, width), by the name of their pooling;
+        for several heads they are made once (`pool_for_all`), each takes those of its pictures
     """
 
     def __init__(
@@ -39,11 +35,10 @@ class RowReader:
         store: Store,
         stored_rows: np.ndarray | None = None,
         budget: MemoryBudget | None = None,
-        pooling: Sequence[str] = (),
+        pooled: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._store, self.stored_rows, self.budget = store, stored_rows, budget or MemoryBudget()
-        self.pooling = tuple(pooling)
-        self._pooled: _Pooled | None = None
+        self.pooled = dict(pooled or {})
         self._cached: _Selection | None = None
         self._cached_bags: PictureBags | None = None
 
@@ -100,23 +95,6 @@ class RowReader:
             "learns from with the seeds of its settings\n"
             "extract all rows with: pipeline extract --rows all, and fit with --rows all"
         )
-
-    def pooled(
-        self, pooling: Sequence[str], is_held_out: np.ndarray, pool: Callable[[Sequence[str]], np.ndarray]
-    ) -> np.ndarray:
-        """Return pooled rows (n_poolings, n_pictures, width), those that are kept where they are of the same pictures.
-
-        Parameters
-        ----------
-        is_held_out : bool ndarray (n_pictures,), pictures whose rows are not pooled
-        pool : pools the rows of all others in one pass
-        """
-        if not set(pooling) <= set(self.pooling):
-            return pool(pooling)
-        if self._pooled is None or not np.array_equal(self._pooled.is_held_out, is_held_out):
-            self._pooled = None  # frees memory before the next ones are made
-            self._pooled = _Pooled(is_held_out, pool(self.pooling))
-        return self._pooled.values[[self.pooling.index(name) for name in pooling]]
 
     def bags(self, first_row: np.ndarray, wanted: np.ndarray) -> PictureBags:
         """Return whole pictures; parameters as for `PictureBags`.

@@ -160,6 +160,10 @@ class VectorSettings(GridOfHeads):
     def needs_boxes(self) -> bool:
         return self.takes == "patches"
 
+    @property
+    def pooled_by(self) -> tuple[str, ...]:
+        return self.pooling if self.takes == "pictures" else ()
+
 
 class CodeSettings(VectorSettings):
     """A head of one's own: a class in Python (docs/how-to/own-head.md)."""

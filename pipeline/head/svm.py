@@ -21,7 +21,7 @@ import torch
 from pipeline.activations.pooling import join_pooled
 from pipeline.head import svm_on_device
 from pipeline.head.device import BLOCK_BYTES, BLOCKS, Place, explain_full_memory, fact_of_device
-from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store
+from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store, settle
 from pipeline.head.svm_network import Svm, make_network, set_standardisation
 from pipeline.head.svm_rows import bytes_of_rows, pictures_of_rows, read_examples
 from pipeline.head.svm_settings import SvmSettings
@@ -63,6 +63,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
         of_fit = bytes_of_rows(task, len(used), copies) if of_rows else bytes_of_fit(task, settings, len(used), copies)
         return of_fit + moving
 
+    settle(task, settings, len(used), _copies(task, used, 1))
     fitting = choose_way(task, settings.costs, used, columns, bytes_of, settings.examples)
     vectors = read_examples(task, settings, len(used)) if of_rows else _pool_examples(task, settings, used)
     release_memory()
@@ -71,7 +72,7 @@ def fit(task: FitTask, settings: SvmSettings) -> Fitted:
 
 
 def _pool_examples(task: FitTask, settings: SvmSettings, used: np.ndarray) -> np.ndarray:
-    pooled = pool_store(task, settings.pooling)[:, used]
+    pooled = pool_store(task, settings.pooling, used)
     return join_pooled(pooled, settings.normalise, settings.root).astype(np.float64)
 
 

@@ -63,6 +63,10 @@ class SvmSettings(LinearSvmSettings):
         description="values of each example to the root of their size, with their sign, before lengths are set to 1",
     )
 
+    @property
+    def pooled_by(self) -> tuple[str, ...]:
+        return self.pooling if self.examples == "pictures" else ()
+
     @model_validator(mode="after")
     def _rows_are_not_pooled_before(self) -> Self:
         if self.examples == "rows" and (self.pooling != ("mean",) or len(self.costs) > 1):

@@ -41,6 +41,17 @@ def recipe_digest(ws: Workspace, name: str) -> str:
     return digest_of([name, recipe.title, recipe.published, ws.settings.held_out, *parts])[:DIGITS]
 
 
+def curve_scores_path(ws: Workspace, dataset: str, name: str, part: str) -> Path:
+    """Return the path of the scores of the evaluation split by a recipe that was fitted on a part of the fit pictures.
+
+    Parameters
+    ----------
+    ws : of the recipe with one seed
+    part : ``all``, or a subset such as ``pictures-30``
+    """
+    return ws.results / "curves" / f"{dataset}-{name}-{part}-{ws.run_digest(name)}.h5"
+
+
 def recipe_path(ws: Workspace, dataset: str, name: str) -> Path:
     """Return the path of a recipe's outcome, all seeds together."""
     return ws.results / "recipes" / f"{dataset}-{name}-{recipe_digest(ws, name)}.json"

@@ -68,6 +68,8 @@ class SplitScoring:
     aggregations : each head has those that apply to its scores (`select_applicable`), and its natural one
     wanted : bool ndarray of shape (n_pictures,): pictures to score, the others get NaN; None for all
     device : on which patches are scored; None for the CPU
+    pooled : columns of heads on pooled vectors, by their pooling, from passes before over the same store, table and
+        wanted pictures; those of this pass are added where all pictures are scored
 
     Raises
     ------
@@ -83,9 +85,11 @@ class SplitScoring:
         aggregations: Sequence[AggregationLike],
         wanted: np.ndarray | None = None,
         device: HeadDevice | None = None,
+        pooled: dict[Hashable, Columns] | None = None,
     ) -> None:
         check_joined(store, table)
         self.store, self.table, self.heads, self._wanted = store, table, tuple(heads), wanted
+        self._pooled = pooled
         self._aggregations = _check_heads(store, table, heads, tuple(map(Aggregation.parse, aggregations)))
         self._first_row = table.first_row
         # Where boxes and labels tell what a heat map should show.
@@ -174,23 +178,28 @@ class SplitScoring:
         # Heads that pool alike have one accumulator.
         accumulators: dict[Hashable, Accumulator | ScaledAccumulator] = {}
         keys: list[Hashable] = []
+        known = {} if self._pooled is None or pictures != self.pictures else self._pooled
         for index in range(len(self.heads)) if which is None else which:
             network: Any = self.heads[index].network
             pools = getattr(type(network), "accumulator", None) is PooledNetwork.accumulator
             keys.append(network.settings.pooling if pools else index)
-            if keys[-1] not in accumulators:
+            if keys[-1] not in accumulators and keys[-1] not in known:
                 accumulators[keys[-1]] = make_accumulator(
                     self.heads[index], pictures, self._aggregations[index], self._mapped, scorer
                 )
         with explain_full_memory(self.place, f"score {self.table.dataset} {self.table.split}"):
             self._score_parts(pictures, list(accumulators.values()), advance)
             columns = {key: accumulator.columns() for key, accumulator in accumulators.items()}
-            return [columns[key] for key in keys]
+            known.update({key: of_key for key, of_key in columns.items() if not isinstance(key, int)})
+            return [{**known, **columns}[key] for key in keys]
 
     def _score_parts(
         self, pictures: range, accumulators: Sequence[Accumulator | ScaledAccumulator], advance: Callable[[int], None]
     ) -> None:
         first, stop = self._rows_of(pictures)
+        if not accumulators:
+            advance(stop - first)
+            return
         parts = [part for part in self.store.parts if part.start < stop and first < part.stop] if first < stop else []
         scaled = any(isinstance(accumulator, ScaledAccumulator) for accumulator in accumulators)
         for part, values in self.store.iter_parts(parts):
@@ -247,6 +256,7 @@ def score_split(
     aggregations: Sequence[AggregationLike],
     wanted: np.ndarray | None = None,
     device: HeadDevice | None = None,
+    pooled: dict[Hashable, Columns] | None = None,
 ) -> list[SplitScores]:
     """Score the pictures of a split with all heads; the store is read once.
 
@@ -256,6 +266,6 @@ def score_split(
     -------
     one per head, in their order; ``facts.n_scored`` is set where only some pictures were wanted
     """
-    scoring = SplitScoring(store, table, heads, aggregations, wanted, device)
+    scoring = SplitScoring(store, table, heads, aggregations, wanted, device, pooled)
     with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
         return scoring.join([scoring.score(scoring.pictures, advance=progress.advance)])

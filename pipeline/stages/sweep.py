@@ -5,8 +5,9 @@ The choice is made there; the evaluation split is shown next to it and never sel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,10 @@ from pipeline.head.fit import fit_heads
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
 from pipeline.head.points import Point, in_words, points_of
+from pipeline.head.pooled import pool_for_all
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
+from pipeline.head.task import Columns
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import HeadError, PipelineError
@@ -245,7 +248,8 @@ def _measure(
         for name, head in grid.heads.items()
         for point, settings in points_of(head)
     ]
-    reader = RowReader(fit.store, budget=grid.budget, pooling=_poolings(cases))
+    pooled = pool_for_all(fit.store, fit.table, [case.settings for case in cases], grid.budget)
+    reader = RowReader(fit.store, budget=grid.budget, pooled=pooled)
     of_part = _scores(fit, fit, cases, grid, reader, measure.is_held_out)
     of_all = [] if shown is None else _scores(fit, shown, cases, grid, reader, None)
     rows = []
@@ -265,12 +269,6 @@ def _measure(
                 row |= measure.spread_of(of_part[index], k, grid.seeds)
             rows.append(row)
     return rows
-
-
-def _poolings(cases: Sequence[_Case]) -> tuple[str, ...]:
-    """Return the poolings that several heads on pooled vectors need, each once: made in one pass over the rows."""
-    each = [getattr(case.settings, "pooling", ()) for case in cases if not case.settings.scores_patches]
-    return tuple(dict.fromkeys(name for names in each for name in names)) if len(each) > 1 else ()
 
 
 def _scores(
@@ -293,6 +291,7 @@ def _scores(
     """
     share = 0.0 if is_held_out is None else grid.held_out_share
     found: list[list[SplitScores]] = [[] for _ in cases]
+    pooled: dict[Hashable, Columns] = {}
     for number_of_seed, seed in enumerate(grid.seeds):
         drawn = [i for i, case in enumerate(cases) if number_of_seed == 0 or case.settings.has_chance]
         heads: dict[int, Head] = {}
@@ -311,7 +310,8 @@ def _scores(
             heads |= {of_rule[name]: head for name, head in fitted}
         if drawn:
             in_order = [heads[i] for i in drawn]
-            each = score_split(scored.store, scored.table, in_order, grid.aggregations, is_held_out, grid.device)
+            score = partial(score_split, scored.store, scored.table, device=grid.device, pooled=pooled)
+            each = score(in_order, grid.aggregations, is_held_out)
             for i, scores in zip(drawn, each, strict=True):
                 found[i].append(scores)
     return found

@@ -125,3 +125,26 @@ def test_a_fit_stays_within_its_budget(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=Path.cwd())
     kind, left = done.stdout.split()
     assert kind == "RowsOnDisk" and int(left) > 0
+
+
+def test_what_is_kept_for_further_fits_is_dropped_where_a_fit_needs_the_memory():
+    """Rather than refuse a fit, or give it less; the budget is that of all that the process holds."""
+    kept = [2**30]
+    held = resident_memory()
+
+    class Holding(MemoryBudget):
+        def room(self):
+            return super().room() - sum(kept)  # as if so much were held
+
+    def drop():
+        return kept.pop() if kept else 0
+
+    budget = Holding(held + 2**30 + 2**29, drop=drop)
+    assert budget.has_room(2**20) and kept
+    assert budget.choose("a fit", {"in memory": 2**28, "on disk": 0}) == "in memory" and kept
+    assert budget.choose("a fit", {"in memory": 2**30, "on disk": 0}) == "in memory" and not kept
+    kept.append(2**30)
+    budget.refuse_beyond("a fit", resident_memory() + 2**30, 2**30)
+    assert not kept
+    with pytest.raises(HeadError, match="a fit: .* needed"):
+        budget.refuse_beyond("a fit", resident_memory() + 2**30, 2**30)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +15,21 @@ from hypothesis import strategies as st
 from support.cli import run_command
 
 import pipeline
+from pipeline.activations.part_reader import PartReader
+from pipeline.head.fit import fit_heads
 from pipeline.io.errors import SettingsError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.subsets import ALL, choose_subset, order_of_draw
 from pipeline.recipes import curve as curves
+from pipeline.recipes import curve_fits
 from pipeline.recipes.curve import parse_sizes
+from pipeline.recipes.paths import curve_scores_path, recipe_workspace
+from pipeline.scoring.score import score_split
+from pipeline.scoring.scores_file import load_scores
+from pipeline.stages.context import RunContext
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.stored import open_rows
+from pipeline.stages.workspace import Workspace
 
 
 @settings(max_examples=50, deadline=None)
@@ -115,6 +128,55 @@ def test_it_extracts_nothing_and_is_shown_and_reported_while_it_is_current(folde
     (folder / "other.yaml").write_text(yaml.safe_dump({**config, "seeds": [5]}))
     ended = run_command(folder, *["report", "--dataset", "tiny", "--config", "other.yaml"])
     assert ended.code == 0 and "left out of the report" in ended.err, ended.err
+
+
+@pytest.fixture
+def run(folder, curve, monkeypatch):
+    """What a curve's command opens."""
+    monkeypatch.chdir(folder)
+    settings = parse_run_settings(yaml.safe_load(Path("config.yaml").read_text()), "config.yaml")
+    return RunContext(Workspace(settings), "tiny")
+
+
+def test_each_fit_has_the_bits_of_a_fit_and_a_pass_of_its_own(run):
+    for name, seed, size in product(("svm", "ncm", "strong"), (0, 1), (3, ALL)):
+        ws = recipe_workspace(run.ws, name, seed)
+        (table, store), (other, of_eval) = (open_rows(run.on(ws), split) for split in ("train", "val"))
+        order = order_of_draw(table.picture_sha256, seed)
+        held_out = ~choose_subset(order, table.scored_labels, "pictures", size)
+        heads = {name: ws.settings.head_settings(name)}
+        fitted = dict(fit_heads(store, table, heads, ws.settings.labels, seed, held_out_share=held_out))
+        (alone,) = score_split(of_eval, other, [fitted[name]], [ws.settings.main_aggregation])
+        kept = load_scores(curve_scores_path(ws, "tiny", name, f"pictures-{size}" if size else "all"))
+        k = kept.resolve(ws.settings.main_aggregation)
+        assert np.array_equal(kept.by(k), alone.by(k)) and kept.facts.head == alone.facts.head
+    fit = curve_fits.Fit("strong", 1, ALL, 6)
+    made_from = kept.facts.joined["curve"]["made_from"]
+    assert curve_fits._KeptScores(run, "pictures", made_from, other.ids).load(fit) is not None
+    assert curve_fits._KeptScores(run, "pictures", "other labels", other.ids).load(fit) is None
+
+
+def test_each_part_of_both_stores_is_read_once_for_all_fits(run, monkeypatch):
+    reads, read = Counter(), PartReader.read_part
+    count = lambda reader, part: reads.update([(str(reader.folder), part.index)]) or read(reader, part)  # noqa: E731
+    monkeypatch.setattr(PartReader, "read_part", count)
+    plan = curve_fits.CurvePlan(("svm", "ncm", "strong"), "pictures", (3, ALL))
+    assert len(curve_fits.fit_all(run, plan, again=True)) == 12
+    assert set(reads.values()) == {1} and len({folder for folder, _ in reads}) == 2
+
+
+def test_a_curve_resumes_with_the_fits_it_has_and_a_current_one_is_not_made_again(folder, curve):
+    line = "curve --dataset tiny --recipe svm --recipe ncm --recipe strong --pictures 3,5,all,900 --config config.yaml"
+    ended = run_command(folder, *line.split())
+    assert ended.code == 0 and "tiny_curve.json: is current" in ended.err, ended.err
+    (folder / "results/tiny_curve.json").unlink()
+    of_five = {path: load_scores(path).facts.head for path in folder.glob("results/curves/tiny-*-pictures-5-*.h5")}
+    for path, head in of_five.items():
+        if (head.name, head.seed) in (("svm", 1), ("strong", 0)):
+            path.unlink()
+    ended = run_command(folder, *line.split())
+    assert ended.code == 0 and "16 of 18 fits of the curve are there already" in ended.err, ended.err
+    assert json.loads((folder / "results/tiny_curve.json").read_text())["curves"] == curve["curves"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from support.tables import table_of_two_to_five
 from support.threads import one_thread  # noqa: F401
 
 from pipeline.head import pooled
+from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.points import in_words, points_of
 from pipeline.head.settings import HeadSettings, KnnSettings, NcmSettings, SvmSettings, WeakSettings
@@ -184,12 +185,17 @@ def test_the_choice_among_points_is_blind_to_the_evaluation_split_and_to_ids(tra
 
 def test_rows_are_pooled_once_for_all_points(train, val, monkeypatch):
     passes = []
-    monkeypatch.setattr(pooled, "_pool_store", lambda task, names: passes.append(names) or pool(task, names))
-    sweep_grid(train, None, grid({"probe": PROBE, "knn": GRIDDED["knn"]}, (), 0.4, seeds=(0, 1)))
+    monkeypatch.setattr(pooled, "_pool_rows", lambda store, *args: passes.append(args[1]) or pool(store, *args))
+    all_at_once = grid({"probe": PROBE, "knn": GRIDDED["knn"]}, (), 0.4, seeds=(0, 1))
+    shared = sweep_grid(train, None, all_at_once)
     assert passes == [("mean", "max")]
 
+    # Where memory has no room for vectors of all heads, each pools its own: the same, to the bit.
+    monkeypatch.setattr(MemoryBudget, "has_room", lambda budget, n_bytes: False)
+    assert sweep_grid(train, None, all_at_once) == shared and len(passes) > 9
 
-pool = pooled._pool_store
+
+pool = pooled._pool_rows
 
 
 def test_the_order_of_heads_and_of_settings_is_of_the_digest_as_it_decides_ties(train, monkeypatch):

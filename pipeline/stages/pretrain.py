@@ -12,10 +12,12 @@ from pipeline.activations.prefetch import prefetch_patches
 from pipeline.activations.row_plan import plan_rows
 from pipeline.activations.run_log import StageClock
 from pipeline.activations.training_patches import cut_labelled
+from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError
 from pipeline.io.progress import Progress, Say
 from pipeline.patches.sampling import choose_rows, hold_out_pictures
 from pipeline.patches.subsets import choose_subset, order_of_draw, parse_part
+from pipeline.patches.table import PatchTable
 from pipeline.stages.boxes import refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import open_pictures
@@ -89,9 +91,7 @@ def pretrain_on_patches(
     labels = table.labels(run.settings.labels)
     rows = choose_rows(labels, settings.background_share, settings.seed)
     if settings.part is not None:
-        by, size = parse_part(settings.part)
-        order = order_of_draw(table.picture_sha256, settings.seed)
-        rows = rows[choose_subset(order, table.scored_labels, by, size)[table.picture_of(rows)]]
+        rows = rows[_choose_part(table, settings)[table.picture_of(rows)]]
     out_of_training = hold_out_pictures(table.picture_sha256, settings.held_out)[table.picture_of(rows)]
     px = CONFIGS[settings.architecture].input_px
     sides = {"train": rows[~out_of_training], "held out": rows[out_of_training]}
@@ -121,10 +121,24 @@ def pretrain_on_patches(
         "dataset": dataset,
         "split": split,
         "labels_digest": table.labels_digest(run.settings.labels),
+        **({} if settings.part is None else {"part_digest": digest_of_part(table, settings)}),
         "per_class": {name: int(n) for name, n in zip(table.classes, counts, strict=True)},
     }
     held_out = cut("held out") if settings.held_out else None
     return pretrain(cut("train"), held_out, out, name, settings, about, resolve_device(run.settings.device), run.say)
+
+
+def _choose_part(table: PatchTable, settings: FromScratchSettings) -> np.ndarray:
+    """Return which pictures a training learns from: bool ndarray (n_pictures,)."""
+    if settings.part is None:
+        return np.ones(len(table.ids), bool)
+    by, size = parse_part(settings.part)
+    return choose_subset(order_of_draw(table.picture_sha256, settings.seed), table.scored_labels, by, size)
+
+
+def digest_of_part(table: PatchTable, settings: FromScratchSettings) -> str:
+    """Return the digest of the pictures that a training learns from; shots also depend on which classes are scored."""
+    return digest_of([table.picture_sha256[index] for index in np.flatnonzero(_choose_part(table, settings)).tolist()])
 
 
 def fit_fisher(run: RunContext, out: Path, name: str, settings: FisherSettings) -> TrunkCard:

@@ -8,7 +8,7 @@ from pipeline.io.errors import TrunkError
 from pipeline.stages import patches
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import TableDueError
-from pipeline.stages.pretrain import fit_fisher, pretrain_on_patches
+from pipeline.stages.pretrain import digest_of_part, fit_fisher, pretrain_on_patches
 from pipeline.trunk.card import TrunkCard, read_card
 from pipeline.trunk.pretrain.training import OtherTrainingError
 
@@ -36,6 +36,10 @@ def why_due(run: RunContext) -> str | None:
     now = {"labels_digest": table.labels_digest(run.settings.labels), "pictures": table.pictures_digest()}
     if any(key in made_from and made_from[key] != value for key, value in now.items()):
         return "pictures or labels changed since"
+    settings = run.settings.no_pretrain.model_copy(update={"seed": run.settings.trunk_seed})
+    is_of_part = run.settings.trunk == "no-pretrain" and settings.part is not None
+    if is_of_part and made_from.get("part_digest") != digest_of_part(table, settings):
+        return f"part {settings.part} is of other pictures now"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,19 +162,26 @@ def test_another_share_of_background_is_another_training(work, trained, tmp_path
         train(work, tmp_path, background_share=1.0)
 
 
-def test_in_the_cache_what_is_of_other_pictures_is_trained_anew(work, trained, tmp_path):
-    update = {"trunk": "no-pretrain", "cache": str(tmp_path), "no_pretrain": SETTINGS.model_copy(update={"updates": 4})}
+def test_in_the_cache_what_is_of_other_pictures_is_trained_anew(work, trained, tmp_path, monkeypatch):
+    settings = SETTINGS.model_copy(update={"updates": 4, "part": "shots:3", "held_out": 0.0})
+    update = {"trunk": "no-pretrain", "cache": str(tmp_path), "no_pretrain": settings}
     own, said = Workspace(RUN.model_copy(update=update)), []
     card = own.trunk_path("tiny")
     card.parent.mkdir()
     checkpoint = card.with_name(f"{card.stem}.checkpoint.pt")
     checkpoint.write_bytes((trained[0] / "mine.checkpoint.pt").read_bytes())
 
-    made = trunk.make(RunContext(own, "tiny", said.append, "the command"))
+    run = RunContext(own, "tiny", said.append, "the command")
+    made = trunk.make(run)
 
     assert f"{checkpoint}: of other pictures or settings; training anew" in said
     assert not any(line.startswith("going on") for line in said)
     assert card.is_file() and made.trained["updates"] == 4
+    # Positive pictures are those of scored classes.
+    assert trunk.why_due(run) is None
+    table = replace(current_table(run, "train"), unscored=("ball",))
+    monkeypatch.setattr(trunk.patches, "require", lambda run, split: table)
+    assert trunk.why_due(run) == "part shots:3 is of other pictures now"
 
 
 def test_patches_are_cut_as_extraction_cuts_them(work):

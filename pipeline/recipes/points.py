@@ -12,6 +12,7 @@ from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages import extract, trunk
 from pipeline.stages.context import RunContext
 from pipeline.stages.fit_head import head_device, memory_budget
+from pipeline.stages.held_out import HeldOutMeasure
 from pipeline.stages.patches import current_table
 from pipeline.stages.recipe_settings import RecipeSettings
 from pipeline.stages.runner import set_threads
@@ -61,12 +62,12 @@ def choose_point(run: RunContext, name: str, recipe: RecipeSettings) -> Chosen:
     Raises
     ------
     HeadError
-        Nothing can be chosen: no held-out picture shows any class.
+        Nothing can be chosen: no class has both a positive and a negative held-out picture.
     """
     seed = run.settings.seeds[0]
     _extract_layers(run, [run.on(ws) for ws in recipe_workspaces(run.ws, name, seed)])
     rows: list[dict[str, Any]] = []
-    swept: dict[str, Any] = {}
+    measure: HeldOutMeasure | None = None
     for layer in recipe.layers or (None,):
         of_layer = run.on(recipe_workspace(run.ws, name, seed, layer))
         s = of_layer.settings
@@ -82,22 +83,21 @@ def choose_point(run: RunContext, name: str, recipe: RecipeSettings) -> Chosen:
             memory_budget(of_layer),
             head_device(of_layer),
         )
-        swept = sweep_grid(LabelledRows(*open_rows(of_layer, run.manifest.fit)), None, grid)
-        for row in swept["rows"]:
+        fit = LabelledRows(*open_rows(of_layer, run.manifest.fit))
+        measure = HeldOutMeasure.of_share(fit.table, s.held_out, run.manifest.metric)
+        for row in sweep_grid(fit, None, grid)["rows"]:
             of_point: dict[str, Any] = {"layer": layer, **row}
             left_out = ("head", *(["layer"] if layer is None else []))
             rows.append({key: value for key, value in of_point.items() if key not in left_out})
-    by = swept.get("chosen_by", "mAP")
-    measured = (row for row in rows if row[f"held_out_{by}"] is not None)
-    best = max(measured, key=lambda row: row[f"held_out_{by}"])
+    assert measure is not None  # there is one layer at least
+    best = measure.choose(rows)
     where = " ".join(filter(None, [best.get("layer"), in_words(best.get("point", {})), f"k {best['k']}"]))
-    n_held_out = swept["held_out_pictures"]
-    run.say(f"{name}: {where} chosen among {len(rows)} on {n_held_out} held-out fit pictures by {by}")
+    run.say(f"{name}: {where} chosen among {len(rows)} on {measure.n_held_out} held-out fit pictures by {measure.by}")
     about: dict[str, Any] = {
         "chosen": "held-out",
         "seeds": list(run.settings.seeds),
-        "pictures": n_held_out,
-        "by": by,
+        "pictures": measure.n_held_out,
+        "by": measure.by,
         **{key: best[key] for key in ("layer", "point") if key in best},
         "points": rows,
     }

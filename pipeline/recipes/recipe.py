@@ -17,7 +17,6 @@ import numpy as np
 from pipeline.io.atomic import write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError
-from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.metrics.bootstrap import spread
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.table import PatchTable
@@ -32,6 +31,7 @@ from pipeline.scoring.scores import SplitScores
 from pipeline.scoring.scores_file import load_scores
 from pipeline.stages import evaluate, fit_head, patches, score
 from pipeline.stages.context import RunContext
+from pipeline.stages.held_out import HeldOutMeasure, changed_choice
 from pipeline.stages.patches import current_table
 from pipeline.stages.recipe_settings import RecipeSettings
 
@@ -117,7 +117,10 @@ def digest_of_inputs(run: RunContext, name: str) -> str:
     first = _with_first_seed(run, name)
     tables = [current_table(first, split) for split in (run.manifest.fit, run.manifest.eval)]
     seen = [(table.pictures_digest(), table.labels_digest(first.settings.labels)) for table in tables]
-    return digest_of([seen, first.ws.weights_state(run.dataset), run.facts_of_roles()])
+    chooses = recipe.has_points or recipe.stated_aggregation is None
+    # Points were chosen by accuracy before, too.
+    changed = changed_choice(tables[0], run.settings.held_out, not recipe.has_points) if chooses else []
+    return digest_of([seen, first.ws.weights_state(run.dataset), run.facts_of_roles(), *changed])
 
 
 def scores_of_outcome(table: PatchTable, outcome: Outcome) -> list[np.ndarray]:
@@ -189,24 +192,17 @@ def _choose_aggregation(run: RunContext, name: str, recipe: RecipeSettings) -> C
         return Chosen(recipe.stated_aggregation, {"chosen": "stated"})
     first = _with_first_seed(run, name)
     scores = current_scores(first, name, held_out=True)
-    labels, is_held_out = _held_out_labels(first)
-    means = {
-        a: number(mean_average_precision(scores.by(a)[is_held_out], labels, run.manifest.metric)[0])
-        for a in scores.aggregations
-    }
-    measured = {a: value for a, value in means.items() if value is not None}
-    if not measured:
-        raise PipelineError(
-            f"{run.dataset}: no positive picture among the {len(labels)} held out, so no aggregation can be "
-            "chosen; raise held_out, or state `aggregation` in the recipe"
-        )
-    best = max(measured, key=lambda a: measured[a])
-    run.say(
-        f"{name}: aggregation {best} chosen on {len(labels)} held-out fit pictures ({100 * measured[best]:.1f} mAP)"
-    )
-    by_name = {str(a): value for a, value in means.items()}
-    about = {"chosen": "held-out", "seed": first.settings.seed, "pictures": len(labels), "mAP": by_name}
-    return Chosen(best, about)
+    table = current_table(first, run.manifest.fit)
+    measure = HeldOutMeasure.of_share(table, run.settings.held_out, run.manifest.metric)
+    rows = [{"k": aggregation, **measure.of([scores], aggregation)} for aggregation in scores.aggregations]
+    best = measure.choose(rows)
+    found = f"{100 * best[f'held_out_{measure.by}']:.1f} {measure.by}"
+    run.say(f"{name}: aggregation {best['k']} chosen on {measure.n_held_out} held-out fit pictures ({found})")
+    about: dict[str, Any] = {"chosen": "held-out", "seed": first.settings.seed, "pictures": measure.n_held_out}
+    about["mAP"] = {str(row["k"]): row["held_out_mAP"] for row in rows}
+    if measure.by == "accuracy":
+        about |= {"by": "accuracy", "accuracy": {str(row["k"]): row["held_out_accuracy"] for row in rows}}
+    return Chosen(best["k"], about)
 
 
 def _held_out_labels(run: RunContext) -> tuple[np.ndarray, np.ndarray]:

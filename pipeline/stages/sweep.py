@@ -25,9 +25,8 @@ from pipeline.head.settings import AnyHead
 from pipeline.head.task import Columns
 from pipeline.io.atomic import read_json, write_json
 from pipeline.io.digests import digest_of
-from pipeline.io.errors import HeadError, PipelineError
+from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
-from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.patches.table import PatchTable
 from pipeline.scoring.aggregation import Aggregation
@@ -37,7 +36,7 @@ from pipeline.scoring.scores import SplitScores
 from pipeline.stages import extract, fit_head
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
-from pipeline.stages.held_out import HeldOutMeasure
+from pipeline.stages.held_out import HeldOutMeasure, changed_choice
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
 from pipeline.stages.workspace import VERSIONS
@@ -110,8 +109,7 @@ def _digest_of_inputs(run: RunContext) -> str:
         [s.held_out, *_seeds(run, heads)],
     ]
     data = [[store.fingerprint for _, store in opened], [table.labels_digest(s.labels) for table, _ in opened]]
-    if HeldOutMeasure.tells_one_class(opened[0][0]):
-        settings.append("by accuracy")  # before, by mAP
+    settings += changed_choice(opened[0][0], s.held_out, by_accuracy=True)
     # Digests sort keys, and of equal rows the first is chosen. Left out where the order is that of the alphabet.
     order = [[name, *head.grid] for name, head in heads.items()]
     if order != sorted([name, *sorted(grid)] for name, *grid in order):
@@ -203,22 +201,12 @@ def sweep_grid(fit: LabelledRows, shown: LabelledRows | None, grid: Grid) -> dic
     Raises
     ------
     HeadError
-        No held-out picture shows any class.
+        No class has both a positive and a negative held-out picture.
     """
-    is_held_out = hold_out_pictures(fit.table.picture_sha256, grid.held_out_share)
-    measure = HeldOutMeasure(fit.table, is_held_out, grid.metric)
+    measure = HeldOutMeasure.of_share(fit.table, grid.held_out_share, grid.metric)
     rows = _measure(fit, shown, grid, measure)
-    n_held_out = int(is_held_out.sum())
-    by = "held_out_accuracy" if measure.one_class and n_held_out else "held_out_mAP"
-    measured = [row for row in rows if row[by] is not None]
-    if not measured:
-        raise HeadError(
-            f"{fit.table.dataset} {fit.table.split}: no positive picture among the {n_held_out} held out, "
-            "so nothing can be chosen; raise held_out"
-        )
-    chosen = max(measured, key=lambda row: row[by])  # the first of equal ones
-    told = {} if by == "held_out_mAP" else {"chosen_by": "accuracy"}
-    return {"held_out_pictures": n_held_out, "rows": rows, "chosen": chosen, **told}
+    told = {} if measure.by == "mAP" else {"chosen_by": measure.by}
+    return {"held_out_pictures": measure.n_held_out, "rows": rows, "chosen": measure.choose(rows), **told}
 
 
 @dataclass(frozen=True)

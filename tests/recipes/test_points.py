@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from support.cli import run_command
 from support.dataset import CONFIG, draw_scene, make_dataset, write_manifest
+from support.tables import table_of_two_to_five
 
 from pipeline.head.facts import read_facts
+from pipeline.recipes import recipe
 from pipeline.recipes.catalogue import apply_recipe
 from pipeline.recipes.paths import recipe_digest, recipe_workspaces
+from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.workspace import Workspace
 
@@ -170,3 +175,27 @@ def test_layers_that_a_trunk_does_not_have_are_refused(settings, problem):
 def test_a_layer_and_layers_do_not_go_together(recipe):
     with pytest.raises(ValueError, match="without a layer, and name each once"):
         RunSettings(recipes={"it": {"head": {"kind": "svm"}, **recipe}})
+
+
+def test_an_aggregation_is_chosen_by_accuracy_where_every_picture_shows_one_class(monkeypatch):
+    """As a point of a grid is."""
+    table, said = table_of_two_to_five("train", 36), []
+    shown = (table.picture_labels == 1).astype(float)
+    per_class, per_picture = np.array([[0.0, 10.0, 20.0]]), np.random.default_rng(0).random((36, 1)) * 10
+    # The mean ranks the pictures of each class rightly, and takes all for the last; the maximum does the opposite.
+    by = {Aggregation.parse(1): shown + per_class, Aggregation.parse("max"): shown + per_picture}
+    facts = SimpleNamespace(head=SimpleNamespace(never_learnt=()))
+    scores = SimpleNamespace(aggregations=tuple(by), by=by.__getitem__, facts=facts)
+    run = SimpleNamespace(
+        settings=SimpleNamespace(held_out=0.4, seed=0),
+        manifest=SimpleNamespace(fit="train", metric="voc12"),
+        say=said.append,
+    )
+    monkeypatch.setattr(recipe, "_with_first_seed", lambda run, name: run)
+    monkeypatch.setattr(recipe, "current_scores", lambda run, name, held_out: scores)
+    monkeypatch.setattr(recipe, "current_table", lambda run, split: table)
+
+    chosen = recipe._choose_aggregation(run, "strong", SimpleNamespace(stated_aggregation=None))
+
+    assert str(chosen.aggregation) == "max" and chosen.about["mAP"]["1"] == 1.0 > chosen.about["mAP"]["max"]
+    assert chosen.about["by"] == "accuracy" and chosen.about["accuracy"]["max"] == 1.0 and "100.0 accuracy" in said[0]

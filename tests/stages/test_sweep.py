@@ -19,11 +19,13 @@ from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.logistic_settings import LogisticSettings
 from pipeline.head.points import in_words, points_of
 from pipeline.head.settings import HeadSettings, KnnSettings, NcmSettings, SvmSettings, WeakSettings
+from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.stages import sweep
+from pipeline.stages.held_out import HeldOutMeasure, changed_choice
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.sweep import Grid, LabelledRows, sweep_grid
 
@@ -94,6 +96,26 @@ def test_a_sweep_gives_the_same_choice_whatever_the_evaluation_split_says(train,
         chosen.append({k: v for k, v in result["chosen"].items() if k != "mAP"})
 
     assert chosen[0] == chosen[1]
+
+
+def test_a_class_without_a_negative_held_out_picture_decides_nothing(train):
+    """Its AP is 1 whatever the scores."""
+    out = hold_out_pictures(train.table.picture_sha256, 0.4)
+    labels = train.table.picture_labels.copy()
+    labels[out, 0] = 1
+    table, values = replace(train.table, picture_labels=labels), np.random.default_rng(0).random(labels.shape)
+    measure, scores = HeldOutMeasure.of_share(table, 0.4, "voc12"), SimpleNamespace(by=lambda k: values)
+
+    each = mean_average_precision(values[out], labels[out])[1]
+    found = measure.of([scores], None)["held_out_mAP"]
+    assert each[0] == 1 and found == pytest.approx(each[1:].mean(), abs=1e-6)
+    assert measure.spread_of([scores], None, (0,))["runs"] == [{"seed": 0, "mAP": found}]
+    assert changed_choice(table, 0.4, True) == ["classes without a negative left out"]
+    assert changed_choice(train.table, 0.4, True) == ["by accuracy"] and not changed_choice(train.table, 0.4, False)
+    labels[out] = 1
+    nothing = HeldOutMeasure.of_share(table, 0.4, "voc12")
+    with pytest.raises(HeadError, match="no class has both a positive and a negative picture among the 1. held out"):
+        nothing.choose([{"k": 1, **nothing.of([scores], None)}])
 
 
 # ---- grids of heads

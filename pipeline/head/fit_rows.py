@@ -252,10 +252,12 @@ class MemoryBudget:
             held -= self.drop()
         needed = held + added
         if self.n_bytes is not None and needed > self.n_bytes:
+            enough = math.ceil(needed / 2**30 * 10) / 10
             raise HeadError(
                 f"{what}: {format_bytes(needed)} of memory are needed, {format_bytes(held)} for what the process holds "
                 f"already and {format_bytes(added)} for the fit, and the setting memory allows "
-                f"{format_bytes(self.n_bytes)}; allow more with: --memory {math.ceil(needed / 2**30 * 10) / 10:g}"
+                f"{format_bytes(self.n_bytes)}; allow more with memory: {enough:g} in the file of --config, or with: "
+                f"pipeline fit-head --memory {enough:g}"
             )
 
     def hold(

@@ -27,6 +27,7 @@ from pipeline.recipes.paths import recipe_digest, recipe_workspace
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command, read_if_sound
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import sealed_store
@@ -111,6 +112,14 @@ def _digest_of_inputs(run: RunContext, plan: CurvePlan) -> str:
             if not is_whole_network(run, name):  # which follows from pictures, labels and settings
                 seen.append([sealed_store(context, split).fingerprint])
     return digest_of([VERSIONS, plan.to_json(), recipes, seen, list(run.settings.seeds), run.facts_of_roles()])
+
+
+def command_again(run: RunContext) -> str:
+    """Return the command that gives the curves of the file."""
+    plan = read_if_sound(path(run)).get("plan", {})
+    options = [word for name in plan.get("recipes", ()) for word in ("--recipe", name)]
+    options += [f"--{plan['by']}", ",".join(map(str, plan["sizes"]))] if {"by", "sizes"} <= set(plan) else []
+    return name_command("curve", "--dataset", run.dataset, *options)
 
 
 def _check(run: RunContext, plan: CurvePlan) -> None:

@@ -31,6 +31,7 @@ from pipeline.scoring.published import WHY_APART, published_rows
 from pipeline.scoring.results import number, versions
 from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command, read_if_sound
 from pipeline.stages.patches import current_table
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.stored import sealed_store
@@ -97,6 +98,14 @@ def why_due(run: RunContext) -> str | None:
             if reason is not None:
                 return f"recipe {name!r} on {context.settings.trunk}: {reason}"
     return None if made_from == _digest_of_inputs(run, plan) else "it is of other rungs, recipes or settings"
+
+
+def command_again(run: RunContext) -> str:
+    """Return the command that gives the ladder of the file."""
+    plan = read_if_sound(path(run)).get("plan", {})
+    options = [word for name in plan.get("recipes", ()) for word in ("--recipe", name)]
+    options += ["--shots", ",".join(map(str, plan["shots"]))] if plan.get("shots") else []
+    return name_command("ladder", "--dataset", run.dataset, *options)
 
 
 def make(run: RunContext, plan: LadderPlan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.scoring.results import Result
 from pipeline.stages import patches, score
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
-from pipeline.stages.hints import name_way
+from pipeline.stages.hints import name_command, name_way
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
 from pipeline.trunk.sources import SEEDED_TRUNKS
@@ -163,10 +163,9 @@ def require(run: RunContext, head: str) -> dict[str, Any]:
     result = read_result(run, head)
     reason = why_due(run, head, result.get("split"))
     if reason is not None:
-        raise PipelineError(
-            f"{path(run, head)}: {reason}; evaluate again: pipeline evaluate --dataset {run.dataset} "
-            f"--head {head}, with the same settings"
-        )
+        options = ["--split", result["split"]] if result.get("split") not in (None, run.manifest.eval) else []
+        command = name_command("evaluate", "--dataset", run.dataset, "--head", head, *options)
+        raise PipelineError(f"{path(run, head)}: {reason}; evaluate again: {command}")
     return result
 
 

@@ -22,6 +22,7 @@ from pipeline.scoring.score import score_split
 from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
 from pipeline.stages.fit_head import head_device, memory_budget
+from pipeline.stages.hints import name_command
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows, rows_to_extract
 from pipeline.stages.workspace import VERSIONS
@@ -188,6 +189,6 @@ def read(run: RunContext) -> dict[str, Any] | None:
     except PipelineError as error:
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        run.say(f"{path(run)}: {reason}; judge again: pipeline data check {run.dataset} --labels")
+        run.say(f"{path(run)}: {reason}; judge again: {name_command('data check', run.dataset, '--labels')}")
         return None
     return read_json(path(run))

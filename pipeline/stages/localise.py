@@ -21,6 +21,7 @@ from pipeline.scoring.results import number, versions
 from pipeline.stages import fit_head
 from pipeline.stages.boxes import check_heads, refuse_without_boxes
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command, read_if_sound
 from pipeline.stages.patches import current_table
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows, sealed_store
@@ -228,8 +229,10 @@ def read(run: RunContext, head: str, split: str | None = None) -> dict[str, Any]
     except PipelineError as error:
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        of_split = f" --split {split}" if split not in (None, run.manifest.eval) else ""
-        again = f"pipeline localise --dataset {run.dataset} --head {head}{of_split}"
+        options = ["--split", split] if split not in (None, run.manifest.eval) else []
+        share = read_if_sound(file).get("share", SHARE)
+        options += ["--share", str(share)] if share != SHARE else []
+        again = name_command("localise", "--dataset", run.dataset, "--head", head, *options)
         run.say(f"{file}: {reason}; measure again: {again}")
         return None
     return read_json(file)

@@ -25,6 +25,7 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.near_duplicates import MOST_PAIRS, group_pairs, picture_rows, similar_pairs
 from pipeline.scoring.results import number, versions
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command, read_if_sound
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
 
@@ -256,6 +257,14 @@ def read(run: RunContext) -> dict[str, Any] | None:
     except PipelineError as error:
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        run.say(f"{path(run)}: {reason}; search again: pipeline data check {run.dataset} --near")
+        stated, usual = read_if_sound(path(run)), Thresholds()
+        options = [
+            word
+            for name in ("cosine", "correlation")
+            if stated.get(name, getattr(usual, name)) != getattr(usual, name)
+            for word in (f"--{name}", str(stated[name]))
+        ]
+        command = name_command("data check", run.dataset, "--near", *options)
+        run.say(f"{path(run)}: {reason}; search again: {command}")
         return None
     return read_json(path(run))

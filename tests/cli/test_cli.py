@@ -206,7 +206,7 @@ ERRORS = {
     "not extracted yet": ("fit-head --dataset tiny --layer fc6", "no activations of trunk 'random'.*pipeline extract"),
     "a budget that no fit keeps": (
         "fit-head --dataset tiny --head fca2 --memory 0.01",
-        "fit fca2: .* of memory are needed, .* allow more with: --memory",
+        "fit fca2: .* of memory are needed, .* allow more with memory: .* fit-head --memory",
     ),
     "not fitted yet": ("score --dataset tiny --head fca2", "no such head; make it with: pipeline fit-head"),
     "not scored yet": ("evaluate --dataset tiny --head fca2", "no such scores; make them with: pipeline score"),

@@ -84,10 +84,15 @@ def test_a_result_of_another_head_or_share_is_not_shown(context, run, work):
     assert localise.why_due(context, "fca") is None
     assert "another head, store, share" in (localise.why_due(context, "fca", share=0.7) or "")
     boxes = localise.path(context, "fca")
+    found = json.loads(boxes.read_text())
     boxes.write_text(boxes.read_text().replace('"made_from": "', '"made_from": "0'))
     said = []
     assert localise.read(RunContext(context.ws, "tiny", said.append), "fca") is None
-    assert "pipeline localise --dataset tiny --head fca" in said[0]
+    again = "measure again: pipeline localise --dataset tiny --head fca"
+    assert said[0].endswith(f"{again}, with the same settings")
+    boxes.write_text(json.dumps({**found, "share": 0.6, "made_from": "other"}))
+    assert localise.read(RunContext(context.ws, "tiny", said.append), "fca") is None
+    assert said[1].endswith(f"{again} --share 0.6, with the same settings")
 
 
 @pytest.mark.parametrize(

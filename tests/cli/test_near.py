@@ -171,6 +171,14 @@ def test_a_picture_in_the_wrong_folder_is_named_by_both_classes(copies):
     manifest.write_text(as_it_is)
     assert "copies_labels.json: it is of other rows, labels or settings" in by_other_metric.err
     assert "Labels that held-out" not in (folder / "results/copies_data.html").read_text()
+    # Of near-duplicates that are stale, the command that gives them has their thresholds.
+    near = folder / "results/copies_near.json"
+    pairs = json.loads(near.read_text())
+    near.write_text(json.dumps({**pairs, "cosine": 0.9, "made_from": "other"}))
+    page_of_labels = run(*options)
+    near.write_text(json.dumps(pairs))
+    command = "pipeline data check copies --near --cosine 0.9, with the same settings"
+    assert f"splits or thresholds; search again: {command}" in page_of_labels.err
 
     again = run("data", "check", "copies", "--near", "--labels", "--config", "config.yaml", "--json")
     both = json.loads(again.out)

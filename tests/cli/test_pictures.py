@@ -216,6 +216,8 @@ def test_a_comparison_of_other_settings_is_not_shown_in_the_report(run, work):
 
     assert shown.code == ended.code == 0 and "left out of the report" not in shown.err
     assert "results/tiny_compare.json: left out of the report: recipe 'strong'" in ended.err
+    again = "pipeline compare --dataset tiny --recipe strong --recipe svm --recipe strong+svm, with the same settings"
+    assert f"make it again: {again}" in ended.err
     assert "tiny_heads.json" not in ended.err  # of the main seed alone
     assert "strong+svm" not in (work / "results/tiny_report.html").read_text()
 

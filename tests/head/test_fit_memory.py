@@ -89,7 +89,8 @@ def test_a_fit_that_cannot_keep_its_budget_is_refused(store, tmp_path, name):
 
     assert done.returncode == 1 and done.stdout == ""
     # How much a process holds before a fit, and with it the unit, differs between environments.
-    assert re.search(r"[\d.]+ [MG]iB of memory are needed.*; allow more with: --memory [\d.]+\s*$", done.stderr)
+    advice = r"allow more with memory: ([\d.]+) in the file of --config, or with: pipeline fit-head --memory \1\s*$"
+    assert re.search(rf"[\d.]+ [MG]iB of memory are needed.*; {advice}", done.stderr)
 
 
 @pytest.mark.parametrize("share", [0.1, 1.0])
@@ -123,5 +124,5 @@ def test_what_choosing_rows_takes_is_part_of_the_statement_and_of_the_budget(tmp
 
     fit_with(None)
     assert re.search(r"rows in memory; at most ([89]|\d\d)\.\d GiB of memory", said[0])
-    with pytest.raises(HeadError, match=r"fit fca: choosing \d+ of 160 rows: .* needed, .* allow more with: --memory"):
+    with pytest.raises(HeadError, match=r"fit fca: choosing \d+ of 160 rows: .* needed, .* allow more with memory: \d"):
         fit_with(resident_memory() + 2**32)

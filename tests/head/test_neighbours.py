@@ -221,7 +221,7 @@ def test_a_fit_that_does_not_fit_into_the_memory_budget_is_refused(many, setting
     table, store, _ = many["train"]
     for takes in ("pictures", "patches"):
         small = RowReader(store, budget=MemoryBudget(2**20))
-        with pytest.raises(HeadError, match="allow more with: --memory"):
+        with pytest.raises(HeadError, match="allow more with memory: "):
             fit_head(store, table, "mine", settings.model_copy(update={"takes": takes}), LABELS, 0, reader=small)
 
 

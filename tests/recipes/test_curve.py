@@ -128,6 +128,8 @@ def test_it_extracts_nothing_and_is_shown_and_reported_while_it_is_current(folde
     (folder / "other.yaml").write_text(yaml.safe_dump({**config, "seeds": [5]}))
     ended = run_command(folder, *["report", "--dataset", "tiny", "--config", "other.yaml"])
     assert ended.code == 0 and "left out of the report" in ended.err, ended.err
+    again = "--recipe svm --recipe ncm --recipe strong --pictures 3,5,900,all, with the same settings"
+    assert f"make it again: pipeline curve --dataset tiny {again}" in ended.err
 
 
 @pytest.fixture

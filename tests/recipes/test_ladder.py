@@ -153,6 +153,10 @@ def test_the_report_has_it_while_it_is_current(folder, made):
     (folder / "other.yaml").write_text(yaml.safe_dump({**config, "seeds": [7]}))
     ended = run_command(folder, *report, "other.yaml")
     assert ended.code == 0 and "tiny_ladder.json" in ended.err and "left out of the report" in ended.err, ended.err
+    plan = json.loads((folder / "results/tiny_ladder.json").read_text())["plan"]
+    recipes = " ".join(f"--recipe {name}" for name in plan["recipes"])
+    again = f"pipeline ladder --dataset tiny {recipes} --shots {','.join(map(str, plan['shots']))}"
+    assert f"make it again: {again}, with the same settings" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pipeline.io.errors import PipelineError
 from pipeline.recipes import compare, curve, ladder
 from pipeline.stages import evaluate, fit_head
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command
 from pipeline.stages.workspace import Workspace
 from pipeline.views.heat_maps import SplitReader, open_split_reader
 from pipeline.views.ranking import Ranking, read_ranking
@@ -64,15 +65,15 @@ def read_run(run: RunContext, head: str) -> FoundRun:
         ranking=ranking,
         heat_maps=heat_maps,
         comparison=comparison,
-        curve=_read_current(run, curve.path(run), curve.why_due, "pipeline curve"),
-        ladder=_read_current(run, ladder.path(run), ladder.why_due, "pipeline ladder"),
+        curve=_read_current(run, curve.path(run), curve.why_due, curve.command_again),
+        ladder=_read_current(run, ladder.path(run), ladder.why_due, ladder.command_again),
         stages=stages_of(run, splits, result),
         stores=stores_of(run, splits),
     )
 
 
 def _read_current(
-    run: RunContext, file: Path, why_due: Callable[[RunContext], str | None], command: str
+    run: RunContext, file: Path, why_due: Callable[[RunContext], str | None], again: Callable[[RunContext], str]
 ) -> dict[str, Any] | None:
     """Return the content of a file, or None if it is not there or not current; says where it is not."""
     if not file.is_file():
@@ -82,7 +83,7 @@ def _read_current(
     except PipelineError as error:  # a store that is gone, a recipe that is not known any more
         reason = str(error).partition("\n")[0]
     if reason is not None:
-        run.say(f"{file}: {reason}; left out of the report; make it again: {command}")
+        run.say(f"{file}: {reason}; left out of the report; make it again: {again(run)}")
         return None
     return read_json(file)
 
@@ -96,6 +97,7 @@ def current_comparison(run: RunContext, of_heads: bool = False) -> dict[str, Any
     found = read_comparison(file)
     if found is None:
         return None
+    names: tuple[str, ...] = ()
     try:
         # Of the recipes that it was asked for, which need not be those of the settings; where some are left out, it
         # was asked for all.
@@ -108,8 +110,9 @@ def current_comparison(run: RunContext, of_heads: bool = False) -> dict[str, Any
         reason = f"not a comparison: {type(error).__name__} {error}"
     if reason is None:
         return found
-    of = "--heads" if of_heads else "with the same recipes"
-    run.say(f"{file}: left out of the report: {reason}; make it again: pipeline compare --dataset {run.dataset}, {of}")
+    options = ["--heads"] if of_heads else [word for name in names for word in ("--recipe", name)]
+    again = name_command("compare", "--dataset", run.dataset, *options)
+    run.say(f"{file}: left out of the report: {reason}; make it again: {again}")
     return None
 
 

@@ -32,6 +32,35 @@ def make_folder(path: Path) -> None:
     fsync_path(path.parent)
 
 
+def nearest_there(path: Path) -> Path:
+    """Return a path, or the nearest of its parents that exists."""
+    path = path.absolute()
+    while not (path.exists() or path.is_symlink()) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_writable(*files: Path) -> None:
+    """Refuse files that cannot be written, before the work that they are for is done; nothing is made.
+
+    Raises
+    ------
+    OSError
+        As writing would.
+    """
+    for file in files:
+        folder = nearest_there(file.parent)
+        reason = None
+        if not folder.is_dir():
+            reason = errno.ENOTDIR
+        elif file.is_dir():
+            folder, reason = file, errno.EISDIR
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            reason = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        if reason is not None:
+            raise OSError(reason, os.strerror(reason), str(folder))
+
+
 def _partial_name(path: Path, folder: Path) -> Path:
     """Make a name that no other writer has, with the writer's host and process id."""
     return folder / f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.dataset.manifest import Manifest, dataset_folder, load_manifest
 from pipeline.dataset.read import read_split
+from pipeline.io.atomic import check_writable, nearest_there
 from pipeline.io.errors import PipelineError
 from pipeline.io.memory import available_memory
 from pipeline.io.numbers import format_bytes, format_seconds
@@ -211,13 +212,14 @@ def _split_mend(message: str) -> tuple[str, str]:
 
 def _folders(ws: Workspace) -> Iterator[Finding]:
     for name, path in (("cache", ws.cache), ("results", ws.results)):
-        there = path
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if not os.access(there, os.W_OK):
-            yield Finding(name, "bad", f"{path}: cannot be written", f"choose another folder with --{name}")
+        try:
+            check_writable(path / "any file")
+        except OSError as error:
+            why = f"{path}: cannot be written: {error.strerror}"
+            yield Finding(name, "bad", why, f"choose another folder with --{name}")
             continue
-        yield Finding(name, "ok", f"{path.absolute()}: {format_bytes(shutil.disk_usage(there).free)} free")
+        free = format_bytes(shutil.disk_usage(nearest_there(path)).free)
+        yield Finding(name, "ok", f"{path.absolute()}: {free} free")
 
 
 def _dataset(ws: Workspace, dataset: str) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.metrics.bootstrap import bootstrap_mean_ap, interval, paired_difference
 from pipeline.recipes import recipe
@@ -81,6 +81,7 @@ def make(run: RunContext, of_heads: bool = False) -> dict[str, Any]:
     file, run = path(run, of_heads), context_of(run, of_heads)
     manifest = run.manifest
     names, left_out = compared_recipes(run.settings, manifest.has_boxes)
+    check_writable(file)
     for why in left_out.values():
         run.say(f"left out: {why}")
     outcomes = {name: recipe.current_outcome(run, name) for name in names}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError, SettingsError
 from pipeline.io.numbers import parse_count
@@ -148,6 +148,7 @@ def make(run: RunContext, plan: CurvePlan, again: bool = False) -> dict[str, Any
     SettingsError, DatasetError, PipelineError
         A recipe that joins others or is not fitted, or needs boxes where there are none; no labels; no store.
     """
+    check_writable(path(run))
     curves = draw(run, plan, again)
     manifest = run.manifest
     joined = {

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.activations.run_log import RunLog
 from pipeline.activations.store import Store
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
@@ -126,6 +126,7 @@ def make(run: RunContext, plan: LadderPlan) -> dict[str, Any]:
         )
     for name in plan.recipes:
         members_of(run.settings, name)  # unknown names are refused before anything runs
+    check_writable(path(run))
     rungs = [_climb(run, name, context, plan) for name, context in _rungs(run).items()]
     table = current_table(run, run.manifest.eval)
     joined = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.atomic import write_json
+from pipeline.io.atomic import check_writable, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError
 from pipeline.metrics.bootstrap import spread
@@ -69,6 +69,7 @@ def make(run: RunContext, name: str) -> Outcome:
     members_of(run.settings, name)  # refuses circles before anything runs
     recipe, manifest = find_recipe(run.settings, name), run.manifest
     check_recipe(run.settings, name, manifest)
+    check_writable(path(run, name))
     table = current_table(run, manifest.eval)
     if not table.labelled:
         raise PipelineError(f"{run.dataset} {manifest.eval}: no labels, so a recipe cannot be measured on it")

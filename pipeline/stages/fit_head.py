@@ -16,6 +16,7 @@ from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.head import Head
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import CPU_KINDS, AnyHead
+from pipeline.io.atomic import check_writable
 from pipeline.io.errors import HeadError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages import patches
@@ -106,6 +107,7 @@ def make(run: RunContext, heads: Sequence[str], without_held_out: bool = False) 
         split = run.ws.split_of_rows(run.manifest, name, without_held_out)
         by_split.setdefault(split, {})[name] = run.settings.head_settings(name)
     paths = {name: path(run, name, without_held_out) for name in heads}
+    check_writable(*paths.values())
     set_threads(run.settings.threads)
     s = run.settings
     share = s.held_out if without_held_out else 0.0

@@ -11,7 +11,7 @@ from pipeline.activations.store import Store
 from pipeline.head.fit import fit_heads
 from pipeline.head.rows import RowReader
 from pipeline.head.svm import fold_of
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
@@ -82,6 +82,7 @@ def make(run: RunContext) -> dict[str, Any]:
         The fit split was not extracted in full, or holds nothing to fit on.
     """
     refuse_without_labels(run.manifest, "a judgement of labels")
+    check_writable(path(run))
     table, store = open_rows(run, run.manifest.fit)
     set_threads(run.settings.threads)
     scores = held_out_scores(run, table, store)

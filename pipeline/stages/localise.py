@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.activations.match import check_joined
 from pipeline.dataset.split import Annotation
 from pipeline.head.head import Head
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import HeadError, PipelineError, SettingsError
 from pipeline.io.progress import Progress
@@ -112,6 +112,7 @@ def make(run: RunContext, head: str, split: str | None = None, share: float = SH
     if not 0 < share < 1:
         raise SettingsError(f"--share: expected a number between 0 and 1, got {share:g}")
     check_heads(manifest, run.settings, [head])
+    check_writable(path(run, head, split))
     table = current_table(run, split)
     if not table.labelled:
         raise SettingsError(f"{run.dataset} {split}: has no labels, so boxes cannot be measured on it")

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.dataset.picture import decode_image
 from pipeline.dataset.same_photo import GREY_PX, SMALLEST_CROP, Match, grey_picture, match_pictures
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import DatasetError, PipelineError, SettingsError
 from pipeline.io.progress import Progress, track
@@ -109,6 +109,7 @@ def make(run: RunContext, thresholds: Thresholds) -> dict[str, Any]:
         raise SettingsError(
             f"{run.dataset}: its rows are of persons, and near-duplicates are searched of whole pictures"
         )
+    check_writable(path(run))
     splits = [open_rows(run, split) for split in _splits(run)]
     set_threads(run.settings.threads)
     rows = np.concatenate([picture_rows(store, table) for table, store in splits])

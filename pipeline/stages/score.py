@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.activations.engines import check_scheduler
 from pipeline.head.facts import read_facts
+from pipeline.io.atomic import check_writable
 from pipeline.io.errors import StoreError, StoreNotExtractedError
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.scoring.heat_maps import lack_peaks
@@ -107,6 +108,7 @@ def make(
     held_out : score the held-out pictures of the fit split, with the heads that were fitted without them
     """
     check_scheduler(run.scheduler)  # before anything is read
+    check_writable(*(path(run, head, split, held_out) for head in heads))
     scoring = _open(run, heads, split, held_out)
     shared = SharedScoring(run, scoring, heads, held_out)
     ranges, seconds = shared.score()

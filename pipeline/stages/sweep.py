@@ -23,7 +23,7 @@ from pipeline.head.pooled import pool_for_all
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import AnyHead
 from pipeline.head.task import Columns
-from pipeline.io.atomic import read_json, write_json
+from pipeline.io.atomic import check_writable, read_json, write_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import PipelineError
 from pipeline.metrics.average_precision import leave_out_certain, mean_average_precision
@@ -140,6 +140,7 @@ def make(run: RunContext) -> dict[str, Any]:
     manifest, s = run.manifest, run.settings
     compared = run.compared_heads
     check_heads(manifest, s, compared, "compare")
+    check_writable(path(run))
     set_threads(s.threads)
     fit, shown = (LabelledRows(*open_rows(run, split)) for split in (manifest.fit, manifest.eval))
     if not shown.table.labelled:

@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 
+from pipeline.activations.part_reader import PartReader
 from pipeline.cli.main import COMMANDS, cli
 from pipeline.io.errors import PipelineError
 
@@ -217,6 +218,23 @@ ERRORS = {
     ),
     "no data": ("patches --dataset voc12 --split train", "(?s)you can:.*pipeline data fetch voc12.*make demo"),
 }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["fit-head --head fcb", "sweep", "compare --heads", "curve --recipe svm --pictures 3", "ladder --recipe svm"],
+)
+def test_results_that_cannot_be_written_are_refused_before_a_row_is_read(run, work, monkeypatch, line):
+    (work / "blocked").write_text("a file")
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    (work / "ladder.yaml").write_text(yaml.safe_dump({**config, "ladder": {"random": {"trunk": "random"}}}))
+    monkeypatch.setattr(PartReader, "read_part", lambda reader, part: pytest.fail("a row was read"))
+    for folder in ("blocked", "blocked/below"):
+        ended = run(f"{line} --dataset tiny --config ladder.yaml --results {folder}")
+        assert ended.code == 2 and f"{work}/blocked: Not a directory; a file is where a folder" in ended.err, ended.err
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    ended = run(f"{line} --dataset tiny --config ladder.yaml --results elsewhere")
+    assert ended.code == 2 and f"{work}: Permission denied; check the rights" in ended.err, ended.err
 
 
 @pytest.mark.parametrize("what", ERRORS)

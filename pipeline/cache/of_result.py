@@ -58,6 +58,10 @@ class EvaluatedBefore:
                 return f"{recipe['name']}: {reason}"
         return self._of_recipe(result) if "runs" in result else self._of_run(result)
 
+    def context(self, ws: Workspace, dataset: str) -> RunContext:
+        """Return the context of a dataset under some settings."""
+        return RunContext(ws, dataset, opened=self._opened[dataset])
+
     def _of_recipe(self, outcome: Mapping[str, Any]) -> str | None:
         """Compare the runs of a recipe, one per seed, or the recipes that it joins."""
         if outcome.get("join"):
@@ -128,7 +132,7 @@ class EvaluatedBefore:
     def context_of(self, result: Mapping[str, Any]) -> RunContext | None:
         """Return the context in which a result was evaluated; None where it is not known here."""
         for ws in self._candidates(result):
-            run = RunContext(ws, result["dataset"], opened=self._opened[result["dataset"]])
+            run = self.context(ws, result["dataset"])
             if evaluate.path(run, result["head"]).as_posix() == result["paths"]["result"]:
                 return run
         return None

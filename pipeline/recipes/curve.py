@@ -28,7 +28,7 @@ from pipeline.scoring.results import number, versions
 from pipeline.scoring.scores import SplitScores
 from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_command, read_if_sound
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError, current_table, require
 from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import sealed_store
 from pipeline.stages.workspace import VERSIONS, Workspace
@@ -70,11 +70,14 @@ def why_due(run: RunContext, plan: CurvePlan | None = None) -> str | None:
         found = read_json(file)
         of_file = found["plan"]
         sizes = tuple(ALL if size == "all" else int(size) for size in of_file["sizes"])
-        stated = CurvePlan(tuple(of_file["recipes"]), of_file["by"], sizes)
-        made_from = _digest_of_inputs(run, plan or stated)
+        stated, made_from = CurvePlan(tuple(of_file["recipes"]), of_file["by"], sizes), found["made_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
-    return None if found["made_from"] == made_from else "it is of other recipes, settings, pictures or labels"
+    try:
+        now = _digest_of_inputs(run, plan or stated)
+    except TableDueError as due:
+        return str(due)
+    return None if made_from == now else "it is of other recipes, settings, pictures or labels"
 
 
 def ensure(run: RunContext, plan: CurvePlan, again: bool = False) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _digest_of_inputs(run: RunContext, plan: CurvePlan) -> str:
     for name in plan.recipes:
         context = run.on(_first_workspace(run, name))
         for split in (run.manifest.fit, run.manifest.eval):
-            table = current_table(context, split)
+            table = require(context, split)
             seen.append([table.pictures_digest(), table.labels_digest(context.settings.labels)])
             if split == run.manifest.fit and table.labelled and not _learnable(table).all():
                 seen.append(["classes that no fit picture shows, or every one, left out"])  # they had counted before
@@ -159,6 +162,7 @@ def make(run: RunContext, plan: CurvePlan, again: bool = False) -> dict[str, Any
         "plan": plan.to_json(),
         "seeds": list(run.settings.seeds),
         "curves": curves,
+        "settings": run.settings.to_file(),
         "made_from": _digest_of_inputs(run, plan),
         "versions": versions(),
         "command": run.command,

@@ -140,6 +140,7 @@ def make(run: RunContext, plan: LadderPlan) -> dict[str, Any]:
         "rungs": rungs,
         "published": published_rows(run.dataset),
         "published_note": WHY_APART,
+        "settings": run.settings.to_file(),
         "made_from": _digest_of_inputs(run, plan),
         "versions": versions(),
         "command": run.command,

@@ -23,8 +23,9 @@ from pipeline.stages.boxes import refuse_without_labels
 from pipeline.stages.context import RunContext
 from pipeline.stages.fit_head import head_device, memory_budget
 from pipeline.stages.hints import name_command
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.runner import set_threads
-from pipeline.stages.stored import open_rows, rows_to_extract
+from pipeline.stages.stored import open_rows, require_rows, rows_to_extract
 from pipeline.stages.workspace import VERSIONS
 
 HEAD = "svm"
@@ -56,11 +57,15 @@ def why_due(run: RunContext) -> str | None:
         found = read_json(file)["made_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
-    return None if found == _digest_of_inputs(run) else "it is of other rows, labels or settings"
+    try:
+        now = _digest_of_inputs(run)
+    except TableDueError as due:
+        return str(due)
+    return None if found == now else "it is of other rows, labels or settings"
 
 
 def _digest_of_inputs(run: RunContext) -> str:
-    table, store = open_rows(run, run.manifest.fit)
+    table, store = require_rows(run, run.manifest.fit)
     settings = [run.settings.head_settings(HEAD).model_dump(mode="json"), run.settings.seed]
     seen = [table.split, table.pictures_digest(), table.picture_labels.tolist(), store.fingerprint]
     return digest_of([FORMAT, VERSIONS, settings, seen, list(table.classes), list(table.unscored), run.manifest.metric])
@@ -134,6 +139,7 @@ def make(run: RunContext) -> dict[str, Any]:
         "left_out": left_out,
         "skipped": len(table.skipped),
         "fingerprint": store.fingerprint,
+        "settings": run.settings.to_file(),
         "made_from": _digest_of_inputs(run),
         "versions": versions(),
         "command": run.command,

@@ -22,9 +22,9 @@ from pipeline.stages import fit_head
 from pipeline.stages.boxes import check_heads, refuse_without_boxes
 from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_command, read_if_sound
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import TableDueError, current_table
 from pipeline.stages.runner import set_threads
-from pipeline.stages.stored import open_rows, sealed_store
+from pipeline.stages.stored import require_rows, sealed_store
 
 SHARE = 0.5
 """Usual share: halfway from a map's lowest value to its highest. Stated, not chosen by what it measures."""
@@ -68,15 +68,18 @@ def why_due(run: RunContext, head: str, split: str | None = None, share: float |
         return "its boxes have not been measured yet"
     try:
         found = read_json(file)
-        stated = float(found["share"]) if share is None else share
-        made_from = _digest_of_inputs(run, fit_head.require(run, head), split or run.manifest.eval, stated)
+        stated, made_from = float(found["share"]) if share is None else share, found["made_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
-    return None if found.get("made_from") == made_from else "it is of another head, store, share or other objects"
+    try:
+        now = _digest_of_inputs(run, fit_head.require(run, head), split or run.manifest.eval, stated)
+    except TableDueError as due:
+        return str(due)
+    return None if made_from == now else "it is of another head, store, share or other objects"
 
 
 def _digest_of_inputs(run: RunContext, head: Head, split: str, share: float) -> str:
-    table, store = open_rows(run, split)
+    table, store = require_rows(run, split)
     seen = [table.pictures_digest(), table.annotation_digest, store.fingerprint, head.weights_digest()]
     roles = [run.manifest.metric, list(run.manifest.unscored), list(table.classes)]
     return digest_of([FORMAT, split, seen, roles, head.facts.settings, share, SHARES])
@@ -183,6 +186,7 @@ def _measure(
         "pictures": {"eval": {"used": len(table.ids), "skipped": len(table.skipped)}},
         "objects": _count_objects(table, annotations, scored),
         "examples": _examples(table, boxes[share], main.judged, scored, labels),
+        "settings": run.settings.to_file(),
         "made_from": _digest_of_inputs(run, head, table.split, share),
         "versions": versions(),
         "command": run.command,

@@ -26,8 +26,9 @@ from pipeline.scoring.near_duplicates import MOST_PAIRS, group_pairs, picture_ro
 from pipeline.scoring.results import number, versions
 from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_command, read_if_sound
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.runner import set_threads
-from pipeline.stages.stored import open_rows
+from pipeline.stages.stored import open_rows, require_rows
 
 COSINE, CORRELATION = 0.75, 0.75
 """Usual thresholds: of the rows, to be compared by their pixels; of their detail, to be one photo."""
@@ -65,15 +66,18 @@ def why_due(run: RunContext, thresholds: Thresholds | None = None) -> str | None
         return "near-duplicates have not been searched yet"
     try:
         found = read_json(file)
-        stated = Thresholds(float(found["cosine"]), float(found["correlation"]))
-        made_from = _digest_of_inputs(run, thresholds or stated)
+        stated, made_from = Thresholds(float(found["cosine"]), float(found["correlation"])), found["made_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
-    return None if found.get("made_from") == made_from else "it is of other rows, pictures, splits or thresholds"
+    try:
+        now = _digest_of_inputs(run, thresholds or stated)
+    except TableDueError as due:
+        return str(due)
+    return None if made_from == now else "it is of other rows, pictures, splits or thresholds"
 
 
 def _digest_of_inputs(run: RunContext, thresholds: Thresholds) -> str:
-    opened = [open_rows(run, split) for split in _splits(run)]
+    opened = [require_rows(run, split) for split in _splits(run)]
     seen = [[table.split, table.pictures_digest(), store.fingerprint] for table, store in opened]
     return digest_of([FORMAT, seen, thresholds.cosine, thresholds.correlation])
 
@@ -144,6 +148,7 @@ def make(run: RunContext, thresholds: Thresholds) -> dict[str, Any]:
         "skipped": {table.split: len(table.skipped) for table, _ in splits},
         **({"rows_of_zeros": pictures.count(blank)} if len(blank) else {}),
         "fingerprints": {table.split: store.fingerprint for table, store in splits},
+        "settings": run.settings.to_file(),
         "made_from": _digest_of_inputs(run, thresholds),
         "versions": versions(),
         "command": run.command,

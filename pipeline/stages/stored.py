@@ -11,7 +11,7 @@ from pipeline.head.strong import rows_to_learn
 from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages.context import RunContext
-from pipeline.stages.patches import current_table
+from pipeline.stages.patches import current_table, require
 from pipeline.stages.receipt import read_receipt
 from pipeline.trunk.sources import is_imported
 
@@ -79,6 +79,26 @@ def open_rows(run: RunContext, split: str) -> tuple[PatchTable, Store]:
         As `sealed_store`.
     """
     return current_table(run, split), sealed_store(run, split)
+
+
+def require_rows(run: RunContext, split: str) -> tuple[PatchTable, Store]:
+    """Open the patch table of a split and its store if both are current; nothing is made.
+
+    Raises
+    ------
+    StoreError
+        As `sealed_store`; or it was made from other rows or pictures.
+    TableDueError
+        The table must be made.
+    MissingDataError
+        Neither the pictures nor a table.
+    """
+    store = sealed_store(run, split)
+    table = require(run, split)
+    stored = (store.identity["seen.rows"], store.identity["seen.pictures"])
+    if stored != (table.rows_digest, table.pictures_digest()):
+        raise StoreError(f"{store.folder}: made from other rows or pictures than the patch table has now")
+    return table, store
 
 
 def open_features(run: RunContext, split: str) -> Features:

@@ -33,12 +33,13 @@ from pipeline.scoring.aggregation import Aggregation
 from pipeline.scoring.results import number, versions
 from pipeline.scoring.score import score_split
 from pipeline.scoring.scores import SplitScores
-from pipeline.stages import extract, fit_head
+from pipeline.stages import fit_head
 from pipeline.stages.boxes import check_heads
 from pipeline.stages.context import RunContext
 from pipeline.stages.held_out import HeldOutMeasure, changed_choice
+from pipeline.stages.patches import TableDueError
 from pipeline.stages.runner import set_threads
-from pipeline.stages.stored import open_rows
+from pipeline.stages.stored import open_rows, require_rows
 from pipeline.stages.workspace import VERSIONS
 
 
@@ -86,20 +87,20 @@ def why_due(run: RunContext) -> str | None:
     file = path(run)
     if not file.is_file():
         return "it has not been made yet"
-    for split in dict.fromkeys((run.manifest.fit, run.manifest.eval)):
-        reason = extract.why_due(run, split)
-        if reason is not None:
-            return reason
     try:
         made_from = read_json(file)["made_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{file}: does not say what it was made from ({type(error).__name__} {error})"
-    return None if made_from == _digest_of_inputs(run) else "it is of other settings, pictures, labels or roles"
+    try:
+        now = _digest_of_inputs(run)
+    except TableDueError as due:
+        return str(due)
+    return None if made_from == now else "it is of other settings, pictures, labels or roles"
 
 
 def _digest_of_inputs(run: RunContext) -> str:
     s = run.settings
-    opened = [open_rows(run, split) for split in (run.manifest.fit, run.manifest.eval)]
+    opened = [require_rows(run, split) for split in (run.manifest.fit, run.manifest.eval)]
     rules = _rules(run)
     heads = {name: s.head_settings(name) for name in s.compared_heads(run.manifest.has_boxes)}
     settings: list[Any] = [
@@ -173,6 +174,7 @@ def make(run: RunContext) -> dict[str, Any]:
         **({"seeds": list(grid.seeds)} if len(grid.seeds) > 1 else {}),
         **swept,
         "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
+        "settings": s.to_file(),
         "made_from": _digest_of_inputs(run),
         "versions": versions(),
     }

@@ -82,6 +82,13 @@ def test_a_result_of_another_head_or_share_is_not_shown(context, run, work):
     assert localise.why_due(context, "fca") == "its boxes have not been measured yet"
     assert run(LOCALISE).code == 0
     assert localise.why_due(context, "fca") is None
+    shown = str(localise.path(context, "fca"))
+    assert "stale" not in run(f"show {shown}").err
+    (scores,) = (work / "results/heads").glob("tiny-fca-*.safetensors")
+    of_head = scores.read_bytes()
+    scores.unlink()
+    assert f"NOTE: {shown}: stale: {scores.relative_to(work)}: no such head" in run(f"show {shown}").err
+    scores.write_bytes(of_head)
     assert "another head, store, share" in (localise.why_due(context, "fca", share=0.7) or "")
     boxes = localise.path(context, "fca")
     found = json.loads(boxes.read_text())

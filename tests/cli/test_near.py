@@ -183,6 +183,14 @@ def test_a_picture_in_the_wrong_folder_is_named_by_both_classes(copies):
     again = run("data", "check", "copies", "--near", "--labels", "--config", "config.yaml", "--json")
     both = json.loads(again.out)
     assert both["labels"]["faults"] == found["faults"] and len(both["near"]["pairs"]) == len(COPIES)
+    names = ("results/copies_near.json", "results/copies_labels.json")
+    assert "stale" not in run("show", *names).err
+    picture = folder / "set/train/noise/g0.png"
+    as_it_is = picture.read_bytes()
+    picture.write_bytes(as_it_is + b"more")
+    stale = run("show", *names).err
+    picture.write_bytes(as_it_is)
+    assert all(f"NOTE: {name}: stale: copies train: " in stale for name in names), stale
 
 
 def test_a_class_that_a_fold_could_not_learn_has_no_held_out_ap():

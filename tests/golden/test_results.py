@@ -21,7 +21,7 @@ def masked(value: Any) -> Any:
             if key in MASKED and isinstance(item, dict):
                 found[key] = dict.fromkeys(sorted(item), "...")
             else:
-                found[key] = "..." if key == "command" else masked(item)
+                found[key] = "..." if key in ("command", "settings") else masked(item)
         return found
     return [masked(item) for item in value] if isinstance(value, list) else value
 

@@ -181,6 +181,26 @@ def test_a_curve_resumes_with_the_fits_it_has_and_a_current_one_is_not_made_agai
     assert json.loads((folder / "results/tiny_curve.json").read_text())["curves"] == curve["curves"]
 
 
+def test_show_names_curves_and_sweeps_that_are_not_of_the_files_as_they_are(folder, curve):
+    names = ("results/tiny_curve.json", "results/tiny_sweep.json")
+    manifest = folder / "data_manifests/tiny.yaml"
+    of_all = manifest.read_text()  # names the pictures of the folder that this one was copied from
+    manifest.write_text(yaml.safe_dump({**yaml.safe_load(of_all), "folder": str(folder / "data/tiny")}))
+    assert "stale" not in run_command(folder, "show", *names).err
+    tables = {path: path.read_bytes() for path in (folder / "cache/patches").iterdir()}
+    (picture, *_) = sorted((folder / "data/tiny/JPEGImages").glob("q*"))
+    before = picture.read_bytes()
+    picture.write_bytes(before + b"more")
+    stale = run_command(folder, "show", *names).err
+    picture.write_bytes(before)
+    manifest.write_text(of_all)
+    assert all(f"NOTE: {name}: stale: tiny val: " in stale for name in names), stale
+    assert {path: path.read_bytes() for path in (folder / "cache/patches").iterdir()} == tables  # it makes nothing
+    (folder / "old.json").write_text(json.dumps({**json.loads((folder / names[1]).read_text()), "seed": 9}))
+    old = run_command(folder, "show", "old.json")
+    assert f"old.json: stale: {names[1]} was made again since, and differs" in old.err
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

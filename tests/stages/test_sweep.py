@@ -221,7 +221,7 @@ pool = pooled._pool_rows
 
 
 def test_the_order_of_heads_and_of_settings_is_of_the_digest_as_it_decides_ties(train, monkeypatch):
-    monkeypatch.setattr(sweep, "open_rows", lambda run, split: (train.table, train.store))
+    monkeypatch.setattr(sweep, "require_rows", lambda run, split: (train.table, train.store))
     manifest = SimpleNamespace(fit="train", eval="val", has_boxes=True)
     grid_of = {"pooling": [["mean"], ["max"]], "standardise": [True, False]}
 

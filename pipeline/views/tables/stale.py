@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache.of_result import EvaluatedBefore
 from pipeline.dataset.manifest import load_manifest
-from pipeline.io.errors import SettingsError
+from pipeline.io.errors import MissingDataError, PipelineError, SettingsError, StoreNotExtractedError
+from pipeline.recipes import curve, ladder
+from pipeline.stages import label_faults, localise, near, sweep
+from pipeline.stages.context import RunContext
+from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.workspace import Workspace
+from pipeline.views.tables.results import kind_of
 
 
 def why_stale(result: Mapping[str, Any], file: Path, before: EvaluatedBefore) -> str | None:
     """Return why a result, or a comparison, is not what would be measured now.
 
     The manifest's roles, metric and classes are compared, then the files of its runs: pictures, annotations, weights,
-    stores, heads and scores. A sweep, a learning curve, a ladder, near-duplicates, judged labels, boxes and scores that
-    were given name no files, and of results whose files are not here nothing more can be told: for them the manifest
-    alone is compared.
+    stores, heads and scores. Of a sweep, a learning curve, a ladder, near-duplicates, judged labels and boxes their
+    stage is asked, with the settings that they name. Of scores that were given, and of results whose files are not
+    here, nothing more can be told: for them the manifest alone is compared.
 
     Parameters
     ----------
@@ -32,7 +38,48 @@ def why_stale(result: Mapping[str, Any], file: Path, before: EvaluatedBefore) ->
         reason = _contradicted(result)
     except SettingsError:
         return None
-    return reason or before.why_due(result, file)
+    return reason or before.why_due(result, file) or _why_due(result, file, before)
+
+
+def _stage_of(run: RunContext, result: Mapping[str, Any]) -> tuple[Path, Callable[[], str | None]] | None:
+    """Return the file of the stage that made a result, and what says why it is due; None for results of runs."""
+    kind = kind_of(result)
+    if kind == "boxes":
+        head, split = result["head"], result["split"]
+        return localise.path(run, head, split), lambda: localise.why_due(run, head, split)
+    stages: dict[str | None, Any] = {
+        "near": near,
+        "labels": label_faults,
+        "sweep": sweep,
+        "curve": curve,
+        "ladder": ladder,
+    }
+    stage = stages.get(kind)
+    return None if stage is None else (stage.path(run), lambda: stage.why_due(run))
+
+
+def _why_due(result: Mapping[str, Any], file: Path, before: EvaluatedBefore) -> str | None:
+    """Return why the stage that made a result would make it again, with the settings that it names."""
+    if not isinstance(result.get("settings"), dict):
+        return None  # of a version that did not record them
+    try:
+        ws = Workspace(parse_run_settings(result["settings"], str(file)))
+    except SettingsError:  # of another version, or the class of a head that is not here
+        return None
+    run = before.context(ws, str(result["dataset"]))
+    found = _stage_of(run, result)
+    if found is None or not found[0].is_file():
+        return None
+    made, why_due = found
+    if not made.samefile(file) and made.read_bytes() != file.read_bytes():
+        is_here = file.resolve().is_relative_to(Path.cwd())
+        return f"{made} was made again since, and differs" if is_here else None
+    try:
+        return why_due()
+    except (MissingDataError, StoreNotExtractedError):
+        return None
+    except PipelineError as error:  # a store that is damaged, a recipe that is not known any more
+        return str(error).partition("\n")[0]
 
 
 def _contradicted(result: Mapping[str, Any]) -> str | None:

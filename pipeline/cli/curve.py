@@ -48,6 +48,7 @@ def command(
     from pipeline.io.errors import SettingsError
     from pipeline.patches.subsets import By
     from pipeline.recipes import curve
+    from pipeline.recipes.curve_fits import CurvePlan
     from pipeline.stages.context import RunContext
 
     if pictures is not None and shots is not None:
@@ -55,7 +56,7 @@ def command(
     by: By = "pictures" if shots is None else "shots"
     stated = pictures if shots is None else shots
     sizes = curve.parse_sizes("10,30,100,300,all" if stated is None else stated)
-    plan = curve.CurvePlan(tuple(dict.fromkeys(recipes)), by, sizes)
+    plan = CurvePlan(tuple(dict.fromkeys(recipes)), by, sizes)
     joined = curve.ensure(RunContext(workspace_from(options), dataset, say, this_command()), plan, again)
     if as_json:
         echo_json(joined)

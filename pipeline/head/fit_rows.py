@@ -170,6 +170,15 @@ def read_ahead(order: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, 
             yield waiting[0], waiting[1].result()
 
 
+def halvings(n: int) -> list[int]:
+    """Return a number, its half and so on, down to 1: how many at a time, for the `MemoryBudget` to choose from.
+
+    >>> halvings(6)
+    [6, 3, 1]
+    """
+    return [n, *halvings(n // 2)] if n > 1 else [1]
+
+
 @dataclass(frozen=True)
 class MemoryBudget:
     """Memory of a fit, and where rows lie that do not fit into it.

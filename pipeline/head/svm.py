@@ -21,6 +21,7 @@ import torch
 from pipeline.activations.pooling import join_pooled
 from pipeline.head import svm_on_device
 from pipeline.head.device import BLOCK_BYTES, BLOCKS, Place, explain_full_memory, fact_of_device
+from pipeline.head.fit_rows import halvings
 from pipeline.head.pooled import bytes_of_fit, count_pictures, fit_pictures, labelled_both_ways, pool_store, settle
 from pipeline.head.svm_network import Svm, make_network, set_standardisation
 from pipeline.head.svm_rows import bytes_of_rows, pictures_of_rows, read_examples
@@ -154,9 +155,9 @@ def choose_way(
     operations = svm_on_device.operations(len(used), columns, n_svms)
     place = task.device.choose(text, operations, svm_on_device.working_bytes(len(used), columns, n_svms, n_forms))
     threads = 1 if place.on_gpu else _threads(task, used, columns)
-    ways = {_pooled(n): bytes_of(0 if place.on_gpu else n) for n in _halvings(threads)}
+    ways = {_pooled(n): bytes_of(0 if place.on_gpu else n) for n in halvings(threads)}
     way = task.reader.budget.choose(text, ways)
-    return SvmFit(task, used, text, place, next(n for n in _halvings(threads) if _pooled(n) == way))
+    return SvmFit(task, used, text, place, next(n for n in halvings(threads) if _pooled(n) == way))
 
 
 def _n_fits(costs: Sequence[float]) -> int:
@@ -170,11 +171,6 @@ KIND: HeadKind[SvmSettings] = HeadKind.of_single(make_network, fit)
 def _pooled(threads: int) -> str:
     """Say where the vectors are, for messages."""
     return "pooled" if threads == 1 else f"pooled, {threads} classes at a time"
-
-
-def _halvings(n: int) -> list[int]:
-    """Return a number, its half and so on, down to 1."""
-    return [n, *_halvings(n // 2)] if n > 1 else [1]
 
 
 def _threads(task: FitTask, used: np.ndarray, columns: int) -> int:

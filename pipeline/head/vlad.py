@@ -88,7 +88,8 @@ def fit(task: FitTask, settings: VladSettings) -> Fitted:
     shape = _shape(task, settings, level)
     network = make_network(task.store.width, task.n_classes, settings, shape)
     n_columns = min(len(used), network.book.n_columns)
-    fitting = choose_way(task, settings.costs, used, n_columns, lambda n: _bytes_of_fit(task, network, len(used), n))
+    fits = partial(_bytes_of_fit, task, network, len(used), len(chosen))
+    fitting = choose_way(task, settings.costs, used, n_columns, fits)
     network.book.level.copy_(torch.from_numpy(level_of))
     # In float16 and, of length 1, in float32 thrice: as they are, centred, and at work.
     working = 3 * 2 * rows_bytes(len(chosen), task.store.width)
@@ -235,11 +236,12 @@ def span(vectors: np.ndarray) -> np.ndarray | None:
     return vectors.T @ (axes[:, kept] / np.sqrt(values[kept]))
 
 
-def _bytes_of_fit(task: FitTask, network: VladNetwork, n_used: int, threads: int) -> int:
+def _bytes_of_fit(task: FitTask, network: VladNetwork, n_used: int, n_sample: int, threads: int) -> int:
     """Return the most bytes that a fit takes: while it encodes, or with all vectors and liblinear's copies.
 
     Parameters
     ----------
+    n_sample : rows that words are learnt from; the reader keeps them for the next head
     threads : classes that are fitted side by side; 0 on a GPU
     """
     n, n_columns = len(task.table.ids), network.book.n_columns
@@ -249,7 +251,8 @@ def _bytes_of_fit(task: FitTask, network: VladNetwork, n_used: int, threads: int
     encoding = 4 * n * n_columns + 40 * part * sum(network.book.means.shape[1:])
     fitting = 4 * n * n_columns + n_used * (3 * 8 * n_columns + small * (24 + threads * 24)) + 4 * 8 * small * small
     moving = 0 if threads else bytes_of_moving(n_used, task.n_classes, network.book.settings.costs)
-    return max(encoding, fitting) + moving + reading_bytes(task.store) + SLACK
+    sample = rows_bytes(n_sample, task.store.width)
+    return max(encoding, fitting) + sample + moving + reading_bytes(task.store) + SLACK
 
 
 KIND: HeadKind[VladSettings] = HeadKind.of_single(make_network, fit)

@@ -270,7 +270,9 @@ class _Shared:
     def score(self, heads: Sequence[Head], aggregations: Sequence[Aggregation]) -> list[SplitScores]:
         """Score the evaluation split."""
         store, table = self._eval.store, self._eval.table
-        return score_split(store, table, heads, aggregations, device=self._device, pooled=self._scored)
+        return score_split(
+            store, table, heads, aggregations, device=self._device, pooled=self._scored, budget=self._reader.budget
+        )
 
 
 def _hold(split: LabelledRows, budget: MemoryBudget) -> None:

@@ -24,6 +24,7 @@ from pipeline.io.model import explain_validation
 from pipeline.metrics.bootstrap import bootstrap_interval
 from pipeline.recipes import curve, recipe
 from pipeline.recipes.catalogue import compared_recipes, find_recipe, members_of
+from pipeline.recipes.curve_fits import CurvePlan
 from pipeline.recipes.outcome import Outcome
 from pipeline.recipes.paths import recipe_digest, recipe_workspace, recipe_workspaces
 from pipeline.recipes.points import Chosen
@@ -220,7 +221,7 @@ def _few_shots(run: RunContext, names: Sequence[str], shots: Sequence[int]) -> d
     fitted = tuple(name for name, each in found.items() if not each.join and not each.has_points)
     if not shots or not fitted:
         return {}
-    curves = curve.draw(run, curve.CurvePlan(fitted, "shots", tuple(shots)))
+    curves = curve.draw(run, CurvePlan(fitted, "shots", tuple(shots)))
     return {each["name"]: each["points"] for each in curves}
 
 

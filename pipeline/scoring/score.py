@@ -20,6 +20,8 @@ from pipeline.activations.match import check_joined
 from pipeline.activations.partition import Part, share_bounds
 from pipeline.activations.store import Store
 from pipeline.head.device import HeadDevice, Place, explain_full_memory
+from pipeline.head.fit_memory import SLACK
+from pipeline.head.fit_rows import MemoryBudget, halvings
 from pipeline.head.head import Head
 from pipeline.head.pooled import PooledNetwork
 from pipeline.head.score_on_device import DeviceScorer, can_move, device_bytes, scoring_operations
@@ -30,6 +32,9 @@ from pipeline.patches.table import PatchTable
 from pipeline.scoring.accumulators import make_accumulator
 from pipeline.scoring.aggregation import Aggregation, AggregationLike, natural_aggregation, select_applicable
 from pipeline.scoring.scores import ScoreFacts, SplitScores
+
+SMALL_COLUMNS = 2**20
+"""Bytes of columns of a head that need no pass of their own."""
 
 
 def _aggregations_of(head: Head, aggregations: Sequence[Aggregation]) -> tuple[Aggregation, ...]:
@@ -58,6 +63,11 @@ def _check_heads(
                 f"{' or a power' * powers}, got {got}; add one to 'aggregations'"
             )
     return [_aggregations_of(head, aggregations) for head in heads]
+
+
+def pools(head: Head) -> bool:
+    """Whether a head scores pooled vectors, which are the same for all heads that pool alike."""
+    return getattr(type(head.network), "accumulator", None) is PooledNetwork.accumulator
 
 
 class SplitScoring:
@@ -181,8 +191,7 @@ class SplitScoring:
         known = {} if self._pooled is None or pictures != self.pictures else self._pooled
         for index in range(len(self.heads)) if which is None else which:
             network: Any = self.heads[index].network
-            pools = getattr(type(network), "accumulator", None) is PooledNetwork.accumulator
-            keys.append(network.settings.pooling if pools else index)
+            keys.append(network.settings.pooling if pools(self.heads[index]) else index)
             if keys[-1] not in accumulators and keys[-1] not in known:
                 accumulators[keys[-1]] = make_accumulator(
                     self.heads[index], pictures, self._aggregations[index], self._mapped, scorer
@@ -257,15 +266,60 @@ def score_split(
     wanted: np.ndarray | None = None,
     device: HeadDevice | None = None,
     pooled: dict[Hashable, Columns] | None = None,
+    budget: MemoryBudget | None = None,
 ) -> list[SplitScores]:
-    """Score the pictures of a split with all heads; the store is read once.
+    """Score the pictures of a split with all heads; the store is read once, or more often where memory is short.
 
     Parameters, errors as for `SplitScoring`.
+
+    Parameters
+    ----------
+    budget : of the memory for what is collected of pictures; None for as much as that takes
+
+    Raises
+    ------
+    HeadError
+        What one head collects does not fit into the budget.
 
     Returns
     -------
     one per head, in their order; ``facts.n_scored`` is set where only some pictures were wanted
     """
-    scoring = SplitScoring(store, table, heads, aggregations, wanted, device, pooled)
-    with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
-        return scoring.join([scoring.score(scoring.pictures, advance=progress.advance)])
+    found: dict[int, SplitScores] = {}
+    for indices in _plan_passes(heads, table, budget):
+        of_pass = [heads[index] for index in indices]
+        scoring = SplitScoring(store, table, of_pass, aggregations, wanted, device, pooled)
+        with Progress(f"score {table.dataset} {table.split}", table.n_rows, "patches") as progress:
+            joined = scoring.join([scoring.score(scoring.pictures, advance=progress.advance)])
+        found.update(zip(indices, joined, strict=True))
+    return [found[index] for index in range(len(heads))]
+
+
+def _plan_passes(heads: Sequence[Head], table: PatchTable, budget: MemoryBudget | None) -> list[list[int]]:
+    """Divide heads, by their indices, into passes for whose columns memory has room; say how much they take.
+
+    Heads that encode pictures in a way of their own have columns of their own, up to tens of KiB per picture.
+    """
+    everything = list(range(len(heads)))
+    sizes = {index: len(table.ids) * _bytes_per_picture(heads[index]) for index in everything}
+    own = [index for index in everything if sizes[index] > SMALL_COLUMNS]
+    if budget is None or sum(sizes.values()) <= SLACK:
+        return [everything]
+    # While those of one head become scores: a copy of them, and their differences and products in float64.
+    largest = max(sizes.values())
+    counts = {}
+    for n in halvings(len(own)):
+        passes = -(-len(own) // n)
+        counts[f"read {passes} times" if passes > 1 else "read once"] = n
+    text = f"score {table.dataset} {table.split}, {len(own)} heads that encode pictures"
+    way = budget.choose(text, {way: n * largest + 5 * largest + SLACK for way, n in counts.items()})
+    size = counts[way]
+    first, *others = (own[start : start + size] for start in range(0, len(own), size))
+    return [sorted({*everything} - {*own} | {*first}), *others]
+
+
+def _bytes_per_picture(head: Head) -> int:
+    """Return the bytes of the columns of one picture that a head does not share with others."""
+    if not isinstance(head.network, PooledScorer) or pools(head):
+        return 0
+    return sum(column.nbytes for column in head.network.accumulator(range(1)).columns().values())

@@ -301,7 +301,9 @@ def _scores(
             heads |= {of_rule[name]: head for name, head in fitted}
         if drawn:
             in_order = [heads[i] for i in drawn]
-            score = partial(score_split, scored.store, scored.table, device=grid.device, pooled=pooled)
+            score = partial(
+                score_split, scored.store, scored.table, device=grid.device, pooled=pooled, budget=grid.budget
+            )
             each = score(in_order, grid.aggregations, is_held_out)
             for i, scores in zip(drawn, each, strict=True):
                 found[i].append(scores)

@@ -1,6 +1,7 @@
 """Orderless pooling under a linear SVM: against loops in numpy, and heads that encode nothing."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support.heads import fit_head
 
 from pipeline.head.codebook import EncodedPictures
 from pipeline.head.file import load_head, save_head
+from pipeline.head.fit_memory import rows_bytes
 from pipeline.head.fit_rows import MemoryBudget
 from pipeline.head.rows import RowReader
 from pipeline.head.settings import VladSettings
@@ -20,6 +22,7 @@ from pipeline.io.errors import HeadError
 from pipeline.metrics.average_precision import mean_average_precision
 from pipeline.patches.sampling import hold_out_pictures
 from pipeline.patches.settings import LabelSettings
+from pipeline.scoring import score
 from pipeline.scoring.score import SplitScoring, score_split
 
 PLAIN = VladSettings(
@@ -297,3 +300,47 @@ def test_small_samples_give_fewer_words_and_say_so(many):
 def test_every_setting_changes_scores(many, change):
     plain, changed = (fit(many, PLAIN.model_copy(update=update)) for update in ({}, change))
     assert not np.allclose(scores_of(many, plain), scores_of(many, changed), atol=1e-3)
+
+
+class Noted(MemoryBudget):
+    """Notes what was asked for."""
+
+    asked: ClassVar[list[dict[str, int]]] = []
+
+    def choose(self, what, ways, peak=0):
+        self.asked.append(ways)
+        return super().choose(what, ways, peak)
+
+
+def test_the_sample_which_the_reader_keeps_is_part_of_what_a_fit_takes(many):
+    taken = []
+    for sample in (400, 600):
+        reader = RowReader(many["train"][1], budget=Noted())
+        head = fit(many, PLAIN.model_copy(update={"sample": sample}), reader=reader)
+        of_vectors, _ = Noted.asked[-2:]
+        taken.append((min(of_vectors.values()), head.facts.of_kind["codebook"]["rows"]))
+    (less, n_less), (more, n_more) = taken
+    assert more - less == rows_bytes(n_more - n_less, WIDTH) > 0
+
+
+def test_what_all_heads_of_a_sweep_collect_is_stated_and_read_in_passes_where_memory_is_short(many, monkeypatch):
+    """The encodings of all pictures by all points of a grid were held at once, and stated nowhere."""
+    table, store, _ = many["val"]
+    heads = [fit(many, PLAIN.model_copy(update={"words": words})) for words in (5, 4, 3)]
+    at_once, passes, read = score_split(store, table, heads, ["max"]), [], store.iter_parts
+    monkeypatch.setattr(store, "iter_parts", lambda parts: passes.append(1) or read(parts))
+    monkeypatch.setattr(score, "SLACK", 0)
+    monkeypatch.setattr(score, "SMALL_COLUMNS", 0)
+    said, largest = [], 45 * heads[0].network.book.n_columns * 4
+
+    def with_room(n_bytes):
+        monkeypatch.setattr(MemoryBudget, "room", lambda budget: n_bytes)
+        passes.clear()
+        return score_split(store, table, heads, ["max"], budget=Noted(say=said.append))
+
+    for room, n_passes in ((8 * largest, 1), (7 * largest, 3)):
+        found = with_room(room)
+        assert len(passes) == n_passes
+        assert all(np.array_equal(a.scores, b.scores) for a, b in zip(at_once, found, strict=True))
+    assert Noted.asked[-1] == {"read once": 8 * largest, "read 3 times": 6 * largest}
+    assert "3 heads that encode pictures: rows read 3 times; at most" in said[-1]

@@ -146,6 +146,8 @@ def _add_image(content: _Content, item: dict[str, Any]) -> list[str]:
     row = len(content.paths)  # not the number in its array: joined files may have the key twice
     i, path = item.get("id"), item.get("file_name")
     if not isinstance(i, (int, str)) or not isinstance(path, str) or not path.strip():
+        content.paths.append("")  # so that the next one has its own number
+        content.sizes.append(None)
         return [f"images[{row}]: expected id and file_name, got {brief({k: item.get(k) for k in ('id', 'file_name')})}"]
     problems = []
     first = content.rows_of.setdefault(i, row)
@@ -177,6 +179,7 @@ def _add_object(content: _Content, slots: tuple[dict[Any, int], dict[Any, int]],
     number = len(content.number)
     image, category = item.get("image_id"), item.get("category_id")
     if not isinstance(image, (int, str)) or not isinstance(category, (int, str)):
+        content.number.append(number)  # so that the next one has its own
         got = brief({k: item.get(k) for k in ("image_id", "category_id")})
         return [f"annotations[{number}]: expected image_id and category_id (of COCO's instances), got {got}"]
     images, categories = slots
@@ -187,13 +190,22 @@ def _add_object(content: _Content, slots: tuple[dict[Any, int], dict[Any, int]],
     if len(categories) > len(content.categories):
         content.categories.append(category)
     content.number.append(number)
-    content.difficult.append(any(item.get(key) not in (None, 0, False, "0") for key in DIFFICULT))
     try:
-        content.box.extend(_box_of(item))
+        box, difficult = _box_of(item), any(_flag(item, key) for key in DIFFICULT)
     except ValueError as error:
-        content.box.extend((0.0,) * 4)
+        box, difficult = (0.0,) * 4, False
         content.wrong[number] = str(error)
+    content.box.extend(box)
+    content.difficult.append(difficult)
     return []
+
+
+def _flag(item: dict[str, Any], key: str) -> bool:
+    """Return a flag of an annotation; raise ValueError if it is none."""
+    value = item.get(key)
+    if value not in (None, 0, 1, "", "0", "1"):
+        raise ValueError(f"{key}: expected 0 or 1, got {brief(value)}")
+    return value in (1, "1")
 
 
 def _box_of(item: dict[str, Any]) -> Box:

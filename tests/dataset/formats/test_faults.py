@@ -52,6 +52,10 @@ FAULTS = {
     "not finite": (edit("annotations", 1, bbox=[1, 2, float("nan"), 6]), r"annotations\[1\].*without area"),
     "no box": (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\].*neither bbox nor segmentation"),
     "400 digits": (edit("annotations", 1, bbox=[1, 2, 10**400, 6]), r"bbox: expected \[x, y, width, height\], got"),
+    "a flag in words": (
+        edit("annotations", 1, iscrowd="false"),
+        r"annotations\[1\].*iscrowd: expected 0 or 1, got 'fal",
+    ),
     "words": (edit("annotations", 1, bbox=["a", 2, 3, 4]), r"bbox: expected \[x, y, width, height\], got"),
     "unknown category": (edit("annotations", 1, category_id=8), r"annotations\[1\].*category_id 8 is in no category"),
     "category twice": (edit("categories", 1, id=7), r"categories\[1\]: id 7 is 'dog' here and 'cat' before"),
@@ -65,6 +69,10 @@ FAULTS = {
         r"expected image_id and category_id \(of COCO",
     ),
     "no name": (edit("images", 2, file_name=None), r"images\[2\]: expected id and file_name"),
+    "ids that are no whole numbers": (
+        lambda c: [item.update(id=float(item["id"])) for item in c["images"]],
+        r"4 problem[\s\S]*images\[3\]: expected id and file_name, got .*30.0",
+    ),
     "class with a slash": (edit("categories", 0, name="a/b"), r"class 'a/b': part of file names, so no '/'"),
     "size in words": (edit("images", 0, width="wide"), r"images\[0\]: width and height: expected whole numbers"),
 }

@@ -13,10 +13,11 @@ from pipeline.dataset.describe.peek import PEEKED, beside_pictures, head_of, is_
 from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder, role_of_path
 from pipeline.dataset.describe.tree import Folder, LeftOut
 from pipeline.dataset.formats.finder import PictureFinder
+from pipeline.dataset.formats.yolo import read_names
 from pipeline.dataset.split import read_list
 from pipeline.dataset.voc_folder import index_pictures
 from pipeline.io.errors import DatasetError
-from pipeline.io.messages import brief
+from pipeline.io.messages import brief, shorten
 from pipeline.io.yaml import read_mapping
 
 NAMES = ("obj.names", "classes.txt", "classes.names", "_darknet.labels", "predefined_classes.txt")
@@ -36,7 +37,7 @@ def find_yolo(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | None:
         None if named else next(_yaml_files(tree), None)
     )
     if yaml is not None:
-        return _found(tree, _stated_splits(tree, yaml), yaml)
+        return _found(tree, _stated_splits(tree, yaml), yaml, _other_names(tree, yaml))
     example = next(_text_files(tree), None)
     if example is None and not named:
         return None
@@ -52,14 +53,30 @@ def find_yolo(tree: Folder, named: Sequence[str] = ()) -> FoundFormat | None:
     return _found(tree, _found_splits(tree), names)
 
 
-def _found(tree: Folder, sources: Sequence[FoundSource], names: str) -> FoundFormat:
+def _other_names(tree: Folder, yaml: str) -> list[str]:
+    """Say which files name the classes otherwise than a ``data.yaml``, by which a number may be another class."""
+    try:
+        own = read_names(tree.path / yaml)[0]
+        files = [folder.below(name) for folder in tree.walk(DEPTH) for name in folder.others if name.lower() in NAMES]
+        others = {file: read_names(tree.path / file)[0] for file in files}
+    except DatasetError:  # of the file that is used, this is said where it is read
+        return []
+    return [
+        f"NOTE: {file} has other names of classes, {shorten(', '.join(names.values()), 60)}, than {yaml}, which "
+        f"counts: {shorten(', '.join(own.values()), 60)}; if the text files were made with {file}, write its order into {yaml}"
+        for file, names in others.items()
+        if names != own
+    ]
+
+
+def _found(tree: Folder, sources: Sequence[FoundSource], names: str, notes: Sequence[str] = ()) -> FoundFormat:
     """Return the format with notes on the pictures that are in no split."""
     used = {path for source in sources for path in source.pictures or ()}
     left_out = LeftOut()
     for folder in tree.walk():
         if n := len(set(map(folder.below, folder.pictures)) - used):
             left_out.add("folders with pictures in no split", f"{folder.inside or '.'}/: {n} pictures")
-    return FoundFormat("yolo", tuple(sources), class_names=names, notes=tuple(left_out.lines()))
+    return FoundFormat("yolo", tuple(sources), class_names=names, notes=(*left_out.lines(), *notes))
 
 
 def _yaml_files(tree: Folder) -> Iterator[str]:

@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.formats.records import Box, ObjectRecord, PictureRecord, Source, class_name, stated_size
+from pipeline.dataset.formats.records import (
+    Box,
+    ObjectRecord,
+    PictureRecord,
+    Source,
+    class_name,
+    notes_on_names,
+    stated_size,
+)
 from pipeline.io.errors import DatasetError
 from pipeline.io.json_stream import stream_elements
 from pipeline.io.messages import brief, enumerate_problems
@@ -37,11 +45,12 @@ def class_names(source: Source) -> list[str]:
 
 
 def notes(source: Source) -> list[str]:
-    """Say what is in the file and belongs to no picture."""
+    """Say what is in the file and belongs to no picture, and which categories are one class."""
     content = _content_of(source)
     known = np.array([i in content.rows_of for i in content.image_ids], bool)
     n_orphans = int((~known[np.asarray(content.image, np.int64)]).sum()) if len(known) else 0
-    return [f"left out, {n_orphans} annotations whose image_id is that of no image"] if n_orphans else []
+    said = [f"left out, {n_orphans} annotations whose image_id is that of no image"] if n_orphans else []
+    return said + notes_on_names(content.names)
 
 
 def _content_of(source: Source) -> _Content:

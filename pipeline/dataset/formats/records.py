@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -172,6 +172,22 @@ def class_name(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
     return normalise(str(value).strip())
+
+
+def notes_on_names(names: Mapping[Any, str]) -> list[str]:
+    """Say which numbers of a file have one name, and so are one class.
+
+    >>> notes_on_names({0: "cat", 1: "dog", 2: "cat"})
+    ['NOTE: the numbers 0, 2 have one name, cat, and are one class']
+    """
+    numbers: dict[str, list[str]] = {}
+    for number, name in names.items():
+        numbers.setdefault(name, []).append(str(number))
+    return [
+        f"NOTE: the numbers {shorten(', '.join(some), 100)} have one name, {name}, and are one class"
+        for name, some in numbers.items()
+        if len(some) > 1
+    ]
 
 
 def stated_size(width: object, height: object) -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ from pipeline.dataset.formats.records import (
     Source,
     class_name,
     decimals_of,
+    notes_on_names,
     size_for_shares,
     to_pixels,
 )
@@ -47,6 +48,12 @@ class LabelFiles:
     def find(self, picture: Path) -> Path | None:
         """Return the file with a picture's objects; None if it has none."""
         return next((path for path in label_paths(picture) if path.name in self._listing(path.parent)), None)
+
+    def without_picture(self, pictures: Sequence[Path]) -> list[Path]:
+        """Return the text files in folders ``labels`` of these pictures that belong to none of them."""
+        own = {places[0] for picture in pictures if len(places := label_paths(picture)) > 1}
+        files = {folder / name for folder in {path.parent for path in own} for name in self._listing(folder)}
+        return sorted(f for f in files - own if f.suffix == ".txt" and f.stem not in ("classes", "predefined_classes"))
 
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self.names:
@@ -88,12 +95,16 @@ def class_names(source: Source) -> list[str]:
 
 
 def notes(source: Source) -> list[str]:
-    """Say how many pictures have no text file."""
-    labels = LabelFiles()
+    """Say how many pictures have no text file, which files have no picture, and which numbers are one class."""
+    labels, names = LabelFiles(), {} if source.class_names is None else read_names(source.class_names)[0]
     paths = [source.pictures.folder / name for names in source.pictures.by_id.values() for name in names]
     without = [source.shown(path) for path in paths if labels.find(path) is None]
     said = f"{len(without)} pictures without a text file are taken as pictures without objects"
-    return [f"{said}:\n{enumerate_problems(without)}"] if without else []
+    lines = [f"{said}:\n{enumerate_problems(without)}"] if without else []
+    alone = [source.shown(path) for path in labels.without_picture(paths)]
+    said = f"left out, {len(alone)} text files whose picture is not there"
+    lines += [f"{said}:\n{enumerate_problems(alone)}"] if alone else []
+    return [*lines, *notes_on_names(names)]
 
 
 def files(source: Source, ids: Sequence[str]) -> list[Path]:

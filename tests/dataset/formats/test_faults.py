@@ -189,6 +189,19 @@ def yolo(folder, text: str = "0 0.5 0.5 0.25 0.5\n", yaml: str = "names: [cat, d
     write(folder, "own/data.yaml", yaml)
 
 
+def test_what_yolo_leaves_out_or_joins_is_said(tmp_path):
+    yolo(tmp_path, "2 0.5 0.5 0.25 0.5\n", "names: [cat, dog, cat]\ntrain: images\n")
+    write(tmp_path, "own/labels/classes.txt", "dog\ncat\n")
+    write(tmp_path, "own/labels/gone.txt", "0 0.5 0.5 0.25 0.5\n")
+    ended = new(tmp_path)
+    assert ended.code == 0 and "left out, 1 text files whose picture is not there:\n  - labels/gone.txt\n" in ended.err
+    assert "NOTE: the numbers 0, 2 have one name, cat, and are one class" in ended.err
+    said = (
+        "NOTE: labels/classes.txt has other names of classes, dog, cat, than data.yaml, which counts: cat, dog, cat; "
+    )
+    assert said in ended.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -80,19 +80,21 @@ def read_table_file(path: Path) -> CsvTable:
         if is_lfs_pointer(data):
             raise DatasetError(f"{path}: {UNFETCHED}")
         stream = io.StringIO(_decode_table(data), newline="")
-        first, before = stream.readline(), 0
+        start, before, first = 0, 0, stream.readline()
+        while first.isspace():
+            start, before, first = stream.tell(), before + 1, stream.readline()
         # Excel's note on the delimiter, which is no part of the table.
         stated = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE)
         if stated:
-            before = 1
+            before += 1
         else:
-            stream.seek(0)
+            stream.seek(start)
         delimiter = stated[1] if stated else max(DELIMITERS, key=first.count)
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         header = tuple(normalise(name.strip()) for name in next(reader, []))
         rows, lines = [], []
         for row in reader:
-            if any(row):
+            if any(map(str.strip, row)):
                 rows.append(row)
                 lines.append(reader.line_num + before)
     except FileNotFoundError as error:

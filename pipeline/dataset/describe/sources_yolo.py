@@ -63,7 +63,8 @@ def _other_names(tree: Folder, yaml: str) -> list[str]:
         return []
     return [
         f"NOTE: {file} has other names of classes, {shorten(', '.join(names.values()), 60)}, than {yaml}, which "
-        f"counts: {shorten(', '.join(own.values()), 60)}; if the text files were made with {file}, write its order into {yaml}"
+        f"counts: {shorten(', '.join(own.values()), 60)}; if the text files were made with {file}, write its "
+        f"order into {yaml}"
         for file, names in others.items()
         if names != own
     ]

@@ -147,6 +147,8 @@ def test_the_first_line_of_excel_is_passed_over(root):
     assert manifest.classes == ("a", "b")
     with pytest.raises(DatasetError, match=r"line 4: .*x.jpg.*: expected a path below"):
         describe(root, "sep=;", "picture;label", "0.jpg;a", "../x.jpg;b")
+    with pytest.raises(DatasetError, match="line 6: '../x.jpg': expected a path below"):
+        describe(root, "", "  ", "picture;label", "0.jpg;a", "   ", "../x.jpg;b")
 
 
 @pytest.mark.parametrize("header", ["file_name", "filename", "image", "path", "Picture", "image_path"])

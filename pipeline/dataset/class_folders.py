@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.file_state import is_dir
 from pipeline.dataset.listing import Listing, id_of, name_clashes
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.split import is_picture_name
@@ -17,7 +18,7 @@ def list_class_folders(folder: Path) -> dict[str, list[str]]:
     """List the pictures directly in each folder below `folder`, both sorted; folders without any are left out."""
     pictures_by_class = {}
     with os.scandir(folder) as listing:
-        names = sorted(entry.name for entry in listing if entry.is_dir() and not entry.name.startswith((".", "__")))
+        names = sorted(entry.name for entry in listing if is_dir(entry) and not entry.name.startswith((".", "__")))
     for name in names:
         if pictures := sorted(file for file in os.listdir(folder / name) if is_picture_name(file)):
             pictures_by_class[name] = pictures

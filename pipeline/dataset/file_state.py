@@ -22,3 +22,19 @@ def state_of_entry(entry: os.DirEntry[str], name: str) -> FileState:
     except OSError:  # a dangling link, say: the patch table names it
         return name, -1, 0
     return name, stat.st_size, stat.st_mtime_ns
+
+
+def is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder's listing is a folder, or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder's listing is a plain file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.dataset.file_state import FileState, state_of_entry, state_of_file
+from pipeline.dataset.file_state import FileState, is_dir, state_of_entry, state_of_file
 from pipeline.dataset.formats.names import ANNOTATED
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.manifest_entries import SplitEntry
@@ -114,8 +114,8 @@ def _walk(folder: Path, prefix: str, suffixes: Collection[str], seen: set[tuple[
         for entry in listing:
             if entry.name.startswith("."):
                 continue
-            # A folder with the name of a picture is named by what reads it.
-            if entry.is_dir() and os.path.splitext(entry.name)[1].lower() not in suffixes:
+            # A folder with the name of a picture is named by what reads it, and so is a link that leads in a circle.
+            if is_dir(entry) and os.path.splitext(entry.name)[1].lower() not in suffixes:
                 inner.append(entry.name)
             else:
                 yield prefix + entry.name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.dataset.file_state import is_dir, is_file
 from pipeline.dataset.split import PICTURE_SUFFIXES
 
 MAX_DEPTH = 6
@@ -93,9 +94,9 @@ def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH, above: froze
     with os.scandir(path) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.name.startswith(".") or (entry.name.startswith("__") and entry.is_dir()):
+        if entry.name.startswith(".") or (entry.name.startswith("__") and is_dir(entry)):
             n_hidden += 1
-        elif entry.is_dir():
+        elif is_dir(entry):
             try:
                 if entry.is_symlink() and os.path.realpath(entry.path) in here:
                     broken.append(f"{entry.name}/")
@@ -104,7 +105,7 @@ def read_tree(path: Path, inside: str = "", depth: int = MAX_DEPTH, above: froze
                     folders.append(read_tree(Path(entry.path), below, depth - 1, here))
             except OSError:
                 broken.append(f"{entry.name}/")
-        elif not entry.is_file():
+        elif not is_file(entry):
             broken.append(entry.name)
         elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:
             pictures.append(entry.name)

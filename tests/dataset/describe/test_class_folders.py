@@ -231,3 +231,14 @@ def test_a_single_folder_next_to_a_list_is_no_class(root):
 
     with pytest.raises(DatasetError, match=r"a single class, img_align: .*can be given as a table \(--table\)"):
         describe(root)
+
+
+def test_a_link_that_leads_to_itself_costs_its_folder_nothing(root):
+    draw_classes(root, "train", "val")
+    (root / "train/cat/loop.txt").symlink_to("loop.txt")
+    (root / "loop").symlink_to("loop")
+
+    manifest, said = describe(root)
+
+    assert manifest.splits["train"].pictures == 4 and len(read_split(manifest, "train").ids) == 4
+    assert any("links that lead nowhere" in line and "train/cat/loop.txt" in line for line in said)

@@ -14,6 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.head.points import in_words, value_in_words
 from pipeline.views.figures.style import INK, LINE, MAP_COLORS, QUIET, SECOND, WRONG, new_figure
 
+LEAST_APART = 0.06
+"""Of an axis: marks that are nearer than this run into each other."""
+
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
@@ -95,6 +98,16 @@ def comparison_chart(recipes: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def _mark_sizes(axes: Axes, sizes: Sequence[float]) -> None:
+    """Mark the numbers of pictures that were tried on a logarithmic axis, as far as they have room."""
+    marked: list[float] = []
+    for size in sorted(set(sizes), reverse=True):
+        if not marked or np.log(marked[-1] / size) > LEAST_APART * np.log(max(sizes) / min(sizes)):
+            marked.append(size)
+    axes.set_xticks(marked, [f"{size:,.0f}" for size in marked])
+    axes.minorticks_off()
+
+
 def learning_chart(joined: Mapping[str, Any]) -> Figure:
     """mAP of each recipe over the number of fit pictures, with its interval over pictures as a band."""
     figure = new_figure(8.4, 3.4)
@@ -111,6 +124,7 @@ def learning_chart(joined: Mapping[str, Any]) -> Figure:
         means = [100 * point["mAP"] for point in points]
         axes.plot(sizes, means, style, color=color, marker="o", markersize=4, linewidth=1.5, label=curve["name"])
     axes.set_xscale("log")
+    _mark_sizes(axes, [size for line in axes.lines for size in np.asarray(line.get_xdata(), float).tolist()])
     axes.set_xlabel("fit pictures; band: 95 % interval over pictures", fontsize=9, color=INK)
     axes.set_ylabel("mAP %", fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)

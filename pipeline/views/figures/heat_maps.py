@@ -1,4 +1,4 @@
-"""Heat maps of a picture, one per class, beside it. Source: Oquab et al. (CVPR 2014) figures 1 and 5."""
+"""Heat maps of a picture, one per class, next to it. Source: Oquab et al. (CVPR 2014) figures 1 and 5."""
 
 from __future__ import annotations
 
@@ -172,24 +172,24 @@ def heat_map_sheet(pixels: np.ndarray, title: str, tiles: Sequence[Tile], highes
     n_columns = min(COLUMNS, max(1, len(tiles)))
     height, width = pixels.shape[:2]
     map_height = MAP_WIDTH_IN * min(2.0, height / width)
-    figure = new_figure(MAP_WIDTH_IN * (n_columns + n_rows) + 0.9, n_rows * (map_height + 0.35) + 0.3)
-    # The picture is as high as all rows of maps.
-    parts = figure.subfigures(1, 2, width_ratios=[n_rows, n_columns + 0.33])
-    assert isinstance(parts, np.ndarray)  # of more than one
-    left = parts[0].subplots()
+    figure = new_figure(MAP_WIDTH_IN * (n_columns + n_rows) + 0.9, n_rows * (map_height + 0.3))
+    # The picture is as wide as it has rows of maps next to it; their tops are one line.
+    grid = figure.add_gridspec(n_rows, n_columns + 1, width_ratios=[n_rows, *[1] * n_columns])
+    left = figure.add_subplot(grid[:, 0])
     left.imshow(pixels)
     left.set_anchor("N")
     left.set_title(title, loc="left", fontsize=11, color=INK)
     bare(left)
     scale = common_scale(np.stack([tile.values for tile in tiles]), highest)
-    axes = parts[1].subplots(n_rows, n_columns, squeeze=False)
-    for place in axes.ravel():
+    axes = [figure.add_subplot(grid[row, column]) for row in range(n_rows) for column in range(1, n_columns + 1)]
+    for place in axes:
+        place.set_anchor("N")
         bare(place)
-    for place, tile in zip(axes.ravel(), tiles, strict=False):
+    for place, tile in zip(axes, tiles, strict=False):
         place.imshow(overlay(pixels, tile.values, scale, tile.box_xyxy, tile.dashed))
         place.set_title(tile.name, loc="left", fontsize=11, color=INK)
         place.set_title(tile.note, loc="right", fontsize=9, color=QUIET)
-    bar = parts[1].colorbar(ScalarMappable(scale, bar_colors()), ax=axes, aspect=22 * n_rows, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(scale, bar_colors()), ax=axes, aspect=22 * n_rows, pad=0.02, panchor=False)
     bar.set_label("mean patch score", fontsize=9, color=QUIET)
     bar.ax.tick_params(labelsize=8, colors=QUIET)
     bar.outline.set_visible(False)

@@ -12,6 +12,8 @@ from matplotlib.patches import Rectangle
 from pipeline.views.figures.style import INK, QUIET, RIGHT, WRONG, bare, new_figure
 
 PICTURE_IN = 1.75
+AROUND = 243
+"""Grey of a square where its picture ends: white would be taken for the sheet."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ def _draw(place, picture: Ranked, color: str) -> None:  # noqa: ANN001
 
 
 def _squared(pixels: np.ndarray) -> np.ndarray:
-    """A picture in the middle of a white square, so that a sheet's rows are even."""
+    """A picture in the middle of a light square, so that a sheet's rows are even."""
     height, width = pixels.shape[:2]
     side = max(height, width)
-    square = np.full((side, side, 3), 255, np.uint8)
+    square = np.full((side, side, 3), AROUND, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square

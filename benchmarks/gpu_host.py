@@ -195,8 +195,8 @@ def working_as(form: Form) -> Iterator[None]:
             stack.enter_context(mock.patch.object(where, name, value))
 
         patch(runner_module, "cut_windows", lambda *of: None)
-        local = extraction.LocalEngine
-        patch(extraction, "LocalEngine", lambda maker, n: local(maker, form.writing))
+        local = extraction.InProcessEngine
+        patch(extraction, "InProcessEngine", lambda maker, n: local(maker, form.writing))
         if form.row_by_row:
             patch(compute, "all_finite", check_row_by_row)
         if not form.across_parts:

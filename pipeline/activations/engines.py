@@ -79,7 +79,7 @@ def check_scheduler(scheduler: str | None) -> None:
 
 
 class Engine(Protocol[TaskT]):
-    """Runs tasks: `LocalEngine` in this process, `DaskEngine` on workers."""
+    """Runs tasks: `InProcessEngine` in this process, `DaskEngine` on workers."""
 
     def __call__(self, tasks: Sequence[TaskT], report: ReportProgress, /) -> None:
         """Run all tasks, in any order and anywhere; see `Task`.
@@ -99,7 +99,7 @@ class Engine(Protocol[TaskT]):
         ...
 
 
-class LocalEngine:
+class InProcessEngine:
     """An engine in this process: parts are written while the next ones are computed.
 
     Parameters

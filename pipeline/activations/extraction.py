@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.activations.adoption import Adoption
 from pipeline.activations.arrays import raw_bytes_per_row
 from pipeline.activations.donor import find_donors
-from pipeline.activations.engines import Engine, LocalEngine
+from pipeline.activations.engines import Engine, InProcessEngine
 from pipeline.activations.folder import Folder, LocalFolder, disk_trouble, open_folder
 from pipeline.activations.identity import Identity
 from pipeline.activations.layout import PictureFiles
@@ -118,7 +118,7 @@ class Extraction:
         Parameters
         ----------
         share : (i, n) for the i-th (from 1) of n ranges of parts only; nothing is sealed then
-        engine : computes and writes the parts; None for `LocalEngine`
+        engine : computes and writes the parts; None for `InProcessEngine`
 
         Returns
         -------
@@ -250,7 +250,7 @@ class Extraction:
         """Let an engine compute and write the missing parts of some ranges, then log the run."""
         if engine is None:
             n_writing = WRITING_BESIDE_A_GPU if self.runner.device.type == "cuda" else 1
-            engine = LocalEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)), n_writing)
+            engine = InProcessEngine(PartMaker(self.runner, *(writer.folder for writer in work.writers)), n_writing)
         clock = StageClock()
         started = time.perf_counter()
         total, name = self.identity.n_rows, f"extract {self.table.dataset} {self.table.split}"

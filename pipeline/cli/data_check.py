@@ -115,7 +115,7 @@ def _check_by_rows(ws: Workspace, name: str, thresholds: Thresholds | None, labe
     from pipeline.stages import label_faults, near
     from pipeline.stages.boxes import refuse_without_labels
     from pipeline.stages.context import RunContext
-    from pipeline.views.sections.page import write_page
+    from pipeline.views.report.sections.data_page import write_page
 
     run = RunContext(ws, name, say, this_command())
     if labels:

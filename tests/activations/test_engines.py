@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.activations.engines import LocalEngine
+from pipeline.activations.engines import InProcessEngine
 from pipeline.activations.partition import Part
 from pipeline.activations.parts import PartTask
 from pipeline.io.errors import PipelineError
@@ -54,7 +54,7 @@ class Maker:
 def test_parts_are_written_while_the_next_task_is_computed():
     maker, reports = Maker(), []
 
-    LocalEngine(maker)(TASKS, lambda n, seconds: reports.append((n, seconds)))
+    InProcessEngine(maker)(TASKS, lambda n, seconds: reports.append((n, seconds)))
 
     assert maker.computed == maker.written == [0, 1, 2]
     assert [n for n, _ in reports] == [3, 1] * 3 + [0]
@@ -66,14 +66,14 @@ def test_parts_are_written_while_the_next_task_is_computed():
 def test_a_write_that_fails_ends_the_run(fails_at):
     maker = Maker(fails_at)
     with pytest.raises(PipelineError, match="full"):
-        LocalEngine(maker)(TASKS, lambda n, seconds: None)
+        InProcessEngine(maker)(TASKS, lambda n, seconds: None)
     assert len(maker.computed) <= fails_at + 2
     assert maker.written == list(range(fails_at))
 
 
 def test_nothing_to_do_reports_no_rows():
     reports = []
-    LocalEngine(Maker())([], lambda n, seconds: reports.append((n, seconds)))
+    InProcessEngine(Maker())([], lambda n, seconds: reports.append((n, seconds)))
     assert reports == [(0, {})]
 
 
@@ -88,5 +88,5 @@ def test_parts_of_several_tasks_are_written_at_the_same_time():
             return [part]
 
     maker = Meeting()
-    LocalEngine(maker, n_writing=2)(TASKS, lambda n, seconds: None)
+    InProcessEngine(maker, n_writing=2)(TASKS, lambda n, seconds: None)
     assert sorted(maker.written) == [0, 1, 2]

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.dataset.describe.divide import make_lists, split_pictures
-from pipeline.dataset.describe.names import role_of
-from pipeline.dataset.describe.sources import Finder, FoundFormat, FoundSource, find_coco, folder_of_pictures, path_of
-from pipeline.dataset.describe.sources_more import (
+from pipeline.dataset.describe.finders import Finder, FoundFormat, FoundSource, find_coco, folder_of_pictures, path_of
+from pipeline.dataset.describe.finders_more import (
     find_imagefolder,
     find_label_studio,
     find_labelme,
     find_open_images,
 )
-from pipeline.dataset.describe.sources_yolo import find_yolo
+from pipeline.dataset.describe.finders_yolo import find_yolo
+from pipeline.dataset.describe.names import role_of
 from pipeline.dataset.describe.tree import Folder, read_tree
 from pipeline.dataset.describe.voc_annotations import Annotations, decide_exif, settle
 from pipeline.dataset.describe.write import (

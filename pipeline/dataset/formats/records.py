@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.dataset.formats.finder import PictureFinder
+from pipeline.dataset.formats.picture_paths import PictureFinder
 from pipeline.dataset.picture import orientation_of_file, picture_size
 from pipeline.dataset.split import Annotation
 from pipeline.dataset.voc_folder import FileIndex

@@ -25,9 +25,9 @@ from pipeline.views.report.intervals import FEW_PICTURES, Intervals, measure_int
 from pipeline.views.report.protocol import protocol
 from pipeline.views.report.provenance import Stage, StoreLine
 from pipeline.views.report.read import FoundRun
+from pipeline.views.report.sections.boxes import boxes_section
+from pipeline.views.report.sections.data_page import data_sections
 from pipeline.views.report.since import Since, since_previous
-from pipeline.views.sections.boxes import boxes_section
-from pipeline.views.sections.page import data_sections
 from pipeline.views.tables.points import chosen_row, points_table
 
 MOST_CLASSES = 40

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.io.progress import track
 from pipeline.stages import label_faults
 from pipeline.stages.context import RunContext
-from pipeline.views.sections.near import ShownList
-from pipeline.views.sections.pictures import Thumbnail, Thumbnails
+from pipeline.views.report.sections.near import ShownList
+from pipeline.views.report.sections.pictures import Thumbnail, Thumbnails
 
 
 @dataclass(frozen=True)

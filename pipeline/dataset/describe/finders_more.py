@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 
-from pipeline.dataset.describe.peek import PEEKED, csv_header, csv_kind, head_of, json_kind
-from pipeline.dataset.describe.sources import (
+from pipeline.dataset.describe.finders import (
     DEPTH,
     FoundFormat,
     FoundSource,
@@ -15,6 +14,7 @@ from pipeline.dataset.describe.sources import (
     files_by_split,
     role_of_path,
 )
+from pipeline.dataset.describe.peek import PEEKED, csv_header, csv_kind, head_of, json_kind
 from pipeline.dataset.describe.tree import MAX_DEPTH, Folder
 from pipeline.dataset.formats.imagefolder import LABELS, read_rows
 from pipeline.dataset.formats.label_studio import has_boxes

@@ -11,8 +11,8 @@ import numpy as np
 from pipeline.io.progress import track
 from pipeline.stages import localise
 from pipeline.stages.context import RunContext
-from pipeline.views.sections.page import render_section
-from pipeline.views.sections.pictures import Thumbnail, Thumbnails
+from pipeline.views.report.sections.data_page import render_section
+from pipeline.views.report.sections.pictures import Thumbnail, Thumbnails
 
 MOST_CLASSES = 40
 """Classes whose boxes are shown as pictures; the table has all."""

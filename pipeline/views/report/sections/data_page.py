@@ -12,9 +12,9 @@ from pipeline.io.atomic import write_atomic
 from pipeline.stages import label_faults, near
 from pipeline.stages.context import RunContext
 from pipeline.version import __version__
-from pipeline.views.sections.labels import labels_section
-from pipeline.views.sections.near import near_section
-from pipeline.views.sections.pictures import Thumbnails
+from pipeline.views.report.sections.labels import labels_section
+from pipeline.views.report.sections.near import near_section
+from pipeline.views.report.sections.pictures import Thumbnails
 
 MOST_ON_PAGE, MOST_IN_REPORT = 100, 12
 """Pairs, or pictures, that are shown of each list; the JSON file has all."""
@@ -55,7 +55,7 @@ def render_section(template: str, **values: Any) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
-    text = (files("pipeline.views.sections") / template).read_text(encoding="utf-8")
+    text = (files("pipeline.views.report.sections") / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(**values)
 
 

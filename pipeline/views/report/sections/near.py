@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.io.progress import track
 from pipeline.stages import near
 from pipeline.stages.context import RunContext
-from pipeline.views.sections.pictures import Thumbnail, Thumbnails
+from pipeline.views.report.sections.pictures import Thumbnail, Thumbnails
 
 
 @dataclass(frozen=True)

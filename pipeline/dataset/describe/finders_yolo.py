@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.dataset.describe.finders import DEPTH, FoundFormat, FoundSource, common_folder, role_of_path
 from pipeline.dataset.describe.names import is_container
 from pipeline.dataset.describe.peek import PEEKED, beside_pictures, head_of, is_yolo_text
-from pipeline.dataset.describe.sources import DEPTH, FoundFormat, FoundSource, common_folder, role_of_path
 from pipeline.dataset.describe.tree import Folder, LeftOut
-from pipeline.dataset.formats.finder import PictureFinder
+from pipeline.dataset.formats.picture_paths import PictureFinder
 from pipeline.dataset.formats.yolo import read_names
 from pipeline.dataset.split import read_list
 from pipeline.dataset.voc_folder import index_pictures

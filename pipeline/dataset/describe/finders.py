@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.dataset.describe.names import ROLES, role_of, words_of
 from pipeline.dataset.describe.peek import head_of, json_kind
 from pipeline.dataset.describe.tree import Folder
-from pipeline.dataset.formats.finder import PictureFinder, Place
+from pipeline.dataset.formats.picture_paths import PictureFinder, Place
 from pipeline.dataset.voc_folder import FileIndex
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief

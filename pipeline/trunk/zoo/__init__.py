@@ -1,1 +1,1 @@
-"""Trunks of families and libraries, a module each; the table that names them is `SOURCES` in `pipeline.trunk.sources`."""
+"""Trunks of families and libraries, a module each; `SOURCES` in `pipeline.trunk.sources` names them."""

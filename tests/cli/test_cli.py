@@ -232,7 +232,7 @@ def test_results_that_cannot_be_written_are_refused_before_a_row_is_read(run, wo
     for folder in ("blocked", "blocked/below"):
         ended = run(f"{line} --dataset tiny --config ladder.yaml --results {folder}")
         assert ended.code == 2 and f"{work}/blocked: Not a directory; a file is where a folder" in ended.err, ended.err
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
     ended = run(f"{line} --dataset tiny --config ladder.yaml --results elsewhere")
     assert ended.code == 2 and f"{work}: Permission denied; check the rights" in ended.err, ended.err
 

@@ -71,10 +71,10 @@ def _take_out(values: dict[str, Any], loc: tuple[int | str, ...], kind: str) -> 
             values.pop(name, None)
         return
     place: Any = values
-    path: list[tuple[dict[str, Any], str]] = []
+    path: list[tuple[dict[Any, Any], Any]] = []  # a key of YAML may be a number, or a truth value
     for part in loc:
         if isinstance(place, dict) and part in place:
-            path.append((place, str(part)))
+            path.append((place, part))
             place = place[part]
     if not path:
         return

@@ -201,7 +201,10 @@ class RunSettings(Settings):
     @classmethod
     def _aggregations_are_known(cls, value: object) -> object:
         if isinstance(value, tuple):
-            return tuple(Aggregation.parse(item).to_json() for item in value)
+            parsed = tuple(Aggregation.parse(item).to_json() for item in value)
+            if len(set(parsed)) < len(parsed):
+                raise ValueError(f"must differ, got {brief(list(value))}")
+            return parsed
         return Aggregation.parse(value).to_json()
 
     @field_validator("baselines")

@@ -116,6 +116,9 @@ def test_mistakes_of_all_levels_are_reported_at_once():
         pytest.param({"aggregation": "mean"}, "aggregation", id="k of another word"),
         pytest.param({"aggregation": True}, "aggregation: must be a number, got True", id="k true"),
         pytest.param({"aggregations": [1, 0]}, r"must be a power in 1..100", id="one k of many"),
+        pytest.param({"aggregations": [1, "max", "1"]}, r"aggregations: must differ", id="one k twice"),
+        pytest.param({1: 3, "threads": -1}, r"  - 1: Keys should be strings, got 1", id="a key that is a number"),
+        pytest.param({True: 3}, r"Keys should be strings, got True", id="a key that is on"),
         pytest.param({"head": "svn"}, "unknown head svn; .*did you mean svm", id="head"),
         pytest.param({"compare": ["fca", "x", "y"]}, "unknown head x, y", id="compare"),
         pytest.param(

@@ -20,7 +20,9 @@ def list_class_folders(folder: Path) -> dict[str, list[str]]:
     with os.scandir(folder) as listing:
         names = sorted(entry.name for entry in listing if is_dir(entry) and not entry.name.startswith((".", "__")))
     for name in names:
-        if pictures := sorted(file for file in os.listdir(folder / name) if is_picture_name(file)):
+        with os.scandir(folder / name) as listing:
+            pictures = sorted(entry.name for entry in listing if is_picture_name(entry.name) and not is_dir(entry))
+        if pictures:
             pictures_by_class[name] = pictures
     return pictures_by_class
 

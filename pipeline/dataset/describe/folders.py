@@ -16,6 +16,7 @@ from pipeline.dataset.describe.tree import Folder, LeftOut, read_tree
 from pipeline.dataset.describe.write import PAIRS, IdList, NewDataset, check_new, refuse, say_to_stderr, write_manifest
 from pipeline.dataset.listing import id_of, name_clashes
 from pipeline.dataset.manifest import CLASS_NAME, SPLIT_NAME
+from pipeline.dataset.split import is_picture_name
 from pipeline.io.errors import DatasetError
 from pipeline.io.messages import brief, enumerate_problems
 from pipeline.io.names import normalise
@@ -268,6 +269,7 @@ def new_folders_manifest(
     problems = [f"{c if c.isprintable() else brief(c)}/: {BAD_CLASS}" for c in classes if not CLASS_NAME.fullmatch(c)]
     lists: dict[str, IdList] = {}
     made: tuple[list[str], np.ndarray, str | None] | None = None
+    unreadable: list[str] = []  # of folders that are read as they are
     for split, folder in plan.splits.items():
         paths = [f"{c.name}/{file}" for c in folder.folders for file in c.pictures]
         ids = [id_of(p) for p in paths]
@@ -276,11 +278,22 @@ def new_folders_manifest(
             labels = np.array([[normalise(p.partition("/")[0]) == c for c in classes] for p in paths], bool)
             made = (ids, labels, folder.inside or None)
         else:
+            unread = [
+                c.below(file) for c in folder.folders for file in c.broken if c.pictures and is_picture_name(file)
+            ]
+            ids += [id_of(path.removeprefix(f"{folder.inside}/")) for path in unread]
+            plan.left_out.remove(unread)
+            unreadable += unread
             lists[split] = IdList(tuple(ids), True, own=False, folder=folder.inside)
     refuse(root, problems)
     if len(classes) < 2:
         raise DatasetError(f"{root}: a single class, {classes[0]}: there is nothing to tell apart")
     _say_notes(plan, say)
+    if unreadable:
+        say(
+            f"NOTE: {len(unreadable)} pictures are links that lead nowhere, or no plain files; they are refused, or "
+            f"left out with --on-error skip:\n{enumerate_problems(unreadable)}"
+        )
     if made is not None:
         if made[2] is not None:
             say(f"{made[2]}/ is the only split with class folders: its pictures are divided into train and val")

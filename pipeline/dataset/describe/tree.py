@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,6 +124,11 @@ class LeftOut:
         """Note files or folders that are left out for a reason."""
         if paths:
             self.by_reason.setdefault(reason, []).extend(paths)
+
+    def remove(self, paths: Collection[str]) -> None:
+        """Take back files or folders that are used after all."""
+        kept = {reason: [path for path in some if path not in paths] for reason, some in self.by_reason.items()}
+        self.by_reason = {reason: some for reason, some in kept.items() if some}
 
     def add_others(self, folder: Folder) -> None:
         """Note all files of a folder that are no pictures, and the links that lead nowhere."""

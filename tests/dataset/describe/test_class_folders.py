@@ -237,8 +237,14 @@ def test_a_link_that_leads_to_itself_costs_its_folder_nothing(root):
     draw_classes(root, "train", "val")
     (root / "train/cat/loop.txt").symlink_to("loop.txt")
     (root / "loop").symlink_to("loop")
+    (root / "train/cat/gone.jpg").symlink_to("nowhere.jpg")
+    (root / "train/cat/folder.jpg").mkdir()
 
     manifest, said = describe(root)
 
-    assert manifest.splits["train"].pictures == 4 and len(read_split(manifest, "train").ids) == 4
+    # A picture that cannot be read is one of the split, so that what reads it names it.
+    assert manifest.splits["train"].pictures == 5
+    assert read_split(manifest, "train").ids == ("cat__0", "cat__1", "cat__gone", "dog__0", "dog__1")
+    assert [line for line in said if "train/cat/gone.jpg" in line and line.startswith("NOTE: 1 pictures are links")]
+    assert not any("left out, " in line and "gone.jpg" in line for line in said)
     assert any("links that lead nowhere" in line and "train/cat/loop.txt" in line for line in said)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.io.errors import MissingDataError, TrunkError
-from pipeline.io.messages import brief
+from pipeline.io.messages import brief, enumerate_problems
 from pipeline.trunk.formats.weight_file import WeightFile
 from pipeline.trunk.trunk import read_weights
 from pipeline.trunk.weight_files import refuse_lfs_pointer
@@ -60,10 +60,36 @@ def read_torch_tensors(path: Path) -> dict[str, Tensor]:
             raise TrunkError(
                 f"{path}: expected a dict of tensors, also under {', '.join(WRAPPERS)}; its keys are: {keys or 'none'}"
             )
+        own = _names_of(found[inner[0]])
+        if own and (copies := [key for key in found if key != inner[0] and _names_of(found[key]) == own]):
+            names = ", ".join(map(str, (inner[0], *copies)))
+            raise TrunkError(
+                f"{path}: holds several networks with the same tensors: {names}; save the one that is meant alone: "
+                "torch.save(checkpoint[KEY], FILE)"
+            )
         found = found[inner[0]]
     if not isinstance(found, Mapping):
         raise TrunkError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
-    return {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
+    tensors = {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
+    if odd := [f"{name}: {what}" for name, tensor in tensors.items() if (what := _why_not_plain(tensor))]:
+        raise TrunkError(f"{path}: tensors that hold no plain numbers\n{enumerate_problems(odd, 10)}")
+    return tensors
+
+
+def _names_of(value: object) -> frozenset[str]:
+    """Return the names of the tensors that an entry of a checkpoint holds, without a wrapper's prefix."""
+    items = value.items() if isinstance(value, Mapping) else ()
+    return frozenset(str(name).removeprefix("module.") for name, item in items if isinstance(item, Tensor))
+
+
+def _why_not_plain(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return "without values (device meta)"
+    if tensor.layout != torch.strided:
+        return "sparse; save tensor.to_dense()"
+    if tensor.is_quantized:
+        return "quantised; save tensor.dequantize()"
+    return "complex" if tensor.is_complex() else ""
 
 
 def read_safetensors(path: Path) -> WeightFile:

@@ -15,6 +15,7 @@ from pipeline.cli.trunk import command
 from pipeline.io.errors import MissingDataError, SettingsError, TrunkError
 from pipeline.trunk.card import save_trunk
 from pipeline.trunk.formats.convert import convert, read_mean_bgr
+from pipeline.trunk.formats.torch_file import read_torch_tensors
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner
 
@@ -263,3 +264,29 @@ def test_imports_are_repeatable(tmp_path, expected):
         save_trunk(tmp_path / name, *convert(tmp_path / "a.npz", "mine", "caffenet"))
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
     assert set(load_file(tmp_path / "one.safetensors")) == set(expected[0])
+
+
+PLAIN = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.ones(2)}
+EMA = {f"module.{name}": 2 * value for name, value in PLAIN.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": PLAIN, "state_dict_ema": EMA}, "same tensors: state_dict, state_dict_ema; save the one"),
+        ({"state_dict": PLAIN, "model": EMA}, "several networks: state_dict, model"),
+        ({**PLAIN, "conv.bias": torch.ones(2).to_sparse()}, "conv.bias: sparse; save tensor.to_dense"),
+        ({**PLAIN, "conv.bias": torch.ones(2, device="meta")}, "conv.bias: without values"),
+        ({**PLAIN, "conv.bias": torch.ones(2, dtype=torch.complex64)}, "conv.bias: complex"),
+    ],
+)
+def test_a_checkpoint_of_two_networks_or_of_no_plain_numbers_is_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(TrunkError, match=message):
+        read_torch_tensors(tmp_path / "x.pth")
+
+
+def test_what_lies_next_to_the_weights_of_a_checkpoint_is_passed_over(tmp_path):
+    beside = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}, "scaler": {}}
+    torch.save({"model": {"state_dict": PLAIN, "epoch": 3}, **beside}, tmp_path / "x.pth")
+    assert read_torch_tensors(tmp_path / "x.pth").keys() == PLAIN.keys()

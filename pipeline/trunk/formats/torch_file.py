@@ -61,7 +61,7 @@ def read_torch_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path}: expected a dict of tensors, also under {', '.join(WRAPPERS)}; its keys are: {keys or 'none'}"
             )
         own = _names_of(found[inner[0]])
-        if own and (copies := [key for key in found if key != inner[0] and _names_of(found[key]) == own]):
+        if own and (copies := [key for key in found if key != inner[0] and own <= _names_of(found[key])]):
             names = ", ".join(map(str, (inner[0], *copies)))
             raise TrunkError(
                 f"{path}: holds several networks with the same tensors: {names}; save the one that is meant alone: "

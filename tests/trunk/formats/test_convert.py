@@ -267,7 +267,7 @@ def test_imports_are_repeatable(tmp_path, expected):
 
 
 PLAIN = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.ones(2)}
-EMA = {f"module.{name}": 2 * value for name, value in PLAIN.items()}
+EMA = {"n_averaged": torch.tensor(7), **{f"module.{name}": 2 * value for name, value in PLAIN.items()}}
 
 
 @pytest.mark.parametrize(

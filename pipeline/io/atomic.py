@@ -170,8 +170,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_bytes())
+    """Read a JSON file.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, or holds NaN or infinity, which are no JSON: nothing here writes them.
+    """
+    return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def render_json(value: Any) -> bytes:

@@ -188,6 +188,13 @@ def test_numbers_that_json_has_not_are_refused_before_anything_is_written(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_json_of_others_that_holds_no_numbers_is_refused(tmp_path, word):
+    (tmp_path / "x.json").write_text(f'{{"mAP": {word}}}')
+    with pytest.raises(ValueError, match=f"{word} is no number of JSON"):
+        read_json(tmp_path / "x.json")
+
+
 # ---- JSON ------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(

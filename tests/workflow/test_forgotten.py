@@ -60,7 +60,7 @@ def test_failing_stage_shows_its_message_and_is_not_forgotten(finished_work):
     assert sorted(due.jobs) == sorted(
         ["patches train", "extract train", "fit_head fca", "score val fca", "evaluate fca", "map"]
     )
-    assert "extract tiny train: Input files updated by another job: " in due.output
+    assert "\nextract tiny train: Updated input files: tiny train: there is no patch table " in due.output
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,25 @@ def new_dataset(
     else:
         shape = recognise_folder(Path(root), name, folders, on_error, layout, annotations, no_labels=no_labels)
         path = shape.write(Path(root), name, manifests, **rest)
+    _say_what_is_measured(path)
     click.echo(f"{path}")
     say(f"next: {_next_command(path)}")
+
+
+def _say_what_is_measured(path: Path) -> None:
+    """Say on which splits heads are fitted and measured, and which pictures are in both."""
+    from pipeline.dataset.manifest import load_manifest
+    from pipeline.dataset.same_files import explain_same_files
+    from pipeline.io.likeness import join_or
+
+    manifest = load_manifest(path.stem, path.parent)
+    if not manifest.has_labels or manifest.fit == manifest.eval:
+        return
+    others = [name for name, split in manifest.splits.items() if name not in (manifest.fit, manifest.eval)]
+    unused = f"; --split measures {join_or(others)} in its place" if others else ""
+    say(f"heads are fitted on {manifest.fit} and measured on {manifest.eval}{unused}")
+    if note := explain_same_files(manifest):
+        say(note)
 
 
 def _next_command(path: Path) -> str:

@@ -62,6 +62,7 @@ def check_dataset(
     from pipeline.dataset.fetch import check
     from pipeline.dataset.manifest import data_root as root_of
     from pipeline.dataset.manifest import load_manifest
+    from pipeline.dataset.same_files import explain_same_files
     from pipeline.io.errors import DatasetError
     from pipeline.io.messages import enumerate_problems
 
@@ -78,15 +79,18 @@ def check_dataset(
         raise click.UsageError("--json goes with --near and --labels.")
     manifest = load_manifest(name)
     ws = workspace_from(options) if deep or near or labels else None
+    root = ws.settings.data_root if ws is not None else data_root
+    data_root = root_of(root) if root else None
     if ws is not None and deep:
         report = _check_deep(manifest, ws.settings, configured=bool(given))
     else:
-        root = ws.settings.data_root if ws is not None else data_root
-        report = check(manifest, root_of(root) if root else None)
+        report = check(manifest, data_root)
     tell = say if as_json else click.echo
     tell(f"{name} in {report.elsewhere or report.folder}" if report.folder else f"{name}: not found")
     for split in report.splits:
         tell(f"  {split}")
+    if report.folder and (note := explain_same_files(manifest, data_root)):
+        say(note)
     if not report.ok:
         problems = "\n".join((f"{name}: {len(report.problems)} problem(s)", enumerate_problems(report.problems)))
         needed = [split for split in report.splits if split.split in (manifest.fit, manifest.eval)]

@@ -12,7 +12,7 @@ FileState = tuple[str, int, int]
 def state_of_file(path: Path) -> FileState:
     """Read the state of a file that exists, under its plain name."""
     stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns
+    return path.name, stat.st_size, changed_ns(stat)
 
 
 def state_of_entry(entry: os.DirEntry[str], name: str) -> FileState:
@@ -21,7 +21,12 @@ def state_of_entry(entry: os.DirEntry[str], name: str) -> FileState:
         stat = entry.stat()
     except OSError:  # a dangling link, say: the patch table names it
         return name, -1, 0
-    return name, stat.st_size, stat.st_mtime_ns
+    return name, stat.st_size, changed_ns(stat)
+
+
+def changed_ns(stat: os.stat_result) -> int:
+    """Return the time of the last change in ns: by the kernel where a tool gave a file back its older time."""
+    return max(stat.st_mtime_ns, getattr(stat, "st_ctime_ns", None) or 0)
 
 
 def is_dir(entry: os.DirEntry[str]) -> bool:

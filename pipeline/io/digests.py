@@ -49,6 +49,7 @@ class FileState(NamedTuple):
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
 
     @classmethod
@@ -62,7 +63,9 @@ class FileState(NamedTuple):
             return None
         # Names that are not UTF-8 hold halves of characters, which a database refuses.
         name = os.fsencode(str(path.absolute())).decode("utf-8", "backslashreplace")
-        return cls(name, state.st_size, _signed(state.st_mtime_ns), _signed(state.st_ino))
+        # The change time is the kernel's, which tools that give a file back its modification time cannot set.
+        changed = getattr(state, "st_ctime_ns", None) or 0  # pictures elsewhere have none
+        return cls(name, state.st_size, _signed(state.st_mtime_ns), _signed(changed), _signed(state.st_ino))
 
 
 def _signed(n: int) -> int:
@@ -75,15 +78,19 @@ def _signed(n: int) -> int:
 
 
 class DigestMemory:
-    """Cache the SHA-256 of files by (path, size, mtime, inode), so that a cached one costs a stat.
+    """Cache the SHA-256 of files by (path, size, mtime, ctime, inode), so that a cached one costs a stat.
 
-    A change of bytes with equal size, time and inode is not detected here. The extraction hashes the bytes that it
+    A change of bytes with equal size, times and inode is not detected here. The extraction hashes the bytes that it
     decodes, and `forget` empties the cache. If the cache's own file cannot be used (full or read-only disk, damage),
     digests are cached for this process only.
     """
 
-    TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
-    FIND = "SELECT sha256 FROM digests WHERE path=? AND size=? AND mtime_ns=? AND inode=?"
+    # Its table before, ``digests``, knew no change times, and is not read.
+    TABLE = (
+        "CREATE TABLE IF NOT EXISTS files "
+        "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, inode INT, sha256 TEXT)"
+    )
+    FIND = "SELECT sha256 FROM files WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=?"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,7 +112,7 @@ class DigestMemory:
         with contextlib.closing(database):
             try:
                 database.execute(self.TABLE)
-                database.execute("SELECT 1 FROM digests LIMIT 1")
+                database.execute("SELECT 1 FROM files LIMIT 1")
             except sqlite3.Error:
                 yield None
             else:
@@ -151,7 +158,7 @@ class DigestMemory:
         entries = [(*state, digest) for state, digest in new]
         if database is not None and entries:
             with contextlib.suppress(sqlite3.Error), database:
-                database.executemany("INSERT OR REPLACE INTO digests VALUES (?,?,?,?,?)", entries)
+                database.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", entries)
 
     def _find(self, database: sqlite3.Connection | None, state: FileState) -> str | None:
         if database is None:
@@ -168,6 +175,6 @@ class DigestMemory:
             if database is not None:
                 try:
                     with database:
-                        database.execute("DELETE FROM digests")
+                        database.execute("DELETE FROM files")
                 except sqlite3.Error:
                     self._unusable = True  # it still holds what is to be forgotten

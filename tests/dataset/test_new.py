@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from pipeline.dataset.describe.divide import split_pictures
+from pipeline.dataset.describe.divide import make_lists, photo_of, split_pictures
 from pipeline.dataset.describe.voc import new_manifest
 from pipeline.dataset.manifest import load_manifest
 from pipeline.dataset.read import read_split
@@ -296,6 +297,32 @@ def test_rare_classes_are_on_both_sides(seed):
     assert (len(train), len(val)) == (120, 80)
     for side in (train, val):
         assert set().union(*(names_of[i] for i in side)) == set().union(*names_of.values())
+
+
+def test_versions_of_a_photo_stay_on_one_side():
+    """As Roboflow names what it augments; 150 photos of two or three versions each."""
+    names_of = {
+        f"street/{n:03d}_jpg.rf.{version}{n:031x}": {"cat" if n % 3 else "dog"}
+        for n in range(150)
+        for version in ("a", "b", "c")[: 2 + n % 2]
+    }
+
+    train, val = split_pictures(names_of, seed=1)
+    positive = np.array([[label in names_of[i] for label in ("cat", "dog")] for i in names_of])
+    said: list[str] = []
+    lists = make_lists(list(names_of), positive, ("cat", "dog"), 1, said.append)
+
+    for one, other in ((train, val), (lists["train"].ids, lists["val"].ids)):
+        assert sorted([*one, *other]) == sorted(names_of)
+        assert not {photo_of(i) for i in one} & {photo_of(i) for i in other}
+        assert len({photo_of(i) for i in other}) == 60
+    assert "375 pictures are versions of 150 photos" in said[-1]
+
+
+def test_versions_of_one_photo_cannot_be_divided():
+    names = [f"street_jpg.rf.{n:032x}" for n in range(4)]
+    with pytest.raises(DatasetError, match="all 4 pictures are versions of one photo, street_jpg"):
+        make_lists(names, np.ones((4, 1), bool), ("cat",), 0, lambda line: None)
 
 
 def test_what_cannot_be_on_both_sides_is_still_divided():

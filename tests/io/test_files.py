@@ -1,11 +1,13 @@
 """Files whole or not at all, JSON that depends on the value alone, and remembered digests."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
 import platform
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -386,25 +388,25 @@ def test_digests_are_remembered_across_openings(tmp_path, hashed):
 
 
 @pytest.mark.parametrize(
-    ("data", "mtime_ns", "noticed"),
+    ("data", "mtime_ns"),
     [
-        pytest.param(b"longer", 1_000_000_000, True, id="size"),
-        pytest.param(b"new", 1_000_000_001, True, id="one nanosecond of mtime"),
-        pytest.param(b"old", 2_000_000_000, True, id="touched, same bytes"),
-        pytest.param(b"new", 1_000_000_000, False, id="nothing that stat shows: see forget"),
+        pytest.param(b"longer", 1_000_000_000, id="size"),
+        pytest.param(b"new", 1_000_000_001, id="one nanosecond of mtime"),
+        pytest.param(b"old", 2_000_000_000, id="touched, same bytes"),
+        pytest.param(b"new", 1_000_000_000, id="as long, and given back its time"),
     ],
 )
-def test_what_is_noticed(tmp_path, hashed, data, mtime_ns, noticed):
+def test_what_is_noticed(tmp_path, hashed, data, mtime_ns):
     path, memory = tmp_path / "p", DigestMemory(tmp_path / "m.sqlite")
     write(path, b"old")
     memory.digests([path])
 
     write(path, data, mtime_ns)
 
-    assert memory.digests([path]) == [sha256_bytes(data if noticed else b"old")]
-    assert len(hashed) == 1 + noticed
+    assert memory.digests([path]) == [sha256_bytes(data)]
+    assert len(hashed) == 2
     memory.digests([path])
-    assert len(hashed) == 1 + noticed  # and remembered again
+    assert len(hashed) == 2  # and remembered again
 
 
 def test_another_file_under_the_same_name_is_noticed(tmp_path):
@@ -422,22 +424,37 @@ def test_inodes_of_64_bits_and_times_after_2262_are_remembered(tmp_path, hashed,
     path, memory = tmp_path / "p", DigestMemory(tmp_path / "m.sqlite")
     write(path, b"old")
     plain = os.stat(path)
-    far = SimpleNamespace(st_mode=plain.st_mode, st_size=3, st_mtime_ns=2**63 + 5, st_ino=2**64 - 7)
+    far = SimpleNamespace(
+        st_mode=plain.st_mode, st_size=3, st_mtime_ns=2**63 + 5, st_ctime_ns=2**63 + 9, st_ino=2**64 - 7
+    )
     monkeypatch.setattr(type(path), "stat", lambda self, **how: far if self == path else os.stat(self, **how))
 
     assert [memory.digests([path]), DigestMemory(tmp_path / "m.sqlite").digests([path])] == [[sha256_bytes(b"old")]] * 2
     assert len(hashed) == 1
 
 
-def test_forget_hashes_everything_again(tmp_path):
+def test_forget_hashes_everything_again(tmp_path, hashed):
     path, memory = tmp_path / "p", DigestMemory(tmp_path / "m.sqlite")
     write(path, b"old")
     memory.digests([path])
-    write(path, b"new")
 
     memory.forget()
 
-    assert memory.digests([path]) == [sha256_bytes(b"new")]
+    assert memory.digests([path]) == [sha256_bytes(b"old")]
+    assert len(hashed) == 2
+
+
+def test_a_memory_from_before_there_were_change_times_is_not_read(tmp_path, hashed):
+    path = tmp_path / "p"
+    write(path, b"new")
+    state = os.stat(path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.sqlite")) as database, database:
+        database.execute("CREATE TABLE digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)")
+        row = (str(path), state.st_size, state.st_mtime_ns, state.st_ino, sha256_bytes(b"old"))
+        database.execute("INSERT INTO digests VALUES (?,?,?,?,?)", row)
+
+    assert DigestMemory(tmp_path / "m.sqlite").digests([path]) == [sha256_bytes(b"new")]
+    assert hashed == ["p"]
 
 
 def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.describe.divide import make_lists, split_pictures
+from pipeline.dataset.describe.divide import explain_versions, make_lists, split_pictures
 from pipeline.dataset.describe.finders import Finder, FoundFormat, FoundSource, find_coco, folder_of_pictures, path_of
 from pipeline.dataset.describe.finders_more import (
     find_imagefolder,
@@ -316,6 +316,8 @@ def _made_lists(whole: _Whole, part: _Part, ids: list[str], classes: Sequence[st
         made = make_lists(ids, positive, classes, seed, whole.say)
         return {split: _list_of(part, entry.ids) for split, entry in made.items()}
     whole.say("no pair of splits (train and val, or trainval and test): made from all pictures, 60 to 40")
+    if note := explain_versions(part.names_of):
+        whole.say(note)
     divided = zip(PAIRS[0], split_pictures(part.names_of, seed), strict=True)
     return {split: _list_of(part, members) for split, members in divided}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -12,6 +13,39 @@ from pipeline.io.messages import brief
 from pipeline.io.progress import Say
 
 MOVES_PER_CLASS = 100
+VERSION_OF_PHOTO = re.compile(r"\.rf\.[0-9A-Za-z]{16,}")
+"""What Roboflow puts behind the name of a photo in the names of its files, of which augmentation makes several."""
+
+
+def photo_of(name: str) -> str:
+    """Return the name of the photo of which a picture is a version.
+
+    >>> photo_of("street_12_jpg.rf.0123456789abcdef0123456789abcdef"), photo_of("street_12")
+    ('street_12_jpg', 'street_12')
+    """
+    return VERSION_OF_PHOTO.sub("", name)
+
+
+def explain_versions(ids: Collection[str]) -> str:
+    """Return a note that versions of one photo stay together, or an empty text where each picture is one photo.
+
+    Raises
+    ------
+    DatasetError
+        All pictures are versions of one photo.
+    """
+    n_photos = len({photo_of(i) for i in ids})
+    if n_photos == len(ids):
+        return ""
+    if n_photos == 1:
+        raise DatasetError(
+            f"all {len(ids)} pictures are versions of one photo, {photo_of(next(iter(ids)))}, so none can be both learnt "
+            "and scored; give more photos"
+        )
+    return (
+        f"{len(ids)} pictures are versions of {n_photos} photos (NAME.rf.DIGEST); those of one photo are put into one "
+        "split"
+    )
 
 
 def make_lists(
@@ -29,7 +63,13 @@ def make_lists(
             f"NOTE: {len(rare)} of {len(classes)} classes have one picture each, so that each can be learnt or scored, "
             f"not both: {', '.join(map(brief, rare[:5]))}{' ...' if len(rare) > 5 else ''}"
         )
-    in_val = divide_by_class(positive, seed)
+    photos = {name: k for k, name in enumerate(dict.fromkeys(map(photo_of, ids)))}
+    photo = np.array([photos[photo_of(i)] for i in ids], np.int64)
+    of_photo = np.zeros((len(photos), positive.shape[1]), bool)
+    np.logical_or.at(of_photo, photo, positive)
+    if note := explain_versions(ids):
+        say(note)
+    in_val = divide_by_class(of_photo, seed)[photo]
     parts = {"train": ~in_val, "val": in_val}
     return {
         split: IdList(tuple(sorted(ids[k] for k in np.flatnonzero(part))), True, own=True, folder=folder)
@@ -76,7 +116,9 @@ def divide_by_class(positive: np.ndarray, seed: int, share: float = VAL_SHARE) -
 
 
 def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str], list[str]]:
-    """Divide pictures 60 to 40 so that, if possible, each class with two pictures is on both sides.
+    """Divide pictures 60 to 40 so that, if possible, each class with two photos is on both sides.
+
+    Versions of one photo stay together.
 
     >>> split_pictures({"a": {"cat"}, "b": {"dog"}, "c": {"cat"}, "d": {"dog"}, "e": {"cat"}}, seed=0)
     (['a', 'b', 'c'], ['d', 'e'])
@@ -89,6 +131,11 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
     -------
     train, val : sorted ids
     """
+    versions: dict[str, list[str]] = {}
+    for name in sorted(names_of):
+        versions.setdefault(photo_of(name), []).append(name)
+    whole = {members[0]: members for members in versions.values()}
+    names_of = {first: set().union(*(names_of[i] for i in members)) for first, members in whole.items()}
     rng = np.random.default_rng(seed)
     ids = [sorted(names_of)[k] for k in rng.permutation(len(names_of))]
     classes = sorted(set().union(*names_of.values()))
@@ -114,6 +161,6 @@ def split_pictures(names_of: dict[str, set[str]], seed: int) -> tuple[list[str],
         if len(lacking(swapped)) <= len(worst):
             in_val = swapped
     return (
-        sorted(i for i, val in zip(ids, in_val, strict=True) if not val),
-        sorted(i for i, val in zip(ids, in_val, strict=True) if val),
+        sorted(i for first, val in zip(ids, in_val, strict=True) if not val for i in whole[first]),
+        sorted(i for first, val in zip(ids, in_val, strict=True) if val for i in whole[first]),
     )

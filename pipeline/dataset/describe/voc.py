@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.dataset.describe.divide import split_pictures
+from pipeline.dataset.describe.divide import explain_versions, split_pictures
 from pipeline.dataset.describe.names import is_container, role_of
 from pipeline.dataset.describe.peek import voc_files
 from pipeline.dataset.describe.tree import MAX_DEPTH, Folder, LeftOut, read_tree
@@ -189,6 +189,8 @@ def _describe_whole(tree: Folder, part: VocPart, seed: int, say: Say, on_error: 
                 "add the other list, or move these away to have both made"
             )
         say("no pair of id lists (train and val, or trainval and test): made from all annotated pictures, 60 to 40")
+        if note := explain_versions(found.names_of):
+            say(note)
         for split, members in zip(pair, split_pictures(found.names_of, seed), strict=True):
             lists[split] = IdList(tuple(members), True, True)
     return _Described(classes, pair, lists, _with_paths(pictures, found.read))

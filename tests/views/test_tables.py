@@ -17,6 +17,7 @@ from support.cli import run_command
 from support.dataset import write_annotation
 
 from pipeline.cli.show import print_rows
+from pipeline.views.tables.results import make_tables
 from pipeline.views.tables.table import Column, ResultTable
 from pipeline.views.tables.write import FORMATS
 
@@ -71,8 +72,12 @@ def test_one_table_of_classes_has_a_row_per_system(stepped):
         assert {name: float(row[f"AP_{name}"]) for name in ("ball", "crate")} == recipe["AP"]
     runs = sorted(str(path) for path in (folder / "results/runs").glob("tiny-fc[ab]-*/map.json"))
     joined = rows_of(shown(folder, *runs, "--format", "csv", "--per-class"))
-    assert [float(row["mAP"]) for row in joined] == [json.loads(Path(path).read_text())["mAP"] for path in runs]
+    results = [json.loads(Path(path).read_text()) for path in runs]
+    assert [float(row["mAP"]) for row in joined] == [result["mAP"] for result in results]
     assert len(joined) > 1
+    noted = [{**result, "notes": ["not the official splits", f"of {n}"]} for n, result in enumerate(results)]
+    (table,) = make_tables(noted, per_class=True)
+    assert table.notes[:3] == ("not the official splits", "of 0", "of 1")
 
 
 def test_a_sweep_says_what_was_chosen(stepped):

@@ -319,4 +319,5 @@ def classes_table(results: Sequence[Mapping[str, Any]]) -> ResultTable:
         for result in results
     ]
     title = f"{first['dataset']} {first['split']}: AP and mAP ({first['metric']}) %"
-    return ResultTable(title, columns, rows)
+    notes = dict.fromkeys(note for result in results for note in result.get("notes", ()))
+    return ResultTable(title, columns, rows, notes=tuple(notes))

@@ -159,9 +159,9 @@ def test_refused(hidden, options, message):
 
 
 def test_rows_made_in_another_way(hidden, monkeypatch):
-    import pipeline.activations.identity as identity
+    from pipeline.activations import trunk_identity
 
-    monkeypatch.setattr(identity, "VERSION", 99)
+    monkeypatch.setattr(trunk_identity, "VERSION", 99)
     ended = hidden(*["retrieve", "--dataset", "hidden", "--config", "config.yaml", "--query", "disc.png"])
 
     assert ended.code == 2

@@ -45,14 +45,14 @@ if any("spawn_main" in part for part in sys.orig_argv):
 FLAGS = """
 import os, pathlib, signal, time
 import pipeline.stages.extract as stage, pipeline.stages.runner as runner_stage
-from pipeline.activations import folder, identity, parts
+from pipeline.activations import folder, parts, trunk_identity
 
 flags = pathlib.Path(os.environ["ENGINE_FLAGS"])
-make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, identity.VERSION
+make_runner, load_trunk, version = stage.make_runner, runner_stage.load_trunk, trunk_identity.VERSION
 make, writes = parts.PartMaker.make, {kind: kind.write for kind in (folder.LocalFolder, folder.RemoteFolder)}
 
 def flagged_runner(ws, dataset=None, **options):
-    identity.VERSION = 99 if (flags / "other-version").exists() else version
+    trunk_identity.VERSION = 99 if (flags / "other-version").exists() else version
     if (flags / "other-precision").exists():
         ws = type(ws)(ws.settings.model_copy(update={"precision": "bf16"}))
     return make_runner(ws, dataset, **options)

@@ -42,4 +42,4 @@ def test_boxes_that_are_not_current_are_measured_again_on_the_same_split(tmp_pat
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     assert localise.read(run, "fca", split) is None
-    assert said[0].endswith(f"pipeline localise --dataset demo --head fca{ending}")
+    assert said[0].endswith(f"pipeline localise --dataset demo --head fca{ending}, with the same settings")

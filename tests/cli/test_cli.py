@@ -76,7 +76,7 @@ def test_fit_head_prints_the_files_of_all_heads(stepped):
     assert all((folder / p).is_file() for p in paths)
     assert "fitted on 6 of 6 pictures" in ended["fit-head"].err
     assert "already" in ended["fit-head again"].err
-    counts = r"fit fca: \d+ rows of 1,024 columns, [\d.]+ KiB: rows in memory; at most [\d.,]+ .iB of memory, "
+    counts = r"fit fca: \d+ rows of 1,024 columns, [\d.,]+ KiB: rows in memory; at most [\d.,]+ .iB of memory, "
     assert re.search(counts + r"[\d.,]+ .iB of them held already\n", ended["fit-head"].err)
 
 

@@ -33,7 +33,15 @@ EXTRACT = "extract --dataset tiny --split train --scheduler"
 
 def workers_of(process):
     """Worker processes that a process started; multiprocessing's own helper is none."""
-    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in process.children() if "spawn_main" in command_line(child)]
+
+
+def command_line(process):
+    """The command line of a process, and nothing of one that ends while it is asked."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie too
+        return ""
 
 
 # --- the same bytes

@@ -61,7 +61,7 @@ def test_what_fits_lies_in_memory_and_the_rest_in_a_file_without_a_name(tmp_path
     assert isinstance(MemoryBudget(None, tmp_path, said.append).hold(2**20, 64, [rows], "fit a", 10), RowsInMemory)
     assert isinstance(less.hold(2**20, 64, [rows], "fit b", 64 * 2**20), RowsOnDisk)
     assert list(tmp_path.iterdir()) == []
-    peak = r"at most [\d.]+ .iB of memory, [\d.]+ .iB of them held already"
+    peak = r"at most [\d.,]+ .iB of memory, [\d.,]+ .iB of them held already"
     counts = "1,048,576 rows of 64 columns, 128.0 MiB: rows"
     assert re.fullmatch(rf"fit a: {counts} in memory; {peak}", said[0])
     assert re.fullmatch(rf"fit b: {counts} in a scratch file in {tmp_path}; {peak}", said[1])
@@ -71,7 +71,7 @@ def test_a_fit_that_cannot_keep_its_budget_is_refused_with_what_it_needs(tmp_pat
     said = []
     budget = MemoryBudget(resident_memory() + 2**30, tmp_path, said.append)
     message = (
-        r"fit a: 10 rows of 4 columns, 80 B: [\d.]+ GiB of memory are needed, .* 1\.1 GiB for the fit, .*--memory \d"
+        r"fit a: 10 rows of 4 columns, 80 B: [\d.,]+ GiB of memory are needed, .* 1\.1 GiB for the fit, .*--memory \d"
     )
     with pytest.raises(HeadError, match=message):
         budget.hold(10, 4, iter([]), "fit a", int(1.1 * 2**30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ MAX_ALIASES = 100
 MAX_MERGED_KEYS = 10_000
 TWICE = "keys that stand there twice, of which one would be lost"
 MERGE = "tag:yaml.org,2002:merge"
+BOOL = "tag:yaml.org,2002:bool"
+# 010 is eight and 1:30 is ninety in YAML 1.1, whatever the writer meant.
+_OTHER_BASE = re.compile(r"^[-+]?(?:0_*[0-7]|[\d_]+:)")
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -43,6 +47,25 @@ class _BoundedLoader(yaml.SafeLoader):
         super().flatten_mapping(node)
         if len(node.value) > MAX_MERGED_KEYS:
             raise yaml.YAMLError(f"more than {MAX_MERGED_KEYS:,} merged keys")
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if _OTHER_BASE.match(node.value):
+            raise yaml.YAMLError(
+                f"line {node.start_mark.line + 1}: {node.value} is {value} to YAML: write {value}, "
+                f"or '{node.value}' in quotes if it is text"
+            )
+        return value
+
+
+# Words such as `no` and `on` are text, as in YAML 1.2: a class, a split or a country may be called so. Settings that
+# are true or false take these words as well.
+_BoundedLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_BoundedLoader.add_implicit_resolver(BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_BoundedLoader.add_constructor("tag:yaml.org,2002:int", _BoundedLoader.construct_yaml_int)
 
 
 def read_json_or_mapping(path: Path) -> dict[Any, Any]:

@@ -525,3 +525,22 @@ def test_a_git_lfs_pointer_is_named_whatever_it_stands_for(tmp_path, read):
         (PipelineError, ValueError), match="a Git LFS pointer without its file; get it with: git lfs pull"
     ):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: [no, Yes, on, off, y]", ["no", "Yes", "on", "off", "y"]),
+        ("a: [true, False, 10, 0, -3, 0x10, 1_000, 08, '010']", [True, False, 10, 0, -3, 16, 1000, "08", "010"]),
+    ],
+)
+def test_words_of_yaml_are_text_unless_they_can_mean_nothing_else(tmp_path, text, value):
+    (tmp_path / "a.yaml").write_text(text)
+    assert read_mapping(tmp_path / "a.yaml") == {"a": value}
+
+
+@pytest.mark.parametrize(("number", "value"), [("010", 8), ("-01", -1), ("1:30", 90), ("00", 0)])
+def test_numbers_in_other_bases_are_asked_about(tmp_path, number, value):
+    (tmp_path / "a.yaml").write_text(f"a: 1\nb: {number}\n")
+    with pytest.raises(SettingsError, match=f"line 2: {number} is {value} to YAML: write {value}, or '{number}'"):
+        read_mapping(tmp_path / "a.yaml")

@@ -189,6 +189,12 @@ def yolo(folder, text: str = "0 0.5 0.5 0.25 0.5\n", yaml: str = "names: [cat, d
     write(folder, "own/data.yaml", yaml)
 
 
+def test_classes_called_no_and_yes_keep_their_names(tmp_path):
+    yolo(tmp_path, yaml="names: [no, yes]\ntrain: images\n")
+    assert new(tmp_path).code == 0
+    assert load_manifest("own", tmp_path / "data_manifests").classes == ("no", "yes")
+
+
 def test_what_yolo_leaves_out_or_joins_is_said(tmp_path):
     yolo(tmp_path, "2 0.5 0.5 0.25 0.5\n", "names: [cat, dog, cat]\ntrain: images\n")
     write(tmp_path, "own/labels/classes.txt", "dog\ncat\n")

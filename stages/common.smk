@@ -4,7 +4,7 @@ import sys
 
 from pipeline.dataset.manifest import known_datasets, known_splits
 from pipeline.io.errors import PipelineError
-from pipeline.trunk.sources import MADE_TRUNKS
+from pipeline.trunk.registry import MADE_TRUNKS
 from pipeline.workflow.due import Due
 from pipeline.workflow.flow import Flow, refuse_lost_keys
 from pipeline.workflow.fold import fold_output

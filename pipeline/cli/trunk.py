@@ -40,7 +40,7 @@ def list_trunks(part: str) -> None:
       pipeline trunk ls resnet
     """
     from pipeline.io.errors import MissingDataError
-    from pipeline.trunk.sources import FAMILY_TRUNKS, SOURCES
+    from pipeline.trunk.registry import FAMILY_TRUNKS, SOURCES
     from pipeline.trunk.weight_files import INSTALL_PACKAGED, packaged_trunks
 
     packaged = packaged_trunks()
@@ -194,7 +194,7 @@ def import_trunk(
     from pipeline.io.messages import brief
     from pipeline.trunk.card import save_trunk
     from pipeline.trunk.formats.convert import ARCHITECTURES, convert, read_mean_bgr
-    from pipeline.trunk.sources import find_source, suggest_trunk
+    from pipeline.trunk.registry import find_source, suggest_trunk
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise SettingsError(f"--name: may have letters, digits, '.', '_' and '-', got {brief(name)}")

@@ -26,7 +26,7 @@ def make(dataset: str, **options: Any) -> None:
     from pipeline.io.errors import SettingsError
     from pipeline.stages import trunk
     from pipeline.stages.context import RunContext
-    from pipeline.trunk.sources import MADE_TRUNKS
+    from pipeline.trunk.registry import MADE_TRUNKS
 
     ws = workspace_from(options)
     if not ws.makes_trunk:

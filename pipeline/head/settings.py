@@ -220,6 +220,8 @@ class KnnSettings(VectorSettings):
 class NcmSettings(VectorSettings):
     """Nearest class mean (Mensink et al. 2013), after centring and scaling to length 1 (Wang et al. 2019)."""
 
+    in_unit_range: ClassVar[bool] = False  # negative distances, to which powers do not apply
+
     kind: Literal["ncm"]
     centre: bool = Field(True, description="take the mean of the fit rows off first")
     unit_length: bool = Field(True, description="scale rows to length 1 after that")

@@ -16,7 +16,7 @@ from pipeline.activations.part_size import rows_per_part
 from pipeline.io.errors import SettingsError
 from pipeline.io.messages import enumerate_problems
 from pipeline.io.model import Settings, explain_validation
-from pipeline.trunk.sources import names_layer
+from pipeline.trunk.registry import names_layer
 
 MEASURE = "measure it there: python benchmarks/scale.py --costs costs.yaml, then pipeline plan --costs costs.yaml"
 USUAL_BATCH = 64

@@ -28,8 +28,8 @@ from pipeline.trunk.backends import has_openvino
 from pipeline.trunk.compiled import find_missing_compiler
 from pipeline.trunk.devices import name_device
 from pipeline.trunk.hubs import NotDownloadedError
+from pipeline.trunk.registry import is_imported
 from pipeline.trunk.runner import cpu_has_bf16
-from pipeline.trunk.sources import is_imported
 from pipeline.trunk.weight_files import INSTALL_OPENVINO, INSTALL_PACKAGED, packaged_trunks
 
 LIBRARIES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "scikit-learn", "snakemake", "dask", "pillow")

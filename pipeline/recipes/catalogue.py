@@ -24,7 +24,7 @@ from pipeline.io.yaml import read_mapping
 from pipeline.stages.boxes import refuse_without_boxes, refuse_without_labels
 from pipeline.stages.recipe_settings import RecipeSettings
 from pipeline.stages.settings import RunSettings
-from pipeline.trunk.sources import DEFAULT_LAYER, LAYERS, find_source, names_layer
+from pipeline.trunk.registry import DEFAULT_LAYER, LAYERS, find_source, names_layer
 
 
 @cache

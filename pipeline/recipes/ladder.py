@@ -37,7 +37,7 @@ from pipeline.stages.patches import current_table
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.stored import sealed_store
 from pipeline.stages.workspace import VERSIONS, Workspace
-from pipeline.trunk.sources import DEFAULT_LAYER
+from pipeline.trunk.registry import DEFAULT_LAYER
 
 
 @dataclass(frozen=True)

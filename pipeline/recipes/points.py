@@ -19,7 +19,7 @@ from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
 from pipeline.stages.sweep import Grid, LabelledRows, sweep_grid
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.sources import names_layer
+from pipeline.trunk.registry import names_layer
 
 
 @dataclass(frozen=True)

@@ -182,12 +182,13 @@ def natural_aggregation(head: Mapping[str, Any]) -> Aggregation | None:
     >>> str(natural_aggregation({"kind": "weak", "top": 20})), str(natural_aggregation({"kind": "svm"}))
     ('top:20', 'pooled')
     """
-    scores_patches = getattr(SETTINGS_OF_KIND.get(head["kind"]), "scores_patches", True)
+    settings = SETTINGS_OF_KIND.get(head["kind"])
+    scores_patches = getattr(settings, "scores_patches", True)
     if scores_patches is False or head.get("takes") == "pictures":  # a property where it follows from what is taken
         return POOLED
     if head["kind"] == "weak":
         return MAXIMUM if head["top"] == 1 else Aggregation("top", float(head["top"]))
-    if head["kind"] == "ncm" or head.get("score_kind") == "log-odds":
+    if not getattr(settings, "in_unit_range", True) or head.get("score_kind") == "log-odds":
         return MAXIMUM
     return None
 

@@ -20,7 +20,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.hints import name_command, name_way
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.seconds import stage_seconds
-from pipeline.trunk.sources import SEEDED_TRUNKS
+from pipeline.trunk.registry import SEEDED_TRUNKS
 
 
 def path(run: RunContext, head: str) -> Path:

@@ -31,7 +31,7 @@ from pipeline.stages.runner import make_runner, worker_threads
 from pipeline.stages.settings import RunSettings
 from pipeline.stages.stored import open_features, require_rows, rows_to_extract
 from pipeline.stages.workspace import Workspace
-from pipeline.trunk.sources import is_imported
+from pipeline.trunk.registry import is_imported
 
 
 @dataclass(frozen=True)

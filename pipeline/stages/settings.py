@@ -18,8 +18,8 @@ from pipeline.io.names import expand_home
 from pipeline.patches.settings import BoxSettings, CropSettings, GridSettings, LabelSettings, Source, SourceSettings
 from pipeline.scoring.aggregation import POOLED, Aggregation
 from pipeline.stages.recipe_settings import RecipeSettings
+from pipeline.trunk.registry import DEFAULT_LAYER, check_trunk_name, find_source, is_imported
 from pipeline.trunk.settings import FisherSettings, FromScratchSettings
-from pipeline.trunk.sources import DEFAULT_LAYER, check_trunk_name, find_source, is_imported
 
 RECIPE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 

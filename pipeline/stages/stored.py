@@ -13,7 +13,7 @@ from pipeline.patches.table import PatchTable
 from pipeline.stages.context import RunContext
 from pipeline.stages.patches import current_table, require
 from pipeline.stages.receipt import read_receipt
-from pipeline.trunk.sources import is_imported
+from pipeline.trunk.registry import is_imported
 
 
 def rows_to_extract(run: RunContext, table: PatchTable) -> np.ndarray | None:

@@ -26,7 +26,7 @@ from pipeline.scoring import VERSION as SCORING_VERSION
 from pipeline.scoring.aggregation import Aggregation, reported_aggregation
 from pipeline.stages.settings import RunSettings
 from pipeline.trunk import VERSION as TRUNK_VERSION
-from pipeline.trunk.sources import MADE_TRUNKS, SEEDED_TRUNKS, is_imported, names_layer, sources_of
+from pipeline.trunk.registry import MADE_TRUNKS, SEEDED_TRUNKS, is_imported, names_layer, sources_of
 from pipeline.trunk.weight_files import check_weights, digest_weights_state, has_weights
 
 VERSIONS = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.trunk.sources import DEFAULT_LAYER
+from pipeline.trunk.registry import DEFAULT_LAYER
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class AlexNet(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (n, 3, input_px, input_px), float, normalised
-        layers : names out of `pipeline.trunk.sources.LAYERS`
+        layers : names out of `pipeline.trunk.registry.LAYERS`
 
         Returns
         -------

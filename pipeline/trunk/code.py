@@ -13,7 +13,7 @@ from pipeline.io.messages import brief
 from pipeline.io.model import explain_validation
 from pipeline.io.own_code import OwnCode, explain, find_code, load_class
 from pipeline.trunk.card import Preprocessing, TrunkCard
-from pipeline.trunk.sources import CODE, DEFAULT_LAYER, TRUNK_GROUP, TrunkRequest
+from pipeline.trunk.registry import CODE, DEFAULT_LAYER, TRUNK_GROUP, TrunkRequest
 from pipeline.trunk.trunk import Trunk, digest_weights, load_state, read_weights
 
 LAYER = "output"

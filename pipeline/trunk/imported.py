@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from pipeline.io.errors import TrunkError
-from pipeline.trunk.sources import TrunkRequest
+from pipeline.trunk.registry import TrunkRequest
 
 
 def refuse(request: TrunkRequest) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Load trunks by name, from the sources of `pipeline.trunk.sources`."""
+"""Load trunks by name, from the sources of `pipeline.trunk.registry`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.io.errors import TrunkError
 from pipeline.trunk.outline import Outline
-from pipeline.trunk.sources import LOADABLE, TrunkRequest, TrunkSource, find_source, suggest_trunk
+from pipeline.trunk.registry import LOADABLE, TrunkRequest, TrunkSource, find_source, suggest_trunk
 from pipeline.trunk.trunk import Trunk
 from pipeline.trunk.weight_files import PICKLED_SUFFIXES
 

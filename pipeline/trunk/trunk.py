@@ -22,7 +22,7 @@ from pipeline.io.names import make_file_part
 from pipeline.trunk.alexnet import AlexNet
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.hubs import cached_by_torch, require_hub
-from pipeline.trunk.sources import LAYERS
+from pipeline.trunk.registry import LAYERS
 from pipeline.trunk.state import FLOATS
 from pipeline.trunk.weight_files import PICKLED_SUFFIXES, refuse_lfs_pointer
 

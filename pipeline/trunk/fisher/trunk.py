@@ -19,7 +19,7 @@ from pipeline.io.errors import TrunkError
 from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.fisher.descriptors import CHANNELS, SPAN_PX, describe
-from pipeline.trunk.sources import DEFAULT_LAYER
+from pipeline.trunk.registry import DEFAULT_LAYER
 from pipeline.trunk.trunk import Trunk, load_state
 
 ARCHITECTURE = LAYER = "fisher"

@@ -1,1 +1,1 @@
-"""Trunks of families and libraries, a module each; `SOURCES` in `pipeline.trunk.sources` names them."""
+"""Trunks of families and libraries, a module each; `SOURCES` in `pipeline.trunk.registry` names them."""

@@ -12,7 +12,7 @@ from pipeline.io.model import MAX_FC_WIDTH
 from pipeline.trunk.alexnet import ALEXNET64, CONFIGS, AlexNet, AlexNetConfig, krizhevsky, make_config
 from pipeline.trunk.card import TrunkCard
 from pipeline.trunk.outline import Outline
-from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.registry import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import assign_state, fit_state, strip_prefix
 from pipeline.trunk.trunk import LayeredNetwork, Trunk, digest_weights, download_weights, load_state, read_weights
 from pipeline.trunk.zoo.torchvision_import import import_torchvision

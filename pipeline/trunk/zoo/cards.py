@@ -14,7 +14,7 @@ from pipeline.trunk.fisher.trunk import ARCHITECTURE as FISHER
 from pipeline.trunk.fisher.trunk import fisher_trunk
 from pipeline.trunk.onnx.trunk import ARCHITECTURE as ONNX
 from pipeline.trunk.onnx.trunk import onnx_trunk
-from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.registry import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.trunk import Trunk, read_weights
 from pipeline.trunk.weight_files import refuse_lfs_pointer
 from pipeline.trunk.zoo.alexnet import trunk_of_card

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.io.errors import SettingsError
 from pipeline.trunk.formats.torch_file import read_torch_tensors
-from pipeline.trunk.sources import TrunkRequest, find_source
+from pipeline.trunk.registry import TrunkRequest, find_source
 from pipeline.trunk.trunk import read_weights
 
 

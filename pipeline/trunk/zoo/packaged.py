@@ -19,7 +19,7 @@ from pipeline.io.messages import enumerate_problems
 from pipeline.trunk.formats.torch_file import read_torch_tensors
 from pipeline.trunk.nodes import Node, NodesNetwork, parse_nodes
 from pipeline.trunk.outline import Outline
-from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest, find_source
+from pipeline.trunk.registry import DEFAULT_LAYER, TrunkRequest, find_source
 from pipeline.trunk.trunk import Trunk, digest_weights, load_state
 from pipeline.trunk.weight_files import INSTALL_PACKAGED, check_weights
 from pipeline.trunk.zoo import timm as zoo

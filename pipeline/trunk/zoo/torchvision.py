@@ -13,7 +13,7 @@ from pipeline.io.likeness import suggest
 from pipeline.trunk.card import Preprocessing, TrunkCard
 from pipeline.trunk.nodes import LAST, Node, NodesNetwork, Prefix, find_block, parse_nodes, settle, widths_of
 from pipeline.trunk.outline import Outline, on_meta, run_blank
-from pipeline.trunk.sources import DEFAULT_LAYER, TrunkRequest
+from pipeline.trunk.registry import DEFAULT_LAYER, TrunkRequest
 from pipeline.trunk.state import FittedState, assign_state, fit_state
 from pipeline.trunk.trunk import Trunk, digest_weights, download_weights, read_weights
 from pipeline.trunk.zoo.input_size import at_size, check_px

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from pipeline.io.digests import sha256_bytes
 from pipeline.stages.settings import RunSettings
-from pipeline.trunk.sources import CARD, LAYERS, SOURCES, check_trunk_name, find_source, names_layer
+from pipeline.trunk.registry import CARD, LAYERS, SOURCES, check_trunk_name, find_source, names_layer
 from pipeline.trunk.trunk import digest_weights
 
 

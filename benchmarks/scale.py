@@ -335,15 +335,19 @@ def trunk_costs(work: Path, trunk: str, weights: Path | None, runs: int) -> dict
         **{name: getattr(rows, name) for name in ("picture", "box_xyxy", "scale")},
     }
     metadata = make_metadata(identity, table.ids, {})
-    (part,) = parts_of(identity)
-    objects = encode_part(metadata, part, columns)
+    parts = parts_of(identity)
+
+    def encode() -> list[bytes]:
+        each = [(part, {name: values[part.start : part.stop] for name, values in columns.items()}) for part in parts]
+        return [data for part, of_part in each for data in encode_part(metadata, part, of_part).values()]
+
     return {
         "layer": runner.trunk.layer,
         "width": runner.trunk.width,
         "operations": runner.operations_per_row(runner.trunk),
-        "bytes_a_row": round(sum(map(len, objects.values())) / part.n_rows, 1),
+        "bytes_a_row": round(sum(map(len, encode())) / table.n_rows, 1),
         "cut_s": cut_s,
-        "write_s": time_per(part.n_rows, lambda: encode_part(metadata, part, columns), runs),
+        "write_s": time_per(table.n_rows, encode, runs),
         "rates": dict(sorted(rates.items())),
         "cores": cores,
     }

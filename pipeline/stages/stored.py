@@ -11,6 +11,8 @@ from pipeline.head.strong import rows_to_learn
 from pipeline.io.errors import SettingsError, StoreError, StoreNotExtractedError
 from pipeline.patches.table import PatchTable
 from pipeline.stages.context import RunContext
+from pipeline.stages.hints import name_command
+from pipeline.stages.other_settings import name_other_stores
 from pipeline.stages.patches import current_table, require
 from pipeline.stages.receipt import read_receipt
 from pipeline.trunk.registry import is_imported
@@ -42,7 +44,7 @@ def sealed_store(run: RunContext, split: str) -> Store:
         Not extracted with these settings yet, or the trunk's weights changed since.
     """
     ws, s, file = run.ws, run.settings, run.ws.receipt_path(run.dataset, split)
-    again = f"pipeline extract --dataset {run.dataset} --split {split} --trunk {s.trunk}"
+    again = name_command("extract", "--dataset", run.dataset, "--split", split, "--trunk", s.trunk)
     if not file.is_file() and is_imported(s.trunk):
         name = s.trunk.partition("/")[2]
         raise StoreNotExtractedError(
@@ -53,7 +55,7 @@ def sealed_store(run: RunContext, split: str) -> Store:
     if not file.is_file():
         raise StoreNotExtractedError(
             f"{run.dataset} {split}: no activations of trunk {s.trunk!r}, layer {s.layer!r} with these settings yet "
-            f"(no {file}); make them with: {again}" + (f" --layer {s.layer}" if s.layer != "fc7" else "")
+            f"(no {file}); make them with: {again}{name_other_stores(run, split)}"
         )
     receipt = read_receipt(file)
     store = Store(ws.stores.child(receipt.store))

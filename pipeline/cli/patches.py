@@ -18,8 +18,8 @@ from pipeline.cli.common import dataset_option, parse_share, say, settings_optio
 def command(dataset: str, split: str, share: str | None, rehash: bool, **options: Any) -> None:
     """Decode every picture of a split, find the bad ones, and plan its patches.
 
-    Writes the patch table, which fixes the rows of every store of this split. What a picture told is
-    remembered in the cache, so that a killed run resumes where it was, and shares may run at the same time.
+    Writes the patch table, which fixes the rows of every store of this split. What was found in each picture is
+    remembered in the cache: a killed run resumes where it was. Shares may run at the same time.
 
     \b
     Example:

@@ -81,9 +81,9 @@ def fetch_dataset(name: str, data_root: str | None) -> None:
 @click.option(
     "--root",
     help="Folder with pictures and their annotations (VOC, COCO, YOLO and others), with class folders "
-    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone. Or a URL, or a list of URLs, of pictures without "
-    "labels. Or tar archives, labels next to the pictures (KEY.cls) or none. With --table, the folder of its pictures, "
-    "by default the table's.",
+    "(CLASS/NAME.jpg, perhaps in train/, val/), or with pictures alone. Or a URL, or a list of URLs, of pictures "
+    "without labels. Or tar archives, labels next to the pictures (KEY.cls) or none. With --table, the folder of its "
+    "pictures, by default the table's.",
 )
 @click.option(
     "--table",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.io.errors import StoreError
-from pipeline.io.messages import brief
+from pipeline.io.messages import shorten
 from pipeline.stages.context import RunContext
 from pipeline.stages.receipt import read_receipt
 from pipeline.stages.settings import RunSettings
@@ -57,6 +58,10 @@ def _store_digest(settings: RunSettings) -> str:
 def _text(name: str, now: Any, stored: Any) -> str:
     if hasattr(stored, "model_dump") and hasattr(now, "model_dump"):
         before, after = now.model_dump(mode="json"), stored.model_dump(mode="json")
-        inner = ", ".join(f"{key}: {brief(value)}" for key, value in after.items() if before.get(key) != value)
+        inner = ", ".join(f"{key}: {_yaml(value)}" for key, value in after.items() if before.get(key) != value)
         return f"{name}: {{{inner}}}"
-    return f"{name}: {stored if isinstance(stored, str) else brief(stored)}"
+    return f"{name}: {_yaml(stored)}"
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else shorten(json.dumps(value, default=str), 80)

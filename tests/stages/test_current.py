@@ -159,6 +159,17 @@ def test_scores_in_another_cache_say_which_table_is_not_there(run):
     assert "give the --cache with which they were made, or score again: pipeline score" in ended.err
 
 
+def test_a_refusal_names_the_settings_of_stores_that_are_there(run):
+    ended = run("fit-head --dataset tiny --head fca --config config.yaml --batch 7 --threads 2")
+
+    assert ended.code == 2
+    assert "make them with: pipeline extract --dataset tiny --split train --trunk" in ended.err
+    there = ended.err.partition("extracted already, to be read with these settings instead:\n  ")[2].splitlines()[0]
+    assert there == "batch: null"
+    again = run("fit-head --dataset tiny --head fca --config config.yaml")
+    assert again.code == 0, again.err
+
+
 @pytest.mark.parametrize(
     "line",
     [

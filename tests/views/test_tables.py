@@ -212,9 +212,11 @@ def test_all_results_are_in_one_flat_table(stepped):
     assert "0 results" in run_command(folder, *["results", "ls", "--dataset", "other"]).out
 
 
-def test_a_file_that_is_no_result_is_named(work):
+@pytest.mark.parametrize("broken_by", ["{}", "its mAP is text"])
+def test_a_file_that_is_no_result_is_named(work, broken_by):
     broken = next((work / "results/runs").glob("*/map.json"))
-    broken.write_text("{}")
+    content = json.dumps({**json.loads(broken.read_text()), "mAP": "high"}) if broken_by != "{}" else "{}"
+    broken.write_text(content)
     ended = run_command(work, *["results", "ls", "--format", "csv"])
     assert ended.code == 0 and f"NOTE: {broken.relative_to(work)}: left out, not a result" in ended.err
     missing = run_command(work, *["results", "ls", "--results", "nowhere"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cache.of_result import EvaluatedBefore
 from pipeline.io.atomic import read_json
+from pipeline.io.messages import brief
 from pipeline.scoring.aggregation import Aggregation
 from pipeline.views.tables.stale import why_stale
 from pipeline.views.tables.table import Column, ResultTable
@@ -69,6 +70,8 @@ def runs_table(results: Path, dataset: str | None = None) -> ResultTable:
 
 def _row(of: str, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     is_recipe = of == "recipe"
+    if content["mAP"] is not None and not isinstance(content["mAP"], (int, float)):
+        raise TypeError(f"mAP: expected a number, got {brief(content['mAP'])}")
     return {
         "of": of,
         **{name: content[name] for name in ("dataset", "split", "fit_split", "metric", "mAP", "official")},

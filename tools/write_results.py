@@ -117,9 +117,83 @@ class Sweep:
         return markdown(["head", "reading", *(k if k == "max" else f"k={k}" for k in ks)], rows)
 
 
+class Ladder:
+    """What ``pipeline ladder`` measured, rung by rung."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        self.rungs = {rung["name"]: {row["name"]: row for row in rung["recipes"]} for rung in content["rungs"]}
+        self.names = list(dict.fromkeys(name for rows in self.rungs.values() for name in rows))
+
+    def mean(self, rung: str, recipe: str) -> str:
+        """Mean mAP over seeds, in per cent."""
+        return percent(self.rungs[rung][recipe]["mAP"])
+
+    def table(self) -> str:
+        """One row per trunk: mAP of each recipe with its interval over pictures, and what its rows cost."""
+        rows = [
+            [f"`{rung['name']}`", f"{rung['columns']:,}", *(self._cell(rung["name"], name) for name in self.names)]
+            for rung in self.content["rungs"]
+        ]
+        return markdown(["trunk", "columns", *(f"`{name}`" for name in self.names)], rows)
+
+    def _cell(self, rung: str, name: str) -> str:
+        row = self.rungs[rung].get(name)
+        if row is None:
+            return ""
+        return f"{percent(row['mAP'])} ({percent(row['interval']['low'])} to {percent(row['interval']['high'])})"
+
+    def costs(self) -> str:
+        """One row per trunk: rows and bytes of its stores, pointing game, seconds of fitting and scoring per recipe."""
+        rows = []
+        for rung in self.content["rungs"]:
+            of = self.rungs[rung["name"]]
+            pointing = [percent(of[name]["pointing"]) if of[name]["pointing"] else "" for name in ("strong", "weak")]
+            seconds = [f"{sum(of[name]['seconds'].values()):.0f}" for name in ("knn", "svm", "weak", "strong")]
+            size = f"{rung['bytes'] / 2**20:,.0f}"
+            rows.append([f"`{rung['name']}`", f"{rung['rows']:,}", size, " / ".join(pointing), " / ".join(seconds)])
+        columns = [
+            "trunk",
+            "rows",
+            "MiB",
+            "pointing game: `strong` / `weak`",
+            "seconds: `knn` / `svm` / `weak` / `strong`",
+        ]
+        return markdown(columns, rows)
+
+    def few(self, shots: int) -> str:
+        """One row per trunk: mAP after so many positive pictures per class, with its deviation over draws."""
+        names = [name for name in self.names if any(rows.get(name, {}).get("few") for rows in self.rungs.values())]
+        rows = []
+        for rung, of in self.rungs.items():
+            points = [next(p for p in of[name]["few"] if p["size"] == shots) for name in names]
+            rows.append([f"`{rung}`", *(f"{percent(p['mAP'])} ± {percent(p['std'])}" for p in points)])
+        return markdown(["trunk", *(f"`{name}`" for name in names)], rows)
+
+
+class Curve:
+    """What ``pipeline curve`` measured."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.curves = content["curves"]
+
+    def table(self) -> str:
+        """One row per recipe: mAP by the number of fit pictures, with its deviation over draws."""
+        sizes = list(dict.fromkeys(point["size"] for curve in self.curves for point in curve["points"]))
+        rows = []
+        for curve in self.curves:
+            of = {point["size"]: f"{percent(point['mAP'])} ± {percent(point['std'])}" for point in curve["points"]}
+            rows.append([f"`{curve['name']}`", *(of.get(size, "") for size in sizes)])
+        return markdown(["recipe", *map(str, sizes)], rows)
+
+
 def load(name: str) -> Any:
-    """Read a measured file: a comparison, a sweep, or as it is."""
+    """Read a measured file: a comparison, a sweep, a ladder, a curve, or as it is."""
     content = json.loads((DOCS / "measured" / f"{name}.json").read_text())
+    if "rungs" in content:
+        return Ladder(content)
+    if "curves" in content:
+        return Curve(content)
     if "recipes" in content:
         return Comparison(content)
     return Sweep(content) if "rows" in content else content

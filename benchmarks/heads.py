@@ -45,8 +45,8 @@ from pipeline.patches.settings import LabelSettings
 from pipeline.scoring.score import make_accumulator, score_split
 from pipeline.stages.context import RunContext
 from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
-from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 
 STRONG = HeadSettings()

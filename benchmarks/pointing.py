@@ -22,8 +22,8 @@ from pipeline.io.yaml import read_mapping
 from pipeline.scoring.heat_maps import CoverageGrid, point_at
 from pipeline.stages.context import RunContext
 from pipeline.stages.parse_settings import parse_run_settings
+from pipeline.stages.runner import set_threads
 from pipeline.stages.stored import open_rows
-from pipeline.stages.trunk import set_threads
 from pipeline.stages.workspace import Workspace
 
 MAPS = {

@@ -36,6 +36,7 @@ from pipeline.dataset.split import Split
 from pipeline.patches.build import make_table
 from pipeline.patches.settings import SourceSettings
 from pipeline.patches.table import PatchTable
+from pipeline.trunk.backends import resolve_backend
 from pipeline.trunk.dense import DenseRunner
 from pipeline.trunk.load import load_trunk
 from pipeline.trunk.runner import TrunkRunner, resolve_precision
@@ -92,11 +93,13 @@ def our_extraction(table: PatchTable, paths: dict[str, Path], runner: TrunkRunne
 
 
 def make_runner(form: str, trunk: Trunk) -> TrunkRunner:
-    """A runner of one of the forms, compiled if that is to be."""
+    """A runner of one of the forms, in the library that an extraction takes; compiled if that is to be."""
     precision = resolve_precision("auto", CPU, trunk.precision)
-    if form == "dense":
-        return DenseRunner(trunk, CPU, precision)
-    runner = TrunkRunner(trunk, CPU, precision, compiled=form == "compiled")
+    compiled, dense = form == "compiled", form == "dense"
+    backend = resolve_backend("auto", trunk, CPU, precision, compiled=compiled, dense=dense)
+    if dense:
+        return DenseRunner(trunk, CPU, precision, compiled, backend)
+    runner = TrunkRunner(trunk, CPU, precision, compiled, backend)
     px = trunk.card.input_px
     runner(np.zeros((runner.batch_rows, px, px, 3), np.uint8))
     return runner

@@ -86,9 +86,18 @@ def _written_apart(path: Path, data: bytes, folder: Path | None) -> Iterator[Pat
             stream.flush()
             os.fsync(stream.fileno())
         yield partial
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     fsync_path(path.parent)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Name the file in an error that names none, as of a write to a full disk."""
+    if error.filename is None:
+        error.filename = str(path)
 
 
 def write_atomic(path: Path, data: bytes, partial_folder: Path | None = None) -> None:
@@ -115,6 +124,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         fsync_path(partial)
         os.replace(partial, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     fsync_path(path.parent)

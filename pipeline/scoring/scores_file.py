@@ -44,7 +44,9 @@ def load_scores(path: Path) -> SplitScores:
         No such file, not a file of scores, or changed since it was written.
     """
     if not path.is_file():
-        raise StoreError(f"{path}: no such scores; make them with: pipeline score")
+        raise StoreError(
+            f"{path}: no such scores; make them with: pipeline score, with the same dataset, head and settings"
+        )
     try:
         with h5py.File(io.BytesIO(check_hdf5(path.read_bytes())), "r") as file:
             if file.attrs.get("format") != FORMAT:

@@ -544,3 +544,19 @@ def test_numbers_in_other_bases_are_asked_about(tmp_path, number, value):
     (tmp_path / "a.yaml").write_text(f"a: 1\nb: {number}\n")
     with pytest.raises(SettingsError, match=f"line 2: {number} is {value} to YAML: write {value}, or '{number}'"):
         read_mapping(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, b"x"), lambda path: _write_replacing(path)])
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path, monkeypatch, write):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: '.*/a.bin'"):
+        write(tmp_path / "a.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _write_replacing(path: Path) -> None:
+    with pipeline.io.atomic.replacing(path) as partial:
+        partial.write_bytes(b"x")

@@ -126,6 +126,29 @@ def test_heads_that_score_whole_pictures_have_no_maps(run, work):
     assert 'id="maps"' not in (work / "svm.html").read_text()
 
 
+KINDS = {
+    "weak": "top: 3, hidden: [], max_epochs: [2, 1]",
+    "attention": "hidden: [], max_epochs: [2, 1]",
+    "vlad": "",
+    "logistic": "",
+    "knn": "",
+    "ncm": "",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_of_each_kind_has_a_report(run, work, kind):
+    settings = ", ".join(filter(None, (f"kind: {kind}", KINDS[kind])))
+    config = (work / "config.yaml").read_text().replace("heads:", f"heads:\n  mine: {{{settings}}}")
+    (work / "mine.yaml").write_text(config)
+    for line in ("fit-head", "score", "evaluate", "report"):
+        ended = run(
+            f"{line} --dataset tiny --config mine.yaml --head mine" + " --output mine.html" * (line == "report")
+        )
+        assert ended.code == 0, f"{line}: {ended.err}"
+    assert f"of kind {kind} was fitted on" in (work / "mine.html").read_text()
+
+
 def test_ranking_sheets(run, work, no_trunk):
     ended = run("ranking --dataset tiny --top 2 --config config.yaml")
     assert ended.code == 0, ended.err

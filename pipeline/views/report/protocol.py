@@ -65,12 +65,13 @@ def _flipped(flips: bool) -> str:
 
 
 def _fit(result: Mapping[str, Any]) -> str:
-    head, patches = result["recipe"]["head"], result["patches"]
+    head, patches = result["recipe"]["head"], result["patches"] or {}
     pictures = f"{result['pictures']['fit']['used']:,} pictures of {result['fit_split']}, with seed {result['seed']}"
     if head["kind"] == "own":
         return "The scores are the outputs of the trunk's own last layer; nothing was fitted."
-    if not patches:
-        return f"A head of kind {head['kind']} was fitted on {pictures}."
+    if "positive" not in patches:  # of labels of pictures
+        seen = f"{patches['looked_at']:,} patches of " if "looked_at" in patches else ""
+        return f"A head of kind {head['kind']} was fitted on {seen}{pictures}."
     second = result["recipe"]["reading"]["single_object"]
     return (
         "A patch is a positive of a class if an object of it covers at least a fifth of the patch, at least three "

@@ -18,6 +18,7 @@ from pipeline.cache.inventory import CachedReceipt, read_receipts, without_code
 from pipeline.io.atomic import read_json
 from pipeline.io.digests import digest_of
 from pipeline.io.errors import MissingDataError, PipelineError, SettingsError
+from pipeline.io.names import write_as_setting
 from pipeline.stages import evaluate
 from pipeline.stages.context import Opened, RunContext
 from pipeline.stages.parse_settings import parse_run_settings
@@ -139,8 +140,8 @@ class EvaluatedBefore:
 
     def _candidates(self, result: Mapping[str, Any]) -> Iterator[Workspace]:
         """Yield workspaces with the folders of a result, of which one may be that in which it was evaluated."""
-        results = Path(result["paths"]["result"]).parents[2].as_posix()
-        stores = result["paths"]["store"].rpartition("/")[0]
+        results = write_as_setting(Path(result["paths"]["result"]).parents[2].as_posix())
+        stores = write_as_setting(result["paths"]["store"].rpartition("/")[0])
         prints = {result["fingerprints"][side] for side in ("fit", "eval")}
         own = {
             "results": results,
@@ -170,7 +171,7 @@ class EvaluatedBefore:
 
     def _receipts_in(self, cache: Path) -> list[CachedReceipt]:
         if cache not in self._receipts:
-            self._receipts[cache] = read_receipts(Workspace(RunSettings(cache=cache.as_posix())))[0]
+            self._receipts[cache] = read_receipts(Workspace(RunSettings(cache=write_as_setting(cache.as_posix()))))[0]
         return self._receipts[cache]
 
 

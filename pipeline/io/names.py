@@ -77,6 +77,15 @@ def expand_home(path: str) -> str:
     return expanded
 
 
+def write_as_setting(path: str) -> str:
+    """Return a path so that `expand_home` leaves it as it is: a folder whose name begins with ``~`` is no home.
+
+    >>> write_as_setting("~x/cache"), write_as_setting("cache")
+    ('./~x/cache', 'cache')
+    """
+    return f"./{path}" if path.startswith("~") else path
+
+
 def is_word(character: str) -> bool:
     """Whether a character is a letter, a digit, or a mark on a letter: vowels of many scripts are marks."""
     return character.isalnum() or unicodedata.category(character).startswith("M")

@@ -223,6 +223,18 @@ def test_a_file_that_is_no_result_is_named(work, broken_by):
     assert missing.code == 2 and "nowhere: no such folder; results are made with: pipeline evaluate" in missing.err
 
 
+def test_folders_whose_names_begin_with_a_tilde_are_found_again(work):
+    (work / "~x").mkdir()
+    for name in ("cache", "results"):
+        (work / name).rename(work / "~x" / name)
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    (work / "tilde.yaml").write_text(yaml.safe_dump({**config, "cache": "./~x/cache", "results": "./~x/results"}))
+    ended = run_command(work, *["evaluate", "--dataset", "tiny", "--config", "tilde.yaml", "--output", "map.json"])
+    assert ended.code == 0, ended.err
+    shown = run_command(work, "show", "map.json")
+    assert shown.code == 0 and "stale" not in shown.err, shown.err
+
+
 # ---- the charts of a report
 
 

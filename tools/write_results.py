@@ -148,18 +148,12 @@ class Ladder:
         rows = []
         for rung in self.content["rungs"]:
             of = self.rungs[rung["name"]]
-            pointing = [percent(of[name]["pointing"]) if of[name]["pointing"] else "" for name in ("strong", "weak")]
-            seconds = [f"{sum(of[name]['seconds'].values()):.0f}" for name in ("knn", "svm", "weak", "strong")]
-            size = f"{rung['bytes'] / 2**20:,.0f}"
-            rows.append([f"`{rung['name']}`", f"{rung['rows']:,}", size, " / ".join(pointing), " / ".join(seconds)])
-        columns = [
-            "trunk",
-            "rows",
-            "MiB",
-            "pointing game: `strong` / `weak`",
-            "seconds: `knn` / `svm` / `weak` / `strong`",
-        ]
-        return markdown(columns, rows)
+            seconds = " / ".join(f"{sum(of[name]['seconds'].values()):.0f}" for name in self.names)
+            pointing = " / ".join(percent(of[name]["pointing"]) for name in self.names if of[name]["pointing"])
+            rows.append([f"`{rung['name']}`", f"{rung['rows']:,}", f"{rung['bytes'] / 2**20:,.0f}", pointing, seconds])
+        pointed = [name for name in self.names if any(of[name]["pointing"] for of in self.rungs.values())]
+        named = [" / ".join(f"`{name}`" for name in names) for names in (pointed, self.names)]
+        return markdown(["trunk", "rows", "MiB", f"pointing: {named[0]}", f"seconds: {named[1]}"], rows)
 
     def few(self, shots: int) -> str:
         """One row per trunk: mAP after so many positive pictures per class, with its deviation over draws."""
